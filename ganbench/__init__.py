@@ -1,0 +1,25 @@
+"""ganbench: train, evaluate and compare GAN families.
+
+    ganbench.create("dcgan", side=32)       networks of a family
+    ganbench.load_run("runs/...")           a finished run, ready to sample
+    ganbench.load_results("results/")       a tidy pandas DataFrame
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ganbench.family import create
+    from ganbench.records import load_results
+    from ganbench.run import load_run
+
+__version__ = "0.1.0"
+__all__ = ["create", "load_results", "load_run"]
+_HOME = {"create": "ganbench.family", "load_results": "ganbench.records", "load_run": "ganbench.run"}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported late: `ganbench --help` must not wait for torch.
+    if name in _HOME:
+        from importlib import import_module
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'ganbench' has no attribute {name!r}")

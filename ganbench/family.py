@@ -1,0 +1,289 @@
+"""The trainer interface: what a GAN family must say. One family, one file, read beside its paper.
+
+    class MyGAN(Family):
+        paper = "Author et al. 2020, arXiv 2001.00001"
+        class Config(FamilyConfig): width: int = knob(64, "maps at the finest layer", "table 2")
+        presets = {"paper": Preset("as the paper"), "smoke": Preset("seconds", width=8)}
+
+The trainer (ganbench.training) knows families through this class alone.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from ganbench.errors import UserError, nearest
+from ganbench.plugins import load
+from ganbench.random import Random
+
+
+class FamilyConfig(BaseModel):
+    """Base of every family's configuration. Unknown keys are refused; values are checked and frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def knob(default: Any, about: str, source: str = "", **limits: Any) -> Any:
+    """One configuration field: default value, what it is (with its unit), where the value comes from, limits (ge, le, ...)."""
+    return Field(default, description=about, json_schema_extra={"source": source}, **limits)
+
+
+class Preset:
+    """A named set of configuration values. `about` says what it should reach and about how long it takes."""
+
+    def __init__(self, about: str, *, side: int | None = None, kimg: float | None = None, **values: Any):
+        self.about = about  # what to expect, and how long
+        self.side = side  # the side the preset was made for, or None for any
+        self.kimg = kimg  # length of training in thousands of real images, or None for the family's default
+        self.values = values
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """The images a family is built for: square side (a power of two), channels (1 or 3), classes (0 = unlabelled)."""
+
+    side: int
+    channels: int
+    classes: int = 0
+
+
+class Batch(NamedTuple):
+    """images float32 (B,C,S,S) in [-1,1]; labels int64 (B,), or None where the data has none."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
+@dataclass
+class Clock:
+    """Where training stands. The unit is real images shown to the critic, as the PGGAN line of work counts."""
+
+    images: int = 0  # real images drawn so far, over all processes
+    steps: int = 0  # generator updates done
+    dataset_size: int = 1  # images in the training set
+    total_images: int = 0  # images at which training will stop
+
+    @property
+    def kimg(self) -> float:
+        return self.images / 1000
+
+    @property
+    def epoch(self) -> float:
+        return self.images / self.dataset_size
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What holds for the next step.
+
+    side: images are drawn at this side. batch: images per draw, over all processes.
+    fade: 0 = the newest level counts fully, towards 1 = not yet (growing families). rates: learning rate by optimizer
+    name, where it differs from the optimizer's own. momenta: likewise for SGD momentum.
+    phase: when it changes, all optimizer state is reset.
+    """
+
+    side: int
+    batch: int
+    fade: float = 0.0
+    rates: Mapping[str, float] = field(default_factory=dict)
+    momenta: Mapping[str, float] = field(default_factory=dict)
+    phase: int = 0
+    label: str = ""  # shown on the progress line, e.g. "16px fade 0.31"
+
+
+class Engine(Protocol):
+    """What a family's step may ask of the trainer."""
+
+    device: torch.device
+    clock: Clock
+    stage: Stage
+    world: int  # number of processes
+
+    def random(self, name: str) -> Random:
+        """The run's random stream of that name."""
+
+    def update(self, loss: Tensor, optimizer: str, clip_norm: float | None = None) -> bool:
+        """One optimizer step: gradients of `loss` for that optimizer's parameters only, averaged over processes.
+        Returns False, having changed nothing, if a gradient was not finite."""
+
+    def mean(self, value: Tensor) -> Tensor:
+        """A scalar averaged over processes (for controllers such as BEGAN's k_t)."""
+
+    @property
+    def local_batch(self) -> int:
+        """This process's share of stage.batch."""
+
+
+class Family(nn.Module):
+    """A model family: networks, losses, hyper-parameters and one training step.
+
+    Subclasses set `self.generator` (and `self.critic`, if there is one) in `__init__`. State beyond parameters and
+    optimizers (k_t, a running w) lives in buffers, so that a checkpoint has it for free.
+    """
+
+    title: ClassVar[str] = ""  # e.g. "DCGAN"
+    paper: ClassVar[str] = ""  # authors, year, arXiv number
+    summary: ClassVar[str] = ""  # the idea in three sentences
+    Config: ClassVar[type[FamilyConfig]] = FamilyConfig
+    presets: ClassVar[dict[str, Preset]] = {}
+    default_preset: ClassVar[str] = "paper"
+    kimg: ClassVar[float] = 100.0  # default length of training
+    quantities: ClassVar[dict[str, str]] = {}  # every logged scalar explained
+    convergence: ClassVar[str | None] = None  # the logged scalar to watch, or None where no loss is valid
+    convergence_smoothing: ClassVar[str] = "ema0.99"  # "median101", "ema0.999", ...
+    healthy: ClassVar[str] = ""  # what healthy training looks like
+    sick: ClassVar[str] = ""  # what sick training looks like
+    misprints: ClassVar[str] = ""  # known misprints in descriptions of the paper
+    adversarial: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = False
+    autoencoder_critic: ClassVar[bool] = False  # critic(x) has the shape of x (BEGAN, EBGAN): M_global applies
+    pixel_latents: ClassVar[bool] = False  # latents are not a vector one can interpolate (PixelCNN)
+
+    generator: nn.Module
+    critic: nn.Module | None = None
+
+    def __init__(self, config: FamilyConfig, images: ImageSpec):
+        super().__init__()
+        self.config, self.images = config, images
+
+    # --- what a subclass must say -------------------------------------------------------------------------------
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, made once after the networks stand on their device."""
+        raise NotImplementedError
+
+    def stage(self, clock: Clock) -> Stage:
+        """What holds for the next step; a pure function of the clock and the configuration."""
+        raise NotImplementedError
+
+    def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """ONE generator update and the critic updates that belong to it. Returns the logged scalars."""
+        raise NotImplementedError
+
+    def latents(self, n: int, random: Random) -> Tensor:
+        """n latents, (n, ...)."""
+        raise NotImplementedError
+
+    def generate(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
+        """Images (n,C,S,S) nominally in [-1,1] from latents, by the given copy of the generator, which is in eval mode.
+
+        Gradients flow (evaluators differentiate through it)."""
+        return generator(z) if not self.needs_labels else generator(z, labels)
+
+    # --- what a subclass may change -----------------------------------------------------------------------------
+
+    @classmethod
+    def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for a combination this family cannot train: side, channels, labels. Called before anything is built."""
+        side = images.side
+        if side < 4 or side & (side - 1):
+            raise UserError(f"side {side} is not a power of two: choose --side 32, 64 or 128")
+        if cls.needs_labels and images.classes < 2:
+            raise UserError(f"{cls.__module__.split('.')[-1]} needs labels, and this data has none: "
+                            "use a labelled data set or a folder with one subfolder a class")
+
+    @classmethod
+    def summarise(cls) -> str:
+        return cls.summary or (cls.__doc__ or "").strip().splitlines()[0]
+
+    def ema_decay(self, stage: Stage) -> float:
+        """Decay per generator step of the averaged generator; 0 = no averaging."""
+        return 0.0
+
+    def enter(self, stage: Stage) -> None:
+        """Called before each step, so that networks that grow know side and fade. Put it in buffers of the networks."""
+
+    def before_training(self, images: Tensor) -> None:
+        """Called once before the first step with a sample of the training images, float (n,C,S,S) in [-1,1]."""
+
+    def sample_mode(self, generator: nn.Module) -> None:
+        """Put a generator into the mode in which it samples. Default: eval()."""
+        generator.eval()
+
+    @torch.no_grad()
+    def sample(self, z: Tensor, labels: Tensor | None = None, generator: nn.Module | None = None) -> Tensor:
+        """Images (n,C,S,S) nominally in [-1,1], no gradients; `generator` may be the averaged copy."""
+        network = self.generator if generator is None else generator
+        with frozen_modes(network):
+            self.sample_mode(network)
+            return self.generate(z, labels, network)
+
+
+@contextmanager
+def frozen_modes(network: nn.Module) -> Iterator[None]:
+    """Restore every submodule's train/eval flag on the way out."""
+    modes = [(m, m.training) for m in network.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """The one way images leave a generator: [-1,1] float -> uint8, round half to even, saturate. NaN is refused."""
+    if not torch.isfinite(images).all():
+        from ganbench.errors import Diverged
+        raise Diverged("the generator produced values that are not finite")
+    return (images.float() * 127.5 + 127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def find(name: str) -> type[Family]:
+    """The family class called `name` (a name from `ganbench list`, or the path of a Python file)."""
+    return load("family", name, Family)
+
+
+def configure(family: type[Family], preset: str | None = None, overrides: Mapping[str, Any] | None = None,
+              ) -> tuple[FamilyConfig, Preset, dict[str, str]]:
+    """Resolve a configuration: defaults, then the preset, then overrides (strings are parsed by the field's type).
+
+    Returns the configuration, the preset, and for each key where its value came from ("default", "preset", "flag").
+    """
+    name = preset or family.default_preset
+    if name not in family.presets:
+        raise UserError(f"unknown preset '{name}' of {short_name(family)}.{nearest(name, family.presets)} "
+                        f"Known: {', '.join(family.presets)}")
+    chosen, overrides = family.presets[name], dict(overrides or {})
+    for key in overrides:
+        if key not in family.Config.model_fields:
+            raise UserError(f"{short_name(family)} has no setting '{key}'.{nearest(key, family.Config.model_fields)} "
+                            f"Known: {', '.join(family.Config.model_fields)}")
+    values = {**chosen.values, **overrides}
+    try:
+        config = family.Config.model_validate(values, strict=False)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        given = values.get(str(first["loc"][0])) if first["loc"] else None
+        raise UserError(f"{short_name(family)}: {where} = {given!r} is refused: {first['msg']}") from None
+    origin = {key: "flag" if key in overrides else "preset" if key in chosen.values else "default"
+              for key in family.Config.model_fields}
+    return config, chosen, origin
+
+
+def short_name(family: type[Family]) -> str:
+    """The name people type: the family's file name."""
+    return family.__module__.split(".")[-1].removeprefix("ganbench_file_")
+
+
+def create(family: str, *, side: int, channels: int = 3, classes: int = 0, preset: str | None = None,
+           **overrides: Any) -> Family:
+    """Build a family's networks with fresh weights.
+
+    Args:
+        family: a name from `ganbench list`, or a path to a Python file.
+        side: image side in pixels, a power of two. channels: 1 or 3. classes: number of labels, 0 = unlabelled.
+        preset: a preset's name; default is the family's default. overrides: single configuration values.
+    Raises:
+        UserError: unknown family, preset or key, or a combination the family cannot train.
+    """
+    cls = find(family)
+    config, _, _ = configure(cls, preset, overrides)
+    images = ImageSpec(side, channels, classes)
+    cls.check(config, images)
+    return cls(config, images)

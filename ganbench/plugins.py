@@ -1,0 +1,79 @@
+"""How families, metrics and data sources are found.
+
+An entry point in one of the groups below names a *package*; every public module in it is one plugin, called by its
+file name, and imported only when it is used. ganbench's own zoo comes in through the same door.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+
+from ganbench.errors import UserError, nearest
+
+GROUPS = {"family": "ganbench.families", "metric": "ganbench.metrics", "dataset": "ganbench.datasets"}
+
+
+def canonical(name: str) -> str:
+    """Both `wgan-gp` and `wgan_gp` name the file wgan_gp.py."""
+    return name.strip().lower().replace("-", "_")
+
+
+@cache
+def names(kind: str) -> dict[str, str]:
+    """Map each plugin's name to its module's dotted path, without importing any of them."""
+    found: dict[str, str] = {}
+    for entry in sorted(entry_points(group=GROUPS[kind]), key=lambda e: (e.dist is None or e.dist.name != "ganbench")):
+        spec = importlib.util.find_spec(entry.value)
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(f"entry point '{entry.name}' in group {GROUPS[kind]} names '{entry.value}', "
+                            "which is not an importable package: fix it in that project's pyproject.toml")
+        for module in pkgutil.iter_modules(spec.submodule_search_locations):
+            if module.ispkg or module.name.startswith("_"):
+                continue
+            path = f"{entry.value}.{module.name}"
+            if found.setdefault(module.name, path) != path:
+                raise UserError(f"two packages provide the {kind} '{module.name}': {found[module.name]} and {path}; "
+                                "rename one of the files")
+    return dict(sorted(found.items()))
+
+
+def load(kind: str, name: str, base: type) -> type:
+    """Import the plugin `name` and return its class: the one subclass of `base` written in that module.
+
+    `name` may also be the path of a single Python file. Raises UserError for an unknown name, with the nearest one.
+    """
+    if name.endswith(".py"):
+        return _only_subclass(_module_from_file(Path(name)), base)
+    known = names(kind)
+    if canonical(name) not in known:
+        raise UserError(f"unknown {kind} '{name}'.{nearest(canonical(name), known)} "
+                        f"Known: {', '.join(known)} (see `ganbench list`)")
+    return _only_subclass(importlib.import_module(known[canonical(name)]), base)
+
+
+def _module_from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    name = f"ganbench_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # so that dataclasses and pydantic can resolve the module's own names
+    spec.loader.exec_module(module)
+    return module
+
+
+def _only_subclass(module: ModuleType, base: type) -> type:
+    own = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, base)
+           and c.__module__ == module.__name__ and not c.__name__.startswith("_")]
+    # A module may hold a helper class that its main class extends; what nobody extends is the plugin.
+    leaves = [c for c in own if not any(c is not d and issubclass(d, c) for d in own)]
+    if len(leaves) != 1:
+        raise UserError(f"{module.__file__}: expected one public subclass of {base.__name__}, found {len(leaves)}")
+    return leaves[0]
