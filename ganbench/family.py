@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from ganbench.errors import UserError, nearest
+from ganbench.errors import Diverged, UserError, nearest
 from ganbench.plugins import load
 from ganbench.random import Random
 
@@ -29,7 +29,7 @@ class FamilyConfig(BaseModel):
 
 
 def knob(default: Any, about: str, source: str = "", **limits: Any) -> Any:
-    """One configuration field: default value, what it is (with its unit), where the value comes from, limits (ge, le, ...)."""
+    """One configuration field: its default, what it is (with its unit), the value's source, limits (ge, le, ...)."""
     return Field(default, description=about, json_schema_extra={"source": source}, **limits)
 
 
@@ -145,11 +145,12 @@ class Family(nn.Module):
     pixel_latents: ClassVar[bool] = False  # latents are not a vector one can interpolate (PixelCNN)
 
     generator: nn.Module
-    critic: nn.Module | None = None
+    critic: nn.Module | None  # None where there is none; set in __init__, as a class attribute would hide the module
 
     def __init__(self, config: FamilyConfig, images: ImageSpec):
         super().__init__()
         self.config, self.images = config, images
+        self.critic = None
 
     # --- what a subclass must say -------------------------------------------------------------------------------
 
@@ -179,7 +180,7 @@ class Family(nn.Module):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
-        """Raise UserError for a combination this family cannot train: side, channels, labels. Called before anything is built."""
+        """Raise UserError for a combination this family cannot train. Called before anything is built."""
         side = images.side
         if side < 4 or side & (side - 1):
             raise UserError(f"side {side} is not a power of two: choose --side 32, 64 or 128")
@@ -225,12 +226,18 @@ def frozen_modes(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """The one way images leave a generator: [-1,1] float -> uint8, round half to even, saturate. NaN is refused."""
+def to_uint8(images: Tensor, side: int | None = None) -> Tensor:
+    """The one way images leave a generator: float [-1,1] -> uint8, round half to even, saturate.
+
+    A growing generator below its full side is replicated pixel by pixel to `side`. Raises Diverged for NaN or infinity.
+    """
     if not torch.isfinite(images).all():
-        from ganbench.errors import Diverged
         raise Diverged("the generator produced values that are not finite")
-    return (images.float() * 127.5 + 127.5).round_().clamp_(0, 255).to(torch.uint8)
+    pixels = (images.float() * 127.5 + 127.5).round_().clamp_(0, 255).to(torch.uint8)
+    if side is not None and pixels.shape[-1] < side:
+        factor = side // pixels.shape[-1]
+        pixels = pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    return pixels
 
 
 def find(name: str) -> type[Family]:

@@ -1,9 +1,9 @@
 """Named, seeded random streams.
 
-Every draw that matters comes from a stream with a name ("latents", "order", "mirror", ...), derived from the run's seed,
-and its state travels in the checkpoint. A stream draws on the CPU whatever the device, so one seed gives the same latents
-everywhere; under several processes each draws the whole batch's numbers and keeps its own rows, so the union over
-processes equals what one process would have drawn.
+Every draw that matters comes from a stream with a name ("latents", "order", "mirror", ...), derived from the run's
+seed, and its state travels in the checkpoint. A stream draws on the CPU whatever the device, so one seed gives the same
+latents everywhere; under several processes each draws the whole batch's numbers and keeps its own rows, so the union
+over processes equals what one process would have drawn.
 """
 
 import hashlib

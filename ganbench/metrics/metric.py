@@ -1,7 +1,8 @@
 """What a metric must say. One metric, one file in ganbench/metrics/measures (or in anybody's package).
 
-There are two kinds. An `ImageMetric` compares sets of uint8 images; it follows torchmetrics (update, compute, reset) and
-can be used by people who use nothing else of ganbench. A `ModelMetric` needs the trained model itself (M_global, path length).
+There are two kinds. An `ImageMetric` compares sets of uint8 images; it follows torchmetrics (update, compute, reset)
+and can be used by people who use nothing else of ganbench. A `ModelMetric` needs the trained model itself (M_global,
+path length).
 """
 
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class MetricBase:
     higher_is_better: ClassVar[bool | None] = False  # type: ignore[misc]
 
     def protocol(self) -> str:
-        """Everything that must agree for two values to be compared, e.g. "swd;patches=128;size=7;repeats=4;directions=128"."""
+        """All that must agree for two values to be compared, e.g. "swd;patches=128;size=7;repeats=4;directions=128"."""
         raise NotImplementedError
 
 

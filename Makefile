@@ -1,0 +1,23 @@
+# Two commands: `make demo` trains three families and prints a comparison, `make test` runs the tests.
+# Each sets up its own .venv on first use.
+PYTHON ?= python3
+
+.PHONY: demo test lint clean
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch .venv/ready
+
+demo: .venv/ready
+	.venv/bin/ganbench bench benchmarks/demo.toml
+
+test: .venv/ready
+	.venv/bin/python -m pytest
+
+lint: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,69 @@
+"""What there is: families, data sets, metrics, presets. Everything is found through the plugin door."""
+
+from typing import Any
+
+from ganbench import family as families
+from ganbench.data.source import Source
+from ganbench.metrics.metric import ImageMetric, MetricBase, ModelMetric
+from ganbench.plugins import load, names
+
+
+def catalogue() -> dict[str, list[dict[str, Any]]]:
+    """Everything that is installed, ours and others', as plain data."""
+    found_families = [(name, families.find(name)) for name in names("family")]
+    found_metrics = [(name, load("metric", name, MetricBase)) for name in names("metric")]
+    found_sources = [(name, load("dataset", name, Source)) for name in names("dataset")]
+    return {
+        "families": [{"name": name, "title": f.title, "paper": f.paper, "adversarial": f.adversarial,
+                      "needs_labels": f.needs_labels, "presets": list(f.presets), "summary": f.summarise()}
+                     for name, f in found_families],
+        "datasets": [{"name": name.replace("_", "-"), "title": getattr(s, "title", ""),
+                      "about": _first_line(s), "crops": list(getattr(s, "crops", ()))} for name, s in found_sources],
+        "metrics": [{"name": name, "title": m.title, "paper": m.paper, "summary": m.summary or _first_line(m),
+                     "higher_is_better": m.higher_is_better,
+                     "of": "images" if issubclass(m, ImageMetric) else "model" if issubclass(m, ModelMetric) else ""}
+                    for name, m in found_metrics],
+    }
+
+
+def preset_table(family: str) -> list[dict[str, Any]]:
+    """A family's presets: what each expects and what it sets."""
+    found = families.find(family)
+    return [{"preset": name, "side": p.side, "kimg": p.kimg or found.kimg, "about": p.about, "values": p.values}
+            for name, p in found.presets.items()]
+
+
+def print_catalogue(found: dict[str, list[dict[str, Any]]]) -> None:
+    _print_table("Families", ["name", "title", "paper", "presets"],
+                 [[f["name"], f["title"], f["paper"], _some(f["presets"])] for f in found["families"]])
+    _print_table("Data sets (or any folder, .npz, .zip)", ["name", "about"],
+                 [[d["name"], d["title"] or d["about"]] for d in found["datasets"]])
+    arrow = {True: "higher", False: "lower", None: ""}
+    _print_table("Metrics", ["name", "better", "of", "what", "paper"],
+                 [[m["name"], arrow[m["higher_is_better"]], m["of"], m["title"] or m["summary"], m["paper"]]
+                  for m in found["metrics"]])
+
+
+def print_presets(family: str, presets: list[dict[str, Any]]) -> None:
+    _print_table(f"Presets of {family}", ["preset", "side", "kimg", "what to expect"],
+                 [[p["preset"], str(p["side"] or "any"), f"{p['kimg']:g}", p["about"]] for p in presets])
+
+
+def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, no_wrap=column in ("name", "preset"), overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    print()
+
+
+def _some(presets: list[str], n: int = 6) -> str:
+    return ", ".join(presets[:n]) + (f", ... ({len(presets)})" if len(presets) > n else "")
+
+
+def _first_line(thing: type) -> str:
+    return (thing.__doc__ or "").strip().split("\n")[0]

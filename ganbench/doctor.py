@@ -1,0 +1,59 @@
+"""What this machine can do, and what is missing, each with the command that mends it."""
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+from ganbench.environment import git_state, processor, versions
+
+EXTRAS = {"tensorboard": "tensorboard", "ray": "ray", "slurm": "submitit", "onnx": "onnxruntime",
+          "webdataset": "webdataset", "hf": "datasets", "lmdb": "lmdb"}
+
+
+def examine() -> int:
+    """Print the findings. Returns the exit code: 0, or 1 if training cannot work here."""
+    import torch
+    print("versions    " + ", ".join(f"{k} {v}" for k, v in versions().items()))
+    commit, dirty = git_state()
+    print(f"code        {commit[:12] + (' with uncommitted changes' if dirty else '') if commit else 'installed, not a checkout'}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(f"processor   {processor()}, {cores} cores usable, torch uses {torch.get_num_threads()} threads")
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            print(f"gpu {index}       {torch.cuda.get_device_name(index)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, "
+                  f"bf16 {'yes' if torch.cuda.is_bf16_supported() else 'no'}")
+    else:
+        print("gpu         none that torch can see: everything runs on the CPU, take small sides and presets")
+    from ganbench.data import cache_dir
+    cache = cache_dir()
+    print(f"cache       {cache}, {_free(cache):.1f} GB free (set GANBENCH_CACHE to move it)")
+    print(f"here        {Path.cwd()}, {_free(Path.cwd()):.1f} GB free")
+    for extra, module in EXTRAS.items():
+        if importlib.util.find_spec(module) is None:
+            print(f"optional    {module} is not installed: pip install 'ganbench[{extra}]'")
+    return 0 if _trains() else 1
+
+
+def _free(path: Path) -> float:
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free / 1e9
+
+
+def _trains() -> bool:
+    """One tiny gradient on each device: the least that training needs."""
+    import torch
+    fine = True
+    for name in ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]:
+        try:
+            weight = torch.ones(8, 1, 3, 3, device=name, requires_grad=True)
+            torch.nn.functional.conv2d(torch.ones(1, 1, 8, 8, device=name), weight).sum().backward()
+            correct = weight.grad is not None and bool((weight.grad == 36).all())
+            print(f"check       a convolution and its gradient on {name}: {'right' if correct else 'WRONG'}")
+        except RuntimeError as error:
+            print(f"check       {name} cannot compute: {str(error).splitlines()[0]}")
+            correct = False
+        fine = fine and correct
+    return fine

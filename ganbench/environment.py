@@ -1,0 +1,76 @@
+"""What a number was made with: versions, hardware, the state of the code."""
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("ganbench", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "torchmetrics", "torch-fidelity", "pillow")
+
+
+@cache
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def git_state() -> tuple[str, bool | None]:
+    """Commit of the code ganbench runs from and whether it has uncommitted changes; ("", None) outside a checkout."""
+    home = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(home), *arguments], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # An installed copy may lie inside somebody else's repository; only a tracked file speaks for ours.
+    if git("ls-files", "--error-unmatch", "environment.py") is None:
+        return "", None
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", str(home), str(home.parent / "models"))
+    return git("rev-parse", "HEAD") or "", bool(changes)
+
+
+@cache
+def processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def hardware(device: Any) -> str:
+    """One line: the GPU's name, or the processor with its usable cores."""
+    if getattr(device, "type", str(device)) == "cuda":
+        import torch
+        return torch.cuda.get_device_name(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{processor()}, {cores} cores"
+
+
+def provenance(device: Any) -> dict[str, Any]:
+    """The columns of a results row that say what it was made with."""
+    commit, dirty = git_state()
+    return {"device": hardware(device), "versions": " ".join(f"{k}={v}" for k, v in versions().items()),
+            "git_commit": commit, "git_dirty": dirty}
+
+
+def describe(device: Any) -> dict[str, Any]:
+    """The environment block of a run's config.json."""
+    import torch
+    commit, dirty = git_state()
+    return {"versions": versions(), "hardware": hardware(device), "platform": platform.platform(),
+            "cuda": torch.version.cuda, "threads": torch.get_num_threads(), "git_commit": commit, "git_dirty": dirty}

@@ -1,0 +1,41 @@
+"""Sample grids: images side by side in one PNG."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ganbench.errors import UserError
+
+
+def tile(images: Tensor, columns: int | None = None, gap: int = 2) -> np.ndarray:
+    """Arrange uint8 images (N,C,H,W), C 1 or 3, into one uint8 picture (H',W',3), row by row, on white."""
+    n, _, height, width = images.shape
+    columns = columns or max(1, round(n ** 0.5))
+    rows = -(-n // columns)
+    picture = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for index, image in enumerate(images.cpu().numpy()):
+        y, x = index // columns * (height + gap), index % columns * (width + gap)
+        picture[y:y + height, x:x + width] = image.transpose(1, 2, 0)
+    return picture
+
+
+def magnified(picture: np.ndarray, least: int = 384) -> np.ndarray:
+    """Enlarge a small picture by whole pixels, so that it can be looked at."""
+    factor = max(1, round(least / max(picture.shape[:2])))
+    return picture.repeat(factor, 0).repeat(factor, 1)
+
+
+def save_png(picture: np.ndarray, path: str | Path) -> Path:
+    """Write a picture (H,W,3) uint8, whole or not at all."""
+    from PIL import Image
+    path = Path(path)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(scratch, format="PNG")
+        os.replace(scratch, path)
+    except OSError as error:
+        raise UserError(f"cannot write the picture {path}: {error.strerror or error}") from None
+    return path

@@ -1,0 +1,179 @@
+"""A run's folder, and a run read back from it.
+
+    runs/0001-dcgan-digits-s0/
+        config.json      every resolved value with its origin, data set, environment, command
+        metrics.jsonl    logged scalars, one JSON object a line
+        grids/           sample grids, same latents throughout
+        results.csv      this run's rows of the results table
+        checkpoints/     images-000020000/ ... and best.json
+"""
+
+import copy
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ganbench.data import Store, open_dataset
+from ganbench.errors import UserError
+from ganbench.family import Family, ImageSpec, configure, find, to_uint8
+from ganbench.random import Random, derived_seed
+from ganbench.training import checkpoint
+
+RUNS = Path("runs")
+
+
+class Run:
+    """A trained model as it stands in its folder.
+
+    Attributes:
+        path: the folder. config: contents of config.json. family: networks with the checkpoint's weights.
+        generator: the averaged generator where the family averages, in sampling mode. images, kimg, step, seconds:
+        where training stood.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], family: Family, generator: nn.Module, state: dict[str, Any],
+                 device: torch.device):
+        self.path, self.config, self.family, self.generator, self.device = path, config, family, generator, device
+        self.images, self.step, self.seconds = state["images"], state["steps"], state["seconds"]
+
+    @property
+    def kimg(self) -> float:
+        return self.images / 1000
+
+    @property
+    def name(self) -> str:
+        return self.config["run"]
+
+    def store(self, split: str | None = None) -> Store:
+        """The images this run was trained on, or another split of the same data set. Raises UserError if they changed."""
+        data = self.config["dataset"]
+        store = open_dataset(data["spec"], side=data["side"], split=split or data["split"], crop=data["crop"],
+                             channels=data["channels"], root=data["root"], skip_bad=data["skip_bad"])
+        if split in (None, data["split"]) and store.content_hash != data["content_hash"]:
+            raise UserError(f"the images of '{data['spec']}' are not those that {self.path} was trained on "
+                            "(their content hash differs): score it against named images with --real")
+        return store
+
+    def sample(self, n: int, seed: int = 0, labels: Tensor | None = None) -> Tensor:
+        """n generated images, uint8 (n,C,S,S). Conditional families draw labels uniformly unless they are given."""
+        return torch.cat(list(sample_batches(self.family, self.generator, n, seed, self.device, labels=labels)))
+
+
+def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str = "last") -> Run:
+    """Read a run back.
+
+    Args:
+        path: the run's folder. device: where the networks go. which: "last" or "best" checkpoint.
+    Raises:
+        UserError: no run there, no checkpoint yet, or a damaged one.
+    """
+    path, device = Path(path), torch.device(device)
+    config = read_config(path)
+    chosen = checkpoint.best_of(path / "checkpoints") if which == "best" else None
+    if chosen is None:
+        found = checkpoint.everyone(path / "checkpoints")
+        if not found:
+            raise UserError(f"{path} holds no checkpoint yet: let `ganbench resume {path}` train on, or name another run")
+        chosen = found[-1]
+    document, tensors = checkpoint.load(chosen)
+    family = build(config, device)
+    weights = {k.removeprefix("family/"): v for k, v in tensors.items() if k.startswith("family/")}
+    averaged = {k.removeprefix("averaged/"): v for k, v in tensors.items() if k.startswith("averaged/")}
+    try:
+        family.load_state_dict(weights)
+        generator = copy.deepcopy(family.generator)
+        if averaged:
+            generator.load_state_dict(averaged)
+    except RuntimeError as error:
+        raise UserError(f"{chosen} does not fit the networks of {path / 'config.json'}: "
+                        f"{str(error).splitlines()[-1].strip()}") from None
+    family.eval()
+    family.sample_mode(generator)
+    return Run(path, config, family, generator, document, device)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's config.json. Raises UserError if `path` is not a run's folder."""
+    if not path.is_dir():
+        raise UserError(f"no run at {path}: see the folders in {RUNS}/, or train one with `ganbench run`")
+    try:
+        return json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is not a run's folder: it has no config.json") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path / 'config.json'} is damaged ({error}): name another run") from None
+
+
+def build(config: dict[str, Any], device: torch.device) -> Family:
+    """The networks that a run's config.json describes, with fresh weights."""
+    cls = find(config["family_source"])
+    resolved, _, _ = configure(cls, config["preset"], config["config"])
+    data = config["dataset"]
+    return cls(resolved, ImageSpec(data["side"], data["channels"], len(data["classes"]))).to(device)
+
+
+def newest_run(runs: Path = RUNS) -> Path:
+    """The run whose training was worked on last. Raises UserError if there is none."""
+    found = [p.parent for p in runs.glob("*/config.json")]
+    if not found:
+        raise UserError(f"no run in {runs.resolve()}: train one with `ganbench run dcgan`, or name one with --run")
+    return max(found, key=lambda p: ((p / "metrics.jsonl").stat().st_mtime_ns if (p / "metrics.jsonl").exists() else 0, p))
+
+
+def new_run_folder(family: str, dataset: str, seed: int, runs: Path = RUNS) -> Path:
+    """Make runs/0001-family-dataset-s0, with the next free number."""
+    label = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(dataset.rstrip("/")).name or dataset).strip("-")
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        while True:
+            taken = [int(m[1]) for p in runs.iterdir() if (m := re.match(r"(\d{4,})-", p.name))]
+            path = runs / f"{max(taken, default=0) + 1:04d}-{family}-{label}-s{seed}"
+            try:
+                path.mkdir()
+                return path
+            except FileExistsError:  # somebody else was faster
+                continue
+    except OSError as error:
+        raise UserError(f"cannot make a run's folder in {runs.resolve()}: {error.strerror}; "
+                        "choose a folder with --out") from None
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def sample_batches(family: Family, generator: nn.Module, n: int, seed: int, device: torch.device, *,
+                   labels: Tensor | None = None, label_pool: Tensor | None = None, batch: int | None = None,
+                   ) -> Iterator[Tensor]:
+    """Generated images as uint8 (B,C,S,S) on the CPU, at the full side; a pure function of weights, n and seed.
+
+    Args:
+        labels: int64 (n,), or None: drawn from `label_pool` (the training labels), or uniformly without one.
+        batch: images at once; it does not change which latents are drawn, but families that sample with batch
+            statistics depend on it.
+    """
+    batch = batch or max(4, min(256, 8192 // family.images.side))
+    stream = Random(derived_seed(seed, "sample"), device)
+    if family.needs_labels and labels is None:
+        chooser = Random(derived_seed(seed, "sample-labels"), device)
+        high = len(label_pool) if label_pool is not None else family.images.classes
+        labels = chooser.integers(n, high=high)
+        if label_pool is not None:
+            labels = label_pool.to(device)[labels]
+    forked = [device] if device.type == "cuda" else []
+    for start in range(0, n, batch):
+        size = min(batch, n - start)
+        with torch.random.fork_rng(devices=forked):  # noise drawn inside a network must not disturb training
+            torch.manual_seed(derived_seed(seed, "sample-noise", start))
+            part = labels[start:start + size].to(device) if labels is not None else None
+            images = family.sample(family.latents(size, stream), part, generator)
+        yield to_uint8(images, family.images.side).cpu()

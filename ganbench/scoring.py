@@ -1,0 +1,51 @@
+"""Scoring a model that stands in memory: its images against its data, as results rows."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ganbench.data import Store, open_dataset
+from ganbench.errors import UserError
+from ganbench.family import Family
+from ganbench.metrics.evaluate import Result, evaluate
+from ganbench.metrics.imageset import GeneratedSet, StoreSet
+from ganbench.metrics.metric import Subject
+from ganbench.run import sample_batches
+
+
+def score(family: Family, generator: nn.Module, store: Store, metrics: list[str], *, n: int, seed: int,
+          device: torch.device, labels: Tensor | None = None, held_out: Store | None = None,
+          **options: Any) -> list[dict[str, Any]]:
+    """Score a generator against a store's full-side images.
+
+    Args:
+        n: images on each side, at most as many as the store has. seed: of the latents and of the metrics' own draws.
+        labels: pool that conditional families draw their labels from, int64.
+    Returns:
+        One dict of results columns a number.
+    """
+    n = min(n, store.n)
+    fakes = GeneratedSet(lambda size: sample_batches(family, generator, n, seed, device, label_pool=labels, batch=size),
+                         n=n, side=store.side, channels=store.channels)
+    subject = Subject(family=family, generator=generator, reals=store, held_out=held_out, seed=seed, n=n, device=device)
+    results = evaluate(metrics, fakes=fakes, reals=StoreSet(store, n), side=store.side, channels=store.channels,
+                       device=device, seed=seed, subject=subject, **options)
+    return as_rows(results)
+
+
+def as_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """Results as columns of the results table."""
+    return [{"metric": r.metric, "level": r.score.level, "value": r.score.value, "ci_low": r.score.ci_low,
+             "ci_high": r.score.ci_high, "ci_method": r.score.ci_method, "n_real": r.score.n_real,
+             "n_fake": r.score.n_fake, "higher_is_better": r.score.higher_is_better, "protocol": r.protocol,
+             "note": r.score.note} for r in results]
+
+
+def held_out_split(store: Store, spec: str, **arguments: Any) -> Store | None:
+    """The test split that goes with a store, or None where the data set has none."""
+    try:
+        return open_dataset(spec, side=store.side, split="test", crop=store.crop, channels=store.channels, **arguments)
+    except UserError:
+        return None

@@ -1,0 +1,103 @@
+"""Checkpoints: everything the next step depends on, written whole or not at all, nothing pickled.
+
+A checkpoint is a folder `images-000012800/` with tensors.safetensors and state.json. It is written under a temporary name
+and renamed, so a run killed at any moment leaves only whole ones.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ganbench.errors import UserError
+
+FORMAT = 1
+
+
+def save(folder: Path, images: int, document: dict[str, Any], tensors: dict[str, Tensor], *, keep: int = 2) -> Path:
+    """Write a checkpoint and remove older ones, all but the last `keep` and the best.
+
+    Returns its folder. Raises UserError if it cannot be written (disk full, no permission).
+    """
+    target, scratch = folder / f"images-{images:012d}", folder / f".writing-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_over in folder.glob(".writing-*"):
+            shutil.rmtree(left_over)
+        if not target.exists():
+            scratch.mkdir()
+            # clone: safetensors refuses tensors that share memory
+            save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
+                      scratch / "tensors.safetensors")
+            (scratch / "state.json").write_text(json.dumps({"format": FORMAT, **document}), encoding="utf-8")
+            for file in scratch.iterdir():
+                _sync(file)
+            os.rename(scratch, target)
+            _sync(folder)
+        best = best_of(folder)
+        for old in everyone(folder)[:-keep]:
+            if old != best:
+                shutil.rmtree(old)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write the checkpoint {target}: {error}; free some space or choose another --out") from None
+    return target
+
+
+def everyone(folder: Path) -> list[Path]:
+    """All whole checkpoints, oldest first."""
+    return sorted(folder.glob("images-*")) if folder.is_dir() else []
+
+
+def mark_if_best(folder: Path, checkpoint: Path, metric: str, value: float, *, higher_is_better: bool) -> None:
+    """Remember this checkpoint if none before had a better value; the best one is never removed."""
+    marker = folder / "best.json"
+    if best_of(folder) is not None:
+        former = json.loads(marker.read_text(encoding="utf-8"))["value"]
+        if (value <= former) if higher_is_better else (value >= former):
+            return
+    scratch = folder / ".best.tmp"
+    scratch.write_text(json.dumps({"checkpoint": checkpoint.name, "metric": metric, "value": value}), encoding="utf-8")
+    os.replace(scratch, marker)
+
+
+def best_of(folder: Path) -> Path | None:
+    """The checkpoint marked best, if there is one."""
+    marker = folder / "best.json"
+    if not marker.is_file():
+        return None
+    best = folder / json.loads(marker.read_text(encoding="utf-8"))["checkpoint"]
+    return best if best.is_dir() else None
+
+
+def load(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a checkpoint back. Raises UserError if it is damaged or of another format."""
+    advice = "remove that folder to go on from the checkpoint before it"
+    try:
+        document = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        tensors = load_file(checkpoint / "tensors.safetensors")
+    except FileNotFoundError as error:
+        raise UserError(f"the checkpoint {checkpoint} is incomplete, {Path(error.filename).name} is missing: {advice}") from None
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"the checkpoint {checkpoint} is damaged ({str(error).splitlines()[0]}): {advice}") from None
+    if document.get("format") != FORMAT:
+        raise UserError(f"the checkpoint {checkpoint} has format {document.get('format')}, this version reads {FORMAT}")
+    return document, tensors
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Whether two checkpoints' tensors agree to the bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,210 @@
+"""What turns a loss into an update: backward, precision, averaging over processes, values that are not finite.
+
+Families see it as `engine.update(loss, "critic")`; nothing else in ganbench knows about any of these.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ganbench.errors import Diverged, UserError
+from ganbench.family import Clock, Family, Stage
+from ganbench.random import Random, derived_seed
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+NON_FINITE_LIMIT = 20  # that many skipped updates in a row, and the run has diverged
+
+
+class TrainingEngine:
+    """Implements `ganbench.family.Engine` for one family on one device, alone or under torchrun.
+
+    Args:
+        family: with its networks on `device` already.
+        seed: of all random streams.
+        precision: fp32; tf32 (matrix products on tensor cores); bf16 or fp16 (autocast; fp16 scales losses).
+    """
+
+    def __init__(self, family: Family, clock: Clock, *, device: torch.device, seed: int, precision: str = "fp32"):
+        if precision not in PRECISIONS:
+            raise UserError(f"unknown precision '{precision}': choose one of {', '.join(PRECISIONS)}")
+        self.family, self.clock, self.device, self.seed, self.precision = family, clock, device, seed, precision
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.optimizers = family.make_optimizers()
+        self.own_settings = {name: [dict(group) for group in optimizer.param_groups]
+                             for name, optimizer in self.optimizers.items()}
+        self.scalers = {name: torch.amp.GradScaler(device.type, enabled=precision == "fp16") for name in self.optimizers}
+        self.streams: dict[str, Random] = {}
+        self.stage = family.stage(clock)
+        self.phase: int | None = None
+        self.averaged: nn.Module | None = None  # made when the family first asks for averaging
+        self.skipped = 0  # updates not made because a gradient was not finite
+        self._skipped_in_a_row = 0
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+    # --- what families use --------------------------------------------------------------------------------------
+
+    def random(self, name: str) -> Random:
+        if name not in self.streams:
+            self.streams[name] = Random(derived_seed(self.seed, name), self.device, self.rank, self.world)
+        return self.streams[name]
+
+    def update(self, loss: Tensor, optimizer: str, clip_norm: float | None = None) -> bool:
+        chosen, scaler = self.optimizers[optimizer], self.scalers[optimizer]
+        parameters = [p for group in chosen.param_groups for p in group["params"] if p.requires_grad]
+        for parameter in parameters:
+            parameter.grad = None
+        scaler.scale(loss).backward(inputs=parameters)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        self._average_over_processes(gradients)
+        scaler.unscale_(chosen)
+        norm = nn.utils.get_total_norm(gradients)
+        finite = math.isfinite(float(norm)) and math.isfinite(float(self.mean(loss.detach())))
+        if finite:
+            if clip_norm is not None:
+                nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+            scaler.step(chosen)
+            self._skipped_in_a_row = 0
+        else:
+            self.skipped += 1
+            self._skipped_in_a_row += 1
+            # fp16 finds its loss scale by overflowing; only a long row of failures means divergence
+            if self._skipped_in_a_row >= NON_FINITE_LIMIT:
+                raise Diverged(f"{NON_FINITE_LIMIT} updates of the {optimizer} in a row had losses or gradients that "
+                               f"are not finite (generator step {self.clock.steps})")
+        if scaler.is_enabled():
+            scaler.update()
+        return finite
+
+    def mean(self, value: Tensor) -> Tensor:
+        if self.world > 1:
+            value = value.detach().clone()
+            dist.all_reduce(value)
+            value /= self.world
+        return value
+
+    @property
+    def local_batch(self) -> int:
+        return self.stage.batch // self.world
+
+    # --- what the loop uses -------------------------------------------------------------------------------------
+
+    def enter(self, stage: Stage) -> None:
+        """Make `stage` hold: learning rates, optimizer resets at a new phase, side and fade in the networks."""
+        if stage.batch % self.world:
+            raise UserError(f"batch {stage.batch} does not divide by {self.world} processes: "
+                            "choose another number of processes or another batch")
+        if self.phase is not None and stage.phase != self.phase:
+            for optimizer in self.optimizers.values():
+                optimizer.state.clear()
+        self.phase, self.stage = stage.phase, stage
+        for name, optimizer in self.optimizers.items():
+            for group, own in zip(optimizer.param_groups, self.own_settings[name]):
+                group["lr"] = stage.rates.get(name, own["lr"])
+                if "momentum" in group:
+                    group["momentum"] = stage.momenta.get(name, own["momentum"])
+        self.family.enter(stage)
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Take the generator's present weights into the averaged copy (before the step that changes them)."""
+        decay = self.family.ema_decay(self.stage)
+        if decay == 0 and self.averaged is None:
+            return
+        if self.averaged is None:
+            self.averaged = copy.deepcopy(self.family.generator).requires_grad_(False)
+        ours, theirs = list(self.averaged.parameters()), list(self.family.generator.parameters())
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
+        for mine, current in zip(self.averaged.buffers(), self.family.generator.buffers()):
+            mine.copy_(current)  # state such as the fade position is copied, not averaged
+
+    @property
+    def generator(self) -> nn.Module:
+        """The generator to show and to score: the averaged one where the family averages."""
+        return self.family.generator if self.averaged is None else self.averaged
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        return torch.autocast(self.device.type, kind) if kind else nullcontext()
+
+    # --- state for the checkpoint -------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Everything that the next step depends on, as JSON and tensors."""
+        tensors = {f"family/{k}": v for k, v in self.family.state_dict().items()}
+        if self.averaged is not None:
+            tensors |= {f"averaged/{k}": v for k, v in self.averaged.state_dict().items()}
+        optimizers: dict[str, Any] = {}
+        for name, optimizer in self.optimizers.items():
+            packed = optimizer.state_dict()
+            plain: dict[str, dict[str, Any]] = {}
+            for index, entries in packed["state"].items():
+                for key, value in entries.items():
+                    if isinstance(value, Tensor):
+                        tensors[f"optimizer/{name}/{index}/{key}"] = value
+                    else:
+                        plain.setdefault(str(index), {})[key] = value
+            optimizers[name] = {"groups": packed["param_groups"], "plain": plain}
+        tensors |= {f"random/{name}": stream.state() for name, stream in self.streams.items()}
+        tensors["torch/cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["torch/cuda"] = torch.cuda.get_rng_state(self.device)
+        document = {"optimizers": optimizers, "scalers": {n: s.state_dict() for n, s in self.scalers.items()},
+                    "phase": self.phase, "skipped": self.skipped, "skipped_in_a_row": self._skipped_in_a_row,
+                    "streams": sorted(self.streams)}
+        return document, tensors
+
+    def restore(self, document: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """The inverse of `state`. Raises UserError if the checkpoint is of other networks."""
+        try:
+            self.family.load_state_dict(_below("family/", tensors))
+            if any(k.startswith("averaged/") for k in tensors):
+                self.averaged = copy.deepcopy(self.family.generator).requires_grad_(False)
+                self.averaged.load_state_dict(_below("averaged/", tensors))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise UserError(f"the checkpoint holds other networks than this configuration makes: {reason}") from None
+        for name, optimizer in self.optimizers.items():
+            saved = document["optimizers"][name]
+            state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in saved["plain"].items()}
+            for key, value in _below(f"optimizer/{name}/", tensors).items():
+                index, entry = key.split("/")
+                state.setdefault(int(index), {})[entry] = value
+            optimizer.load_state_dict({"state": state, "param_groups": saved["groups"]})
+        for name, scaler in self.scalers.items():
+            if scaler.is_enabled():
+                scaler.load_state_dict(document["scalers"][name])
+        for name in document["streams"]:
+            self.random(name).restore(tensors[f"random/{name}"])
+        torch.set_rng_state(tensors["torch/cpu"])
+        if self.device.type == "cuda" and "torch/cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["torch/cuda"], self.device)
+        self.phase, self.skipped = document["phase"], document["skipped"]
+        self._skipped_in_a_row = document["skipped_in_a_row"]
+
+    def _average_over_processes(self, gradients: list[Tensor]) -> None:
+        if self.world == 1 or not gradients:
+            return
+        flat = nn.utils.parameters_to_vector(gradients)
+        dist.all_reduce(flat)
+        nn.utils.vector_to_parameters(flat / self.world, gradients)
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+@contextmanager
+def explained_memory(stage: Stage, device: torch.device) -> Iterator[None]:
+    """Turn running out of memory into one line that says at which side and batch, and what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(f"out of memory on {device} at side {stage.side}, batch {stage.batch}: choose a smaller batch "
+                        "with --set batch=N (see `ganbench list` for the family's settings), --precision bf16, "
+                        "or a preset with fewer feature maps") from None

@@ -1,0 +1,126 @@
+"""What a run writes down as it goes: metrics.jsonl, TensorBoard if wanted, and the smoothed convergence measure."""
+
+import json
+import math
+import statistics
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ganbench.errors import UserError
+from ganbench.family import Clock
+
+Scalar = Tensor | float
+
+
+class Smoother:
+    """A running smoothed value: "median101" (of the last 101 values) or "ema0.99" (bias-corrected)."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        if kind.startswith("median"):
+            self.window: deque[float] | None = deque(maxlen=int(kind.removeprefix("median")))
+        elif kind.startswith("ema"):
+            self.window, self.decay = None, float(kind.removeprefix("ema"))
+        else:
+            raise ValueError(f"unknown smoothing '{kind}'")
+        self.total, self.weight = 0.0, 0.0
+
+    def add(self, value: float) -> None:
+        if self.window is not None:
+            self.window.append(value)
+        else:
+            self.total = self.decay * self.total + (1 - self.decay) * value
+            self.weight = self.decay * self.weight + (1 - self.decay)
+
+    @property
+    def value(self) -> float:
+        if self.window is not None:
+            return statistics.median(self.window) if self.window else math.nan
+        return self.total / self.weight if self.weight else math.nan
+
+    def state(self) -> dict[str, Any]:
+        return {"window": list(self.window) if self.window is not None else None,
+                "total": self.total, "weight": self.weight}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        if self.window is not None:
+            self.window.extend(state["window"])
+        self.total, self.weight = state["total"], state["weight"]
+
+
+class Log:
+    """Appends one JSON object every `every` steps; the convergence measure is smoothed over every step.
+
+    Args:
+        path: metrics.jsonl. convergence, smoothing: the family's measure and how to smooth it, or None.
+        tensorboard: folder for TensorBoard events, or None.
+    """
+
+    def __init__(self, path: Path, *, every: int, convergence: str | None, smoothing: str,
+                 tensorboard: Path | None = None):
+        self.path, self.every, self.convergence = path, every, convergence
+        self.smoother = Smoother(smoothing) if convergence else None
+        self.file = open(path, "ab")
+        self.pending: list[Scalar] = []
+        self.board = _summary_writer(tensorboard) if tensorboard else None
+        self.last: dict[str, float] = {}
+
+    def add(self, clock: Clock, seconds: float, scalars: dict[str, Scalar]) -> None:
+        """Take in one step's scalars; they are read from the device only at a step that is written."""
+        if self.convergence is not None:
+            if self.convergence not in scalars:
+                raise KeyError(f"the family's convergence measure '{self.convergence}' is not among its logged scalars")
+            self.pending.append(scalars[self.convergence])
+        if clock.steps % self.every == 0:
+            self.write(clock, seconds, scalars)
+
+    def write(self, clock: Clock, seconds: float, scalars: dict[str, Scalar]) -> None:
+        values = {key: float(value) for key, value in scalars.items()}
+        self._settle()
+        if self.smoother is not None:
+            values[f"{self.convergence}_smooth"] = self.smoother.value
+        self.last = values
+        record = {"step": clock.steps, "images": clock.images, "kimg": clock.kimg, "seconds": round(seconds, 3)}
+        # JSON has no NaN: what is not finite is written as its name
+        record |= {k: v if math.isfinite(v) else str(v) for k, v in values.items()}  # type: ignore[misc]
+        self.file.write(json.dumps(record).encode() + b"\n")
+        if self.board is not None:
+            for key, value in values.items():
+                self.board.add_scalar(key, value, clock.images)
+
+    def state(self) -> dict[str, Any]:
+        self._settle()
+        self.file.flush()
+        return {"bytes": self.file.tell(), "smoother": self.smoother.state() if self.smoother else None}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Forget what was written after the checkpoint: those steps are about to be done again."""
+        if self.path.stat().st_size < state["bytes"]:
+            raise UserError(f"{self.path} is shorter than its checkpoint says: part of the log was lost; "
+                            "start again with another --out")
+        self.file.truncate(state["bytes"])
+        self.file.seek(state["bytes"])
+        if self.smoother is not None:
+            self.smoother.restore(state["smoother"])
+
+    def close(self) -> None:
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+    def _settle(self) -> None:
+        if self.smoother is not None:
+            for value in self.pending:
+                self.smoother.add(float(value))
+        self.pending.clear()
+
+
+def _summary_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("--tensorboard needs TensorBoard: pip install 'ganbench[tensorboard]'") from None
+    return SummaryWriter(str(folder))

@@ -1,0 +1,287 @@
+"""One training run from its options to its folder: data, networks, loop, grids, scores, results."""
+
+import copy
+import fcntl
+import hashlib
+import json
+import shutil
+import sys
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganbench import records
+from ganbench.data import Store, Stream, open_dataset
+from ganbench.environment import describe, provenance
+from ganbench.errors import Diverged, UserError
+from ganbench.family import Clock, Family, FamilyConfig, ImageSpec, Preset, configure, find, short_name
+from ganbench.grid import magnified, save_png, tile
+from ganbench.metrics.metric import find as find_metric
+from ganbench.run import new_run_folder, read_config, sample_batches, write_json
+from ganbench.scoring import score
+from ganbench.training.engine import TrainingEngine
+from ganbench.training.log import Log
+from ganbench.training.loop import Hooks, Plan, seed_everything, train
+from ganbench.training.progress import ProgressLine, duration
+
+GRID = 8  # a sample grid has GRID x GRID images
+DEFAULT_DATASET = "digits"
+
+
+@dataclass
+class Options:
+    """What `ganbench run` was asked to do. None means: as the family, its preset or the data set says."""
+
+    family: str
+    dataset: str = DEFAULT_DATASET
+    preset: str | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    side: int | None = None
+    crop: str | None = None
+    channels: int | None = None
+    split: str = "train"
+    root: str | None = None
+    mirror: bool | None = None
+    skip_bad: bool = False
+    seed: int = 0
+    kimg: float | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    out: str | None = None
+    results: str | None = "results/results.csv"
+    metrics: list[str] = field(default_factory=lambda: ["swd"])
+    n_eval: int = 2048
+    eval_seed: int = 0
+    grid_every: float | None = None
+    eval_every: float | None = None
+    checkpoint_every: float | None = None
+    log_every: int = 10
+    keep: int = 2
+    device: str = "auto"
+    precision: str = "fp32"
+    tensorboard: bool = False
+    resume: bool = False
+    quiet: bool = False
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    path: Path
+    status: str  # "ok" or "diverged"
+    reason: str
+    rows: list[dict[str, Any]]  # the rows of the last evaluation
+    seconds: float
+
+
+def run(options: Options) -> Outcome:
+    """Train (or go on training) and score. Raises UserError for anything the caller can put right."""
+    # --- resolve everything before anything is written
+    device = choose_device(options.device)
+    cls = find(options.family)
+    for metric in options.metrics:
+        find_metric(metric)
+    config, preset, origin = configure(cls, options.preset, options.overrides)
+    store = open_dataset(options.dataset, side=options.side or preset.side, split=options.split, crop=options.crop,
+                         channels=options.channels, root=options.root, skip_bad=options.skip_bad)
+    images = ImageSpec(store.side, store.channels, len(store.classes))
+    if preset.side is not None and preset.side != store.side:
+        fitting = [n for n, p in cls.presets.items() if p.side in (None, store.side)]
+        raise UserError(f"preset '{options.preset}' of {options.family} is for side {preset.side}, the data has "
+                        f"{store.side}: use --side {preset.side}, or a preset that fits ({', '.join(fitting[:5])})")
+    cls.check(config, images)
+    plan = _plan(options, cls, preset)
+    document = _document(options, cls, config, origin, store, plan, device)
+    folder = _folder(options, document)
+    document["run"] = folder.name
+
+    # --- build; the seed comes first, so that equal seeds mean equal weights
+    seed_everything(options.seed, device)
+    family = cls(config, images).to(device)
+    clock = Clock(dataset_size=store.n, total_images=round(plan.kimg * 1000) if plan.kimg else 0)
+    engine = TrainingEngine(family, clock, device=device, seed=options.seed, precision=options.precision)
+    place = {"device": device, "rank": engine.rank, "world": engine.world}
+    stream = Stream(store, options.seed, mirror=options.mirror, **place)
+    held_out = _held_out(options, family, store, place)
+    if engine.rank == 0:
+        write_json(folder / "config.json", document)
+    lock = open(folder / ".lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(f"another process is training in {folder}: wait for it, or choose another --out") from None
+    log = Log(folder / "metrics.jsonl", every=options.log_every, convergence=cls.convergence,
+              smoothing=cls.convergence_smoothing, tensorboard=folder / "tensorboard" if options.tensorboard else None)
+    progress = ProgressLine(device, quiet=options.quiet or engine.rank != 0)
+    progress.say(f"{short_name(cls)} ({options.preset or cls.default_preset}) on {store.name}: {store.n:,} images of "
+                 f"{store.channels}x{store.side}x{store.side}, {device}, into {folder}")
+
+    # --- train
+    recorder = _Recorder(options, family, store, document, folder, progress, plan)
+    hooks = Hooks(grid=recorder.grid, score=recorder.score)
+    status, reason, seconds = "ok", "", 0.0
+    try:
+        seconds = train(engine, stream, plan, log, hooks, folder / "checkpoints", progress, held_out)
+    except Diverged as error:
+        status, reason = "diverged", str(error)
+        recorder.append([recorder.row(engine, 0.0) | {"status": status, "reason": reason}])
+        progress.say(f"diverged: {reason}")
+    finally:
+        log.close()
+        lock.close()
+    progress.say(f"{status} after {duration(seconds)}: {folder}")
+    return Outcome(folder, status, reason, recorder.last, seconds)
+
+
+class _Recorder:
+    """Makes the pictures and the results rows of a run."""
+
+    def __init__(self, options: Options, family: Family, store: Store, document: dict[str, Any], folder: Path,
+                 progress: ProgressLine, plan: Plan):
+        self.options, self.family, self.store, self.document = options, family, store, document
+        self.folder, self.progress, self.plan = folder, progress, plan
+        self.labels = torch.from_numpy(store.labels) if store.labels is not None else None
+        self.last: list[dict[str, Any]] = []
+
+    def grid(self, engine: TrainingEngine) -> None:
+        if engine.rank != 0:
+            return
+        labels = None
+        if self.family.needs_labels:  # one class a row
+            labels = (torch.arange(GRID * GRID) // GRID) % self.family.images.classes
+        images = torch.cat(list(sample_batches(self.family, copy.deepcopy(engine.generator), GRID * GRID,
+                                               self.options.seed, engine.device, labels=labels)))
+        path = self.folder / "grids" / f"kimg-{engine.clock.kimg:010.3f}.png"
+        save_png(magnified(tile(images, GRID)), path)
+
+    def score(self, engine: TrainingEngine, seconds: float) -> tuple[str, float, bool] | None:
+        if not self.options.metrics:
+            return None
+        results = score(self.family, copy.deepcopy(engine.generator), self.store, self.options.metrics,
+                        n=self.options.n_eval, seed=self.options.eval_seed, device=engine.device, labels=self.labels)
+        if engine.rank != 0:
+            return None
+        context = self.row(engine, seconds)
+        self.last = [context | result for result in results]
+        self.append(self.last)
+        shown = next((r for r in self.last if r["level"] in ("avg", "")), self.last[0])
+        self.progress.say(f"  {engine.clock.kimg:.2f} kimg: {shown['metric']} {shown['level']} {shown['value']:.4g}")
+        return shown["metric"], shown["value"], bool(shown["higher_is_better"])
+
+    def row(self, engine: TrainingEngine, seconds: float) -> dict[str, Any]:
+        """The columns that every row of this run shares at this moment."""
+        data, clock = self.document["dataset"], engine.clock
+        return {"run": self.document["run"], "origin": "ganbench", "family": self.document["family"],
+                "preset": self.document["preset"], "config_hash": self.document["config_hash"],
+                "dataset": data["name"], "split": data["split"], "crop": data["crop"], "side": data["side"],
+                "channels": data["channels"], "data_hash": data["content_hash"], "kimg": clock.kimg,
+                "img_seen": clock.images, "step": clock.steps, "seed": self.options.seed,
+                "eval_seed": self.options.eval_seed, "seconds": seconds, "status": "ok",
+                "precision": self.options.precision, "params_g": _count(self.family.generator),
+                "params_d": _count(self.family.critic), "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                **provenance(engine.device)}
+
+    def append(self, rows: list[dict[str, Any]]) -> None:
+        records.append(self.folder / "results.csv", rows)
+        if self.options.results:
+            records.append(self.options.results, rows)
+
+
+def resume(path: str | Path, **changes: Any) -> Outcome:
+    """Go on with a run from its folder alone; `changes` may lengthen its budget or move it to another device."""
+    document = read_config(Path(path))
+    options = Options(**document["options"])
+    for key, value in changes.items():
+        if value is not None:
+            setattr(options, key, value)
+    options.out, options.resume = str(path), True
+    return run(options)
+
+
+def choose_device(name: str) -> torch.device:
+    """"auto" is the GPU if there is one. Raises UserError for a device this machine does not have."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}; try --device cpu") from None
+    return device
+
+
+def _plan(options: Options, cls: type[Family], preset: Preset) -> Plan:
+    kimg = options.kimg
+    if kimg is None and options.steps is None and options.seconds is None:
+        kimg = preset.kimg or cls.kimg
+    for name, value in (("--kimg", kimg), ("--steps", options.steps), ("--seconds", options.seconds)):
+        if value is not None and value <= 0:
+            raise UserError(f"{name} {value} is not a length: give a positive number")
+    tenth = kimg / 10 if kimg else 10.0
+    return Plan(kimg=kimg, steps=options.steps, seconds=options.seconds, keep=options.keep,
+                grid_every=options.grid_every or tenth, score_every=options.eval_every or tenth,
+                checkpoint_every=options.checkpoint_every or tenth)
+
+
+def _document(options: Options, cls: type[Family], config: FamilyConfig, origin: dict[str, str], store: Store,
+              plan: Plan, device: torch.device) -> dict[str, Any]:
+    """config.json: every resolved value with its origin, so that the run can be made again."""
+    settings = config.model_dump(mode="json")
+    source = str(Path(options.family).resolve()) if options.family.endswith(".py") else short_name(cls)
+    data = {"spec": options.dataset, "name": store.name, "side": store.side, "crop": store.crop, "split": store.split,
+            "channels": store.channels, "classes": list(store.classes), "n": store.n, "root": options.root,
+            "content_hash": store.content_hash, "skip_bad": options.skip_bad,
+            "mirror": store.mirror if options.mirror is None else options.mirror}
+    preset = options.preset or cls.default_preset
+    decisive = {"family": short_name(cls), "config": settings, "data": store.content_hash, "side": store.side,
+                "mirror": data["mirror"], "precision": options.precision}
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+    return {"run": "", "family": short_name(cls), "family_source": source, "preset": preset, "config": settings,
+            "origin": origin, "config_hash": digest, "seed": options.seed, "dataset": data, "training": asdict(plan),
+            "options": asdict(options), "environment": describe(device), "command": " ".join(sys.argv),
+            "created": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _folder(options: Options, document: dict[str, Any]) -> Path:
+    if options.out is None:
+        if options.resume:
+            raise UserError("--resume needs the run's folder: give it with --out, or use `ganbench resume RUN`")
+        return new_run_folder(document["family"], options.dataset, options.seed)
+    folder = Path(options.out)
+    if (folder / "config.json").exists():
+        if not options.resume:
+            raise UserError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
+        former = read_config(folder)
+        for key, name in (("config_hash", "settings or images"), ("seed", "a seed")):
+            if former[key] != document[key]:
+                raise UserError(f"{folder} was begun with other {name} than asked for now ({key} {former[key]}, now "
+                                f"{document[key]}): leave out what you changed, or choose another --out")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not options.resume:
+        raise UserError(f"{folder} is not empty: choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder}: {error.strerror}; choose another --out") from None
+    if shutil.disk_usage(folder).free < 50_000_000:
+        raise UserError(f"the disk of {folder} is full (less than 50 MB free): make room, or choose another --out")
+    return folder
+
+
+def _held_out(options: Options, family: Family, store: Store, place: dict[str, Any]) -> Stream | None:
+    """A stream of images kept from training, for families that watch the gap to them."""
+    if not hasattr(family, "held_out"):
+        return None
+    try:
+        test = open_dataset(options.dataset, side=store.side, split="test", crop=options.crop, channels=store.channels,
+                            root=options.root, skip_bad=options.skip_bad)
+    except UserError:  # this data set has no test split; the family then logs the training side alone
+        return None
+    return Stream(test, options.seed + 1, mirror=False, **place)
+
+
+def _count(network: torch.nn.Module | None) -> int:
+    return sum(p.numel() for p in network.parameters() if p.requires_grad) if network is not None else 0
