@@ -1,0 +1,102 @@
+"""LPIPS, the learned perceptual distance (Zhang et al. 2018, arXiv 1801.03924), version 0.1 on VGG16 features.
+
+The network is VGG16's thirteen convolutions, tapped after the last ReLU of each of the five blocks. Both images'
+features are normalised to unit length over channels, and the squared differences are weighted by one learned
+non-negative weight a channel, averaged over space and summed over the taps. It is differentiable.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganbench.errors import UserError
+
+WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # output channels, block by block
+SMALLEST_SIDE = 16  # four poolings: below this the last block has nothing to look at
+
+
+class VGG16Features(nn.Module):
+    """VGG16's convolutions. Layers bear torchvision's names (features.0.weight ...), so its weights load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        self.taps: list[int] = []  # index of the last ReLU in each block
+        inputs = 3
+        for block in WIDTHS:
+            for width in block:
+                layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
+                inputs = width
+            self.taps.append(len(layers) - 1)
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers[:-1])  # nothing is read after the last block's pooling
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps (B,C,H,W) after each block, for images normalised as ImageNet's."""
+        maps, x = [], images
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in self.taps:
+                maps.append(x)
+        return maps
+
+
+class LPIPS(nn.Module):
+    """Perceptual distance of pairs of images.
+
+    forward(a, b): float images (B,3,H,W), or (B,1,H,W) (grey is repeated to three channels), nominally in [-1,1], sides
+    of at least 16; returns (B,) distances, >= 0. Symmetric, and 0 for equal images.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vgg = VGG16Features()
+        self.weights = nn.ParameterList([nn.Parameter(torch.ones(block[-1])) for block in WIDTHS])
+        # ImageNet's mean and standard deviation, (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225), moved to [-1,1] and
+        # rounded as the published code rounds them.
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1), persistent=False)
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "LPIPS":
+        """Build from one flat state dict: `features.N.weight/bias` (torchvision's names) and `lin0..4.weight` heads."""
+        network = cls()
+        try:
+            network.vgg.load_state_dict({k: v for k, v in state.items() if k.startswith("features.")})
+            for index, weight in enumerate(network.weights):
+                weight.data.copy_(state[f"lin{index}.weight"].reshape(weight.shape))
+        except (KeyError, RuntimeError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise UserError(f"these are not LPIPS-VGG16 weights ({first}): "
+                            "fetch them again with `ganbench weights`") from None
+        return network
+
+    def describe(self, images: Tensor) -> list[Tensor]:
+        """The unit-length feature maps LPIPS compares, one tensor a block."""
+        if min(images.shape[-2:]) < SMALLEST_SIDE:
+            raise UserError(f"LPIPS needs images of at least {SMALLEST_SIDE} pixels a side, these have "
+                            f"{min(images.shape[-2:])}: use a larger side, or measure without the crop")
+        if images.shape[1] == 1:
+            images = images.expand(-1, 3, -1, -1)
+        maps = self.vgg((images - self.shift) / self.scale)
+        return [m / (m.square().sum(1, keepdim=True).sqrt() + 1e-10) for m in maps]
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        total = a.new_zeros(len(a))
+        for one, other, weight in zip(self.describe(a), self.describe(b), self.weights, strict=True):
+            weighted = F.conv2d((one - other).square(), weight.view(1, -1, 1, 1))
+            total = total + weighted.mean((1, 2, 3))
+        return total
+
+
+def load(device: torch.device | str = "cpu") -> LPIPS:
+    """LPIPS-VGG16 v0.1 with its published weights, on `device`. Without them, UserError says how to get them."""
+    from ganbench.metrics import weights
+
+    return LPIPS.from_state(weights.load("lpips-vgg16")).to(device)

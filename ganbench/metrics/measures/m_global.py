@@ -1,0 +1,89 @@
+"""M_global, BEGAN's measure of convergence, over a stated number of images instead of one minibatch."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganbench.family import Family, frozen_modes
+from ganbench.metrics.intervals import bootstrap
+from ganbench.metrics.metric import ModelMetric, Score, Subject
+from ganbench.metrics.subjects import choose, fakes, reals
+from ganbench.random import derived_seed
+
+
+def energy(family: Family, images: Tensor) -> Tensor:
+    """Reconstruction energy of each image under the family's own autoencoder, (B,).
+
+    A family may say it itself with a method `energy(images)`. Otherwise it is the mean over pixels of |v - D(v)|^eta,
+    with eta from the family's configuration, or 1.
+    """
+    own = getattr(family, "energy", None)
+    if callable(own):
+        return own(images)
+    assert family.critic is not None
+    eta = float(getattr(family.config, "eta", 1.0))
+    return (images - family.critic(images)).abs().pow(eta).flatten(1).mean(1)
+
+
+def gamma_of(family: Family) -> float:
+    """The ratio L(G(z)) / L(x) the family aims at: its `gamma`, or 1 where it has none.
+
+    1 is what theory says for a plain energy-based critic: at its equilibrium reals and fakes have one energy
+    (Zhao et al. 2016, theorem 2), so balance is L(G(z)) = L(x).
+    """
+    return float(getattr(family.config, "gamma", 1.0))
+
+
+class MGlobal(ModelMetric):
+    """M_global = L(x) + |gamma L(x) - L(G(z))| (Berthelot, Schumm, Metz 2017, section 3.4), L a mean over images.
+
+    The networks are in evaluation mode; fakes enter the autoencoder as the generator gives them, neither clamped nor
+    rounded, as in training. Levels: "" = M_global, "L_real", "L_fake", "balance" = gamma L(x) - L(G(z)) and
+    "ratio" = L(G(z)) / L(x), which should come to gamma.
+
+    Args:
+        n: number of real and of generated images; None = as many as the evaluation may use.
+        resamples: size of the bootstrap behind the intervals (over images, the networks held fixed).
+    """
+
+    title = "M_global"
+    paper = "Berthelot, Schumm, Metz 2017, arXiv 1703.10717"
+    summary = ("How well the critic's autoencoder does on real images, plus how far the run is from the balance it "
+               "aims at. Valid within one critic architecture, loss and gamma, not across them.")
+
+    def __init__(self, n: int | None = None, resamples: int = 1000):
+        self.n, self.resamples, self.gamma = n, resamples, float("nan")
+
+    def applies(self, family: Family) -> str:
+        if not family.autoencoder_critic:
+            return "m_global needs a critic that is an autoencoder (as in BEGAN and EBGAN); this family's critic is not"
+        return ""
+
+    def protocol(self) -> str:
+        aim = "own" if np.isnan(self.gamma) else f"{self.gamma:g}"
+        return f"m_global;gamma={aim};critic=own;mode=eval;fakes=float;bn=running"
+
+    def measure(self, subject: Subject) -> list[Score]:
+        family, n = subject.family, self.n or subject.n
+        indices = choose(subject.reals, n, subject.seed)
+        self.gamma = gamma_of(family)
+        assert family.critic is not None
+        with torch.no_grad(), frozen_modes(family.critic):
+            family.critic.eval()
+            real_energies = torch.cat([energy(family, x) for x, _ in reals(subject, subject.reals, indices)])
+            fake_energies = torch.cat([energy(family, f.images) for f in fakes(subject, n, "m_global")])
+        real, fake = (e.double().cpu().numpy() for e in (real_energies, fake_energies))
+        values = self._numbers(real, fake)
+        low, high = bootstrap(self._numbers, real, fake, seed=derived_seed(subject.seed, "bootstrap"),
+                              resamples=self.resamples)
+        note = f"gamma = {self.gamma:g}"
+        return [Score(float(values[i]), level, float(low[i]), float(high[i]),
+                      f"percentile bootstrap over images, {self.resamples} resamples, networks fixed",
+                      len(real), len(fake), False if level == "" else None, note)
+                for i, level in enumerate(("", "L_real", "L_fake", "balance", "ratio"))]
+
+    def _numbers(self, real: np.ndarray, fake: np.ndarray) -> np.ndarray:
+        """M, L(x), L(G), balance and ratio from energies of single images."""
+        a, b = real.mean(), fake.mean()
+        balance = self.gamma * a - b
+        return np.array([a + abs(balance), a, b, balance, b / a])
