@@ -1,0 +1,100 @@
+"""The door: an outside package adds a family, a metric and a data source without touching ganbench."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ganbench import plugins
+from ganbench.errors import UserError
+from ganbench.family import Family, find
+
+HERE = Path(__file__).parent
+
+
+def test_every_module_of_the_zoo_is_found_by_its_file_name():
+    files = {p.stem for p in (HERE.parent / "models").glob("*.py") if not p.stem.startswith("_")}
+    assert set(plugins.names("family")) == files
+
+
+def test_dashes_and_underscores_name_the_same_family():
+    assert find("wgan-gp") is find("wgan_gp")
+
+
+@pytest.mark.parametrize("kind, wrong, right", [("family", "dcgam", "dcgan"), ("metric", "swdd", "swd"),
+                                                ("dataset", "fashion-mnits", "fashion_mnist")])
+def test_an_unknown_name_gets_the_nearest_one(kind, wrong, right):
+    with pytest.raises(UserError, match=right):
+        plugins.load(kind, wrong, object)
+
+
+def test_a_single_file_is_a_family_too():
+    assert issubclass(find(str(HERE / "toy.py")), Family)
+    with pytest.raises(UserError, match="no such file"):
+        find("nowhere/mine.py")
+
+
+METRIC = '''
+import torch
+from ganbench.metrics.metric import ImageMetric, Score
+
+class Brightness(ImageMetric):
+    """Difference of mean brightness."""
+    title = "Brightness"
+    def __init__(self, **options):
+        super().__init__()
+        self.sums, self.counts = [0.0, 0.0], [0, 0]
+    def update(self, images, real=False):
+        self.sums[real] += float(images.double().sum()); self.counts[real] += images.numel()
+    def compute(self):
+        return self.sums[0] / self.counts[0] - self.sums[1] / self.counts[1]
+    def scores(self):
+        return [Score(self.compute(), higher_is_better=None)]
+    def protocol(self):
+        return "brightness"
+'''
+
+SOURCE = '''
+import numpy as np
+from sources_base import Base
+
+class Stripes(Base):
+    """Sixteen striped images."""
+'''
+
+
+def test_an_outside_package(tmp_path):
+    """A package with its own pyproject entry points, here as an installed distribution's metadata."""
+    package = tmp_path / "outside"
+    for room in ("families", "metrics"):
+        (package / room).mkdir(parents=True)
+        (package / room / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "families" / "tinygan.py").write_text((HERE / "toy.py").read_text())
+    (package / "metrics" / "brightness.py").write_text(METRIC)
+    (package / "sources").mkdir()
+    (package / "sources" / "__init__.py").touch()
+    (package / "sources" / "stripes.py").write_text((HERE / "stripes_source.py").read_text())
+    info = tmp_path / "outside-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[ganbench.families]\nmine = outside.families\n"
+                                           "[ganbench.metrics]\nmine = outside.metrics\n"
+                                           "[ganbench.datasets]\nmine = outside.sources\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+
+    def ganbench(*arguments):
+        return subprocess.run([sys.executable, "-m", "ganbench", *arguments], cwd=tmp_path, env=environment,
+                              capture_output=True, text=True, timeout=300)
+
+    listed = json.loads(ganbench("list", "--json").stdout)
+    assert "tinygan" in [f["name"] for f in listed["families"]]
+    assert "brightness" in [m["name"] for m in listed["metrics"]]
+    assert "stripes" in [d["name"] for d in listed["datasets"]]
+    done = ganbench("run", "tinygan", "--dataset", "stripes", "--metric", "brightness", "--steps", "4", "--out", "r")
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "results" / "results.csv").read_text()
+    assert "brightness" in rows and "tinygan" in rows and "stripes" in rows

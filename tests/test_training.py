@@ -1,0 +1,213 @@
+"""Whole runs: what they leave behind, that a killed one resumes to the bit, and what goes wrong says so in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import ganbench
+from ganbench import plugins
+from ganbench.errors import UserError
+from ganbench.family import find
+from ganbench.training import checkpoint
+from ganbench.training.engine import TrainingEngine
+from ganbench.training.session import Options, resume, run
+
+TOY = str(Path(__file__).parent / "toy.py")
+VOLATILE = ["seconds", "date", "run", "git_dirty"]  # what may differ between equal runs
+
+
+def smallest_preset(family):
+    """A family's quickest preset, by the names the zoo uses."""
+    presets = find(family).presets
+    return next((p for start in ("smoke", "laptop") for p in presets if p.startswith(start)), None)
+
+
+def options(family=TOY, **changes):
+    settings = {"steps": 10, "out": "run", "results": None, "metrics": ["swd"], "n_eval": 32, "log_every": 1,
+                "eval_every": 0.04, "checkpoint_every": 0.04, "grid_every": 0.08, "keep": 3, "quiet": True}
+    return Options(family=family, preset=smallest_preset(family), **(settings | changes))
+
+
+def logged(folder):
+    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def rows(folder):
+    return pd.read_csv(Path(folder) / "results.csv").drop(columns=VOLATILE)
+
+
+def assert_same_run(one, other):
+    (document, tensors), (document2, tensors2) = (checkpoint.load(checkpoint.everyone(Path(f) / "checkpoints")[-1])
+                                                  for f in (one, other))
+    assert tensors.keys() == tensors2.keys()
+    for key in tensors:
+        assert torch.equal(tensors[key], tensors2[key]), key
+    for volatile in ("seconds", "log"):  # the log's byte position depends on how long the seconds print
+        document.pop(volatile), document2.pop(volatile)
+    assert document == document2
+    assert logged(one) == logged(other)
+    pd.testing.assert_frame_equal(rows(one), rows(other))
+
+
+def interrupted(settings, at_step, monkeypatch):
+    """Train until the process "dies" inside a step, then resume from the folder."""
+    update = TrainingEngine.update
+
+    def dying(self, loss, optimizer, clip_norm=None):
+        if self.clock.steps == at_step:
+            raise SystemExit("killed")
+        return update(self, loss, optimizer, clip_norm)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingEngine, "update", dying)
+        with pytest.raises(SystemExit, match="killed"):
+            run(settings)
+    return resume(settings.out)
+
+
+def test_a_run_leaves_what_it_promises(elsewhere):
+    outcome = run(options(results="results/all.csv", kimg=0.08, steps=None))
+    folder = outcome.path
+    assert outcome.status == "ok" and len(logged(folder)) == 10
+    config = json.loads((folder / "config.json").read_text())
+    assert config["config"] == {"rate": 0.05, "batch": 8, "decay": 0.5, "fail_at": -1, "phase_every": 1000}
+    assert set(config["origin"].values()) == {"default"}
+    assert config["environment"]["versions"]["torch"] == torch.__version__
+    assert config["dataset"]["content_hash"]
+    assert [p.name for p in sorted((folder / "grids").iterdir())][-1] == "kimg-000000.080.png"
+    frame = ganbench.load_results("results")
+    assert set(frame.kimg) == {0.04, 0.08} and set(frame.metric) == {"swd"}
+    assert set(frame.level) >= {"32", "16", "avg"}
+    pd.testing.assert_frame_equal(pd.read_csv("results/all.csv"), pd.read_csv(folder / "results.csv"))
+    assert (folder / "checkpoints" / "best.json").exists()
+
+
+def test_equal_seeds_give_equal_runs_and_others_do_not(elsewhere):
+    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(options(out=out, seed=seed))
+    assert_same_run("a", "b")
+    assert logged("a") != logged("c")
+
+
+@pytest.mark.parametrize("at_step", [1, 5, 7, 9])
+def test_a_stopped_run_resumes_to_the_bit(elsewhere, monkeypatch, at_step):
+    run(options(out="straight", overrides={"phase_every": 4}))
+    interrupted(options(out="stopped", overrides={"phase_every": 4}), at_step, monkeypatch)
+    assert_same_run("straight", "stopped")
+
+
+def test_an_evaluation_that_was_cut_off_is_made_good(elsewhere, monkeypatch):
+    from ganbench.training import session
+    run(options(out="straight"))
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "score", lambda *a, **k: (_ for _ in ()).throw(SystemExit("killed")))
+        with pytest.raises(SystemExit):
+            run(options(out="stopped"))
+    resume("stopped")
+    assert_same_run("straight", "stopped")
+
+
+@pytest.mark.parametrize("family", plugins.names("family"))
+def test_every_family_resumes_to_the_bit(family, elsewhere, monkeypatch):
+    settings = {"steps": 6, "eval_every": 10.0, "checkpoint_every": 0.001, "grid_every": 10.0, "metrics": []}
+    run(options(family, out="straight", **settings))
+    interrupted(options(family, out="stopped", **settings), 3, monkeypatch)
+    (_, tensors), (_, tensors2) = (checkpoint.load(checkpoint.everyone(Path(f) / "checkpoints")[-1])
+                                   for f in ("straight", "stopped"))
+    assert checkpoint.same(tensors, tensors2)
+    assert logged("straight") == logged("stopped")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", plugins.names("family"))
+def test_every_family_survives_kill_9(family, elsewhere):
+    settings = ["--preset", smallest_preset(family)] if smallest_preset(family) else []
+    command = [sys.executable, "-m", "ganbench", "run", family, "--dataset", "digits", "--steps", "12", "--log-every", "1",
+               "--checkpoint-every", "0.001", "--eval-every", "10", "--n-eval", "32", "--results", "", *settings, "--resume"]
+    subprocess.run([*command, "--out", "straight"], check=True, timeout=300)
+    process = subprocess.Popen([*command, "--out", "killed"])
+    deadline = time.monotonic() + 120
+    while len(checkpoint.everyone(Path("killed/checkpoints"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run([*command, "--out", "killed"], check=True, timeout=300)
+    assert_same_run("straight", "killed")
+
+
+def test_a_longer_budget_goes_on_where_the_run_ended(elsewhere):
+    run(options(out="a", steps=6))
+    assert resume("a", steps=10).status == "ok"
+    assert [line["step"] for line in logged("a")] == list(range(1, 11))
+
+
+def test_divergence_is_a_row_and_an_exit_code(elsewhere):
+    outcome = run(options(overrides={"fail_at": 3}, results="results/r.csv"))
+    assert outcome.status == "diverged" and "not finite" in outcome.reason
+    last = ganbench.load_results("results/r.csv").iloc[-1]
+    assert last.status == "diverged" and pd.isna(last.value) and "not finite" in last.reason
+
+
+def test_a_loaded_run_samples_what_was_scored(elsewhere):
+    outcome = run(options())
+    loaded = ganbench.load_run(outcome.path)
+    images = loaded.sample(5, seed=3)
+    assert images.shape == (5, 1, 32, 32) and images.dtype == torch.uint8
+    assert torch.equal(images, ganbench.load_run(outcome.path).sample(5, seed=3))
+    assert not torch.equal(images, loaded.sample(5, seed=4))
+    averaged = checkpoint.load(checkpoint.everyone(outcome.path / "checkpoints")[-1])[1]["averaged/0.weight"]
+    assert torch.equal(loaded.generator[0].weight, averaged)
+    assert loaded.kimg == 0.08 and loaded.store().n > 1000
+
+
+@pytest.mark.parametrize("changes, says", [
+    ({"family": "dcgam"}, "dcgan"), ({"preset": "papr"}, "paper"), ({"overrides": {"rte": 1}}, "rate"),
+    ({"overrides": {"rate": "fast"}}, "rate"), ({"overrides": {"rate": -1}}, "greater than 0"),
+    ({"dataset": "digitz"}, "digits"), ({"metrics": ["swdd"]}, "swd"), ({"side": 33}, "33"),
+    ({"device": "cuda:77"}, "cuda:77"), ({"precision": "fp7"}, "fp7"), ({"kimg": -1.0}, "--kimg"),
+])
+def test_bad_requests_are_one_line_and_write_nothing(elsewhere, changes, says):
+    settings = options(out=None)
+    for key, value in changes.items():
+        setattr(settings, key, value)
+    with pytest.raises(UserError, match=says) as caught:
+        run(settings)
+    assert "\n" not in str(caught.value)
+    assert not os.path.exists("runs") or not any(Path("runs").glob("*/metrics.jsonl"))
+
+
+def test_an_occupied_or_changed_folder_is_refused(elsewhere):
+    run(options(out="a", steps=2))
+    with pytest.raises(UserError, match="--resume"):
+        run(options(out="a", steps=2))
+    with pytest.raises(UserError, match="other settings"):
+        run(options(out="a", steps=4, overrides={"rate": 0.3}, resume=True))
+    (elsewhere / "b").mkdir()
+    (elsewhere / "b" / "mine.txt").write_text("keep")
+    with pytest.raises(UserError, match="not empty"):
+        run(options(out="b"))
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        (elsewhere / "c").mkdir()
+        (elsewhere / "c" / "config.json").write_text((elsewhere / "a" / "config.json").read_text())
+        ganbench.load_run("c")
+    (elsewhere / "file").write_text("")
+    with pytest.raises(UserError, match="file"):
+        run(options(out="file/run"))
+
+
+def test_out_of_memory_says_side_and_batch(elsewhere, monkeypatch):
+    def out_of_memory(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TrainingEngine, "update", out_of_memory)
+    with pytest.raises(UserError, match="side 32, batch 8"):
+        run(options())
