@@ -1,0 +1,371 @@
+"""From rows of results to comparison tables: what may stand in one column, and what one entry's number is.
+
+A `Block` is one table: one data set at one side, split and crop. A `Column` in it is one metric and level under one
+protocol with one count of images; nothing else may enter it. An `Entry` (a line) is one family, preset and
+configuration at one budget, over its training seeds.
+
+The number of a run is its LAST one, measured where its training ended. Its best one is kept beside it, never in its
+place. Where a metric has levels with an average, "best" is the checkpoint whose average is best, at every level.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from ganbench.errors import UserError
+from ganbench.report.statistics import Standing, Summary, evaluation_noise, standings, summarise
+
+BLOCK = ["dataset", "side", "channels", "split", "crop", "data_hash"]
+COLUMN = ["metric", "protocol", "n_real", "n_fake", "level"]
+CONFIGURATION = ["origin", "family", "preset", "config_hash"]
+SAME_BUDGET = 0.01  # runs whose length differs by less than this share count as one budget
+AVERAGE = "avg"
+
+
+@dataclass(frozen=True)
+class Column:
+    metric: str
+    level: str
+    protocol: str
+    n_real: int | None
+    n_fake: int | None
+    higher_is_better: bool | None
+    variant: int = 0  # 1, 2, ... where one metric stands in a block under several protocols
+
+    @property
+    def title(self) -> str:
+        return f"{self.metric}{f'[{self.variant}]' if self.variant else ''}{f' {self.level}' if self.level else ''}"
+
+    @property
+    def arrow(self) -> str:
+        return "" if self.higher_is_better is None else "↑" if self.higher_is_better else "↓"
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """Columns of one group were measured together: one metric, one protocol."""
+        return self.metric, self.protocol, self.n_real, self.n_fake
+
+    @property
+    def conditions(self) -> str:
+        """The protocol in one line, counts of images included."""
+        counts = [f"{n:,} {what}" for n, what in ((self.n_real, "real"), (self.n_fake, "generated")) if n]
+        images = [f"{' and '.join(counts)} images"] if counts else []
+        return "; ".join([self.protocol or "no protocol stated", *images])
+
+
+@dataclass
+class Cell:
+    """One entry's numbers in one column. `last` and `best` map a training seed to its value."""
+
+    last: dict[int, float] = field(default_factory=dict)
+    best: dict[int, float] = field(default_factory=dict)
+    best_kimg: dict[int, float] = field(default_factory=dict)
+    noise: float | None = None  # half the 95% interval of one evaluation, over evaluation noise
+    noise_method: str = ""
+    standing: Standing | None = None
+
+    @property
+    def last_summary(self) -> Summary | None:
+        return summarise(list(self.last.values())) if self.last else None
+
+    @property
+    def best_summary(self) -> Summary | None:
+        return summarise(list(self.best.values())) if self.best else None
+
+
+@dataclass
+class Entry:
+    """One line. `failed` counts runs by what became of them; their values enter `best`, never `last`."""
+
+    label: str
+    origin: str
+    family: str
+    preset: str
+    config_hash: str
+    kimg: float | None
+    seconds: float | None  # mean training time
+    params_g: int | None
+    params_d: int | None
+    seeds: list[int]
+    failed: dict[str, int]
+    runs: list[str]
+    cells: dict[Column, Cell]
+
+    @property
+    def reference(self) -> bool:
+        return self.origin == "reference"
+
+
+@dataclass
+class Block:
+    """One table: its references first, then its entries, each ordered by the first headline column."""
+
+    dataset: str
+    side: int | None
+    channels: int | None
+    split: str
+    crop: str
+    data_hash: str
+    columns: list[Column]
+    entries: list[Entry]
+    notes: list[str]
+    rows: pd.DataFrame = field(repr=False, default_factory=pd.DataFrame)
+
+    @property
+    def title(self) -> str:
+        parts = [self.dataset or "unnamed data", f"{self.side}×{self.side}" if self.side else "",
+                 {1: "grey", 3: "colour"}.get(self.channels or 0, ""),
+                 f"split {self.split}" if self.split else "", f"crop {self.crop}" if self.crop else ""]
+        return ", ".join(p for p in parts if p)
+
+    def headlines(self) -> list[Column]:
+        """One column for each group: the average where there is one, else the only or the first level."""
+        return _headlines(self.columns)
+
+
+def build(frame: pd.DataFrame) -> list[Block]:
+    """Comparison tables from results rows (as `ganbench.load_results` gives them); published rows are left out.
+
+    Raises UserError if no row can be compared.
+    """
+    rows = frame[frame["origin"] != "published"].copy()
+    text = [c for c in rows.columns if c in {*BLOCK, *COLUMN, *CONFIGURATION, "run", "status"} - {"side", "channels",
+                                                                                              "n_real", "n_fake"}]
+    rows[text] = rows[text].fillna("")
+    rows = _with_outcome(rows)
+    measured = rows[(rows["metric"] != "") & rows["value"].notna() & (rows["status"] == "ok")]
+    if measured.empty:
+        what = _counted(Counter(rows.drop_duplicates("run")["outcome"])) or "no rows of runs"
+        raise UserError(f"these results hold no measured value ({what}): train something with `ganbench run`")
+    blocks = []
+    for where, part in _groups(measured, BLOCK):
+        # A run that failed before its first evaluation has no number, but it counts all the same.
+        lost = rows[(rows["dataset"] == where["dataset"]) & (rows["side"].fillna(-1) == (where["side"] or -1))
+                    & (rows["outcome"] != "ok") & ~rows["run"].isin(part["run"])]
+        blocks.append(_block(where, part, lost))
+    _tell_apart(blocks)
+    return blocks
+
+
+def published(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of the literature, in reading order."""
+    rows = [{str(k): _or(v, "") for k, v in row.items()}
+            for row in frame[frame["origin"] == "published"].to_dict("records")]
+    return sorted(rows, key=lambda r: (r["dataset"], r["side"] or 0, r["source"], r["metric"], level_order(r["level"])))
+
+
+def level_order(level: str) -> tuple[int, float, str]:
+    """Sides from fine to coarse, then the rest by name: 128, 64, 32, 16, avg."""
+    return (0, -float(level), "") if level.replace(".", "", 1).isdigit() else (1, 0.0, level)
+
+
+def _with_outcome(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add `outcome` (the run's final status), `final_kimg` (where its training ended) and `seed_key`."""
+    order = rows.assign(failed=rows["status"] != "ok", kimg=rows["kimg"].fillna(-1.0), date=rows["date"].fillna(""))
+    order = order.sort_values(["kimg", "date", "failed"], kind="stable")
+    final = order.groupby("run").tail(1).set_index("run")["status"]
+    ended = rows[rows["status"] == "ok"].groupby("run")["kimg"].max()
+    # External images and references have no training seed: each is its own unit.
+    codes = {run: -1 - i for i, run in enumerate(dict.fromkeys(rows["run"]))}
+    seeds = [codes[run] if pd.isna(seed) else int(seed) for run, seed in zip(rows["run"], rows["seed"])]
+    return rows.assign(outcome=rows["run"].map(final).fillna("ok"), final_kimg=rows["run"].map(ended), seed_key=seeds)
+
+
+def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame) -> Block:
+    columns = _columns(part)
+    entries: list[Entry] = []
+    trained = part[part["origin"] != "reference"]
+    failures = {tuple(key.values()): gone for key, gone in _groups(lost, CONFIGURATION)}
+    for key, group in _groups(trained, CONFIGURATION):
+        entries += _entries_of(key, group, failures.pop(tuple(key.values()), lost.iloc[:0]), columns)
+    for names, gone in failures.items():  # no run of this configuration lived long enough to be measured
+        entries.append(_entry(dict(zip(CONFIGURATION, names)), gone.iloc[:0], gone, columns))
+    floors = part[part["origin"] == "reference"]
+    floors = floors.assign(family=floors["family"].where(floors["family"] != "", floors["run"]))
+    references = [_entry(key | {"config_hash": ""}, group, group.iloc[:0], columns)
+                  for key, group in _groups(floors, ["origin", "family", "preset"])]
+    _name(entries)
+    for column in columns:
+        rivals = [e for e in entries if e.cells[column].last]
+        if column.higher_is_better is not None and len(rivals) > 0:
+            placed = standings([e.cells[column].last for e in rivals], column.higher_is_better)
+            for entry, standing in zip(rivals, placed):
+                entry.cells[column].standing = standing
+    _order(references, columns)
+    _order(entries, columns)
+    return Block(dataset=where["dataset"], side=_or(where["side"]), channels=_or(where["channels"]),
+                 split=where["split"], crop=where["crop"], data_hash=where["data_hash"], columns=columns,
+                 entries=references + entries, notes=_notes(columns, entries), rows=part)
+
+
+def _columns(part: pd.DataFrame) -> list[Column]:
+    found: list[Column] = []
+    for key, group in _groups(part, COLUMN):
+        direction = group["higher_is_better"].dropna()
+        found.append(Column(key["metric"], key["level"], key["protocol"], _or(key["n_real"]), _or(key["n_fake"]),
+                            bool(direction.iloc[0]) if len(direction) else None))
+    found.sort(key=lambda c: (c.metric, c.protocol, c.n_real or 0, c.n_fake or 0, level_order(c.level)))
+    variants: dict[str, list[tuple[Any, ...]]] = {}
+    for column in found:
+        groups = variants.setdefault(column.metric, [])
+        if column.group not in groups:
+            groups.append(column.group)
+    return [Column(c.metric, c.level, c.protocol, c.n_real, c.n_fake, c.higher_is_better,
+                   variants[c.metric].index(c.group) + 1 if len(variants[c.metric]) > 1 else 0) for c in found]
+
+
+def _entries_of(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFrame,
+                columns: list[Column]) -> list[Entry]:
+    """One entry for each budget: runs of different length are not averaged. Failed runs go with the longest."""
+    finished = group[group["outcome"] == "ok"]
+    lengths = sorted(set(finished["final_kimg"].dropna()))
+    budgets: list[list[float]] = []
+    for length in lengths:
+        if budgets and length - budgets[-1][0] <= SAME_BUDGET * length:
+            budgets[-1].append(length)
+        else:
+            budgets.append([length])
+    failed = group[group["outcome"] != "ok"]
+    if len(budgets) <= 1:
+        return [_entry(configuration, group, lost, columns)]
+    entries = []
+    for budget in budgets:
+        longest = budget is budgets[-1]
+        mine = finished[finished["final_kimg"].isin(budget)]
+        entries.append(_entry(configuration, pd.concat([mine, failed]) if longest else mine,
+                              lost if longest else lost.iloc[:0], columns))
+    return entries
+
+
+def _entry(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFrame, columns: list[Column]) -> Entry:
+    everything = pd.concat([group, lost]) if len(lost) else group
+    outcomes = everything.drop_duplicates("run")["outcome"]
+    finished = group[group["outcome"] == "ok"]
+    at_end = finished[finished["final_kimg"].isna() | (finished["kimg"] == finished["final_kimg"])]
+    label = f"{configuration['family'] or (everything['run'].iloc[0] if len(everything) else '')}"
+    if configuration["preset"]:
+        label += f" ({configuration['preset']})"
+    return Entry(
+        label=label, **configuration, kimg=_or(finished["final_kimg"].max()),
+        seconds=_or(at_end.drop_duplicates("run")["seconds"].mean()),
+        params_g=_or(everything["params_g"].max()), params_d=_or(everything["params_d"].max()),
+        seeds=sorted({int(s) for s in at_end["seed"].dropna()}),
+        failed=dict(Counter(o for o in outcomes if o != "ok")), runs=list(dict.fromkeys(everything["run"])),
+        cells={c: _cell(_in(group, c), _in(at_end, c), _siblings(group, c), c) for c in columns})
+
+
+def _in(rows: pd.DataFrame, column: Column, level: str | None = None) -> pd.DataFrame:
+    wanted = rows["metric"].eq(column.metric) & rows["protocol"].eq(column.protocol)
+    for name in ("n_real", "n_fake"):
+        value = getattr(column, name)
+        wanted &= rows[name].isna() if value is None else rows[name].eq(value).fillna(False).astype(bool)
+    return rows[wanted & rows["level"].eq(column.level if level is None else level)]
+
+
+def _siblings(group: pd.DataFrame, column: Column) -> pd.DataFrame:
+    """The rows that decide which checkpoint is the best: the metric's average, or the column itself."""
+    average = _in(group, column, AVERAGE)
+    return average if len(average) else _in(group, column)
+
+
+def _cell(rows: pd.DataFrame, at_end: pd.DataFrame, deciding: pd.DataFrame, column: Column) -> Cell:
+    cell = Cell(last={key["seed_key"]: float(g["value"].mean()) for key, g in _groups(at_end, ["seed_key"])})
+    if column.higher_is_better is not None:
+        checkpoint = ["seed_key", "run", "kimg"]
+        values = {tuple(key.values()): float(g["value"].mean()) for key, g in _groups(rows, checkpoint)}
+        scores = {tuple(key.values()): float(g["value"].mean()) for key, g in _groups(deciding, checkpoint)}
+        for seed in sorted({key[0] for key in scores}):
+            places = [key for key in scores if key[0] == seed and key in values]
+            if places:
+                place = (max if column.higher_is_better else min)(places, key=lambda key: scores[key])
+                cell.best[seed] = values[place]
+                if place[2] is not None:
+                    cell.best_kimg[seed] = place[2]
+    repeated = [list(g["value"]) for _, g in at_end.groupby("run")]
+    stated = ((at_end["ci_high"] - at_end["ci_low"]) / 2).dropna()
+    cell.noise = evaluation_noise(repeated, list(stated))
+    if cell.noise is not None:
+        again = any(len(g) > 1 for g in repeated)
+        methods = sorted(set(at_end["ci_method"].dropna()) - {""})
+        cell.noise_method = "repeated evaluations" if again else ", ".join(methods) or "as the metric states it"
+    return cell
+
+
+def _name(entries: list[Entry]) -> None:
+    """Tell entries with one label apart: by length of training, then by configuration."""
+    for entry in [e for e in entries if _ambiguous(e, entries)]:
+        lengths = {e.kimg for e in entries if _same(e, entry)}
+        hashes = {e.config_hash for e in entries if _same(e, entry)}
+        entry.label += (f" @{entry.kimg:g} kimg" if len(lengths) > 1 and entry.kimg is not None else "")
+        entry.label += f" #{entry.config_hash[:6]}" if len(hashes) > 1 else ""
+
+
+def _ambiguous(entry: Entry, entries: Iterable[Entry]) -> bool:
+    return sum(_same(e, entry) for e in entries) > 1
+
+
+def _same(a: Entry, b: Entry) -> bool:
+    return (a.family, a.preset, a.origin) == (b.family, b.preset, b.origin)
+
+
+def _headlines(columns: list[Column]) -> list[Column]:
+    chosen: dict[tuple[Any, ...], Column] = {}
+    for column in columns:
+        if column.group not in chosen or column.level == AVERAGE:
+            chosen[column.group] = column
+    return list(chosen.values())
+
+
+def _order(entries: list[Entry], columns: list[Column]) -> None:
+    lead = next((c for c in _headlines(columns) if c.higher_is_better is not None), None)
+
+    def place(entry: Entry) -> tuple[bool, float, str]:
+        summary = entry.cells[lead].last_summary if lead else None
+        if summary is None or lead is None:
+            return True, 0.0, entry.label
+        return False, -summary.mean if lead.higher_is_better else summary.mean, entry.label
+
+    entries.sort(key=place)
+
+
+def _notes(columns: list[Column], entries: list[Entry]) -> list[str]:
+    notes = []
+    for column in {c.group: c for c in columns}.values():
+        title = f"{column.metric}{f'[{column.variant}]' if column.variant else ''}"
+        better = {True: "higher is better", False: "lower is better", None: "no direction"}[column.higher_is_better]
+        notes.append(f"{title}: {column.conditions}; {better}")
+    if any(len(e.seeds) == 1 for e in entries):
+        notes.append("n=1: one training seed, so no interval and no test; more seeds would tell whether it was luck")
+    for entry in entries:
+        if entry.failed:
+            notes.append(f"{entry.label}: {_counted(entry.failed)}; not in the last value")
+    return notes
+
+
+def _tell_apart(blocks: list[Block]) -> None:
+    titles = Counter(b.title for b in blocks)
+    for block in blocks:
+        if titles[block.title] > 1:
+            block.notes.insert(0, f"another table has the same name, but other images: these have content "
+                                  f"hash {block.data_hash[:12] or '(none)'}")
+
+
+def _counted(outcomes: dict[str, int] | Counter[str]) -> str:
+    return ", ".join(f"{n} {'run' if n == 1 else 'runs'} {what}" for what, n in sorted(outcomes.items())
+                     if what != "ok")
+
+
+def _groups(rows: pd.DataFrame, by: list[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """Rows that agree in the named columns (missing equals missing), in order, with what they agree in."""
+    key: Any
+    for key, group in rows.groupby(by, dropna=False, sort=True):
+        # One missing number must equal another as a dictionary's key, which NaN does not.
+        yield {name: None if pd.isna(value) else _or(value) for name, value in zip(by, key)}, group
+
+
+def _or(value: Any, default: Any = None) -> Any:
+    """A number from pandas as a Python number; missing becomes the default."""
+    return default if value is None or pd.isna(value) else value.item() if hasattr(value, "item") else value

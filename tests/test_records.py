@@ -1,0 +1,189 @@
+"""The results table: fixed schema, full precision, safe under several writers and after a kill."""
+
+import math
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ganbench import records
+from ganbench.errors import UserError
+
+ROW = {"run": "0001-a", "origin": "ganbench", "family": "a", "dataset": "digits", "side": 32, "kimg": 1.0,
+       "metric": "swd", "level": "avg", "value": 0.1, "protocol": "p", "seed": 0, "eval_seed": 0, "status": "ok"}
+
+
+def _append_many(path: Path, writer: int, count: int) -> None:
+    for step in range(count):
+        records.append(path, [ROW | {"run": f"w{writer}", "kimg": float(step), "level": level, "note": "x" * 300}
+                              for level in ("32", "16")])
+
+
+def test_header_is_the_schema_and_a_new_metric_adds_no_column(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    assert records.append(path, [ROW]) == 1
+    before = path.read_text().splitlines()[0]
+    assert records.append(path, [ROW | {"metric": "brand_new"}]) == 1
+    lines = path.read_text().splitlines()
+    assert lines[0] == before == ",".join(records.COLUMNS)
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, math.pi * 1e-300, 2.0 ** 0.5 * 1e17, 123456789.123456789])
+def test_floats_come_back_bit_for_bit(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "r.csv"
+    records.append(path, [ROW | {"value": value}])
+    assert records.load_results(path)["value"].iloc[0] == value
+
+
+def test_tensor_like_and_numpy_floats_are_written_as_plain_numbers(tmp_path: Path) -> None:
+    np = pytest.importorskip("numpy")
+    path = tmp_path / "r.csv"
+    records.append(path, [ROW | {"value": np.float64(1 / 3), "n_real": np.int64(5), "git_dirty": np.bool_(True)}])
+    row = records.load_results(path).iloc[0]
+    assert row["value"] == 1 / 3 and row["n_real"] == 5 and bool(row["git_dirty"])
+    assert "np." not in path.read_text()
+
+
+def test_same_key_is_added_once(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    assert records.append(path, [ROW, ROW]) == 1
+    assert records.append(path, [ROW | {"value": 9.0}]) == 0  # a resumed run says the same thing again
+    assert records.append(path, [ROW | {"eval_seed": 1}]) == 1
+    assert records.load_results(path)["value"].tolist() == [0.1, 0.1]
+
+
+def test_two_processes_append_at_once_without_losing_or_tearing_a_line(tmp_path: Path) -> None:
+    path, count = tmp_path / "r.csv", 40
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_append_many, args=(path, writer, count)) for writer in (1, 2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    frame = records.load_results(path)
+    expected = {(f"w{w}", float(k), level) for w in (1, 2) for k in range(count) for level in ("32", "16")}
+    assert len(frame) == len(expected)
+    assert set(zip(frame["run"], frame["kimg"], frame["level"])) == expected
+
+
+def test_a_killed_writer_leaves_a_file_that_the_next_one_repairs(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    process = multiprocessing.get_context("fork").Process(target=_append_many, args=(path, 1, 10_000))
+    process.start()
+    while not path.exists() or path.stat().st_size < 20_000:
+        time.sleep(0.001)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    before = len(records.load_results(path))
+    assert records.append(path, [ROW]) == 1  # the lock died with its owner
+    assert len(records.load_results(path)) == before + 1
+
+
+@pytest.mark.parametrize("cut", [3, 40, 60])
+def test_half_a_line_is_removed_by_the_next_append_and_left_out_by_readers(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "r.csv"
+    records.append(path, [ROW, ROW | {"level": "32", "note": "two × two"}])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    with pytest.warns(UserWarning, match="half a line"):
+        assert len(records.load_results(path)) == 1
+    assert records.append(path, [ROW | {"level": "32", "note": "two × two"}]) == 1
+    assert path.read_bytes() == whole
+
+
+def test_a_cut_inside_a_character_of_several_bytes_is_repaired_too(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    records.append(path, [ROW | {"note": "×"}])
+    raw = path.read_bytes()
+    path.write_bytes(raw + raw[raw.index(b"0001-a"):raw.index("×".encode()) + 1])
+    assert records.append(path, [ROW | {"level": "32"}]) == 1
+    assert records.load_results(path)["level"].tolist() == ["avg", "32"]
+
+
+def test_half_a_header_counts_as_an_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("run,origin,fam")
+    assert records.append(path, [ROW]) == 1
+    assert len(records.load_results(path)) == 1
+
+
+def test_a_complete_last_line_without_its_newline_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    records.append(path, [ROW])
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))  # an editor did this
+    records.append(path, [ROW | {"level": "32"}])
+    assert records.load_results(path)["level"].tolist() == ["avg", "32"]
+
+
+def test_a_file_of_another_schema_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    for content in ("a,b,c\n1,2,3\n", "a,b,c\n1,2"):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"other\.csv has another schema.*lacks run.*has a, b, c") as caught:
+            records.append(path, [ROW])
+        assert "\n" not in str(caught.value)
+        with pytest.raises(UserError, match="another schema"):
+            records.load_results(path)
+        assert path.read_text() == content
+
+
+def test_a_row_of_another_schema_version_is_named_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    records.append(path, [ROW, ROW | {"level": "32"}])
+    text = path.read_text()
+    path.write_text(text[:-2] + "2\n")
+    with pytest.raises(UserError, match=r"r\.csv line 3"):
+        records.load_results(path)
+
+
+def test_binary_files_and_missing_files_get_one_line(tmp_path: Path) -> None:
+    binary = tmp_path / "image.csv"
+    binary.write_bytes(b"\x89PNG\r\n\x1a\n\xff\xff")
+    with pytest.raises(UserError, match="not UTF-8"):
+        records.load_results(binary)
+    with pytest.raises(UserError, match="No such file"):
+        records.load_results(tmp_path / "missing.csv")
+    with pytest.raises(UserError, match="no results in"):
+        records.load_results(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_unwritable_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="cannot write results"):
+        records.append(tmp_path / "r.csv", [ROW])
+
+
+def test_a_path_through_a_file_is_unwritable_for_everybody(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write results"):
+        records.append(tmp_path / "file" / "r.csv", [ROW])
+
+
+def test_unknown_columns_are_a_defect_of_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such result column: colour"):
+        records.append(tmp_path / "r.csv", [ROW | {"colour": "red"}])
+    assert not (tmp_path / "r.csv").exists()
+
+
+def test_a_folder_gives_all_its_results_files_and_passes_over_others(tmp_path: Path) -> None:
+    records.append(tmp_path / "a.csv", [ROW])
+    records.append(tmp_path / "b.csv", [ROW, ROW | {"run": "0002-b"}])
+    (tmp_path / "c.csv").write_text("something,else\n1,2\n")
+    frame = records.load_results(tmp_path)
+    assert frame["run"].tolist() == ["0001-a", "0002-b"]  # the row that stands in both counts once
+    assert str(frame["side"].dtype) == "Int64" and pd.api.types.is_float_dtype(frame["value"])
+
+
+def test_line_breaks_in_a_text_do_not_break_the_table(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    records.append(path, [ROW | {"reason": "line one\nline two\r\nline three, with a comma and a \"quote\""}])
+    assert len(path.read_text().splitlines()) == 2
+    assert "line two" in records.load_results(path)["reason"].iloc[0]
