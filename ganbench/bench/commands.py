@@ -1,0 +1,96 @@
+"""`ganbench bench`. Parse, call, print; everything else is imported when it is called."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ENGINES = ("local", "ray", "slurm")
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(bench)
+
+
+def bench(
+    suite: Annotated[Path, typer.Argument(help="A suite, e.g. benchmarks/quick.toml")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells, parameters, time and memory; run nothing")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="Only cells with this in their name; repeatable")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Cells at once; default: one a GPU, else one a CPU core", min=1)] = None,
+    engine: Annotated[str, typer.Option(help="local, ray or slurm")] = "local",
+    results: Annotated[Path | None, typer.Option(help="The suite's table; default: results/SUITE.csv")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the report here; default: beside the table")] = None,
+    no_html: Annotated[bool, typer.Option("--no-html", help="Write no report")] = False,
+    out: Annotated[Path | None, typer.Option(help="The suite's folder; default: runs/SUITE")] = None,
+    slurm: Annotated[list[str] | None, typer.Option(help="key=value for sbatch, by submitit's names; repeatable")] = None,
+) -> None:
+    """Run a comparison: families x data sets x seeds. A second call runs only what is missing."""
+    from rich.console import Console
+
+    from ganbench.bench.suite import plan
+    from ganbench.errors import UserError, nearest
+    console = Console()
+    if engine not in ENGINES:
+        raise UserError(f"unknown engine '{engine}'.{nearest(engine, ENGINES)} Known: {', '.join(ENGINES)}")
+    planned = plan(suite)
+    chosen = planned.only(only or [])
+    if dry_run:
+        from ganbench.bench.estimate import print_plan
+        print_plan(chosen, jobs or _default_jobs(), console)
+        return
+
+    from ganbench.bench.driver import drive
+    from ganbench.bench.manifest import Manifest
+    table = results or Path("results") / f"{planned.name}.csv"
+    folder = out or Path("runs") / planned.name
+    jobs = jobs or _default_jobs()
+    manifest = Manifest(folder, suite=str(suite), threads=max(1, _cores() // jobs))
+    try:
+        runner = _engine(engine, jobs, manifest.threads, folder, slurm or [])
+        console.print(f"{planned.suite.title}: {len(chosen.cells)} cells, {planned.suite.budget} each; {runner.about}",
+                      markup=False, highlight=False, soft_wrap=True)
+        tally = drive(planned, chosen, manifest, runner, table, console)
+    finally:
+        manifest.close()
+    counts = ", ".join(f"{n} {state}" for state, n in sorted(tally.states.items()))
+    console.print(f"ran {tally.ran} of {len(chosen.cells) + len(chosen.references)} ({counts}); {tally.rows} rows in {table}",
+                  markup=False, highlight=False, soft_wrap=True)
+    if tally.failed:
+        console.print("call it again to give what crashed or was killed another try", markup=False, highlight=False)
+    if tally.rows:
+        _report(table, None if no_html else html or table.with_suffix(".html"), folder, console)
+
+
+def _engine(name: str, jobs: int, threads: int, folder: Path, slurm: list[str]) -> Any:
+    from ganbench.bench import engines
+    from ganbench.errors import UserError
+    if name == "local":
+        gpus = engines.visible_gpus()
+        return engines.LocalEngine(jobs, gpus)
+    if name == "ray":
+        return engines.RayEngine(jobs, threads)
+    parameters: dict[str, Any] = {}
+    for pair in slurm:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--slurm {pair}: write it as key=value, e.g. slurm_partition=gpu")
+        parameters[key] = int(value) if value.isdigit() else value
+    return engines.SlurmEngine(folder / "slurm", jobs, threads, parameters)
+
+
+def _report(table: Path, html: Path | None, folder: Path, console: Any) -> None:
+    from ganbench.records import load_results
+    from ganbench.report.table import print_comparison
+    print_comparison(load_results(table), console)
+    if html is not None:
+        pass
+
+
+def _default_jobs() -> int:
+    from ganbench.bench.engines import visible_gpus
+    return len(visible_gpus()) or _cores()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,151 @@
+"""What has become of each cell of a suite, keyed by the cell's content, and the suite's table made from it.
+
+    runs/quick/                               a suite's folder
+        manifest.json                         the state of every cell
+        dcgan-laptop-digits-32-s0-1f0c9a2b/   one run's folder for each cell, with its own results.csv
+        logs/                                 what each cell printed
+
+The manifest is written by the one process that drives the suite; everything else can be made again from the folders.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from ganbench import records
+from ganbench.bench.suite import Cell, Planned, Reference
+from ganbench.errors import UserError
+
+FORMAT = 1
+FINISHED = ("ok", "diverged")  # a diverged run is a result; what crashed or was killed gets another try
+
+
+class Manifest:
+    """The states of a suite's cells, held by one process at a time.
+
+    Args:
+        folder: the suite's folder, made if needed.
+        threads: CPU threads a cell gets. The first call decides, because sums in another order are other numbers.
+    Raises:
+        UserError: another process drives this suite, or the manifest cannot be read.
+    """
+
+    def __init__(self, folder: Path, *, suite: str, threads: int):
+        self.folder, self.path = folder, folder / "manifest.json"
+        try:
+            (folder / "logs").mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = open(folder / ".lock", "w")
+        except OSError as error:
+            raise UserError(f"cannot write in {folder}: {error.strerror}; choose another folder with --out") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another `ganbench bench` is working in {folder}: wait for it, or choose another --out") from None
+        self.document: dict[str, Any] = {"format": FORMAT, "suite": suite, "threads": threads, "cells": {}}
+        if self.path.exists():
+            try:
+                self.document = json.loads(self.path.read_text(encoding="utf-8"))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{self.path} is damaged ({error}): remove it; finished cells are found again") from None
+            if self.document.get("format") != FORMAT:
+                raise UserError(f"{self.path} has format {self.document.get('format')}, this version reads {FORMAT}: "
+                                "choose another folder with --out")
+        self.save()
+
+    @property
+    def threads(self) -> int:
+        return self.document["threads"]
+
+    def place(self, cell: Cell | Reference) -> Path:
+        """The folder of a cell's run; its name is the run's identifier in the results."""
+        return self.folder / f"{cell.name}-{cell.key[:8]}"
+
+    def state(self, cell: Cell | Reference) -> Mapping[str, Any]:
+        """`state` (waiting, running, ok, diverged, crashed, killed), `reason`, `seconds`, `attempts`."""
+        return self.document["cells"].get(cell.key, {"state": "waiting", "reason": "", "seconds": 0.0, "attempts": 0})
+
+    def finished(self, cell: Cell | Reference) -> bool:
+        return self.state(cell)["state"] in FINISHED and (self.place(cell) / "results.csv").is_file()
+
+    def begin(self, cell: Cell | Reference, command: Sequence[str]) -> None:
+        entry = dict(self.state(cell))
+        entry |= {"name": cell.name, "state": "running", "reason": "", "attempts": entry["attempts"] + 1,
+                  "command": list(command), "begun": _now()}
+        self.document["cells"][cell.key] = entry
+        self.save()
+
+    def end(self, cell: Cell | Reference, status: str, reason: str, seconds: float) -> None:
+        entry = self.document["cells"].setdefault(cell.key, dict(self.state(cell)) | {"name": cell.name})
+        entry |= {"state": status, "reason": reason, "seconds": entry["seconds"] + seconds, "ended": _now()}
+        self.save()
+
+    def save(self) -> None:
+        scratch = self.path.with_name(".manifest.tmp")
+        scratch.write_text(json.dumps(self.document, indent=1) + "\n", encoding="utf-8")
+        os.replace(scratch, self.path)
+
+    def close(self) -> None:
+        self._lock.close()
+
+
+def gather(manifest: Manifest, planned: Planned, target: Path) -> int:
+    """Write the suite's table from what its cells have so far, whole or not at all. Returns how many rows it has.
+
+    Rows stand in the order of the cells, whatever order they ended in, so that the same suite gives the same file.
+    Raises UserError if the file is there and is something else, or cannot be written.
+    """
+    rows: list[Mapping[str, Any]] = []
+    for reference in planned.references:
+        rows += _own_rows(manifest, reference)
+        if manifest.state(reference)["state"] in ("crashed", "killed"):
+            rows.append(_failure(manifest, reference))
+    for cell in planned.cells:
+        state = manifest.state(cell)["state"]
+        if state in (*FINISHED, "crashed", "killed"):
+            rows += _own_rows(manifest, cell)
+        if state in ("crashed", "killed"):
+            rows.append(_failure(manifest, cell))
+    if target.exists():
+        records.read(target)  # never write over something that is not ours
+    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        scratch.unlink(missing_ok=True)
+        count = records.append(scratch, rows)
+        os.replace(scratch, target)
+    except OSError as error:
+        raise UserError(f"cannot write results to {target}: {error.strerror}; choose another with --results") from None
+    return count
+
+
+def _own_rows(manifest: Manifest, cell: Cell | Reference) -> list[dict[str, str]]:
+    """What the cell's own process wrote, identified by its folder."""
+    path = manifest.place(cell) / "results.csv"
+    if not path.is_file():
+        return []
+    records.append(path, [])  # takes away the half line that a killed process may have left
+    return records.read(path)
+
+
+def _failure(manifest: Manifest, cell: Cell | Reference) -> dict[str, Any]:
+    """The row of a cell that did not come to an end, as far as its own process got to describe itself."""
+    state, folder = manifest.state(cell), manifest.place(cell)
+    row: dict[str, Any] = {"run": folder.name, "dataset": cell.dataset, "side": cell.side, "channels": cell.channels,
+                           "crop": cell.crop, "data_hash": cell.data_hash, "split": "train",
+                           "status": state["state"], "reason": state["reason"], "date": state.get("ended", "")}
+    if isinstance(cell, Reference):
+        return row | {"origin": "reference", "family": "reference"}
+    row |= {"origin": "ganbench", "family": Path(cell.family).stem, "preset": cell.preset, "seed": cell.seed,
+            "precision": cell.precision}
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return row  # it ended before it could say more
+    return row | {"config_hash": config["config_hash"], "family": config["family"], "dataset": config["dataset"]["name"]}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
