@@ -21,7 +21,7 @@ from ganbench.report.statistics import Standing, Summary, evaluation_noise, stan
 BLOCK = ["dataset", "side", "channels", "split", "crop", "data_hash"]
 COLUMN = ["metric", "protocol", "n_real", "n_fake", "level"]
 CONFIGURATION = ["origin", "family", "preset", "config_hash"]
-SAME_BUDGET = 0.01  # runs whose length differs by less than this share count as one budget
+SAME_KIMG, SAME_SECONDS = 0.01, 0.03  # runs whose lengths differ by less than these shares had the same budget
 AVERAGE = "avg"
 
 
@@ -132,7 +132,7 @@ def build(frame: pd.DataFrame) -> list[Block]:
     Raises UserError if no row can be compared.
     """
     rows = frame[frame["origin"] != "published"].copy()
-    text = [c for c in rows.columns if c in {*BLOCK, *COLUMN, *CONFIGURATION, "run", "status"} - {"side", "channels",
+    text = [c for c in rows.columns if c in {*BLOCK, *COLUMN, *CONFIGURATION, "run", "status", "date"} - {"side", "channels",
                                                                                               "n_real", "n_fake"}]
     rows[text] = rows[text].fillna("")
     rows = _with_outcome(rows)
@@ -144,7 +144,7 @@ def build(frame: pd.DataFrame) -> list[Block]:
     for where, part in _groups(measured, BLOCK):
         # A run that failed before its first evaluation has no number, but it counts all the same.
         lost = rows[(rows["dataset"] == where["dataset"]) & (rows["side"].fillna(-1) == (where["side"] or -1))
-                    & (rows["outcome"] != "ok") & ~rows["run"].isin(part["run"])]
+                    & (rows["outcome"] != "ok") & (rows["origin"] != "reference") & ~rows["run"].isin(part["run"])]
         blocks.append(_block(where, part, lost))
     _tell_apart(blocks)
     return blocks
@@ -164,9 +164,8 @@ def level_order(level: str) -> tuple[int, float, str]:
 
 def _with_outcome(rows: pd.DataFrame) -> pd.DataFrame:
     """Add `outcome` (the run's final status), `final_kimg` (where its training ended) and `seed_key`."""
-    order = rows.assign(failed=rows["status"] != "ok", kimg=rows["kimg"].fillna(-1.0), date=rows["date"].fillna(""))
-    order = order.sort_values(["kimg", "date", "failed"], kind="stable")
-    final = order.groupby("run").tail(1).set_index("run")["status"]
+    broken = set(rows.loc[rows["status"] != "ok", "run"])
+    final = {run: _final_status(part) for run, part in rows[rows["run"].isin(broken)].groupby("run")}
     ended = rows[rows["status"] == "ok"].groupby("run")["kimg"].max()
     # External images and references have no training seed: each is its own unit.
     codes = {run: -1 - i for i, run in enumerate(dict.fromkeys(rows["run"]))}
@@ -174,10 +173,23 @@ def _with_outcome(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(outcome=rows["run"].map(final).fillna("ok"), final_kimg=rows["run"].map(ended), seed_key=seeds)
 
 
+def _final_status(rows: pd.DataFrame) -> str:
+    """What became of one run that failed at some time: a crashed or killed one may have been resumed since."""
+    good = [(r["kimg"], r["date"]) for r in rows[rows["status"] == "ok"].to_dict("records")]
+    for failure in rows[rows["status"] != "ok"].sort_values("date", ascending=False).to_dict("records"):
+        kimg, date, finishing = failure["kimg"], failure["date"], failure["status"] != "diverged"
+        if pd.isna(kimg):  # written from outside, by somebody who did not know how far the run had come
+            kimg, finishing = max((k for k, d in good if d <= date), default=-1.0), False
+        if not any(d > date and (k > kimg or (finishing and k == kimg)) for k, d in good):
+            return str(failure["status"])
+    return "ok"
+
+
 def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame) -> Block:
     columns = _columns(part)
     entries: list[Entry] = []
     trained = part[part["origin"] != "reference"]
+    lost = lost.assign(config_hash=[_adopted(row, trained) for row in lost.to_dict("records")])
     failures = {tuple(key.values()): gone for key, gone in _groups(lost, CONFIGURATION)}
     for key, group in _groups(trained, CONFIGURATION):
         entries += _entries_of(key, group, failures.pop(tuple(key.values()), lost.iloc[:0]), columns)
@@ -201,6 +213,13 @@ def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame) -> Blo
                  entries=references + entries, notes=_notes(columns, entries), rows=part)
 
 
+def _adopted(failed: dict[str, Any], trained: pd.DataFrame) -> str:
+    """The configuration of a run that failed before it could state it: that of its siblings, if they have only one."""
+    siblings = trained[(trained["family"] == failed["family"]) & (trained["preset"] == failed["preset"])]
+    hashes = set(siblings["config_hash"])
+    return hashes.pop() if not failed["config_hash"] and len(hashes) == 1 else failed["config_hash"]
+
+
 def _columns(part: pd.DataFrame) -> list[Column]:
     found: list[Column] = []
     for key, group in _groups(part, COLUMN):
@@ -221,20 +240,24 @@ def _entries_of(configuration: dict[str, str], group: pd.DataFrame, lost: pd.Dat
                 columns: list[Column]) -> list[Entry]:
     """One entry for each budget: runs of different length are not averaged. Failed runs go with the longest."""
     finished = group[group["outcome"] == "ok"]
-    lengths = sorted(set(finished["final_kimg"].dropna()))
-    budgets: list[list[float]] = []
-    for length in lengths:
-        if budgets and length - budgets[-1][0] <= SAME_BUDGET * length:
-            budgets[-1].append(length)
+    ends = finished[finished["kimg"] == finished["final_kimg"]].drop_duplicates("run").sort_values("kimg")
+    budgets: list[list[str]] = []
+    before = (0.0, 0.0)
+    for run, kimg, seconds in zip(ends["run"], ends["kimg"], ends["seconds"].fillna(-1.0)):
+        # Equal images, or equal time where that was the budget.
+        same = kimg - before[0] <= SAME_KIMG * kimg or abs(seconds - before[1]) <= SAME_SECONDS * seconds
+        if budgets and same:
+            budgets[-1].append(run)
         else:
-            budgets.append([length])
+            budgets.append([run])
+        before = (kimg, seconds)
     failed = group[group["outcome"] != "ok"]
     if len(budgets) <= 1:
         return [_entry(configuration, group, lost, columns)]
     entries = []
     for budget in budgets:
         longest = budget is budgets[-1]
-        mine = finished[finished["final_kimg"].isin(budget)]
+        mine = finished[finished["run"].isin(budget)]
         entries.append(_entry(configuration, pd.concat([mine, failed]) if longest else mine,
                               lost if longest else lost.iloc[:0], columns))
     return entries
@@ -249,7 +272,7 @@ def _entry(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFram
     if configuration["preset"]:
         label += f" ({configuration['preset']})"
     return Entry(
-        label=label, **configuration, kimg=_or(finished["final_kimg"].max()),
+        label=label, **configuration, kimg=_or(finished.drop_duplicates("run")["final_kimg"].mean()),
         seconds=_or(at_end.drop_duplicates("run")["seconds"].mean()),
         params_g=_or(everything["params_g"].max()), params_d=_or(everything["params_d"].max()),
         seeds=sorted({int(s) for s in at_end["seed"].dropna()}),

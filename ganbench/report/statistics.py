@@ -91,13 +91,13 @@ def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
     if len(common) >= 2:
         differences = np.asarray([a[s] - b[s] for s in common], dtype=np.float64)
         kind = f"paired t over {len(common)} common seeds"
-        if differences.std(ddof=1) == 0:  # no spread: t is 0/0 or infinite
-            return Comparison(1.0 if differences[0] == 0 else 0.0, kind)
+        if _constant(differences):  # no spread: t is 0/0 or infinite
+            return Comparison(1.0 if differences.mean() == 0 else 0.0, kind)
         return Comparison(float(stats.ttest_1samp(differences, 0.0).pvalue), kind)
     if min(len(a), len(b)) >= 2:
         left, right = np.asarray(list(a.values())), np.asarray(list(b.values()))
-        if left.std() == 0 and right.std() == 0:
-            return Comparison(1.0 if left[0] == right[0] else 0.0, "Welch t")
+        if _constant(left) and _constant(right):
+            return Comparison(1.0 if left.mean() == right.mean() else 0.0, "Welch t")
         return Comparison(float(stats.ttest_ind(left, right, equal_var=False).pvalue), "Welch t")
     return Comparison(None, "n=1: no test")
 
@@ -156,6 +156,11 @@ def reached(curve: Sequence[tuple[float, float]], target: float, higher_is_bette
         if (value >= target) if higher_is_better else (value <= target):
             return position
     return None
+
+
+def _constant(values: np.ndarray) -> bool:
+    """No spread beyond rounding."""
+    return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
 
 
 def _overlap(a: Summary, b: Summary) -> bool:

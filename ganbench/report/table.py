@@ -160,7 +160,8 @@ def write_text(path: str | Path, text: str) -> None:
         scratch.write_text(text, encoding="utf-8")
         os.replace(scratch, path)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        if scratch.exists():
+            scratch.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from None
 
 

@@ -1,0 +1,264 @@
+"""Comparison tables: what may share a column, last and best apart, failures counted, every output format."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from ganbench import records
+from ganbench.errors import UserError
+from ganbench.report import comparison, table
+
+BASE = {"origin": "ganbench", "preset": "paper", "config_hash": "c1", "dataset": "digits", "split": "train", "side": 32,
+        "channels": 1, "data_hash": "d1", "metric": "fid", "level": "", "protocol": "fid;v1", "n_real": 100, "n_fake": 100,
+        "higher_is_better": False, "status": "ok", "eval_seed": 0, "kimg": 10.0, "date": "2026-01-01T00:00:00+00:00"}
+
+
+def _row(family: str, seed: int | None, value: float | None, **more: Any) -> dict[str, Any]:
+    return BASE | {"run": f"{family}-{more.get('preset', 'paper')}-s{seed}", "family": family, "seed": seed,
+                   "value": value} | more
+
+
+def _frame(tmp_path: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    path = tmp_path / "results.csv"
+    records.append(path, rows)
+    return records.load_results(path)
+
+
+def _blocks(tmp_path: Path, rows: list[dict[str, Any]]) -> list[comparison.Block]:
+    return comparison.build(_frame(tmp_path, rows))
+
+
+def _entry(block: comparison.Block, label: str) -> comparison.Entry:
+    return next(e for e in block.entries if e.label == label)
+
+
+def _text(frame: pd.DataFrame, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    table.print_comparison(frame, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def _curve(family: str, seed: int, values: list[float], **more: Any) -> list[dict[str, Any]]:
+    return [_row(family, seed, v, kimg=10.0 * (i + 1), **more) for i, v in enumerate(values)]
+
+
+def test_last_is_where_training_ended_and_best_is_not_reported_as_last(tmp_path: Path) -> None:
+    block, = _blocks(tmp_path, _curve("a", 0, [50, 20, 35]) + _curve("a", 1, [60, 30, 25]))
+    cell = _entry(block, "a (paper)").cells[block.columns[0]]
+    assert cell.last == {0: 35.0, 1: 25.0}
+    assert cell.best == {0: 20.0, 1: 25.0}
+    assert cell.best_kimg == {0: 20.0, 1: 30.0}
+    low, high = stats.t.interval(0.95, 1, loc=30, scale=stats.sem([35, 25]))
+    np.testing.assert_allclose([cell.last_summary.low, cell.last_summary.high], [low, high])  # type: ignore[union-attr]
+
+
+def test_higher_is_better_turns_the_best_round(tmp_path: Path) -> None:
+    block, = _blocks(tmp_path, _curve("a", 0, [5, 9, 7], metric="is", higher_is_better=True))
+    assert _entry(block, "a (paper)").cells[block.columns[0]].best == {0: 9.0}
+    assert block.columns[0].arrow == "↑"
+
+
+def test_a_number_measured_before_the_end_is_no_last_value(tmp_path: Path) -> None:
+    rows = _curve("a", 0, [5, 4, 3]) + [_row("a", 0, 7.0, metric="kid", kimg=20.0)]
+    block, = _blocks(tmp_path, rows)
+    kid = next(c for c in block.columns if c.metric == "kid")
+    cell = _entry(block, "a (paper)").cells[kid]
+    assert cell.last == {} and cell.best == {0: 7.0}
+
+
+def test_levels_of_the_best_belong_to_one_checkpoint_the_one_with_the_best_average(tmp_path: Path) -> None:
+    rows = []
+    for kimg, fine, coarse in ((10.0, 1.0, 9.0), (20.0, 4.0, 4.0), (30.0, 9.0, 3.0)):
+        rows += [_row("a", 0, v, metric="swd", level=level, kimg=kimg)
+                 for level, v in (("32", fine), ("16", coarse), ("avg", (fine + coarse) / 2))]
+    block, = _blocks(tmp_path, rows)
+    cells = {c.level: _entry(block, "a (paper)").cells[c] for c in block.columns}
+    assert list(cells) == ["32", "16", "avg"]
+    assert [cells[level].best[0] for level in ("32", "16", "avg")] == [4.0, 4.0, 4.0]  # not 1, 3 and 4
+
+
+@pytest.mark.parametrize("difference", [{"protocol": "fid;v2"}, {"n_fake": 50}, {"n_real": 50}])
+def test_protocols_and_counts_never_share_a_column(tmp_path: Path, difference: dict[str, Any]) -> None:
+    block, = _blocks(tmp_path, [_row("a", 0, 1.0), _row("b", 0, 2.0, **difference)])
+    assert len(block.columns) == 2
+    assert sorted(c.title for c in block.columns) == ["fid[1]", "fid[2]"]
+    for column in block.columns:
+        assert sum(bool(e.cells[column].last) for e in block.entries) == 1
+    assert sum(note.startswith(("fid[1]: fid;v", "fid[2]: fid;v")) for note in block.notes) == 2
+
+
+@pytest.mark.parametrize("difference", [{"side": 64}, {"split": "test"}, {"crop": "c108"}, {"dataset": "faces"},
+                                        {"data_hash": "d2"}, {"channels": 3}])
+def test_other_images_make_another_table(tmp_path: Path, difference: dict[str, Any]) -> None:
+    blocks = _blocks(tmp_path, [_row("a", 0, 1.0), _row("b", 0, 2.0, **difference)])
+    assert [[e.label for e in block.entries] for block in blocks] in ([["a (paper)"], ["b (paper)"]],
+                                                                      [["b (paper)"], ["a (paper)"]])
+    if "data_hash" in difference:
+        assert all("content hash" in block.notes[0] for block in blocks)
+
+
+def test_configurations_and_budgets_are_not_averaged(tmp_path: Path) -> None:
+    block, = _blocks(tmp_path, [
+        _row("a", 0, 1.0), _row("a", 1, 2.0, config_hash="c2", run="x"),
+        _row("b", 0, 3.0), _row("b", 1, 4.0, kimg=99.0), _row("b", 2, 5.0, kimg=99.5)])
+    assert {e.label for e in block.entries} == {"a (paper) #c1", "a (paper) #c2", "b (paper) @10 kimg",
+                                                "b (paper) @99.25 kimg"}
+
+
+def test_a_budget_in_seconds_is_one_budget_although_the_images_differ(tmp_path: Path) -> None:
+    block, = _blocks(tmp_path, [_row("a", s, 1.0 + s, kimg=10.0 + s, seconds=600.0 + s) for s in range(3)])
+    entry, = block.entries
+    assert entry.seeds == [0, 1, 2] and entry.kimg == 11.0
+
+
+def test_diverged_runs_are_counted_and_kept_out_of_the_last_value(tmp_path: Path) -> None:
+    rows = _curve("a", 0, [5, 4, 3]) + _curve("a", 1, [1, 2])
+    rows += [_row("a", 1, None, kimg=25.0, metric="", status="diverged", reason="nan")]
+    rows += [_row("a", 2, None, kimg=0.1, metric="", status="diverged", reason="nan")]  # never measured
+    frame = _frame(tmp_path, rows)
+    block, = comparison.build(frame)
+    entry, = block.entries
+    assert entry.failed == {"diverged": 2}
+    assert entry.cells[block.columns[0]].last == {0: 3.0}
+    assert entry.cells[block.columns[0]].best == {0: 3.0, 1: 1.0}
+    text = _text(frame)
+    assert "1 (2 diverged)" in text and "2 runs diverged; not in the last value" in text
+
+
+def test_a_family_of_which_every_run_failed_still_has_its_line(tmp_path: Path) -> None:
+    block, = _blocks(tmp_path, [_row("a", 0, 1.0), _row("b", 0, None, metric="", status="diverged")])
+    assert _entry(block, "b (paper)").failed == {"diverged": 1}
+    assert "– (1 diverged)" in _text(_frame(tmp_path, []))
+
+
+def test_a_crash_before_the_configuration_was_known_counts_for_its_siblings(tmp_path: Path) -> None:
+    block, = _blocks(tmp_path, [_row("a", 0, 1.0), _row("a", 1, None, metric="", status="crashed",
+                                                       config_hash="", kimg=None, run="a-crashed")])
+    entry, = block.entries
+    assert entry.failed == {"crashed": 1}
+
+
+def test_a_killed_run_that_was_resumed_is_whole_again_but_a_diverged_one_stays_so(tmp_path: Path) -> None:
+    later = "2026-01-02T00:00:00+00:00"
+    rows = _curve("a", 0, [5, 4]) + [_row("a", 0, None, metric="", kimg=20.0, status="killed")]
+    rows += [_row("a", 0, 3.0, kimg=30.0, date=later)]
+    rows += _curve("b", 0, [5, 4]) + [_row("b", 0, None, metric="", kimg=20.0, status="diverged")]
+    rows += [_row("b", 0, 4.4, kimg=20.0, eval_seed=1, date=later)]  # scored again afterwards
+    block, = _blocks(tmp_path, rows)
+    assert _entry(block, "a (paper)").failed == {} and _entry(block, "a (paper)").cells[block.columns[0]].last == {0: 3.0}
+    assert _entry(block, "b (paper)").failed == {"diverged": 1}
+
+
+def test_references_stand_on_top_and_do_not_compete(tmp_path: Path) -> None:
+    frame = _frame(tmp_path, [_row("a", 0, 5.0), _row("a", 1, 6.0), _row("b", 0, 50.0), _row("b", 1, 51.0),
+                              _row("floor", None, 0.1, origin="reference", preset="", run="floor")])
+    block, = comparison.build(frame)
+    assert [e.label for e in block.entries] == ["floor", "a (paper)", "b (paper)"]
+    assert block.entries[0].cells[block.columns[0]].standing is None
+    assert block.entries[1].cells[block.columns[0]].standing.rank_low == 1  # type: ignore[union-attr]
+    lines = _text(frame).splitlines()
+    assert next(i for i, t in enumerate(lines) if "floor" in t) < next(i for i, t in enumerate(lines) if "a (paper)" in t)
+
+
+def test_published_rows_never_enter_a_comparison(tmp_path: Path) -> None:
+    frame = _frame(tmp_path, [_row("a", 0, 5.0), _row("a", 9, 0.01, origin="published", run="paper", source="A 2017",
+                                                      note="as recalled")])
+    block, = comparison.build(frame)
+    assert [e.label for e in block.entries] == ["a (paper)"]
+    assert block.entries[0].cells[block.columns[0]].best == {0: 5.0}
+    text = _text(frame)
+    assert text.index("Published figures") > text.index("a (paper)")
+    assert "A 2017; as recalled" in text
+
+
+def test_evaluation_noise_has_its_own_number(tmp_path: Path) -> None:
+    rows = [_row("a", s, 10.0 + s + 0.1 * e, eval_seed=e) for s in range(2) for e in range(3)]
+    block, = _blocks(tmp_path, rows)
+    cell = block.entries[0].cells[block.columns[0]]
+    assert cell.last == {0: pytest.approx(10.1), 1: pytest.approx(11.1)}  # evaluations of one model are averaged
+    assert cell.noise == pytest.approx(stats.t.ppf(0.975, 4) * 0.1)
+    assert cell.noise_method == "repeated evaluations"
+
+
+def test_one_seed_says_so_and_gets_no_interval(tmp_path: Path) -> None:
+    frame = _frame(tmp_path, [_row("a", 0, 5.0), _row("b", 0, 6.0)])
+    text = _text(frame)
+    assert "±" not in text.split("last = ")[0] and "n=1: one training seed" in text
+    assert "5.000?" in text  # leads, but nothing can be said
+
+
+def test_pivot_of_the_results_gives_the_printed_means(tmp_path: Path) -> None:
+    frame = _frame(tmp_path, [_row(f, s, v + s) for f, v in (("a", 10.0), ("b", 20.0)) for s in range(3)])
+    pivot = frame.pivot_table(index="family", columns=["metric", "protocol"], values="value", aggfunc="mean")
+    long = table.long_table(comparison.build(frame)).set_index("family")
+    assert long["last_mean"].to_dict() == pivot[("fid", "fid;v1")].to_dict() == {"a": 11.0, "b": 21.0}
+
+
+def test_a_new_metric_adds_lines_to_the_csv_and_shifts_no_column(tmp_path: Path) -> None:
+    before = table.to_csv(_blocks(tmp_path, [_row("a", 0, 5.0)]))
+    after = table.to_csv(_blocks(tmp_path, [_row("a", 0, 6.0, metric="novel")]))
+    assert before.splitlines()[0] == after.splitlines()[0]
+    assert set(before.splitlines()) < set(after.splitlines())
+    read = pd.read_csv(io.StringIO(after))
+    assert read.set_index("metric")["last_mean"].to_dict() == {"fid": 5.0, "novel": 6.0}
+
+
+def test_markdown_is_a_table_with_bold_only_for_a_shown_winner(tmp_path: Path) -> None:
+    rows = [_row(f, s, v + 0.1 * s) for f, v in (("a", 10.0), ("b|c", 20.0)) for s in range(4)]
+    text = table.to_markdown(_blocks(tmp_path, rows))
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    assert [("**" in line) for line in lines] == [False, False, True, False]
+    close = [_row(f, s, v + 3 * s * (-1) ** s, run=f"z{f}{s}", dataset="other") for f, v in (("a", 1.0), ("b", 1.1))
+             for s in range(4)]
+    assert "**" not in table.to_markdown([b for b in _blocks(tmp_path, close) if b.dataset == "other"])
+
+
+def test_latex_has_balanced_booktabs_and_escapes(tmp_path: Path) -> None:
+    rows = [_row("wgan_gp", 0, 5.0), _row("wgan_gp", 0, 5.0, metric="swd", level="32"),
+            _row("wgan_gp", 0, 5.0, metric="swd", level="avg"),
+            _row("reals & noise", 0, 1.0, origin="reference", preset="", run="r")]
+    text = table.to_latex(_blocks(tmp_path, rows))
+    assert r"wgan\_gp (paper)" in text and r"reals \& noise" in text
+    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 2, 1]
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(body) == 4
+    separators = {line.replace(r"\&", "").count("&") for line in body[1:]}
+    assert separators == {2 + 2 * 3}
+    assert r"\begin{tabular}{lrrrrrrrr}" in text
+    assert r"\multicolumn{2}{c}{fid $\downarrow$}" in text and r"\multicolumn{4}{c}{swd $\downarrow$}" in text
+
+
+@pytest.mark.parametrize(("value", "uncertainty", "expected"), [
+    (12.3456, 1.234, "12.3"), (12.3456, 12.0, "12"), (0.012343, 0.00067, "0.01234"), (1234.5, None, "1234"),
+    (0.5, None, "0.5000"), (0.0, None, "0"), (None, None, "–"), (float("inf"), None, "inf"), (5.0, 0.0, "5.000")])
+def test_digits_follow_the_uncertainty(value: float | None, uncertainty: float | None, expected: str) -> None:
+    assert table.number(value, uncertainty) == expected
+
+
+def test_narrow_screens_split_the_table_instead_of_cutting_it(tmp_path: Path) -> None:
+    frame = _frame(tmp_path, [_row("a", s, 10.0 + s, metric=f"metric_{m}") for m in range(6) for s in range(3)])
+    narrow = _text(frame, 70)
+    assert all(f"metric_{m} ↓" in narrow for m in range(6))
+    assert all(len(line) <= 70 for line in narrow.splitlines())
+    assert narrow.count("a (paper)") >= 2 and _text(frame, 200).count("a (paper)") == 1
+
+
+def test_results_without_a_number_say_so_in_one_line(tmp_path: Path) -> None:
+    frame = _frame(tmp_path, [_row("a", 0, None, metric="", status="diverged")])
+    with pytest.raises(UserError, match="no measured value \\(1 run diverged\\)"):
+        comparison.build(frame)
+
+
+def test_files_are_written_whole_or_refused_in_one_line(tmp_path: Path) -> None:
+    table.write_text(tmp_path / "deep" / "t.md", "text\n")
+    assert (tmp_path / "deep" / "t.md").read_text() == "text\n"
+    with pytest.raises(UserError, match="cannot write"):
+        table.write_text(tmp_path / "deep" / "t.md" / "x", "text")
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["t.md"]
