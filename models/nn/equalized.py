@@ -1,0 +1,165 @@
+"""Building blocks of progressive GANs (Karras et al. 2018, arXiv 1710.10196; Karras et al. 2019, arXiv 1812.04948).
+
+Tensors are (B,C,H,W). Weights are stored as N(0,1) and scaled at every use, so that Adam's step, which does not know
+a layer's fan-in, is equally large relative to every layer's weights.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SQRT2 = math.sqrt(2)
+LEAK = 0.2  # slope of the leaky ReLU
+
+Activation = Literal["lrelu", "relu", "linear"]
+Norm = Literal["none", "batch", "layer"]
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Replicate every pixel into 2x2."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def downsample(x: Tensor) -> Tensor:
+    """Average 2x2 pixels into one."""
+    return F.avg_pool2d(x, 2)
+
+
+def blur(x: Tensor) -> Tensor:
+    """Smooth with the binomial kernel [1,2,1] x [1,2,1] / 16, zero padding, same size (arXiv 1812.04948, section 2)."""
+    channels = x.shape[1]
+    taps = torch.tensor([1.0, 2.0, 1.0], dtype=x.dtype, device=x.device) / 4
+    x = F.conv2d(x, taps.view(1, 1, 3, 1).expand(channels, 1, 3, 1), padding=(1, 0), groups=channels)
+    return F.conv2d(x, taps.view(1, 1, 1, 3).expand(channels, 1, 1, 3), padding=(0, 1), groups=channels)
+
+
+def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """Divide each pixel's feature vector (axis 1) by its root mean square (arXiv 1710.10196, section 4.2)."""
+    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + eps)
+
+
+def activate(x: Tensor, kind: Activation) -> Tensor:
+    if kind == "lrelu":
+        return F.leaky_relu(x, LEAK)
+    return F.relu(x) if kind == "relu" else x
+
+
+class _Equalized(nn.Module):
+    """A weight with a run-time scale (arXiv 1710.10196, section 4.1): used as weight * gain / sqrt(fan_in).
+
+    Args:
+        shape: of the weight; fan-in is everything but the first axis.
+        gain: the layer's gain, sqrt(2) before a rectifier and 1 elsewhere.
+        bias: the length of the bias, 0 for none. Biases start at 0 and are not scaled by gain or fan-in.
+        equalized: False bakes the same standard deviation into the initial weights instead.
+        rate: learning-rate multiplier: stored weights are larger by 1/rate and used smaller by `rate`; biases likewise.
+    """
+
+    def __init__(self, shape: tuple[int, ...], gain: float, bias: int, equalized: bool, rate: float = 1.0):
+        super().__init__()
+        deviation = gain / math.sqrt(math.prod(shape[1:]))
+        self.scale = deviation * rate if equalized else 1.0
+        self.rate = rate if equalized else 1.0
+        self.weight = nn.Parameter(torch.randn(shape) * ((1 / rate) if equalized else deviation))
+        self.bias = nn.Parameter(torch.zeros(bias)) if bias else None
+
+    def scaled_weight(self) -> Tensor:
+        return self.weight if self.scale == 1.0 else self.weight * self.scale
+
+    def scaled_bias(self) -> Tensor | None:
+        return self.bias if self.bias is None or self.rate == 1.0 else self.bias * self.rate
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, scale={self.scale:.4g}, bias={self.bias is not None}"
+
+
+class EqualizedConv2d(_Equalized):
+    """Convolution of stride 1 that keeps the size, (B,inputs,H,W) -> (B,outputs,H,W), zero padding."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, gain: float = SQRT2, bias: bool = True,
+                 equalized: bool = True):
+        super().__init__((outputs, inputs, kernel, kernel), gain, outputs if bias else 0, equalized)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.scaled_weight(), self.scaled_bias(), padding=self.weight.shape[-1] // 2)
+
+
+class EqualizedLinear(_Equalized):
+    """(B,inputs) -> (B,outputs)."""
+
+    def __init__(self, inputs: int, outputs: int, *, gain: float = SQRT2, bias: bool = True, equalized: bool = True,
+                 rate: float = 1.0):
+        super().__init__((outputs, inputs), gain, outputs if bias else 0, equalized, rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.scaled_weight(), self.scaled_bias())
+
+
+class LayerNorm(nn.Module):
+    """Normalise each sample over (C,H,W), then one scalar gain and one bias a channel (arXiv 1704.00028's critic)."""
+
+    def __init__(self, channels: int, eps: float = 1e-4):
+        super().__init__()
+        self.eps = eps
+        self.gain = nn.Parameter(torch.ones(()))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[1:], eps=self.eps) * self.gain + self.bias.view(1, -1, 1, 1)
+
+
+class Finish(nn.Module):
+    """What follows a linear layer: [batch or layer norm ->] activation [-> pixel norm].
+
+    Batch and layer norm bring a bias of their own, so the layer before them has none.
+    """
+
+    def __init__(self, channels: int, activation: Activation = "lrelu", norm: Norm = "none", eps: float | None = None):
+        super().__init__()
+        self.activation, self.eps = activation, eps
+        self.norm: nn.Module = nn.Identity()
+        if norm == "batch":
+            self.norm = nn.BatchNorm2d(channels, eps=1e-4)
+        elif norm == "layer":
+            self.norm = LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = activate(self.norm(x), self.activation)
+        return x if self.eps is None else pixel_norm(x, self.eps)
+
+
+class MinibatchStddev(nn.Module):
+    """Append one map with the mean standard deviation over a group of samples (arXiv 1710.10196, section 3).
+
+    (B,C,H,W) -> (B,C+1,H,W). Always in float32 or better.
+
+    Args:
+        group: samples in a group, or 0 for the whole minibatch (the paper). With g groups, group m holds samples
+            m, m+g, m+2g, ... A batch smaller than `group` is one group.
+    """
+
+    def __init__(self, group: int = 0):
+        super().__init__()
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        size = min(self.group, batch) if self.group else batch
+        if batch % size:
+            raise ValueError(f"minibatch stddev: a batch of {batch} does not divide into groups of {size}")
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        grouped = wide.reshape(size, batch // size, *x.shape[1:])
+        deviation = (grouped.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))  # one scalar a group
+        extra = deviation.repeat(size).view(batch, 1, 1, 1).expand(batch, 1, height, width)
+        return torch.cat([x, extra.to(x.dtype)], 1)
+
+
+def scale_noise(x: Tensor, strength: float) -> Tensor:
+    """Multiply by 1 + strength * sqrt(C) * n, with n ~ N(0,1) per sample and channel (arXiv 1710.10196, appendix B)."""
+    if strength == 0:
+        return x
+    n = torch.randn(x.shape[0], x.shape[1], 1, 1, dtype=x.dtype, device=x.device)
+    return x * (1 + strength * math.sqrt(x.shape[1]) * n)

@@ -1,0 +1,130 @@
+"""Progressive growing (Karras et al. 2018, arXiv 1710.10196, section 2): the schedule, and what fading does to images.
+
+Level of detail (lod) counts down: 0 is the full side, 1 half of it, and so on; its fraction is the fade position.
+Levels count up: level r has side 2**r.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from ganbench.models.nn.equalized import downsample, upsample
+from torch import Tensor, nn
+
+# Length of a tick (one entry in the log of snapshots) in kimg, by side.
+TICK_KIMG = {4: 160, 8: 140, 16: 120, 32: 100, 64: 80, 128: 60, 256: 40, 512: 20, 1024: 10}
+
+
+Channels = Callable[[int], int]  # level -> feature maps
+
+
+def by_side(table: Mapping[int, float], side: int, otherwise: float) -> float:
+    """The entry for `side`, or `otherwise` where the table is silent."""
+    return table.get(side, otherwise)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """When which side is trained. Everything is a function of the number of real images shown.
+
+    Args:
+        side: full side. initial: side at the start (= side: no growing).
+        stable, fade: kimg of training at each side, then of fading in the next.
+        batch: minibatch, and `batches` by side where it differs.
+        group: draws of a minibatch between two looks at the schedule (1 = always up to date).
+    """
+
+    side: int
+    initial: int
+    stable: float
+    fade: float
+    batch: int
+    batches: Mapping[int, int] = field(default_factory=dict)
+    group: int = 1
+
+    def lod(self, images: int) -> float:
+        """Level of detail after `images` real images."""
+        start, phase = math.log2(self.side) - math.floor(math.log2(self.initial)), self.stable + self.fade
+        kimg = images / 1000
+        index = math.floor(kimg / phase) if phase > 0 else 0
+        lod = start - index
+        if self.fade > 0:
+            lod -= max(kimg - index * phase - self.stable, 0.0) / self.fade
+        return max(lod, 0.0)
+
+    def position(self, images: int) -> tuple[int, float]:
+        """The side being trained, and the fade position: 0 = it counts fully, towards 1 = not yet."""
+        lod = self.lod(images)
+        return self.side >> math.floor(lod), lod - math.floor(lod)
+
+    def phase(self, images: int) -> int:
+        """Counts 0, 1, 2, ...: goes up when a fade begins and when it ends (optimizers are reset then)."""
+        first, lod = self.lod(0), self.lod(images)
+        return round(2 * first) - math.floor(lod) - math.ceil(lod)
+
+    def batch_at(self, side: int) -> int:
+        return int(by_side(self.batches, side, self.batch))
+
+    def aligned(self, images: int) -> int:
+        """The last moment at or before `images` at which the schedule was looked at."""
+        if self.group == 1:
+            return images
+        start = 0
+        while True:
+            side, _ = self.position(start)
+            stride = self.group * self.batch_at(side)
+            groups = self._groups_at(start, side, stride)
+            if groups is None or images < start + groups * stride:
+                return start + (images - start) // stride * stride
+            start += groups * stride
+
+    def _groups_at(self, start: int, side: int, stride: int) -> int | None:
+        """How many groups from `start` begin at this side; None = all that follow."""
+        if side == self.side:
+            return None
+        index = round(math.log2(side / self.initial))
+        change = 1000 * (index * (self.stable + self.fade) + self.stable)  # images at which the next side begins
+        groups = max(1, math.floor((change - start) / stride))
+        while self.position(start + groups * stride)[0] == side:
+            groups += 1
+        return groups
+
+
+class Growing(nn.Module):
+    """Base of networks that grow. Where they stand is in buffers, so averaged copies and checkpoints carry it."""
+
+    level: Tensor
+    fade: Tensor
+
+    def __init__(self, level: int):
+        super().__init__()
+        self.register_buffer("level", torch.tensor(level))
+        self.register_buffer("fade", torch.tensor(0.0))
+
+    def place(self, side: int, fade: float) -> None:
+        """Train and sample at `side` (a power of two), with the newest level faded out by `fade` in [0,1)."""
+        self.level.fill_(side.bit_length() - 1)
+        self.fade.fill_(fade)
+
+    def placed(self) -> tuple[int, float]:
+        """(level, fade)."""
+        return int(self.level), float(self.fade)
+
+
+def mix(new: Tensor, old: Tensor, fade: float) -> Tensor:
+    """(1-fade) * new + fade * old."""
+    return torch.lerp(new, old, fade)
+
+
+def fade_reals(images: Tensor, fade: float, *, as_bytes: bool = False) -> Tensor:
+    """Real images (B,C,S,S) in [-1,1] as the networks see the world: blended with their own half-side version.
+
+    as_bytes: blend in bytes and truncate, as the code of the paper's experiments did.
+    """
+    if fade == 0:
+        return images
+    if not as_bytes:
+        return mix(images, upsample(downsample(images)), fade)
+    pixels = (images * 127.5 + 127.5).round()
+    return mix(pixels, upsample(downsample(pixels)), fade).floor() / 127.5 - 1

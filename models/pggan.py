@@ -1,0 +1,477 @@
+"""Progressive Growing of GANs (Karras, Aila, Laine, Lehtinen, ICLR 2018, arXiv 1710.10196).
+
+Networks start at 4x4 and gain a level of twice the side again and again; a new level is faded in. The defaults are the
+paper's settings for CelebA-HQ, which fit any side. Where the paper and its two published codes disagree, a setting
+says which is meant.
+
+Everything runs at the side being trained. The original runs at full side always, replicating pixels below it; that
+leaves one visible trace, the gradient penalty (see `full_side_penalty`).
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from ganbench.models.nn.equalized import (
+    SQRT2,
+    Activation,
+    EqualizedConv2d,
+    EqualizedLinear,
+    Finish,
+    Norm,
+    pixel_norm,
+    upsample,
+)
+from ganbench.models.nn.growing import TICK_KIMG, Growing, Growth, by_side, fade_reals, mix
+from ganbench.models.nn.progressive import ProgressiveCritic
+from pydantic import field_validator
+from torch import Tensor, nn
+
+from ganbench.errors import UserError
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.random import Random
+
+
+class PGGANConfig(FamilyConfig):
+    # networks
+    fmap_base: int = knob(8192, "channels at side 2**r are min(base / 2**((r-1)*decay), max)", "code", ge=1)
+    fmap_decay: float = knob(1.0, "how fast feature maps shrink with the side", "code", ge=0)
+    fmap_max: int = knob(512, "most feature maps in a layer", "table 2", ge=1)
+    latent: int = knob(0, "latent components; 0 = min(fmap_base, fmap_max)", "table 2: 512", ge=0)
+    normalise_latent: bool = knob(True, "latents on a hypersphere", "section A.1")
+    equalized: bool = knob(True, "equalised learning rate", "section 4.1")
+    pixel_norm: bool = knob(True, "pixelwise feature normalisation in the generator", "section 4.2")
+    pixel_norm_eps: float = knob(1e-8, "under the root of pixel norm", "section 4.2", gt=0)
+    generator_activation: Activation = knob("lrelu", "lrelu (slope 0.2) or relu", "table 2")
+    generator_norm: Norm = knob("none", "none or batch", "table 1 row a: batch")
+    critic_norm: Norm = knob("none", "none or layer", "table 1 row a: layer")
+    tanh: bool = knob(False, "tanh at the generator's end", "table 1 row a: yes")
+    minibatch_stddev: bool = knob(True, "minibatch standard deviation as a map", "section 3")
+    stddev_group: int = knob(0, "samples in a group of it, 0 = the whole minibatch", "paper 0; TF code 4", ge=0)
+    minibatch_discrimination: bool = knob(False, "Salimans et al. 2016 before the last layer, 100 kernels of 5", "row "
+                                                                                                                 "e*")
+    pool_first: bool = knob(False, "critic: pool before the activation, as the TF code's fused kernels do", "table 2: "
+                                                                                                            "no")
+    # growing
+    growing: bool = knob(True, "start small and grow; no = full side from the start", "section 2")
+    initial_side: int = knob(4, "side at the start, pixels", "section 2", ge=4)
+    stable_kimg: float = knob(800.0, "kimg at each side before the next is faded in", "appendix A", ge=0)
+    fade_kimg: float = knob(800.0, "kimg of fading in", "appendix A", ge=0)
+    minibatch_repeats: int = knob(1, "minibatches between two looks at the schedule", "TF code 4", ge=1)
+    reset_optimizers: bool = knob(True, "forget Adam's moments when a fade begins and ends", "both codes")
+    reals_fade: Literal["float", "bytes"] = knob("float", "fade reals as floats, or in bytes as the Theano code")
+    # losses
+    loss: Literal["wgan-gp", "lsgan"] = knob("wgan-gp", "wgan-gp or lsgan", "section 5, appendix B")
+    gradient_penalty: float = knob(10.0, "weight lambda of the gradient penalty", "appendix A", ge=0)
+    gradient_target: float = knob(1.0, "norm gamma the penalty pulls to", "appendix A; CIFAR-10 750", gt=0)
+    full_side_penalty: bool = knob(True, "penalise norm / 2**floor(lod), as seen at full side", "both codes")
+    drift: float = knob(0.001, "weight of mean D(real)^2", "appendix A", ge=0)
+    n_critic: int = knob(1, "critic updates a generator update", "appendix A", ge=1)
+    simultaneous: bool = knob(False, "update both networks at once from one minibatch", "Theano code")
+    fake_weight: float = knob(0.1, "lsgan: weight of the fake term", "Theano code", ge=0)
+    critic_noise: Literal["off", "score", "loss"] = knob(
+        "off", "noise in the critic, driven by mean D(fake) (appendix B) or by the critic's loss (Theano code)")
+    # labels
+    conditional: bool = knob(False, "give the generator labels and let the critic classify (AC-GAN)", "code")
+    label_weight: float = knob(1.0, "weight of the classification terms", "code", ge=0)
+    label_order: Literal["after-norm", "before-norm"] = knob(
+        "after-norm", "append labels to the latent after normalising it (Theano code) or before (TF code)")
+    critic_labels: Literal["random", "batch"] = knob(
+        "random", "labels of the fakes in the critic's step: drawn (Theano code) or the reals' own (TF code)")
+    max_labels: int = knob(0, "use the first so many label components, 0 = all", "code", ge=0)
+    # optimisation
+    minibatch: int = knob(16, "images a minibatch", "appendix A", ge=1)
+    minibatch_by_side: dict[int, int] = knob({256: 14, 512: 6, 1024: 3}, "where it differs: 512:6,1024:3", "appendix A")
+    rate: float = knob(0.001, "Adam's learning rate", "appendix A", gt=0)
+    rate_by_side: dict[int, float] = knob({}, "where it differs, e.g. 1024:0.0015", "TF code")
+    theano_rampup_kimg: float = knob(0.0, "raise the rate over so many kimg, exp(-5(1-t)^2)", "Theano code 40", ge=0)
+    beta1: float = knob(0.0, "Adam", "appendix A", ge=0, lt=1)
+    beta2: float = knob(0.99, "Adam", "appendix A", ge=0, lt=1)
+    ema: float = knob(0.999, "decay of the generator's average, a step", "appendix A", ge=0, lt=1)
+    ema_power: float = knob(1.0, "use ema**power", "table 1 rows a-c: 20 and 5", gt=0)
+    for_side: int = knob(0, "the side these settings are for, 0 = any", ge=0)
+
+    @field_validator("minibatch_by_side", "rate_by_side", mode="before")
+    @classmethod
+    def _table(cls, given: Any) -> Any:
+        """Accept "512:6,1024:3" as typed on a command line."""
+        if not isinstance(given, str):
+            return given
+        try:
+            return {int(side): value for side, value in (entry.split(":") for entry in given.split(",") if entry)}
+        except ValueError:
+            raise ValueError("write it as side:value,side:value, e.g. 512:6,1024:3") from None
+
+    def channels(self, level: int) -> int:
+        """Feature maps at side 2**level."""
+        return min(int(self.fmap_base / 2.0 ** ((level - 1) * self.fmap_decay)), self.fmap_max)
+
+    def latent_size(self) -> int:
+        return self.latent or min(self.fmap_base, self.fmap_max)
+
+    def lowest_level(self, top: int) -> int:
+        """The lowest level at which images are made, of networks whose full level is `top`."""
+        return self.initial_side.bit_length() - 1 if self.growing else top
+
+    def label_size(self, classes: int) -> int:
+        """Label components in use."""
+        return 0 if not self.conditional else min(classes, self.max_labels or classes)
+
+
+class Generator(Growing):
+    """Latents (B,latent) and one-hot labels (B,L) or None -> images (B,C,S,S) at the side where it stands.
+
+    Table 2, left. toRGB is linear; nothing bounds the output unless `tanh` is set.
+    """
+
+    def __init__(self, config: PGGANConfig, images: ImageSpec):
+        super().__init__(top := images.side.bit_length() - 1)
+        self.config, self.side = config, images.side
+        eps = config.pixel_norm_eps if config.pixel_norm else None
+        bias = config.generator_norm == "none"
+        finish = lambda maps: Finish(maps, config.generator_activation, config.generator_norm, eps)
+        conv = lambda i, o: nn.Sequential(EqualizedConv2d(i, o, bias=bias, equalized=config.equalized), finish(o))
+        width, nf = config.latent_size() + config.label_size(images.classes), config.channels
+        # The paper's 4x4 convolution of a 1x1 image as a matrix product; its fan-in counts all 16 taps, hence the gain.
+        self.dense = EqualizedLinear(width, nf(2) * 16, gain=SQRT2 / 4, bias=False, equalized=config.equalized)
+        self.dense_bias = nn.Parameter(torch.zeros(nf(2))) if bias else None
+        self.dense_finish = finish(nf(2))
+        self.blocks = nn.ModuleDict({"2": conv(nf(2), nf(2))})
+        for level in range(3, top + 1):
+            self.blocks[str(level)] = nn.Sequential(conv(nf(level - 1), nf(level)), conv(nf(level), nf(level)))
+        self.to_rgb = nn.ModuleDict({
+            str(level): EqualizedConv2d(nf(level), images.channels, 1, gain=1.0, equalized=config.equalized)
+            for level in range(config.lowest_level(top), top + 1)})
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        level, fade = self.placed()
+        x = self._features(self._with_labels(z, labels), level - 1 if fade else level)
+        if not fade:
+            image = self.to_rgb[str(level)](x)
+        else:
+            old = self.to_rgb[str(level - 1)](x)
+            image = mix(self.to_rgb[str(level)](self.blocks[str(level)](upsample(x))), upsample(old), fade)
+        return image.tanh() if self.config.tanh else image
+
+    def _with_labels(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        eps, before = self.config.pixel_norm_eps, self.config.label_order == "before-norm"
+        if labels is not None and before:
+            z = torch.cat([z, labels], 1)
+        if self.config.normalise_latent:
+            z = pixel_norm(z, eps)
+        return z if labels is None or before else torch.cat([z, labels], 1)
+
+    def _features(self, z: Tensor, level: int) -> Tensor:
+        x = self.dense(z).view(len(z), -1, 4, 4)
+        if self.dense_bias is not None:
+            x = x + self.dense_bias.view(1, -1, 1, 1)
+        x = self.blocks["2"](self.dense_finish(x))
+        for r in range(3, level + 1):
+            x = self.blocks[str(r)](upsample(x))
+        return x
+
+
+def classification(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean softmax cross-entropy of logits (B,L) against one-hot labels (B,L); an all-zero row costs nothing."""
+    return -(labels * logits.log_softmax(1)).sum(1).mean()
+
+
+def gradient_norms(scores: Tensor, images: Tensor) -> Tensor:
+    """Euclidean norm (B,) of each score's gradient with respect to its image, differentiable, no epsilon."""
+    (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
+    return torch.linalg.vector_norm(gradient, dim=(1, 2, 3))
+
+
+def _ablation() -> dict[str, Preset]:
+    """Rows of table 1, each on top of an earlier one; any side, 128 in the paper."""
+    plain = {"minibatch_stddev": False, "equalized": False, "pixel_norm": False, "rate": 1e-4}
+    a = {"growing": False, "minibatch": 64, "n_critic": 5, "beta2": 0.9, "drift": 0.0, "latent": 128,
+         "normalise_latent": False, "generator_activation": "relu", "generator_norm": "batch", "critic_norm": "layer",
+         "tanh": True, "ema_power": 20.0, **plain}
+    b = {**a, "growing": True}
+    c = {**b, "minibatch": 16, "ema_power": 5.0}
+    d = {"minibatch": 16, "latent": 512, **plain}
+    e = {**d, "minibatch_stddev": True}
+    f = {**e, "equalized": True, "rate": 1e-3}
+    common: dict[str, Any] = {"fmap_base": 2048, "minibatch_by_side": {}, "kimg": 10000.0}
+    rows = {"a": ("WGAN-GP's settings on these networks, no growing", a), "b": ("a + growing", b),
+            "c": ("b + minibatches of 16: much worse, as it should be", c), "d": ("c + revised parameters", d),
+            "e*": ("d + minibatch discrimination: improves nothing", {**d, "minibatch_discrimination": True}),
+            "e": ("d + minibatch stddev", e), "f": ("e + equalised learning rate", f),
+            "g": ("f + pixel norm: the full method, half as wide", {**f, "pixel_norm": True})}
+    return {f"paper-ablation-128-{row}": Preset(f"table 1 ({row}): {about}; days on one GPU at 128; any side",
+                                                **common, **values)
+            for row, (about, values) in rows.items()}
+
+
+_TENSORFLOW: dict[str, Any] = {"pool_first": True, "minibatch_repeats": 4, "label_order": "before-norm",
+                               "critic_labels": "batch"}
+_SMALL: dict[str, Any] = {"fmap_base": 512, "fmap_max": 64, "minibatch_by_side": {}}
+_SMOKE: dict[str, Any] = {"kimg": 0.2, "fmap_base": 64, "fmap_max": 8, "stable_kimg": 0.02, "fade_kimg": 0.02,
+                          "minibatch": 4, "minibatch_by_side": {}, "ema": 0.9}
+
+
+def _tensorflow(gpus: int, batches: dict[int, int], rates: dict[int, float]) -> Preset:
+    about = f"the TensorFlow code's v2 preset for {gpus} GPU{'s' if gpus > 1 else ''}, any side; days to weeks at 1024"
+    return Preset(about, kimg=12000.0, stddev_group=4, stable_kimg=600.0, fade_kimg=600.0, minibatch=batches[1024],
+                  minibatch_by_side=batches, rate_by_side=rates, **_TENSORFLOW)
+
+
+PRESETS = {
+    "paper": Preset("the paper's settings at whatever side the data has; 19,000 kimg, days on one GPU at 128"),
+    "paper-celebahq-1024": Preset("FID 7.30 on CelebA-HQ (50k images); about four days on eight V100, weeks on one GPU",
+                                  side=1024, kimg=19000.0, for_side=1024),
+    "paper-lsun-256": Preset("one LSUN category at 256; about a week on one GPU", side=256, kimg=20000.0, for_side=256,
+                             minibatch_by_side={}),
+    "paper-cifar10": Preset("inception score 8.80 unsupervised (the paper's best run); two days on one GPU", side=32,
+                            kimg=20000.0, for_side=32, stable_kimg=400.0, fade_kimg=400.0, minibatch_by_side={},
+                            fmap_base=4096, fmap_max=128, gradient_target=750.0, simultaneous=True),
+    **_ablation(),
+    "repo-v1-1gpu": Preset("the TensorFlow code's rendering of the paper, any side; weeks at 1024", kimg=19000.0,
+                           **_TENSORFLOW, stddev_group=16),
+    "repo-v2-1gpu": _tensorflow(1, {4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16, 256: 8, 512: 4, 1024: 4},
+                                {1024: 0.0015}),
+    "repo-v2-2gpu": _tensorflow(2, {4: 256, 8: 256, 16: 128, 32: 64, 64: 32, 128: 16, 256: 8, 512: 8, 1024: 8},
+                                {512: 0.0015, 1024: 0.002}),
+    "repo-v2-4gpu": _tensorflow(4, {4: 512, 8: 256, 16: 128, 32: 64, 64: 32, 128: 16, 256: 16, 512: 16, 1024: 16},
+                                {256: 0.0015, 512: 0.002, 1024: 0.003}),
+    "repo-v2-8gpu": _tensorflow(8, {4: 512, 8: 256, 16: 128, 32: 64, 64: 32, 128: 32, 256: 32, 512: 32, 1024: 32},
+                                {128: 0.0015, 256: 0.002, 512: 0.003, 1024: 0.003}),
+    "laptop-32": Preset("small networks for 32 pixels: garments one can name in ten minutes on one CPU core", side=32,
+                        kimg=120.0, for_side=32, stable_kimg=10.0, fade_kimg=10.0, **_SMALL),
+    "laptop-64": Preset("small networks for 64 pixels: shapes in the right colours, half an hour on two cores", side=64,
+                        kimg=100.0, for_side=64, stable_kimg=8.0, fade_kimg=8.0, **_SMALL),
+    "smoke": Preset("seconds: only shows that everything runs, growing included", **_SMOKE),
+    "smoke-labels": Preset("seconds: as smoke, with labels", conditional=True, **_SMOKE),
+    "smoke-lsgan": Preset("seconds: as smoke, with the LSGAN loss and the critic's noise", loss="lsgan",
+                          critic_noise="score", **_SMOKE),
+}
+
+
+class PGGAN(Family):
+    """Progressive Growing of GANs."""
+
+    title = "PGGAN"
+    paper = "Karras et al. 2018, arXiv 1710.10196"
+    summary = ("Generator and critic start at 4x4 pixels and grow: a level of twice the side is faded in, trained, and"
+               " the next follows, so that the networks learn what is large before what is fine. Equalised learning "
+               "rates, pixelwise normalisation and a map with the minibatch's standard deviation keep the WGAN-GP game"
+               " stable and the images varied.")
+    Config = PGGANConfig
+    presets = PRESETS
+    kimg = 19000.0
+    quantities = {
+        "wasserstein": "mean D(real) - mean D(fake) on training images: the critic's estimate of the distance, in its "
+                       "own scale, which changes from side to side (the gradient is measured at full side)",
+        "score_real": "mean D(real); drift keeps it near 0",
+        "score_fake": "mean D(fake)",
+        "gradient_norm": "mean norm of the critic's gradient between reals and fakes, as seen at full side; the target"
+                         " is 1 (CIFAR-10: 750)",
+        "critic_loss": "what the critic minimises: -wasserstein, penalty, drift and label terms",
+        "generator_loss": "what the generator minimises: -mean D(fake), and the label term",
+        "class_real": "cross-entropy in nats of the critic's classes on reals (conditional only)",
+        "class_fake": "cross-entropy in nats of the critic's classes on fakes (conditional only)",
+    }
+    convergence = "wasserstein"
+    convergence_smoothing = "ema0.99"
+    healthy = ("wasserstein jumps when a fade begins or ends and falls within each side; score_real stays within a few"
+               " tens of 0; gradient_norm stays near its target; every new side adds detail to the same images in the "
+               "grid.")
+    sick = ("wasserstein near 0 from the start with grey images: the critic learns nothing (rate too low, wrong "
+            "drift); scores that run away together: drift is 0; the same image everywhere in the grid: look at "
+            "minibatch stddev; checkerboards right after a fade that do not go away: optimizer state was not reset.")
+    misprints = ("Often repeated wrongly: drift weight 0.001 (not 1); Adam beta1 0, beta2 0.99 (not 0.5 or 0.9); leaky"
+                 " slope 0.2; no batch norm and no tanh; latents of 512; one critic step; the He constant multiplies "
+                 "the stored weight; side 32 still has 512 maps, 64 is the first with 256. Both published codes "
+                 "penalise gradients at full side, so below it the native norm is pulled to 2**floor(lod), which the "
+                 "paper does not say.")
+
+    config: PGGANConfig
+    generator: Generator
+    critic: ProgressiveCritic
+
+    def __init__(self, config: PGGANConfig, images: ImageSpec):
+        super().__init__(config, images)
+        self.label_size = config.label_size(images.classes)
+        self.needs_labels = self.label_size > 0  # type: ignore[misc]  # a matter of configuration here
+        self.growth = Growth(
+            images.side, config.initial_side if config.growing else images.side, config.stable_kimg, config.fade_kimg,
+            config.minibatch, config.minibatch_by_side,
+            group=config.minibatch_repeats * config.n_critic if config.minibatch_repeats > 1 else 1)
+        self.build()
+
+    def build(self) -> None:
+        c, full = self.config, self.images.side.bit_length() - 1
+        self.generator = Generator(c, self.images)
+        self.critic = ProgressiveCritic(
+            self.images.side, self.images.channels, c.channels, c.lowest_level(full), 1 + self.label_size,
+            equalized=c.equalized, norm=c.critic_norm, stddev_group=c.stddev_group if c.minibatch_stddev else None,
+            discrimination=c.minibatch_discrimination, pool_first=c.pool_first, noise=c.critic_noise != "off")
+
+    @classmethod
+    def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        assert isinstance(config, PGGANConfig)
+        super().check(config, images)
+        name = cls.__module__.split(".")[-1]
+        if config.for_side and config.for_side != images.side:
+            fitting = [n for n, p in cls.presets.items() if p.side == images.side]
+            advice = f"--preset {fitting[0]}" if fitting else f"--preset {cls.default_preset}"
+            raise UserError(f"this {name} preset is for side {config.for_side} and the images have side {images.side}: "
+                            f"use {advice}, or --side {config.for_side}")
+        if config.growing and (config.initial_side & (config.initial_side - 1) or config.initial_side > images.side):
+            raise UserError(f"initial_side {config.initial_side} has to be a power of two, from 4 to {images.side}")
+        if config.growing and config.initial_side < images.side and config.stable_kimg + config.fade_kimg <= 0:
+            raise UserError("stable_kimg and fade_kimg are both 0, so training would never grow: set one of them")
+        if config.conditional and images.classes < 2:
+            raise UserError(f"{name} was asked for labels (conditional), and this data has none: "
+                            "use a labelled data set, or leave conditional off")
+
+    # --- the schedule -------------------------------------------------------------------------------------------
+
+    def stage(self, clock: Clock) -> Stage:
+        images = self.growth.aligned(clock.images)
+        side, fade = self.growth.position(images)
+        rate = by_side(self.config.rate_by_side, side, self.config.rate) * self._ramp(images)
+        phase = self.growth.phase(images) if self.config.reset_optimizers else 0
+        label = f"{side}px fade {1 - fade:.2f}" if fade else f"{side}px"
+        return Stage(side, self.growth.batch_at(side), fade, {"generator": rate, "critic": rate}, phase=phase,
+                     label=label)
+
+    def _ramp(self, images: int) -> float:
+        """The Theano code's ramp-up of the learning rate."""
+        if not self.config.theano_rampup_kimg:
+            return 1.0
+        left = max(0.0, 1 - images / 1000 / self.config.theano_rampup_kimg)
+        return math.exp(-5 * left * left)
+
+    def tick_kimg(self, stage: Stage) -> float:
+        """Length of a tick: the codes save a grid every tick and the networks every ten."""
+        return by_side(TICK_KIMG, stage.side, 160 if stage.side < 4 else 10)
+
+    def enter(self, stage: Stage) -> None:
+        self.generator.place(stage.side, stage.fade)
+        self.critic.place(stage.side, stage.fade)
+
+    def ema_decay(self, stage: Stage) -> float:
+        return self.config.ema ** self.config.ema_power
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        betas = (self.config.beta1, self.config.beta2)
+        return {name: torch.optim.Adam(network.parameters(), self.config.rate, betas, eps=1e-8)
+                for name, network in (("generator", self.generator), ("critic", self.critic))}
+
+    # --- latents and labels -------------------------------------------------------------------------------------
+
+    def latents(self, n: int, random: Random) -> Tensor:
+        return random.normal(n, self.config.latent_size())
+
+    def one_hot(self, labels: Tensor | None) -> Tensor | None:
+        """int64 (B,) -> float (B,L), cut to the label components in use; None for an unconditional model."""
+        if not self.label_size or labels is None:
+            return None
+        return F.one_hot(labels, self.images.classes)[:, :self.label_size].to(self.generator.dense.weight.dtype)
+
+    def generate(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
+        return generator(z, self.one_hot(labels))
+
+    def _drawn_labels(self, batch: Batch, engine: Engine) -> Tensor | None:
+        """Labels distributed as the training set's: the minibatch's own, drawn with replacement."""
+        if not self.label_size:
+            return None
+        assert batch.labels is not None
+        return batch.labels[engine.random("labels").integers(len(batch.labels), high=len(batch.labels))]
+
+    def _fakes(self, labels: Tensor | None, n: int, engine: Engine) -> Tensor:
+        return self.generator(self.latents(n, engine.random("latents")), self.one_hot(labels))
+
+    # --- losses: plain functions of the networks and a batch ------------------------------------------------------
+
+    def critic_loss(self, real: Tensor, fake: Tensor, u: Tensor, real_labels: Tensor | None = None,
+                    fake_labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The critic's loss and its parts. u (B,): where between real and fake the gradient is penalised."""
+        c = self.config
+        on_real, on_fake = self.critic.judge(real), self.critic.judge(fake)
+        d_real, d_fake = on_real[:, 0], on_fake[:, 0]
+        logs = {"score_real": d_real.mean(), "score_fake": d_fake.mean()}
+        if c.loss == "wgan-gp":
+            logs["wasserstein"] = (d_real - d_fake).mean()
+            loss = -logs["wasserstein"] + c.drift * d_real.square().mean()
+            if c.gradient_penalty:
+                norms = self.penalised_norms(real, fake, u)
+                logs["gradient_norm"] = norms.mean()
+                penalty = (norms - c.gradient_target).square().mean() / c.gradient_target ** 2
+                loss = loss + c.gradient_penalty * penalty
+        else:
+            loss = d_real.square().mean() + c.fake_weight * (d_fake - 1).square().mean()
+        if real_labels is not None and fake_labels is not None:
+            logs["class_real"] = classification(on_real[:, 1:], real_labels)
+            logs["class_fake"] = classification(on_fake[:, 1:], fake_labels)
+            loss = loss + c.label_weight * (logs["class_real"] + logs["class_fake"])
+        logs["critic_loss"] = loss
+        return loss, {name: value.detach() for name, value in logs.items()}
+
+    def generator_loss(self, fake: Tensor, labels: Tensor | None = None) -> Tensor:
+        out = self.critic.judge(fake)
+        loss = -out[:, 0].mean() if self.config.loss == "wgan-gp" else out[:, 0].square().mean()
+        return loss if labels is None else loss + self.config.label_weight * classification(out[:, 1:], labels)
+
+    def penalised_norms(self, real: Tensor, fake: Tensor, u: Tensor) -> Tensor:
+        """Norms (B,) of the critic's gradient at real + u (fake - real), as seen at full side.
+
+        At full side below which pixels are replicated, a gradient spreads over 4 pixels a level: its norm halves.
+        """
+        between = torch.lerp(real, fake, u.view(-1, 1, 1, 1)).requires_grad_()
+        norms = gradient_norms(self.critic(between), between)
+        return norms / self.replication() if self.config.full_side_penalty else norms
+
+    def replication(self) -> int:
+        """Full side over the side being trained: 2**floor(lod)."""
+        return self.images.side >> int(self.critic.level)
+
+    # --- one step -----------------------------------------------------------------------------------------------
+
+    def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        if self.config.simultaneous:
+            return self._simultaneous_step(next(reals), engine)
+        logs: dict[str, Tensor | float] = {}
+        for _ in range(self.config.n_critic):
+            batch = next(reals)
+            logs.update(self._critic_step(batch, engine))
+        labels = self._drawn_labels(batch, engine)
+        loss = self.generator_loss(self._fakes(labels, len(batch.images), engine), self.one_hot(labels))
+        engine.update(loss, "generator")
+        return {**logs, "generator_loss": loss.detach()}
+
+    def _critic_step(self, batch: Batch, engine: Engine) -> dict[str, Tensor]:
+        labels = batch.labels if self.config.critic_labels == "batch" else self._drawn_labels(batch, engine)
+        with torch.no_grad():
+            fake = self._fakes(labels, len(batch.images), engine)
+        loss, logs = self._critic_loss_of(batch, fake, labels, engine)
+        engine.update(loss, "critic")
+        self._follow(logs, engine)
+        return logs
+
+    def _simultaneous_step(self, batch: Batch, engine: Engine) -> dict[str, Tensor | float]:
+        """Both losses from the same networks and the same fakes, then both updates."""
+        labels = batch.labels if self.config.critic_labels == "batch" else self._drawn_labels(batch, engine)
+        fake = self._fakes(labels, len(batch.images), engine)
+        generator_loss = self.generator_loss(fake, self.one_hot(labels))
+        critic_loss, logs = self._critic_loss_of(batch, fake.detach(), labels, engine)
+        engine.update(generator_loss, "generator")  # the critic's graph does not hold the generator's weights
+        engine.update(critic_loss, "critic")
+        self._follow(logs, engine)
+        return {**logs, "generator_loss": generator_loss.detach()}
+
+    def _critic_loss_of(self, batch: Batch, fake: Tensor, fake_labels: Tensor | None, engine: Engine,
+                        ) -> tuple[Tensor, dict[str, Tensor]]:
+        real = fade_reals(batch.images, engine.stage.fade, as_bytes=self.config.reals_fade == "bytes")
+        u = engine.random("penalty").uniform(len(real))
+        return self.critic_loss(real, fake, u, self.one_hot(batch.labels), self.one_hot(fake_labels))
+
+    def _follow(self, logs: dict[str, Tensor], engine: Engine) -> None:
+        """Let the strength of the critic's noise follow what the critic says (appendix B)."""
+        if self.config.critic_noise != "off":
+            said = logs["score_fake" if self.config.critic_noise == "score" else "critic_loss"]
+            self.critic.follow(engine.mean(said))
