@@ -15,15 +15,15 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     suite: Annotated[Path, typer.Argument(help="A suite, e.g. benchmarks/quick.toml")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells, parameters, time and memory; run nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells, cost and memory; run nothing")] = False,
     only: Annotated[list[str] | None, typer.Option(help="Only cells with this in their name; repeatable")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Cells at once; default: one a GPU, else one a CPU core", min=1)] = None,
+    jobs: Annotated[int | None, typer.Option(help="Cells at once; default: one a GPU, else a core", min=1)] = None,
     engine: Annotated[str, typer.Option(help="local, ray or slurm")] = "local",
     results: Annotated[Path | None, typer.Option(help="The suite's table; default: results/SUITE.csv")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write the report here; default: beside the table")] = None,
     no_html: Annotated[bool, typer.Option("--no-html", help="Write no report")] = False,
     out: Annotated[Path | None, typer.Option(help="The suite's folder; default: runs/SUITE")] = None,
-    slurm: Annotated[list[str] | None, typer.Option(help="key=value for sbatch, by submitit's names; repeatable")] = None,
+    slurm: Annotated[list[str] | None, typer.Option(help="key=value for sbatch, by submitit's names")] = None,
 ) -> None:
     """Run a comparison: families x data sets x seeds. A second call runs only what is missing."""
     from rich.console import Console
@@ -54,7 +54,8 @@ def bench(
     finally:
         manifest.close()
     counts = ", ".join(f"{n} {state}" for state, n in sorted(tally.states.items()))
-    console.print(f"ran {tally.ran} of {len(chosen.cells) + len(chosen.references)} ({counts}); {tally.rows} rows in {table}",
+    total = len(chosen.cells) + len(chosen.references)
+    console.print(f"ran {tally.ran} of {total} ({counts}); {tally.rows} rows in {table}",
                   markup=False, highlight=False, soft_wrap=True)
     if tally.failed:
         console.print("call it again to give what crashed or was killed another try", markup=False, highlight=False)

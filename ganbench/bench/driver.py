@@ -29,7 +29,8 @@ class Tally:
         return self.states["crashed"] + self.states["killed"]
 
 
-def drive(planned: Planned, chosen: Planned, manifest: Manifest, engine: Engine, results: Path, console: Console) -> Tally:
+def drive(planned: Planned, chosen: Planned, manifest: Manifest, engine: Engine, results: Path, console: Console,
+          ) -> Tally:
     """Run the chosen cells that have not finished; write the table of the whole suite.
 
     Args:

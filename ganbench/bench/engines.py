@@ -1,9 +1,10 @@
 """Where a suite's cells run: processes on this machine, a Ray cluster, a Slurm job array.
 
-Every cell is a process of its own with the same command line everywhere, so a cell that runs out of memory, crashes or is
-killed takes nothing else with it, and the three engines give the same numbers.
+Every cell is a process of its own with the same command line everywhere, so a cell that runs out of memory, crashes or
+is killed takes nothing else with it, and the three engines give the same numbers.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -131,10 +132,8 @@ def _die_with_parent(parent: int) -> Any:
 def _kill(process: "subprocess.Popen[bytes]") -> None:
     """End a process and what it started."""
     if process.poll() is None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
 
 
@@ -189,8 +188,8 @@ def visible_gpus() -> list[str]:
 class RayEngine:
     """A Ray cluster: the one at $RAY_ADDRESS, or one of `jobs` workers started on this machine.
 
-    GPUs are resources (one a cell if the cluster has any). When a worker dies, Ray runs its cell again elsewhere, and it
-    goes on from its checkpoint if the folder is shared, from the start if not: the numbers are the same.
+    GPUs are resources (one a cell if the cluster has any). When a worker dies, Ray runs its cell again elsewhere, and
+    it goes on from its checkpoint if the folder is shared, from the start if not: the numbers are the same.
     """
 
     RETRIES = 3
@@ -203,7 +202,7 @@ class RayEngine:
         self.ray, self.threads = ray, threads
         if not ray.is_initialized():
             address = os.environ.get("RAY_ADDRESS")
-            local = {} if address else {"num_cpus": jobs * threads, "include_dashboard": False}
+            local: dict[str, Any] = {} if address else {"num_cpus": jobs * threads, "include_dashboard": False}
             ray.init(address=address, log_to_driver=False, configure_logging=False, **local)
         self.gpus = int(ray.cluster_resources().get("GPU", 0))
         self.about = f"Ray, {ray.cluster_resources().get('CPU', 0):g} CPUs and {self.gpus} GPUs"
@@ -253,7 +252,8 @@ class SlurmEngine:
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         except RuntimeError as error:
-            raise UserError(f"--engine slurm: {str(error).splitlines()[0]}; run it on a machine that has sbatch") from None
+            raise UserError(f"--engine slurm: {str(error).splitlines()[0]}; "
+                            "run it on a machine that has sbatch") from None
         arguments = {"cpus_per_task": threads, "timeout_min": 24 * 60, "name": "ganbench", **(parameters or {})}
         if cluster == "slurm":
             arguments["slurm_array_parallelism"] = jobs
@@ -270,7 +270,8 @@ class SlurmEngine:
                     task = jobs.pop(job)
                     error = job.exception()
                     if error is not None:
-                        yield Event("ended", task.key, "killed", f"Slurm job {job.job_id}: {str(error).splitlines()[0]}")
+                        reason = f"Slurm job {job.job_id}: {str(error).strip().splitlines()[0]}"
+                        yield Event("ended", task.key, "killed", reason)
                         continue
                     event, results = job.result()
                     _bring_home(task, results)

@@ -38,19 +38,21 @@ class Manifest:
         self.folder, self.path = folder, folder / "manifest.json"
         try:
             (folder / "logs").mkdir(parents=True, exist_ok=True)
-            self._lock: IO[str] = open(folder / ".lock", "w")
+            self._lock: IO[str] = open(folder / ".lock", "w")  # noqa: SIM115 - held as long as the manifest is
         except OSError as error:
             raise UserError(f"cannot write in {folder}: {error.strerror}; choose another folder with --out") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"another `ganbench bench` is working in {folder}: wait for it, or choose another --out") from None
+            raise UserError(f"another `ganbench bench` is working in {folder}: wait for it, "
+                            "or choose another --out") from None
         self.document: dict[str, Any] = {"format": FORMAT, "suite": suite, "threads": threads, "cells": {}}
         if self.path.exists():
             try:
                 self.document = json.loads(self.path.read_text(encoding="utf-8"))
             except json.JSONDecodeError as error:
-                raise UserError(f"{self.path} is damaged ({error}): remove it; finished cells are found again") from None
+                raise UserError(f"{self.path} is damaged ({error}): "
+                                "remove it; cells that are done will end at once") from None
             if self.document.get("format") != FORMAT:
                 raise UserError(f"{self.path} has format {self.document.get('format')}, this version reads {FORMAT}: "
                                 "choose another folder with --out")
@@ -144,7 +146,8 @@ def _failure(manifest: Manifest, cell: Cell | Reference) -> dict[str, Any]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return row  # it ended before it could say more
-    return row | {"config_hash": config["config_hash"], "family": config["family"], "dataset": config["dataset"]["name"]}
+    return row | {"config_hash": config["config_hash"], "family": config["family"],
+                  "dataset": config["dataset"]["name"]}
 
 
 def _now() -> str:

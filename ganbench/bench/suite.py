@@ -1,4 +1,4 @@
-"""Suites: what is compared. A TOML file says families x presets x data sets x seeds under one budget; here it becomes cells.
+"""Suites: what is compared. A TOML file says families x presets x data sets x seeds under one budget; it becomes cells.
 
     title = "Two families on digits"
     seeds = [0, 1, 2]
@@ -75,7 +75,7 @@ class Evaluation(_Table):
 
     metrics: list[str] = Field(min_length=1, description="metrics by name")
     n: int = Field(10_000, ge=2, description="generated images an evaluation uses")
-    every: float | None = Field(None, gt=0, description="kimg between evaluations; without it only the last state is scored")
+    every: float | None = Field(None, gt=0, description="kimg between evaluations; without it only the end is scored")
     references: bool = Field(True, description="add rows for reals against reals and for noise images")
 
 
@@ -268,7 +268,7 @@ def plan(path: str | Path) -> Planned:
                            suite.budget, suite.evaluation, suite.precision) for seed in suite.seeds]
     names = [cell.name for cell in cells]
     if twice := next((n for n in names if names.count(n) > 1), None):
-        raise UserError(f"{path}: the cell {twice} stands twice: remove one of the two [[family]] or [[dataset]] tables")
+        raise UserError(f"{path}: the cell {twice} stands twice: remove one of its [[family]] or [[dataset]] tables")
     if not cells:
         raise UserError(f"{path}: no cells: every family is kept from every data set by its 'datasets'")
     references = tuple(Reference(data.name, store.content_hash, store.side, store.channels, data.crop,
@@ -280,20 +280,20 @@ def plan(path: str | Path) -> Planned:
 def _variants(entry: Entry) -> Iterator[tuple[str | None, dict[str, Any]]]:
     """Every preset with every combination of the swept settings."""
     combinations = list(itertools.product(*entry.sweep.values()))
-    for preset in entry.presets or [entry.preset]:
+    for preset in (*entry.presets,) or (entry.preset,):
         for values in combinations:
             yield preset, {**entry.set, **dict(zip(entry.sweep, values))}
 
 
 def _fitting(family: type[Family], preset: str | None, settings: dict[str, Any], images: ImageSpec, dataset: str,
              ) -> tuple[str, str]:
-    """The preset's name and the resolved configuration as JSON; UserError if the family cannot train on these images."""
+    """The preset's name and the resolved configuration as JSON; UserError if the family cannot train on the images."""
     config, chosen, _ = families.configure(family, preset, settings)
     name = next(n for n, p in family.presets.items() if p is chosen)
     if chosen.side is not None and chosen.side != images.side:
         others = [n for n, p in family.presets.items() if p.side in (None, images.side)]
-        raise UserError(f"preset '{name}' of {families.short_name(family)} is made for side {chosen.side}, and {dataset} "
-                        f"is used at {images.side}: set side = {chosen.side} in [[dataset]]"
+        raise UserError(f"preset '{name}' of {families.short_name(family)} is made for side {chosen.side}, and "
+                        f"{dataset} is used at {images.side}: set side = {chosen.side} in [[dataset]]"
                         + (f", or take one of {', '.join(others)}" if others else ""))
     try:
         family.check(config, images)

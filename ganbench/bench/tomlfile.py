@@ -1,4 +1,4 @@
-"""TOML files checked against a pydantic model, with every complaint on one line: file, line, what is wrong, what to do."""
+"""TOML files checked against a pydantic model; every complaint on one line: file, line, what is wrong, what to do."""
 
 import re
 import tomllib
@@ -41,8 +41,8 @@ def read(path: Path, model: type[Model]) -> tuple[Model, dict[Place, int]]:
         prefix = f"{path} line {line_of(where, lines)}"
         if first["type"] == "extra_forbidden":
             known = _fields(model, where[:-1])
-            raise UserError(f"{prefix}: unknown key '{where[-1]}'{_inside(where[:-1])}.{nearest(str(where[-1]), known)} "
-                            f"Known: {', '.join(known)}") from None
+            raise UserError(f"{prefix}: unknown key '{where[-1]}'{_inside(where[:-1])}."
+                            f"{nearest(str(where[-1]), known)} Known: {', '.join(known)}") from None
         reason = first["msg"].removeprefix("Value error, ")
         name = ".".join(str(part) for part in where if not isinstance(part, int))
         if first["type"] == "missing":

@@ -141,6 +141,8 @@ class MinibatchStddev(nn.Module):
             m, m+g, m+2g, ... A batch smaller than `group` is one group.
     """
 
+    meets_batch = True  # under several processes it gets the whole batch
+
     def __init__(self, group: int = 0):
         super().__init__()
         self.group = group
