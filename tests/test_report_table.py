@@ -14,9 +14,10 @@ from ganbench import records
 from ganbench.errors import UserError
 from ganbench.report import comparison, table
 
-BASE = {"origin": "ganbench", "preset": "paper", "config_hash": "c1", "dataset": "digits", "split": "train", "side": 32,
-        "channels": 1, "data_hash": "d1", "metric": "fid", "level": "", "protocol": "fid;v1", "n_real": 100, "n_fake": 100,
-        "higher_is_better": False, "status": "ok", "eval_seed": 0, "kimg": 10.0, "date": "2026-01-01T00:00:00+00:00"}
+BASE = {"origin": "ganbench", "preset": "paper", "config_hash": "c1", "dataset": "digits", "split": "train",
+        "side": 32, "channels": 1, "data_hash": "d1", "metric": "fid", "level": "", "protocol": "fid;v1",
+        "n_real": 100, "n_fake": 100, "higher_is_better": False, "status": "ok", "eval_seed": 0, "kimg": 10.0,
+        "date": "2026-01-01T00:00:00+00:00"}
 
 
 def _row(family: str, seed: int | None, value: float | None, **more: Any) -> dict[str, Any]:
@@ -93,6 +94,14 @@ def test_protocols_and_counts_never_share_a_column(tmp_path: Path, difference: d
     assert sum(note.startswith(("fid[1]: fid;v", "fid[2]: fid;v")) for note in block.notes) == 2
 
 
+def test_levels_with_counts_of_their_own_are_still_one_metric(tmp_path: Path) -> None:
+    rows = [_row("a", 0, 1.0, metric="ll"), _row("a", 0, 2.0, metric="ll", level="sigma", n_fake=0)]
+    block, = _blocks(tmp_path, rows)
+    assert [c.title for c in block.columns] == ["ll", "ll sigma"]
+    assert [c.title for c in block.headlines()] == ["ll"]
+    assert any(note.startswith("ll sigma: fid;v1; 100 real images") for note in block.notes)
+
+
 @pytest.mark.parametrize("difference", [{"side": 64}, {"split": "test"}, {"crop": "c108"}, {"dataset": "faces"},
                                         {"data_hash": "d2"}, {"channels": 3}])
 def test_other_images_make_another_table(tmp_path: Path, difference: dict[str, Any]) -> None:
@@ -151,7 +160,8 @@ def test_a_killed_run_that_was_resumed_is_whole_again_but_a_diverged_one_stays_s
     rows += _curve("b", 0, [5, 4]) + [_row("b", 0, None, metric="", kimg=20.0, status="diverged")]
     rows += [_row("b", 0, 4.4, kimg=20.0, eval_seed=1, date=later)]  # scored again afterwards
     block, = _blocks(tmp_path, rows)
-    assert _entry(block, "a (paper)").failed == {} and _entry(block, "a (paper)").cells[block.columns[0]].last == {0: 3.0}
+    assert _entry(block, "a (paper)").failed == {}
+    assert _entry(block, "a (paper)").cells[block.columns[0]].last == {0: 3.0}
     assert _entry(block, "b (paper)").failed == {"diverged": 1}
 
 
@@ -163,7 +173,8 @@ def test_references_stand_on_top_and_do_not_compete(tmp_path: Path) -> None:
     assert block.entries[0].cells[block.columns[0]].standing is None
     assert block.entries[1].cells[block.columns[0]].standing.rank_low == 1  # type: ignore[union-attr]
     lines = _text(frame).splitlines()
-    assert next(i for i, t in enumerate(lines) if "floor" in t) < next(i for i, t in enumerate(lines) if "a (paper)" in t)
+    first = lambda label: next(i for i, line in enumerate(lines) if label in line)
+    assert first("floor") < first("a (paper)") < first("b (paper)")
 
 
 def test_published_rows_never_enter_a_comparison(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ place. Where a metric has levels with an average, "best" is the checkpoint whose
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -33,7 +33,7 @@ class Column:
     n_real: int | None
     n_fake: int | None
     higher_is_better: bool | None
-    variant: int = 0  # 1, 2, ... where one metric stands in a block under several protocols
+    variant: int = 0  # 1, 2, ... where one metric and level stand in a block under several protocols or counts
 
     @property
     def title(self) -> str:
@@ -45,8 +45,8 @@ class Column:
 
     @property
     def group(self) -> tuple[Any, ...]:
-        """Columns of one group were measured together: one metric, one protocol."""
-        return self.metric, self.protocol, self.n_real, self.n_fake
+        """The levels of one metric under one protocol stand together."""
+        return self.metric, self.variant
 
     @property
     def conditions(self) -> str:
@@ -132,8 +132,8 @@ def build(frame: pd.DataFrame) -> list[Block]:
     Raises UserError if no row can be compared.
     """
     rows = frame[frame["origin"] != "published"].copy()
-    text = [c for c in rows.columns if c in {*BLOCK, *COLUMN, *CONFIGURATION, "run", "status", "date"} - {"side", "channels",
-                                                                                              "n_real", "n_fake"}]
+    numbers = {"side", "channels", "n_real", "n_fake"}
+    text = [c for c in (*BLOCK, *COLUMN, *CONFIGURATION, "run", "status", "date") if c not in numbers]
     rows[text] = rows[text].fillna("")
     rows = _with_outcome(rows)
     measured = rows[(rows["metric"] != "") & rows["value"].notna() & (rows["status"] == "ok")]
@@ -150,11 +150,15 @@ def build(frame: pd.DataFrame) -> list[Block]:
     return blocks
 
 
-def published(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of the literature, in reading order."""
+def published(frame: pd.DataFrame, *, everything: bool = False) -> list[dict[str, Any]]:
+    """The rows of the literature in reading order: those on data and metrics that were measured here, or everything."""
+    measured = frame[frame["origin"] != "published"]
+    known = set(zip(measured["dataset"], measured["metric"]))
     rows = [{str(k): _or(v, "") for k, v in row.items()}
             for row in frame[frame["origin"] == "published"].to_dict("records")]
-    return sorted(rows, key=lambda r: (r["dataset"], r["side"] or 0, r["source"], r["metric"], level_order(r["level"])))
+    wanted = [r for r in rows if everything or not known or (r["dataset"], r["metric"]) in known]
+    return sorted(wanted, key=lambda r: (r["dataset"], r["side"] or 0, r["metric"], level_order(r["level"]),
+                                         r["source"], r["family"]))
 
 
 def level_order(level: str) -> tuple[int, float, str]:
@@ -213,7 +217,7 @@ def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame) -> Blo
                  entries=references + entries, notes=_notes(columns, entries), rows=part)
 
 
-def _adopted(failed: dict[str, Any], trained: pd.DataFrame) -> str:
+def _adopted(failed: Mapping[Any, Any], trained: pd.DataFrame) -> str:
     """The configuration of a run that failed before it could state it: that of its siblings, if they have only one."""
     siblings = trained[(trained["family"] == failed["family"]) & (trained["preset"] == failed["preset"])]
     hashes = set(siblings["config_hash"])
@@ -227,13 +231,15 @@ def _columns(part: pd.DataFrame) -> list[Column]:
         found.append(Column(key["metric"], key["level"], key["protocol"], _or(key["n_real"]), _or(key["n_fake"]),
                             bool(direction.iloc[0]) if len(direction) else None))
     found.sort(key=lambda c: (c.metric, c.protocol, c.n_real or 0, c.n_fake or 0, level_order(c.level)))
-    variants: dict[str, list[tuple[Any, ...]]] = {}
-    for column in found:
-        groups = variants.setdefault(column.metric, [])
-        if column.group not in groups:
-            groups.append(column.group)
-    return [Column(c.metric, c.level, c.protocol, c.n_real, c.n_fake, c.higher_is_better,
-                   variants[c.metric].index(c.group) + 1 if len(variants[c.metric]) > 1 else 0) for c in found]
+    times = Counter((c.metric, c.level) for c in found)
+    ambiguous = {metric for (metric, _), count in times.items() if count > 1}
+    conditions = list(dict.fromkeys((c.metric, c.protocol, c.n_real, c.n_fake) for c in found))
+    for index, column in enumerate(found):
+        if column.metric in ambiguous:
+            same = [c for c in conditions if c[0] == column.metric]
+            variant = same.index((column.metric, column.protocol, column.n_real, column.n_fake)) + 1
+            found[index] = replace(column, variant=variant)
+    return sorted(found, key=lambda c: (c.metric, c.variant, level_order(c.level)))
 
 
 def _entries_of(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFrame,
@@ -335,11 +341,11 @@ def _same(a: Entry, b: Entry) -> bool:
 
 
 def _headlines(columns: list[Column]) -> list[Column]:
-    chosen: dict[tuple[Any, ...], Column] = {}
+    groups: dict[tuple[Any, ...], list[Column]] = {}
     for column in columns:
-        if column.group not in chosen or column.level == AVERAGE:
-            chosen[column.group] = column
-    return list(chosen.values())
+        groups.setdefault(column.group, []).append(column)
+    first = lambda group: min(group, key=lambda c: (c.level != AVERAGE, c.level != ""))
+    return [first(group) for group in groups.values()]
 
 
 def _order(entries: list[Entry], columns: list[Column]) -> None:
@@ -356,10 +362,15 @@ def _order(entries: list[Entry], columns: list[Column]) -> None:
 
 def _notes(columns: list[Column], entries: list[Entry]) -> list[str]:
     notes = []
-    for column in {c.group: c for c in columns}.values():
-        title = f"{column.metric}{f'[{column.variant}]' if column.variant else ''}"
-        better = {True: "higher is better", False: "lower is better", None: "no direction"}[column.higher_is_better]
-        notes.append(f"{title}: {column.conditions}; {better}")
+    stated: dict[tuple[Any, ...], list[tuple[Column, str]]] = {}
+    for column in columns:
+        better = {True: "higher is better", False: "lower is better", None: "neither end is better"}
+        stated.setdefault(column.group, []).append((column, f"{column.conditions}; {better[column.higher_is_better]}"))
+    for members in stated.values():
+        if len({text for _, text in members}) == 1:
+            notes.append(f"{replace(members[0][0], level='').title}: {members[0][1]}")
+        else:  # levels measured under conditions of their own
+            notes += [f"{column.title}: {text}" for column, text in members]
     if any(len(e.seeds) == 1 for e in entries):
         notes.append("n=1: one training seed, so no interval and no test; more seeds would tell whether it was luck")
     for entry in entries:

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,11 @@ LEGEND = ("last = where training ended, best = the best checkpoint on the way (c
           "≈ not distinguishable from the leading entry; ? leads, but one seed allows no test.")
 
 
-def print_comparison(frame: pd.DataFrame, console: "Console | None" = None) -> None:
-    """Print every comparison table that the results rows allow; published rows follow in their own tables."""
+def print_comparison(frame: pd.DataFrame, console: "Console | None" = None, *, all_published: bool = False) -> None:
+    """Print every comparison table that the results rows allow; published rows follow in their own tables.
+
+    Published rows are shown where they concern data and metrics that were measured here, or all of them.
+    """
     from rich.console import Console
     from rich.text import Text
 
@@ -41,7 +45,7 @@ def print_comparison(frame: pd.DataFrame, console: "Console | None" = None) -> N
         for note in block.notes:
             console.print(Text(f"  {note}", style="dim"))
         console.print(Text(f"  {LEGEND}", style="dim"))
-    literature = published(frame)
+    literature = published(frame, everything=all_published)
     if literature:
         _print_published(literature, console)
 
@@ -127,8 +131,8 @@ def to_latex(blocks: list[Block]) -> str:
         for group in groups:
             width = 2 * sum(c.group == group for c in block.columns)
             title = next(c for c in block.columns if c.group == group)
-            label = f"{title.metric}{f'[{title.variant}]' if title.variant else ''}"
-            spans.append(rf"\multicolumn{{{width}}}{{c}}{{{_tex(label)} {_tex_arrow(title)}}}")
+            label = _tex(replace(title, level="").title)
+            spans.append(rf"\multicolumn{{{width}}}{{c}}{{{label} {_tex_arrow(title)}}}")
             rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
             at += width
         heads = [h for c in block.columns for h in (_tex(c.level) or "last", "best")]
@@ -261,7 +265,7 @@ def _print_published(rows: list[dict[str, Any]], console: "Console") -> None:
         for name in ("", "metric", "value", "source"):
             table.add_column(name, justify="right" if name == "value" else "left")
         for row in part:
-            table.add_row(Text(published_label(row)), f"{row['metric']} {row['level']}".strip(), number(row["value"]),
+            table.add_row(Text(published_label(row)), f"{row['metric']} {row['level']}".strip(), f"{row['value']:.10g}",
                           Text("; ".join(t for t in (row["source"], row["note"]) if t)))
         console.print(table)
 
@@ -272,7 +276,7 @@ def published_label(row: dict[str, Any]) -> str:
 
 def _published_markdown(rows: list[dict[str, Any]]) -> str:
     lines = [[r["dataset"], str(r["side"]), published_label(r), f"{r['metric']} {r['level']}".strip(),
-              number(r["value"]), r["source"], r["protocol"], r["note"]] for r in rows]
+              f"{r['value']:.10g}", r["source"], r["protocol"], r["note"]] for r in rows]
     head = ["data", "side", "family", "metric", "value", "source", "protocol", "note"]
     return "\n".join([f"### {PUBLISHED_TITLE}", "", *_pipe_table(head, lines), ""])
 
