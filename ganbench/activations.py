@@ -1,0 +1,114 @@
+"""Looking inside a critic: its activation maps, and guided backpropagation, for any network without touching it.
+
+Both listen to the calls a network makes to torch (convolutions and rectifiers), so it does not matter whether the
+network is built from modules or from functions.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ganbench.errors import UserError
+from ganbench.family import Family, frozen_modes
+
+RECTIFIERS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.leaky_relu, F.leaky_relu_, F.elu,
+              F.elu_, F.selu, F.selu_, F.silu, F.gelu}
+CONVOLUTIONS = {F.conv2d, torch.conv2d}
+
+
+def score(family: Family, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    """What the critic says of float images in [-1,1]: (B,), or a reconstruction for an autoencoder critic."""
+    assert family.critic is not None
+    return family.critic(images, labels) if family.needs_labels else family.critic(images)
+
+
+class _Listen(TorchFunctionMode):
+    """Hands every rectified map (B,C,H,W) behind a convolution to `heard`, at once (it may be overwritten later)."""
+
+    def __init__(self, heard: Callable[[Tensor], None]):
+        super().__init__()
+        self.heard, self.convolved = heard, False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in CONVOLUTIONS:
+            self.convolved = True
+        elif func in RECTIFIERS and self.convolved and result.dim() == 4:
+            self.heard(result)
+        return result
+
+
+class _GuidedRectifier(torch.autograd.Function):
+    """The rectifier itself forwards; backwards only positive gradients pass, and only where its input was positive."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rectifier: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(x > 0)
+        return rectifier(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (positive,) = ctx.saved_tensors
+        return gradients[0].clamp_min(0) * positive, None
+
+
+class _Guide(_Listen):
+    """As _Listen, with every rectifier replaced by its guided form."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in RECTIFIERS:
+            return super().__torch_function__(func, types, args, kwargs)
+        options = {key: value for key, value in (kwargs or {}).items() if key != "inplace"}
+        x, rest = (args[0], args[1:]) if args else (options.pop("input"), ())
+        # in place, the input's sign would be lost before the guided form has seen it
+        plain = {F.relu_: F.relu, torch.relu_: F.relu, Tensor.relu_: F.relu, F.leaky_relu_: F.leaky_relu, F.elu_: F.elu,
+                 F.selu_: F.selu}.get(func, func)
+        result = _GuidedRectifier.apply(x, lambda v: plain(v, *rest, **options))
+        if self.convolved and result.dim() == 4:
+            self.heard(result)
+        return result
+
+
+def maps(family: Family, images: Tensor, labels: Tensor | None, heard: Callable[[Tensor], None]) -> None:
+    """Run the critic in evaluation mode without gradients; each rectified map behind a convolution goes to `heard`."""
+    assert family.critic is not None
+    with torch.no_grad(), frozen_modes(family.critic):
+        family.critic.eval()
+        with _Listen(heard):
+            score(family, images, labels)
+
+
+def guided_gradients(family: Family, images: Tensor, labels: Tensor | None, channels: list[int]) -> Tensor:
+    """Guided backpropagation (Springenberg et al. 2014, arXiv 1412.6806) from the critic's last rectified map.
+
+    Args:
+        images: (B,C,S,S). channels: for each image, the channel whose largest unit is sent back.
+    Returns:
+        d unit / d pixel, (B,C,S,S).
+    """
+    assert family.critic is not None
+    heard: list[Tensor] = []
+    with torch.enable_grad(), frozen_modes(family.critic):
+        family.critic.eval()
+        images = images.detach().requires_grad_(True)
+        with _Guide(heard.append):
+            score(family, images, labels)
+        last = last_map(heard)
+        chosen = last[torch.arange(len(images)), torch.tensor(channels)]
+        gradients = torch.autograd.grad(chosen.flatten(1).amax(1).sum(), images)
+    return gradients[0]
+
+
+def last_map(heard: list[Tensor]) -> Tensor:
+    if not heard:
+        raise UserError("this family's critic has no convolution followed by a rectifier: use a convolutional one")
+    return heard[-1]
+
+
+def convolutions(network: nn.Module) -> list[nn.Module]:
+    """Modules that hold a convolution's weight (O,I,k,k), in the order they stand in the network."""
+    return [m for m in network.modules() if isinstance(getattr(m, "weight", None), Tensor) and m.weight.dim() == 4]

@@ -1,0 +1,48 @@
+"""Code length of images under models that have a likelihood (or a bound of it)."""
+
+import torch
+
+from ganbench.family import Family, frozen_modes
+from ganbench.metrics.intervals import of_mean
+from ganbench.metrics.metric import ModelMetric, Score, Subject
+from ganbench.metrics.subjects import choose, reals, seeded
+from ganbench.random import derived_seed
+
+
+class BitsPerDim(ModelMetric):
+    """Negative log-likelihood in bits per dimension (pixel and channel) of 8-bit images; an upper bound for a VAE.
+
+    A family gives it with a method `bits_per_dim(images, labels) -> (B,)`, on its training weights. Levels: "train" and
+    "" = held out (where the data has a test split). A uniform model over 256 values has 8.
+
+    Args:
+        n: images of each split; None = as many as the evaluation may use.
+    """
+
+    title = "Bits per dimension"
+    paper = "van den Oord et al. 2016, arXiv 1601.06759; Kingma, Welling 2013, arXiv 1312.6114"
+    summary = "Code length of real images under the model, in bits per pixel and channel; 8 knows nothing."
+
+    def __init__(self, n: int | None = None):
+        self.n = n
+
+    def applies(self, family: Family) -> str:
+        if callable(getattr(family, "bits_per_dim", None)):
+            return ""
+        return "bits_per_dim needs a model with a likelihood, and an adversarial generator has none"
+
+    def protocol(self) -> str:
+        return "bits_per_dim;mode=eval;images=uint8"
+
+    def measure(self, subject: Subject) -> list[Score]:
+        splits = {"train": subject.reals} | ({} if subject.held_out is None else {"": subject.held_out})
+        return [self._score(subject, level, store) for level, store in splits.items()]
+
+    def _score(self, subject: Subject, level: str, store: object) -> Score:
+        family = subject.family
+        indices = choose(store, self.n or subject.n, subject.seed)
+        with torch.no_grad(), frozen_modes(family), seeded(derived_seed(subject.seed, "bits", level), subject.device):
+            family.eval()
+            bits = torch.cat([family.bits_per_dim(x, y) for x, y in reals(subject, store, indices)])  # type: ignore[operator]
+        mean, low, high = of_mean(bits.double().cpu().numpy())
+        return Score(mean, level, low, high, "normal, over images", n_real=len(indices))

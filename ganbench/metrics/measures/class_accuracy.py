@@ -1,0 +1,51 @@
+"""Whether a conditional generator makes the class it was asked for."""
+
+import numpy as np
+
+from ganbench.family import Family
+from ganbench.metrics import classifier
+from ganbench.metrics.intervals import of_share
+from ganbench.metrics.metric import ModelMetric, Score, Subject
+from ganbench.metrics.subjects import choose, fake_pixels, labels_of, pixels
+
+
+class ClassAccuracy(ModelMetric):
+    """Share of conditional samples that the evaluation classifier puts into the class asked for.
+
+    Levels: "" over all samples (labels drawn as in the training data), and "reals": the same classifier on held-out
+    images (on training images where nothing was held out), which is what a perfect generator could reach.
+
+    Args:
+        n: samples; None = as many as the evaluation may use.
+    """
+
+    title = "Class accuracy"
+    paper = "as in Mirza, Osindero 2014, arXiv 1411.1784, judged by a classifier"
+    summary = "Share of conditional samples recognised as the class asked for, by ganbench's evaluation classifier."
+    higher_is_better = True
+
+    def __init__(self, n: int | None = None):
+        self.n, self.judge = n, "own-v1"
+
+    def applies(self, family: Family) -> str:
+        return "" if family.needs_labels else "class_accuracy needs a conditional family, and this one takes no labels"
+
+    def protocol(self) -> str:
+        return f"class_accuracy;classifier={self.judge};labels=as-trained"
+
+    def measure(self, subject: Subject) -> list[Score]:
+        judge = classifier.of_classes(subject.reals, subject.device)
+        self.judge = judge.identity
+        made, asked = fake_pixels(subject, self.n or subject.n, "class_accuracy")
+        assert asked is not None  # `applies` lets conditional families pass only
+        store = subject.held_out if subject.held_out is not None else subject.reals
+        indices = choose(store, self.n or subject.n, subject.seed)
+        real_answers = judge.classify(pixels(store, judge.side, indices))
+        right = judge.classify(made) == asked.numpy()
+        real_right = real_answers == labels_of(store, "class_accuracy")[indices]
+        return [self._score(right, "", n_fake=len(right)),
+                self._score(real_right, "reals", n_real=len(real_right), note=f"{store.split} images")]
+
+    def _score(self, right: np.ndarray, level: str, n_real: int = 0, n_fake: int = 0, note: str = "") -> Score:
+        share, low, high = of_share(int(right.sum()), len(right))
+        return Score(share, level, low, high, "Wilson", n_real, n_fake, True, note)
