@@ -25,6 +25,7 @@ from ganbench.models.nn.equalized import (
     upsample,
 )
 from ganbench.models.nn.growing import TICK_KIMG, Growing, Growth, by_side, fade_reals, mix
+from ganbench.models.nn.losses import gradient_norms, gradient_penalty
 from ganbench.models.nn.progressive import ProgressiveCritic
 from pydantic import field_validator
 from torch import Tensor, nn
@@ -132,7 +133,8 @@ class Generator(Growing):
         eps = config.pixel_norm_eps if config.pixel_norm else None
         bias = config.generator_norm == "none"
         finish = lambda maps: Finish(maps, config.generator_activation, config.generator_norm, eps)
-        conv = lambda i, o: nn.Sequential(EqualizedConv2d(i, o, bias=bias, equalized=config.equalized), finish(o))
+        conv = lambda i, o, **options: nn.Sequential(
+            EqualizedConv2d(i, o, bias=bias, equalized=config.equalized, **options), finish(o))
         width, nf = config.latent_size() + config.label_size(images.classes), config.channels
         # The paper's 4x4 convolution of a 1x1 image as a matrix product; its fan-in counts all 16 taps, hence the gain.
         self.dense = EqualizedLinear(width, nf(2) * 16, gain=SQRT2 / 4, bias=False, equalized=config.equalized)
@@ -140,7 +142,8 @@ class Generator(Growing):
         self.dense_finish = finish(nf(2))
         self.blocks = nn.ModuleDict({"2": conv(nf(2), nf(2))})
         for level in range(3, top + 1):
-            self.blocks[str(level)] = nn.Sequential(conv(nf(level - 1), nf(level)), conv(nf(level), nf(level)))
+            self.blocks[str(level)] = nn.Sequential(conv(nf(level - 1), nf(level), resample="up"),
+                                                    conv(nf(level), nf(level)))
         self.to_rgb = nn.ModuleDict({
             str(level): EqualizedConv2d(nf(level), images.channels, 1, gain=1.0, equalized=config.equalized)
             for level in range(config.lowest_level(top), top + 1)})
@@ -152,7 +155,7 @@ class Generator(Growing):
             image = self.to_rgb[str(level)](x)
         else:
             old = self.to_rgb[str(level - 1)](x)
-            image = mix(self.to_rgb[str(level)](self.blocks[str(level)](upsample(x))), upsample(old), fade)
+            image = mix(self.to_rgb[str(level)](self.blocks[str(level)](x)), upsample(old), fade)
         return image.tanh() if self.config.tanh else image
 
     def _with_labels(self, z: Tensor, labels: Tensor | None) -> Tensor:
@@ -169,19 +172,13 @@ class Generator(Growing):
             x = x + self.dense_bias.view(1, -1, 1, 1)
         x = self.blocks["2"](self.dense_finish(x))
         for r in range(3, level + 1):
-            x = self.blocks[str(r)](upsample(x))
+            x = self.blocks[str(r)](x)
         return x
 
 
 def classification(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean softmax cross-entropy of logits (B,L) against one-hot labels (B,L); an all-zero row costs nothing."""
     return -(labels * logits.log_softmax(1)).sum(1).mean()
-
-
-def gradient_norms(scores: Tensor, images: Tensor) -> Tensor:
-    """Euclidean norm (B,) of each score's gradient with respect to its image, differentiable, no epsilon."""
-    (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
-    return torch.linalg.vector_norm(gradient, dim=(1, 2, 3))
 
 
 def _ablation() -> dict[str, Preset]:
@@ -401,8 +398,8 @@ class PGGAN(Family):
             if c.gradient_penalty:
                 norms = self.penalised_norms(real, fake, u)
                 logs["gradient_norm"] = norms.mean()
-                penalty = (norms - c.gradient_target).square().mean() / c.gradient_target ** 2
-                loss = loss + c.gradient_penalty * penalty
+                weight = c.gradient_penalty / c.gradient_target ** 2
+                loss = loss + weight * gradient_penalty(norms, c.gradient_target)
         else:
             loss = d_real.square().mean() + c.fake_weight * (d_fake - 1).square().mean()
         if real_labels is not None and fake_labels is not None:
@@ -420,10 +417,9 @@ class PGGAN(Family):
     def penalised_norms(self, real: Tensor, fake: Tensor, u: Tensor) -> Tensor:
         """Norms (B,) of the critic's gradient at real + u (fake - real), as seen at full side.
 
-        At full side below which pixels are replicated, a gradient spreads over 4 pixels a level: its norm halves.
+        Where every pixel is replicated into 4, each has a quarter of the gradient: the norm halves with every level.
         """
-        between = torch.lerp(real, fake, u.view(-1, 1, 1, 1)).requires_grad_()
-        norms = gradient_norms(self.critic(between), between)
+        norms = gradient_norms(self.critic, real, fake, 1 - u)
         return norms / self.replication() if self.config.full_side_penalty else norms
 
     def replication(self) -> int:

@@ -10,8 +10,10 @@ from ganbench.models.nn.equalized import (
     EqualizedLinear,
     MinibatchStddev,
     blur,
+    downsample,
     pixel_norm,
     scale_noise,
+    upsample,
 )
 from ganbench.models.nn.growing import fade_reals
 from reference_pggan import Reference, slopes, to_full
@@ -232,7 +234,8 @@ def same_gradients(ours, theirs, network, what):
     scale = max(g.abs().max().item() for g in b if g is not None)
     for name, x, y in zip(names, a, b):
         x, y = (torch.zeros(1) if g is None else g for g in (x, y))
-        assert (x - y).abs().max().item() <= 1e-5 * max(y.abs().max().item(), 1e-6 * scale), f"{what} gradient of {name}"
+        tolerance = 1e-5 * max(y.abs().max().item(), 1e-6 * scale)
+        assert (x - y).abs().max().item() <= tolerance, f"{what} gradient of {name}"
 
 
 def test_the_penalty_below_full_side_can_be_native():
@@ -361,6 +364,16 @@ def test_the_noise_follows_what_the_critic_says():
     assert not torch.equal(family.critic(images), family.critic(images))
     family.critic.drive.fill_(0.5)
     assert torch.equal(family.critic(images), family.critic(images))
+
+
+@pytest.mark.parametrize("resample", ["up", "down"])
+def test_folded_resampling_is_resampling_and_convolution(resample):
+    torch.manual_seed(0)
+    plain, folded = EqualizedConv2d(3, 4).double(), EqualizedConv2d(3, 4, resample=resample).double()
+    folded.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 6, 6).double()
+    expected = plain(upsample(x)) if resample == "up" else downsample(plain(x))
+    assert torch.allclose(folded(x), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_the_average_takes_weights_from_before_the_step():

@@ -77,14 +77,35 @@ class _Equalized(nn.Module):
 
 
 class EqualizedConv2d(_Equalized):
-    """Convolution of stride 1 that keeps the size, (B,inputs,H,W) -> (B,outputs,H,W), zero padding."""
+    """Convolution of stride 1 with zero padding, (B,inputs,H,W) -> (B,outputs,H,W).
+
+    Args:
+        resample: "up" replicates pixels into 2x2 before the convolution, "down" averages 2x2 after it (before the bias,
+            which is the same thing). Either is folded into one 4x4 convolution of stride 2: equal in exact arithmetic
+            and less than half the work.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, gain: float = SQRT2, bias: bool = True,
-                 equalized: bool = True):
+                 equalized: bool = True, resample: Literal["up", "down"] | None = None):
         super().__init__((outputs, inputs, kernel, kernel), gain, outputs if bias else 0, equalized)
+        if resample and kernel != 3:
+            raise ValueError("only 3x3 convolutions can be folded with resampling")
+        self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.scaled_weight(), self.scaled_bias(), padding=self.weight.shape[-1] // 2)
+        weight, bias = self.scaled_weight(), self.scaled_bias()
+        if self.resample == "up":
+            # A replicated pixel meets each tap at four places; a transposed convolution spreads the kernel mirrored.
+            return F.conv_transpose2d(x, _four_shifts(weight).flip(2, 3).transpose(0, 1), bias, stride=2, padding=1)
+        if self.resample == "down":
+            return F.conv2d(x, _four_shifts(weight) / 4, bias, stride=2, padding=1)
+        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+
+
+def _four_shifts(weight: Tensor) -> Tensor:
+    """The sum of a 3x3 kernel's four positions in a 4x4 one."""
+    wide = F.pad(weight, (1, 1, 1, 1))
+    return wide[:, :, 1:, 1:] + wide[:, :, :-1, 1:] + wide[:, :, 1:, :-1] + wide[:, :, :-1, :-1]
 
 
 class EqualizedLinear(_Equalized):

@@ -14,6 +14,7 @@ from ganbench.models.nn.equalized import (
     scale_noise,
 )
 from ganbench.models.nn.growing import Channels, Growing, mix
+from ganbench.models.nn.layers import MinibatchDiscrimination
 from torch import Tensor, nn
 
 
@@ -39,14 +40,16 @@ class ProgressiveCritic(Growing):
         super().__init__(top := side.bit_length() - 1)
         self.side, self.pool_first, self.smooth, self.noise = side, pool_first, smooth, noise
         self.register_buffer("drive", torch.tensor(0.0))
-        conv = lambda i, o: EqualizedConv2d(i, o, bias=norm == "none", equalized=equalized)
+        conv = lambda i, o, **options: EqualizedConv2d(i, o, bias=norm == "none", equalized=equalized, **options)
         finish = lambda maps: Finish(maps, "lrelu", norm)
+        down = "down" if pool_first else None
         self.from_rgb = nn.ModuleDict({
             str(level): EqualizedConv2d(image_channels, channels(level), 1, equalized=equalized)
             for level in range(lowest, top + 1)})
         self.blocks = nn.ModuleDict({
             str(level): nn.ModuleList([conv(channels(level), channels(level)), finish(channels(level)),
-                                       conv(channels(level), channels(level - 1)), finish(channels(level - 1))])
+                                       conv(channels(level), channels(level - 1), resample=down),
+                                       finish(channels(level - 1))])
             for level in range(3, top + 1)})
         self.stddev = None if stddev_group is None else MinibatchStddev(stddev_group)
         self.conv = conv(channels(2) + (0 if stddev_group is None else 1), channels(2))
@@ -54,10 +57,7 @@ class ProgressiveCritic(Growing):
         # The paper's 4x4 convolution without padding, as a matrix product.
         self.dense = EqualizedLinear(channels(2) * 16, channels(1), bias=norm == "none", equalized=equalized)
         self.dense_finish = finish(channels(1))
-        self.discrimination = None
-        if discrimination:
-            from ganbench.models.nn.layers import MinibatchDiscrimination
-            self.discrimination = MinibatchDiscrimination(channels(1), 100, 5)
+        self.discrimination = MinibatchDiscrimination(channels(1), 100, 5) if discrimination else None
         self.out = EqualizedLinear(channels(1) + (100 if discrimination else 0), outputs, gain=1.0, equalized=equalized)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -96,5 +96,5 @@ class ProgressiveCritic(Growing):
         x = finish(conv(scale_noise(x, noise)))
         if self.smooth:
             x = blur(x)
-        x = conv2(scale_noise(x, noise))
-        return finish2(downsample(x)) if self.pool_first else downsample(finish2(x))
+        x = finish2(conv2(scale_noise(x, noise)))
+        return x if self.pool_first else downsample(x)
