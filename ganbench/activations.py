@@ -109,6 +109,6 @@ def last_map(heard: list[Tensor]) -> Tensor:
     return heard[-1]
 
 
-def convolutions(network: nn.Module) -> list[nn.Module]:
-    """Modules that hold a convolution's weight (O,I,k,k), in the order they stand in the network."""
-    return [m for m in network.modules() if isinstance(getattr(m, "weight", None), Tensor) and m.weight.dim() == 4]
+def convolutions(network: nn.Module) -> list[Tensor]:
+    """The convolution weights (O,I,k,k) of a network, in the order they stand in it."""
+    return [p for p in network.parameters() if p.dim() == 4]

@@ -13,9 +13,11 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from ganbench.errors import UserError, nearest
 
+T = TypeVar("T")
 GROUPS = {"family": "ganbench.families", "metric": "ganbench.metrics", "dataset": "ganbench.datasets"}
 
 
@@ -43,7 +45,7 @@ def names(kind: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def load(kind: str, name: str, base: type) -> type:
+def load(kind: str, name: str, base: type[T]) -> type[T]:
     """Import the plugin `name` and return its class: the one subclass of `base` written in that module.
 
     `name` may also be the path of a single Python file. Raises UserError for an unknown name, with the nearest one.
@@ -69,7 +71,7 @@ def _module_from_file(path: Path) -> ModuleType:
     return module
 
 
-def _only_subclass(module: ModuleType, base: type) -> type:
+def _only_subclass(module: ModuleType, base: type[T]) -> type[T]:
     own = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, base)
            and c.__module__ == module.__name__ and not c.__name__.startswith("_")]
     # A module may hold a helper class that its main class extends; what nobody extends is the plugin.

@@ -153,13 +153,14 @@ def write_json(path: Path, document: Any) -> None:
 
 def sample_batches(family: Family, generator: nn.Module, n: int, seed: int, device: torch.device, *,
                    labels: Tensor | None = None, label_pool: Tensor | None = None, batch: int | None = None,
-                   ) -> Iterator[Tensor]:
+                   share: tuple[int, int] = (0, 1)) -> Iterator[Tensor]:
     """Generated images as uint8 (B,C,S,S) on the CPU, at the full side; a pure function of weights, n and seed.
 
     Args:
         labels: int64 (n,), or None: drawn from `label_pool` (the training labels), or uniformly without one.
         batch: images at once; it does not change which latents are drawn, but families that sample with batch
             statistics depend on it.
+        share: (rank, world): make only batches number rank, rank + world, ...
     """
     batch = batch or max(4, min(256, 8192 // family.images.side))
     stream = Random(derived_seed(seed, "sample"), device)
@@ -170,10 +171,13 @@ def sample_batches(family: Family, generator: nn.Module, n: int, seed: int, devi
         if label_pool is not None:
             labels = label_pool.to(device)[labels]
     forked = [device] if device.type == "cuda" else []
-    for start in range(0, n, batch):
+    for number, start in enumerate(range(0, n, batch)):
         size = min(batch, n - start)
+        latents = family.latents(size, stream)
+        if number % share[1] != share[0]:
+            continue
         with torch.random.fork_rng(devices=forked):  # noise drawn inside a network must not disturb training
             torch.manual_seed(derived_seed(seed, "sample-noise", start))
             part = labels[start:start + size].to(device) if labels is not None else None
-            images = family.sample(family.latents(size, stream), part, generator)
+            images = family.sample(latents, part, generator)
         yield to_uint8(images, family.images.side).cpu()

@@ -13,6 +13,7 @@ from ganbench.metrics.evaluate import Result, evaluate
 from ganbench.metrics.imageset import GeneratedSet, StoreSet
 from ganbench.metrics.metric import Subject
 from ganbench.run import sample_batches
+from ganbench.training import distributed
 
 
 def score(family: Family, generator: nn.Module, store: Store, metrics: list[str], *, n: int, seed: int,
@@ -23,15 +24,23 @@ def score(family: Family, generator: nn.Module, store: Store, metrics: list[str]
     Args:
         n: images on each side, at most as many as the store has. seed: of the latents and of the metrics' own draws.
         labels: pool that conditional families draw their labels from, int64.
+    Under several processes all call this; each makes its part of the images, and the first one scores them.
+
     Returns:
-        One dict of results columns a number.
+        One dict of results columns a number; none but on the first process.
     """
     n = min(n, store.n)
-    fakes = GeneratedSet(lambda size: sample_batches(family, generator, n, seed, device, label_pool=labels, batch=size),
-                         n=n, side=store.side, channels=store.channels)
+    make = lambda size, share=(0, 1): sample_batches(family, generator, n, seed, device, label_pool=labels, batch=size,
+                                                     share=share)
+    shape = (store.channels, store.side, store.side)
+    if distributed.rank() != 0:
+        distributed.help_generate(make, n, shape)
+        return []
+    fakes = GeneratedSet(distributed.generated_by_all(make, n, shape), n=n, side=store.side, channels=store.channels)
     subject = Subject(family=family, generator=generator, reals=store, held_out=held_out, seed=seed, n=n, device=device)
     results = evaluate(metrics, fakes=fakes, reals=StoreSet(store, n), side=store.side, channels=store.channels,
                        device=device, seed=seed, subject=subject, **options)
+    distributed.release_helpers()
     return as_rows(results)
 
 

@@ -81,7 +81,7 @@ def test_a_run_leaves_what_it_promises(elsewhere):
     config = json.loads((folder / "config.json").read_text())
     assert config["config"] == {"rate": 0.05, "batch": 8, "decay": 0.5, "fail_at": -1, "phase_every": 1000}
     assert set(config["origin"].values()) == {"default"}
-    assert config["environment"]["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(config["environment"]["versions"]["torch"])
     assert config["dataset"]["content_hash"]
     assert [p.name for p in sorted((folder / "grids").iterdir())][-1] == "kimg-000000.080.png"
     frame = ganbench.load_results("results")
@@ -131,8 +131,9 @@ def test_every_family_resumes_to_the_bit(family, elsewhere, monkeypatch):
 @pytest.mark.parametrize("family", plugins.names("family"))
 def test_every_family_survives_kill_9(family, elsewhere):
     settings = ["--preset", smallest_preset(family)] if smallest_preset(family) else []
-    command = [sys.executable, "-m", "ganbench", "run", family, "--dataset", "digits", "--steps", "12", "--log-every", "1",
-               "--checkpoint-every", "0.001", "--eval-every", "10", "--n-eval", "32", "--results", "", *settings, "--resume"]
+    command = [sys.executable, "-m", "ganbench", "run", family, "--dataset", "digits", "--steps", "12", *settings,
+               "--log-every", "1", "--checkpoint-every", "0.001", "--eval-every", "10", "--n-eval", "32",
+               "--results", "", "--resume"]
     subprocess.run([*command, "--out", "straight"], check=True, timeout=300)
     process = subprocess.Popen([*command, "--out", "killed"])
     deadline = time.monotonic() + 120
@@ -151,7 +152,7 @@ def test_a_longer_budget_goes_on_where_the_run_ended(elsewhere):
 
 
 def test_divergence_is_a_row_and_an_exit_code(elsewhere):
-    outcome = run(options(overrides={"fail_at": 3}, results="results/r.csv"))
+    outcome = run(options(steps=40, overrides={"fail_at": 3}, results="results/r.csv"))
     assert outcome.status == "diverged" and "not finite" in outcome.reason
     last = ganbench.load_results("results/r.csv").iloc[-1]
     assert last.status == "diverged" and pd.isna(last.value) and "not finite" in last.reason

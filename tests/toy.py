@@ -30,7 +30,8 @@ class Toy(Family):
     def __init__(self, config: FamilyConfig, images: ImageSpec):
         super().__init__(config, images)
         pixels = images.channels * images.side ** 2
-        self.generator = nn.Sequential(nn.Linear(4, pixels), nn.Tanh(), nn.Unflatten(1, (images.channels, images.side, images.side)))
+        shape = (images.channels, images.side, images.side)
+        self.generator = nn.Sequential(nn.Linear(4, pixels), nn.Tanh(), nn.Unflatten(1, shape))
         self.critic = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(pixels, 1), nn.Flatten(0))
         self.register_buffer("k", torch.zeros(()))
 

@@ -236,19 +236,41 @@ def _keep_own(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> 
 
 # --- evaluation -----------------------------------------------------------------------------------------------------
 
-def gathered(batches: Callable[[int, int], Iterator[Tensor]], sizes: Sequence[int], shape: Sequence[int],
-             ) -> Iterator[Tensor]:
-    """Batches made by all processes, each by exactly one of them, arriving in order at the first.
+# (batch size, (rank, world)) -> that process's batches, number rank, rank + world, ...; uint8 (n, *shape) on the CPU
+Make = Callable[[int, tuple[int, int]], Iterator[Tensor]]
 
-    Args:
-        batches: (rank, world) -> that process's batches, number rank, rank + world, ...; uint8 (n, *shape) on the CPU.
-        sizes: images in each batch, in order. shape: of one image.
-    Yields:
-        On the first process every batch in order. On the others nothing: they make theirs and send them.
+
+def generated_by_all(make: Make, n: int, shape: Sequence[int]) -> Callable[[int], Iterator[Tensor]]:
+    """For the first process: batch size -> batches of n images in order, each made by exactly one of the processes.
+
+    The others have to be in `help_generate`, until `release_helpers`. shape: of one image.
     """
+    def batches(size: int) -> Iterator[Tensor]:
+        agreed(size)
+        try:
+            yield from (arriving := _passed_on(make, n, shape, size))
+        finally:
+            for _ in arriving:  # whoever stops early must not leave the others waiting to be heard
+                pass
+
+    return batches if world() > 1 else lambda size: make(size, (0, 1))
+
+
+def help_generate(make: Make, n: int, shape: Sequence[int]) -> None:
+    """For the other processes: make and send what the first one asks for, as often as it does."""
+    while (size := agreed(None)) is not None:
+        for _ in _passed_on(make, n, shape, size):
+            pass
+
+
+def release_helpers() -> None:
+    agreed(None)
+
+
+def _passed_on(make: Make, n: int, shape: Sequence[int], size: int) -> Iterator[Tensor]:
     me, processes = rank(), world()
-    own = batches(me, processes)
-    for number, size in enumerate(sizes):
+    own = make(size, (me, processes))
+    for number, start in enumerate(range(0, n, size)):
         maker = number % processes
         if maker == me:
             batch = next(own)
@@ -257,6 +279,6 @@ def gathered(batches: Callable[[int, int], Iterator[Tensor]], sizes: Sequence[in
             else:
                 dist.send(batch.contiguous(), dst=0)
         elif me == 0:
-            batch = torch.empty(size, *shape, dtype=torch.uint8)
+            batch = torch.empty(min(size, n - start), *shape, dtype=torch.uint8)
             dist.recv(batch, src=maker)
             yield batch

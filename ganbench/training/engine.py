@@ -44,7 +44,7 @@ class TrainingEngine:
         self.phase: int | None = None
         self.averaged: nn.Module | None = None  # made when the family first asks for averaging
         self.skipped = 0  # updates not made because a gradient was not finite
-        self._skipped_in_a_row = 0
+        self._skipped_in_a_row = dict.fromkeys(self.optimizers, 0)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
     # --- what families use --------------------------------------------------------------------------------------
@@ -69,12 +69,12 @@ class TrainingEngine:
             if clip_norm is not None:
                 nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
             scaler.step(chosen)
-            self._skipped_in_a_row = 0
+            self._skipped_in_a_row[optimizer] = 0
         else:
             self.skipped += 1
-            self._skipped_in_a_row += 1
+            self._skipped_in_a_row[optimizer] += 1
             # fp16 finds its loss scale by overflowing; only a long row of failures means divergence
-            if self._skipped_in_a_row >= NON_FINITE_LIMIT:
+            if self._skipped_in_a_row[optimizer] >= NON_FINITE_LIMIT:
                 raise Diverged(f"{NON_FINITE_LIMIT} updates of the {optimizer} in a row had losses or gradients that "
                                f"are not finite (generator step {self.clock.steps})")
         if scaler.is_enabled():
@@ -118,8 +118,8 @@ class TrainingEngine:
             return
         if self.averaged is None:
             self.averaged = copy.deepcopy(self.family.generator).requires_grad_(False)
-        ours, theirs = list(self.averaged.parameters()), list(self.family.generator.parameters())
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
+        for ours, theirs in zip(self.averaged.parameters(), self.family.generator.parameters()):
+            ours.lerp_(theirs, 1 - decay)
         for mine, current in zip(self.averaged.buffers(), self.family.generator.buffers()):
             mine.copy_(current)  # state such as the fade position is copied, not averaged
 

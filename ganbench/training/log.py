@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import statistics
 from collections import deque
 from pathlib import Path
@@ -55,15 +56,16 @@ class Log:
     """Appends one JSON object every `every` steps; the convergence measure is smoothed over every step.
 
     Args:
-        path: metrics.jsonl. convergence, smoothing: the family's measure and how to smooth it, or None.
+        path: metrics.jsonl, or None to write nothing (processes other than the first).
+        convergence, smoothing: the family's measure and how to smooth it, or None.
         tensorboard: folder for TensorBoard events, or None.
     """
 
-    def __init__(self, path: Path, *, every: int, convergence: str | None, smoothing: str,
+    def __init__(self, path: Path | None, *, every: int, convergence: str | None, smoothing: str,
                  tensorboard: Path | None = None):
         self.path, self.every, self.convergence = path, every, convergence
         self.smoother = Smoother(smoothing) if convergence else None
-        self.file = open(path, "ab")
+        self.file = open(path or os.devnull, "ab")
         self.pending: list[Scalar] = []
         self.board = _summary_writer(tensorboard) if tensorboard else None
         self.last: dict[str, float] = {}
@@ -96,13 +98,18 @@ class Log:
         self.file.flush()
         return {"bytes": self.file.tell(), "smoother": self.smoother.state() if self.smoother else None}
 
+    def restart(self) -> None:
+        """Forget what a process wrote that was stopped before its first checkpoint."""
+        self.file.truncate(0)
+
     def restore(self, state: dict[str, Any]) -> None:
         """Forget what was written after the checkpoint: those steps are about to be done again."""
-        if self.path.stat().st_size < state["bytes"]:
-            raise UserError(f"{self.path} is shorter than its checkpoint says: part of the log was lost; "
-                            "start again with another --out")
-        self.file.truncate(state["bytes"])
-        self.file.seek(state["bytes"])
+        if self.path is not None:
+            if self.path.stat().st_size < state["bytes"]:
+                raise UserError(f"{self.path} is shorter than its checkpoint says: part of the log was lost; "
+                                "start again with another --out")
+            self.file.truncate(state["bytes"])
+            self.file.seek(state["bytes"])
         if self.smoother is not None:
             self.smoother.restore(state["smoother"])
 

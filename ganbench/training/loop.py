@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ganbench.data import Stream
 from ganbench.family import Batch, Stage
-from ganbench.training import checkpoint
+from ganbench.training import checkpoint, distributed
 from ganbench.training.engine import TrainingEngine, explained_memory
 from ganbench.training.log import Log
 from ganbench.training.progress import ProgressLine
@@ -74,10 +74,15 @@ def train(engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: H
         engine.enter(family.stage(clock))
         progress.say(f"resumed at {clock.kimg:.2f} kimg, step {clock.steps}")
     else:
+        log.restart()
         engine.enter(family.stage(clock))
         family.before_training(_some_images(stream, engine.stage.side, engine.device))
     begun = time.monotonic()
     seconds = lambda: seconds_before + time.monotonic() - begun
+
+    def fraction() -> float:
+        share = plan.fraction(clock.images, clock.steps, seconds())
+        return distributed.agreed(share) if plan.seconds else share  # clocks differ, and all must stop at one step
 
     def save(score_follows: bool) -> None:
         document, tensors = engine.state()
@@ -104,14 +109,14 @@ def train(engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: H
 
     # --- one pass of the loop: one generator update
     scalars: dict[str, Tensor | float] = {}
-    while plan.fraction(clock.images, clock.steps, seconds()) < 1:
+    while fraction() < 1:
         stage = family.stage(clock)
         engine.enter(stage)
         engine.average()
         if clock.steps == 0 and due["grid"] == 0:
             hooks.grid(engine)
             due["grid"] = _next(due["grid"], plan.grid_every, clock.images)
-        with explained_memory(stage, engine.device), engine.autocast():
+        with explained_memory(stage, engine.device), engine.autocast(), distributed.together():
             scalars = dict(family.step(_batches(stream, stage), engine))
         clock.steps += 1
         clock.images = stream.images
@@ -119,6 +124,7 @@ def train(engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: H
             scalars |= family.held_out(next(_batches(held_out, stage)).images, engine)  # type: ignore[operator]
         if engine.skipped:
             scalars["skipped_updates"] = float(engine.skipped)
+        scalars = distributed.averaged(scalars)
         log.add(clock, seconds(), scalars)
         progress.show(clock, stage, plan.fraction(clock.images, clock.steps, seconds()), log.last)
 

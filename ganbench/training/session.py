@@ -4,6 +4,7 @@ import copy
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import sys
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,7 @@ from ganbench.grid import magnified, save_png, tile
 from ganbench.metrics.metric import find as find_metric
 from ganbench.run import new_run_folder, read_config, sample_batches, write_json
 from ganbench.scoring import score
+from ganbench.training import distributed
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.log import Log
 from ganbench.training.loop import Hooks, Plan, seed_everything, train
@@ -81,13 +83,14 @@ class Outcome:
 def run(options: Options) -> Outcome:
     """Train (or go on training) and score. Raises UserError for anything the caller can put right."""
     # --- resolve everything before anything is written
-    device = choose_device(options.device)
+    device = choose_device(distributed.start(options.device))
     cls = find(options.family)
     for metric in options.metrics:
         find_metric(metric)
     config, preset, origin = configure(cls, options.preset, options.overrides)
-    store = open_dataset(options.dataset, side=options.side or preset.side, split=options.split, crop=options.crop,
-                         channels=options.channels, root=options.root, skip_bad=options.skip_bad)
+    with distributed.first_goes_first():
+        store = open_dataset(options.dataset, side=options.side or preset.side, split=options.split, crop=options.crop,
+                             channels=options.channels, root=options.root, skip_bad=options.skip_bad)
     images = ImageSpec(store.side, store.channels, len(store.classes))
     if preset.side is not None and preset.side != store.side:
         fitting = [n for n, p in cls.presets.items() if p.side in (None, store.side)]
@@ -96,26 +99,29 @@ def run(options: Options) -> Outcome:
     cls.check(config, images)
     plan = _plan(options, cls, preset)
     document = _document(options, cls, config, origin, store, plan, device)
-    folder = _folder(options, document)
+    folder = Path(distributed.agreed(str(_folder(options, document)) if distributed.rank() == 0 else None))
     document["run"] = folder.name
 
     # --- build; the seed comes first, so that equal seeds mean equal weights
     seed_everything(options.seed, device)
-    family = cls(config, images).to(device)
+    family = distributed.convert(cls(config, images).to(device))
     clock = Clock(dataset_size=store.n, total_images=round(plan.kimg * 1000) if plan.kimg else 0)
     engine = TrainingEngine(family, clock, device=device, seed=options.seed, precision=options.precision)
     place = {"device": device, "rank": engine.rank, "world": engine.world}
     stream = Stream(store, options.seed, mirror=options.mirror, **place)
     held_out = _held_out(options, family, store, place)
-    if engine.rank == 0:
-        write_json(folder / "config.json", document)
-    lock = open(folder / ".lock", "w")
+    first = engine.rank == 0  # one process writes
+    lock = open(folder / ".lock" if first else os.devnull, "w")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if first:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise UserError(f"another process is training in {folder}: wait for it, or choose another --out") from None
-    log = Log(folder / "metrics.jsonl", every=options.log_every, convergence=cls.convergence,
-              smoothing=cls.convergence_smoothing, tensorboard=folder / "tensorboard" if options.tensorboard else None)
+    if first:
+        write_json(folder / "config.json", document)
+    log = Log(folder / "metrics.jsonl" if first else None, every=options.log_every, convergence=cls.convergence,
+              smoothing=cls.convergence_smoothing,
+              tensorboard=folder / "tensorboard" if options.tensorboard and first else None)
     progress = ProgressLine(device, quiet=options.quiet or engine.rank != 0)
     progress.say(f"{short_name(cls)} ({options.preset or cls.default_preset}) on {store.name}: {store.n:,} images of "
                  f"{store.channels}x{store.side}x{store.side}, {device}, into {folder}")
@@ -186,6 +192,8 @@ class _Recorder:
                 **provenance(engine.device)}
 
     def append(self, rows: list[dict[str, Any]]) -> None:
+        if distributed.rank() != 0:
+            return
         records.append(self.folder / "results.csv", rows)
         if self.options.results:
             records.append(self.options.results, rows)
