@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from ganbench.errors import UserError
 
 PATIENCE = timedelta(hours=6)  # how long processes wait while the first one scores or prepares data
+
+Network = TypeVar("Network", bound=nn.Module)
 
 _together = False
 
@@ -209,7 +211,7 @@ _SUCCESSORS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Dropout: _WholeBatchDropout, nn.Dropout2d: _WholeBatchDropout2d}
 
 
-def convert(network: nn.Module) -> nn.Module:
+def convert(network: Network) -> Network:
     """Make a network right under several processes, in place. With one process, do nothing.
 
     Batch norm and dropout keep their objects (parameters, buffers, references held elsewhere); their class changes.
@@ -247,8 +249,10 @@ def generated_by_all(make: Make, n: int, shape: Sequence[int]) -> Callable[[int]
     """
     def batches(size: int) -> Iterator[Tensor]:
         agreed(size)
+        arriving = _passed_on(make, n, shape, size)
         try:
-            yield from (arriving := _passed_on(make, n, shape, size))
+            for batch in arriving:  # not `yield from`, which would close what is drained below
+                yield batch
         finally:
             for _ in arriving:  # whoever stops early must not leave the others waiting to be heard
                 pass
