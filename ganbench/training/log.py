@@ -100,7 +100,8 @@ class Log:
 
     def restart(self) -> None:
         """Forget what a process wrote that was stopped before its first checkpoint."""
-        self.file.truncate(0)
+        if self.path is not None:
+            self.file.truncate(0)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Forget what was written after the checkpoint: those steps are about to be done again."""
