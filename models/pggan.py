@@ -24,23 +24,16 @@ from ganbench.models.nn.equalized import (
     pixel_norm,
     upsample,
 )
-from ganbench.models.nn.growing import TICK_KIMG, Growing, Growth, by_side, fade_reals, mix
-from ganbench.models.nn.losses import gradient_norms, gradient_penalty
-from ganbench.models.nn.progressive import ProgressiveCritic
-from pydantic import field_validator
+from ganbench.models.nn.growing import Growing, fade_reals, mix
+from ganbench.models.nn.losses import gradient_penalty
+from ganbench.models.nn.progressive import ProgressiveConfig, ProgressiveCritic, ProgressiveFamily
 from torch import Tensor, nn
 
-from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
-from ganbench.random import Random
+from ganbench.family import Batch, Engine, ImageSpec, Preset, Stage, knob
 
 
-class PGGANConfig(FamilyConfig):
+class PGGANConfig(ProgressiveConfig):
     # networks
-    fmap_base: int = knob(8192, "channels at side 2**r are min(base / 2**((r-1)*decay), max)", "code", ge=1)
-    fmap_decay: float = knob(1.0, "how fast feature maps shrink with the side", "code", ge=0)
-    fmap_max: int = knob(512, "most feature maps in a layer", "table 2", ge=1)
-    latent: int = knob(0, "latent components; 0 = min(fmap_base, fmap_max)", "table 2: 512", ge=0)
     normalise_latent: bool = knob(True, "latents on a hypersphere", "section A.1")
     equalized: bool = knob(True, "equalised learning rate", "section 4.1")
     pixel_norm: bool = knob(True, "pixelwise feature normalisation in the generator", "section 4.2")
@@ -50,25 +43,11 @@ class PGGANConfig(FamilyConfig):
     critic_norm: Norm = knob("none", "none or layer", "table 1 row a: layer")
     tanh: bool = knob(False, "tanh at the generator's end", "table 1 row a: yes")
     minibatch_stddev: bool = knob(True, "minibatch standard deviation as a map", "section 3")
-    stddev_group: int = knob(0, "samples in a group of it, 0 = the whole minibatch", "paper 0; TF code 4", ge=0)
-    minibatch_discrimination: bool = knob(False, "Salimans et al. 2016 before the last layer, 100 kernels of 5", "row "
-                                                                                                                 "e*")
-    pool_first: bool = knob(False, "critic: pool before the activation, as the TF code's fused kernels do", "table 2: "
-                                                                                                            "no")
-    # growing
-    growing: bool = knob(True, "start small and grow; no = full side from the start", "section 2")
-    initial_side: int = knob(4, "side at the start, pixels", "section 2", ge=4)
-    stable_kimg: float = knob(800.0, "kimg at each side before the next is faded in", "appendix A", ge=0)
-    fade_kimg: float = knob(800.0, "kimg of fading in", "appendix A", ge=0)
-    minibatch_repeats: int = knob(1, "minibatches between two looks at the schedule", "TF code 4", ge=1)
-    reset_optimizers: bool = knob(True, "forget Adam's moments when a fade begins and ends", "both codes")
+    minibatch_discrimination: bool = knob(False, "Salimans et al. 2016 before the last layer, 100 kernels of 5", "row e*")
+    pool_first: bool = knob(False, "critic: pool before the activation, as the TF code's fused kernels do", "table 2: no")
     reals_fade: Literal["float", "bytes"] = knob("float", "fade reals as floats, or in bytes as the Theano code")
     # losses
     loss: Literal["wgan-gp", "lsgan"] = knob("wgan-gp", "wgan-gp or lsgan", "section 5, appendix B")
-    gradient_penalty: float = knob(10.0, "weight lambda of the gradient penalty", "appendix A", ge=0)
-    gradient_target: float = knob(1.0, "norm gamma the penalty pulls to", "appendix A; CIFAR-10 750", gt=0)
-    full_side_penalty: bool = knob(True, "penalise norm / 2**floor(lod), as seen at full side", "both codes")
-    drift: float = knob(0.001, "weight of mean D(real)^2", "appendix A", ge=0)
     n_critic: int = knob(1, "critic updates a generator update", "appendix A", ge=1)
     simultaneous: bool = knob(False, "update both networks at once from one minibatch", "Theano code")
     fake_weight: float = knob(0.1, "lsgan: weight of the fake term", "Theano code", ge=0)
@@ -83,38 +62,9 @@ class PGGANConfig(FamilyConfig):
         "random", "labels of the fakes in the critic's step: drawn (Theano code) or the reals' own (TF code)")
     max_labels: int = knob(0, "use the first so many label components, 0 = all", "code", ge=0)
     # optimisation
-    minibatch: int = knob(16, "images a minibatch", "appendix A", ge=1)
-    minibatch_by_side: dict[int, int] = knob({256: 14, 512: 6, 1024: 3}, "where it differs: 512:6,1024:3", "appendix A")
-    rate: float = knob(0.001, "Adam's learning rate", "appendix A", gt=0)
-    rate_by_side: dict[int, float] = knob({}, "where it differs, e.g. 1024:0.0015", "TF code")
     theano_rampup_kimg: float = knob(0.0, "raise the rate over so many kimg, exp(-5(1-t)^2)", "Theano code 40", ge=0)
-    beta1: float = knob(0.0, "Adam", "appendix A", ge=0, lt=1)
-    beta2: float = knob(0.99, "Adam", "appendix A", ge=0, lt=1)
     ema: float = knob(0.999, "decay of the generator's average, a step", "appendix A", ge=0, lt=1)
     ema_power: float = knob(1.0, "use ema**power", "table 1 rows a-c: 20 and 5", gt=0)
-    for_side: int = knob(0, "the side these settings are for, 0 = any", ge=0)
-
-    @field_validator("minibatch_by_side", "rate_by_side", mode="before")
-    @classmethod
-    def _table(cls, given: Any) -> Any:
-        """Accept "512:6,1024:3" as typed on a command line."""
-        if not isinstance(given, str):
-            return given
-        try:
-            return {int(side): value for side, value in (entry.split(":") for entry in given.split(",") if entry)}
-        except ValueError:
-            raise ValueError("write it as side:value,side:value, e.g. 512:6,1024:3") from None
-
-    def channels(self, level: int) -> int:
-        """Feature maps at side 2**level."""
-        return min(int(self.fmap_base / 2.0 ** ((level - 1) * self.fmap_decay)), self.fmap_max)
-
-    def latent_size(self) -> int:
-        return self.latent or min(self.fmap_base, self.fmap_max)
-
-    def lowest_level(self, top: int) -> int:
-        """The lowest level at which images are made, of networks whose full level is `top`."""
-        return self.initial_side.bit_length() - 1 if self.growing else top
 
     def label_size(self, classes: int) -> int:
         """Label components in use."""
@@ -146,7 +96,7 @@ class Generator(Growing):
                                                     conv(nf(level), nf(level)))
         self.to_rgb = nn.ModuleDict({
             str(level): EqualizedConv2d(nf(level), images.channels, 1, gain=1.0, equalized=config.equalized)
-            for level in range(config.lowest_level(top), top + 1)})
+            for level in range(config.lowest_level(images.side), top + 1)})
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         level, fade = self.placed()
@@ -247,7 +197,7 @@ PRESETS = {
 }
 
 
-class PGGAN(Family):
+class PGGAN(ProgressiveFamily):
     """Progressive Growing of GANs."""
 
     title = "PGGAN"
@@ -290,79 +240,28 @@ class PGGAN(Family):
     critic: ProgressiveCritic
 
     def __init__(self, config: PGGANConfig, images: ImageSpec):
-        super().__init__(config, images)
-        self.label_size = config.label_size(images.classes)
+        super().__init__(config, images, draws=config.n_critic)
+        c, self.label_size = config, config.label_size(images.classes)
         self.needs_labels = self.label_size > 0  # type: ignore[misc]  # a matter of configuration here
-        self.growth = Growth(
-            images.side, config.initial_side if config.growing else images.side, config.stable_kimg, config.fade_kimg,
-            config.minibatch, config.minibatch_by_side,
-            group=config.minibatch_repeats * config.n_critic if config.minibatch_repeats > 1 else 1)
-        self.build()
-
-    def build(self) -> None:
-        c, full = self.config, self.images.side.bit_length() - 1
-        self.generator = Generator(c, self.images)
+        self.generator = Generator(c, images)
         self.critic = ProgressiveCritic(
-            self.images.side, self.images.channels, c.channels, c.lowest_level(full), 1 + self.label_size,
+            images.side, images.channels, c.channels, c.lowest_level(images.side), 1 + self.label_size,
             equalized=c.equalized, norm=c.critic_norm, stddev_group=c.stddev_group if c.minibatch_stddev else None,
             discrimination=c.minibatch_discrimination, pool_first=c.pool_first, noise=c.critic_noise != "off")
 
-    @classmethod
-    def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
-        assert isinstance(config, PGGANConfig)
-        super().check(config, images)
-        name = cls.__module__.split(".")[-1]
-        if config.for_side and config.for_side != images.side:
-            fitting = [n for n, p in cls.presets.items() if p.side == images.side]
-            advice = f"--preset {fitting[0]}" if fitting else f"--preset {cls.default_preset}"
-            raise UserError(f"this {name} preset is for side {config.for_side} and the images have side {images.side}: "
-                            f"use {advice}, or --side {config.for_side}")
-        if config.growing and (config.initial_side & (config.initial_side - 1) or config.initial_side > images.side):
-            raise UserError(f"initial_side {config.initial_side} has to be a power of two, from 4 to {images.side}")
-        if config.growing and config.initial_side < images.side and config.stable_kimg + config.fade_kimg <= 0:
-            raise UserError("stable_kimg and fade_kimg are both 0, so training would never grow: set one of them")
-        if config.conditional and images.classes < 2:
-            raise UserError(f"{name} was asked for labels (conditional), and this data has none: "
-                            "use a labelled data set, or leave conditional off")
+    # --- the schedule: side, fade, minibatch and rates are in the base class ----------------------------------------
 
-    # --- the schedule -------------------------------------------------------------------------------------------
-
-    def stage(self, clock: Clock) -> Stage:
-        images = self.growth.aligned(clock.images)
-        side, fade = self.growth.position(images)
-        rate = by_side(self.config.rate_by_side, side, self.config.rate) * self._ramp(images)
-        phase = self.growth.phase(images) if self.config.reset_optimizers else 0
-        label = f"{side}px fade {1 - fade:.2f}" if fade else f"{side}px"
-        return Stage(side, self.growth.batch_at(side), fade, {"generator": rate, "critic": rate}, phase=phase,
-                     label=label)
-
-    def _ramp(self, images: int) -> float:
+    def ramp(self, images: int) -> float:
         """The Theano code's ramp-up of the learning rate."""
         if not self.config.theano_rampup_kimg:
             return 1.0
         left = max(0.0, 1 - images / 1000 / self.config.theano_rampup_kimg)
         return math.exp(-5 * left * left)
 
-    def tick_kimg(self, stage: Stage) -> float:
-        """Length of a tick: the codes save a grid every tick and the networks every ten."""
-        return by_side(TICK_KIMG, stage.side, 160 if stage.side < 4 else 10)
-
-    def enter(self, stage: Stage) -> None:
-        self.generator.place(stage.side, stage.fade)
-        self.critic.place(stage.side, stage.fade)
-
     def ema_decay(self, stage: Stage) -> float:
         return self.config.ema ** self.config.ema_power
 
-    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        betas = (self.config.beta1, self.config.beta2)
-        return {name: torch.optim.Adam(network.parameters(), self.config.rate, betas, eps=1e-8)
-                for name, network in (("generator", self.generator), ("critic", self.critic))}
-
-    # --- latents and labels -------------------------------------------------------------------------------------
-
-    def latents(self, n: int, random: Random) -> Tensor:
-        return random.normal(n, self.config.latent_size())
+    # --- labels ---------------------------------------------------------------------------------------------------
 
     def one_hot(self, labels: Tensor | None) -> Tensor | None:
         """int64 (B,) -> float (B,L), cut to the label components in use; None for an unconditional model."""
@@ -413,18 +312,6 @@ class PGGAN(Family):
         out = self.critic.judge(fake)
         loss = -out[:, 0].mean() if self.config.loss == "wgan-gp" else out[:, 0].square().mean()
         return loss if labels is None else loss + self.config.label_weight * classification(out[:, 1:], labels)
-
-    def penalised_norms(self, real: Tensor, fake: Tensor, u: Tensor) -> Tensor:
-        """Norms (B,) of the critic's gradient at real + u (fake - real), as seen at full side.
-
-        Where every pixel is replicated into 4, each has a quarter of the gradient: the norm halves with every level.
-        """
-        norms = gradient_norms(self.critic, real, fake, 1 - u)
-        return norms / self.replication() if self.config.full_side_penalty else norms
-
-    def replication(self) -> int:
-        """Full side over the side being trained: 2**floor(lod)."""
-        return self.images.side >> int(self.critic.level)
 
     # --- one step -----------------------------------------------------------------------------------------------
 

@@ -1,4 +1,9 @@
-"""The critic that grows (Karras et al. 2018, arXiv 1710.10196, table 2, right), for every family of that line."""
+"""What every family that grows has in common: configuration, critic, schedule (Karras et al. 2018, arXiv 1710.10196).
+
+Defaults are that paper's.
+"""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +18,66 @@ from ganbench.models.nn.equalized import (
     downsample,
     scale_noise,
 )
-from ganbench.models.nn.growing import Channels, Growing, mix
+from ganbench.models.nn.growing import TICK_KIMG, Channels, Growing, Growth, by_side, mix
 from ganbench.models.nn.layers import MinibatchDiscrimination
+from ganbench.models.nn.losses import gradient_norms
+from pydantic import field_validator
 from torch import Tensor, nn
+
+from ganbench.errors import UserError
+from ganbench.family import Clock, Family, FamilyConfig, ImageSpec, Stage, knob
+from ganbench.random import Random
+
+
+class ProgressiveConfig(FamilyConfig):
+    # networks
+    fmap_base: int = knob(8192, "channels at side 2**r are min(base / 2**((r-1)*decay), max)", "code", ge=1)
+    fmap_decay: float = knob(1.0, "how fast feature maps shrink with the side", "code", ge=0)
+    fmap_max: int = knob(512, "most feature maps in a layer", "table 2", ge=1)
+    latent: int = knob(0, "latent components; 0 = min(fmap_base, fmap_max)", "table 2: 512", ge=0)
+    stddev_group: int = knob(0, "samples in a group of minibatch stddev, 0 = all", "paper 0; TF code 4", ge=0)
+    # growing
+    growing: bool = knob(True, "start small and grow; no = full side from the start", "section 2")
+    initial_side: int = knob(4, "side at the start, pixels", "section 2", ge=4)
+    stable_kimg: float = knob(800.0, "kimg at each side before the next is faded in", "appendix A", ge=0)
+    fade_kimg: float = knob(800.0, "kimg of fading in", "appendix A", ge=0)
+    minibatch_repeats: int = knob(1, "minibatches between two looks at the schedule", "TF code 4", ge=1)
+    reset_optimizers: bool = knob(True, "forget Adam's moments when a fade begins and ends", "both codes")
+    # the critic's penalties
+    gradient_penalty: float = knob(10.0, "weight lambda of the gradient penalty", "appendix A", ge=0)
+    gradient_target: float = knob(1.0, "norm gamma the penalty pulls to", "appendix A; CIFAR-10 750", gt=0)
+    full_side_penalty: bool = knob(True, "penalise norm / 2**floor(lod), as seen at full side", "both codes")
+    drift: float = knob(0.001, "weight of mean D(real)^2", "appendix A", ge=0)
+    # optimisation
+    minibatch: int = knob(16, "images a minibatch", "appendix A", ge=1)
+    minibatch_by_side: dict[int, int] = knob({256: 14, 512: 6, 1024: 3}, "where it differs: 512:6,1024:3", "appendix A")
+    rate: float = knob(0.001, "Adam's learning rate", "appendix A", gt=0)
+    rate_by_side: dict[int, float] = knob({}, "where it differs, e.g. 1024:0.0015", "TF code")
+    beta1: float = knob(0.0, "Adam", "appendix A", ge=0, lt=1)
+    beta2: float = knob(0.99, "Adam", "appendix A", ge=0, lt=1)
+    for_side: int = knob(0, "the side these settings are for, 0 = any", ge=0)
+
+    @field_validator("minibatch_by_side", "rate_by_side", mode="before")
+    @classmethod
+    def _table(cls, given: Any) -> Any:
+        """Accept "512:6,1024:3" as typed on a command line."""
+        if not isinstance(given, str):
+            return given
+        try:
+            return {int(side): value for side, value in (entry.split(":") for entry in given.split(",") if entry)}
+        except ValueError:
+            raise ValueError("write it as side:value,side:value, e.g. 512:6,1024:3") from None
+
+    def channels(self, level: int) -> int:
+        """Feature maps at side 2**level."""
+        return min(int(self.fmap_base / 2.0 ** ((level - 1) * self.fmap_decay)), self.fmap_max)
+
+    def latent_size(self) -> int:
+        return self.latent or min(self.fmap_base, self.fmap_max)
+
+    def lowest_level(self, side: int) -> int:
+        """The lowest level that has layers from and to colours: 2 (4x4) for growing networks, whatever their start."""
+        return 2 if self.growing else side.bit_length() - 1
 
 
 class ProgressiveCritic(Growing):
@@ -98,3 +160,76 @@ class ProgressiveCritic(Growing):
             x = blur(x)
         x = finish2(conv2(scale_noise(x, noise)))
         return x if self.pool_first else downsample(x)
+
+
+class ProgressiveFamily(Family):
+    """Base of families that grow: when which side is trained, and what the trainer must know of it."""
+
+    config: ProgressiveConfig
+    critic: ProgressiveCritic
+
+    def __init__(self, config: ProgressiveConfig, images: ImageSpec, draws: int = 1):
+        """draws: minibatches of reals in a step."""
+        super().__init__(config, images)
+        self.growth = Growth(
+            images.side, config.initial_side if config.growing else images.side, config.stable_kimg, config.fade_kimg,
+            config.minibatch, config.minibatch_by_side,
+            group=config.minibatch_repeats * draws if config.minibatch_repeats > 1 else 1)
+
+    @classmethod
+    def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        assert isinstance(config, ProgressiveConfig)
+        super().check(config, images)
+        name = cls.__module__.split(".")[-1]
+        if config.for_side and config.for_side != images.side:
+            fitting = [n for n, p in cls.presets.items() if p.side == images.side]
+            advice = f"--preset {fitting[0] if fitting else cls.default_preset}"
+            raise UserError(f"this {name} preset is for side {config.for_side} and the images have side {images.side}: "
+                            f"use {advice}, or --side {config.for_side}")
+        if config.growing and (config.initial_side & (config.initial_side - 1) or config.initial_side > images.side):
+            raise UserError(f"initial_side {config.initial_side} has to be a power of two, from 4 to {images.side}")
+        if config.growing and config.initial_side < images.side and config.stable_kimg + config.fade_kimg <= 0:
+            raise UserError("stable_kimg and fade_kimg are both 0, so training would never grow: set one of them")
+        if getattr(config, "conditional", False) and images.classes < 2:
+            raise UserError(f"{name} was asked for labels (conditional), and this data has none: "
+                            "use a labelled data set, or leave conditional off")
+
+    def stage(self, clock: Clock) -> Stage:
+        images = self.growth.aligned(clock.images)
+        side, fade = self.growth.position(images)
+        rate = by_side(self.config.rate_by_side, side, self.config.rate) * self.ramp(images)
+        phase = self.growth.phase(images) if self.config.reset_optimizers else 0
+        label = f"{side}px fade {1 - fade:.2f}" if fade else f"{side}px"
+        return Stage(side, self.growth.batch_at(side), fade, {"generator": rate, "critic": rate}, phase=phase,
+                     label=label)
+
+    def ramp(self, images: int) -> float:
+        """Factor on the learning rates after `images` reals."""
+        return 1.0
+
+    def tick_kimg(self, stage: Stage) -> float:
+        """Length of a tick: the published codes save a grid every tick and the networks every ten."""
+        return by_side(TICK_KIMG, stage.side, 10)
+
+    def enter(self, stage: Stage) -> None:
+        for network in (self.generator, self.critic):
+            network.place(stage.side, stage.fade)  # type: ignore[operator]
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        betas = (self.config.beta1, self.config.beta2)
+        return {name: torch.optim.Adam(network.parameters(), self.config.rate, betas, eps=1e-8)
+                for name, network in (("generator", self.generator), ("critic", self.critic))}
+
+    def latents(self, n: int, random: Random) -> Tensor:
+        return random.normal(n, self.config.latent_size())
+
+    def replication(self) -> int:
+        """Full side over the side being trained, 2**floor(lod); 1 where penalties are to be native."""
+        return self.images.side >> int(self.critic.level) if self.config.full_side_penalty else 1
+
+    def penalised_norms(self, real: Tensor, fake: Tensor, u: Tensor) -> Tensor:
+        """Norms (B,) of the critic's gradient at real + u (fake - real), as seen at full side.
+
+        Where every pixel is replicated into 4, each has a quarter of the gradient: the norm halves with every level.
+        """
+        return gradient_norms(self.critic, real, fake, 1 - u) / self.replication()
