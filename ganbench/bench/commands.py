@@ -33,7 +33,7 @@ def bench(
     console = Console()
     if engine not in ENGINES:
         raise UserError(f"unknown engine '{engine}'.{nearest(engine, ENGINES)} Known: {', '.join(ENGINES)}")
-    planned = plan(suite)
+    planned = plan(suite, dry=dry_run)
     chosen = planned.only(only or [])
     if dry_run:
         from ganbench.bench.estimate import print_plan

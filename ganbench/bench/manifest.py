@@ -38,7 +38,7 @@ class Manifest:
         self.folder, self.path = folder, folder / "manifest.json"
         try:
             (folder / "logs").mkdir(parents=True, exist_ok=True)
-            self._lock: IO[str] = open(folder / ".lock", "w")  # noqa: SIM115 - held as long as the manifest is
+            self._lock: IO[str] = open(folder / ".lock", "w")
         except OSError as error:
             raise UserError(f"cannot write in {folder}: {error.strerror}; choose another folder with --out") from None
         try:

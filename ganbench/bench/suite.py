@@ -86,6 +86,7 @@ class Data(_Table):
     side: int | None = Field(None, ge=4)
     channels: int | None = None
     crop: str | None = None
+    classes: int | None = Field(None, ge=0, description="what a dry run expects where the images are not at hand")
 
 
 class Entry(_Table):
@@ -176,7 +177,7 @@ class Cell:
             flags += ["--eval-every", repr(self.evaluation.every)]
         flags += ["--metric", ",".join(self.evaluation.metrics)]
         for key, value in self.settings:
-            flags += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+            flags += ["--set", f"{key}={_typed(value)}"]
         return ["run", self.family, "--dataset", self.dataset, *flags]
 
 
@@ -209,6 +210,7 @@ class Planned:
     suite: Suite
     cells: tuple[Cell, ...]
     references: tuple[Reference, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -223,11 +225,25 @@ class Planned:
                                 f"{nearest(pattern, labels)} Cells: {', '.join(labels[:6])} ...")
         kept = tuple(c for c in self.cells if any(p in c.name for p in patterns)) if patterns else self.cells
         used = {(c.dataset, c.side) for c in kept}
-        return Planned(self.path, self.suite, kept, tuple(r for r in self.references if (r.dataset, r.side) in used))
+        references = tuple(r for r in self.references if (r.dataset, r.side) in used)
+        return Planned(self.path, self.suite, kept, references, self.notes)
 
 
-def plan(path: str | Path) -> Planned:
+@dataclass(frozen=True)
+class _Images:
+    """What a suite needs to know of a data set."""
+
+    side: int
+    channels: int
+    classes: int
+    content_hash: str
+
+
+def plan(path: str | Path, *, dry: bool = False) -> Planned:
     """Read a suite and work out its cells; data sets that are not prepared yet are prepared.
+
+    Args:
+        dry: where images are not at hand, take the side, channels and classes that the suite expects, with a note.
 
     Raises UserError, naming file and line, for anything that could not run: an unknown key, family, preset, setting,
     data set or metric; labels missing; a side or a preset that does not fit.
@@ -250,10 +266,17 @@ def plan(path: str | Path) -> Planned:
             with _at(path, lines, "family", index, "set" if entry.set and not entry.sweep else "preset"):
                 families.configure(families.find(entry.name), preset, settings)
 
-    stores = []
+    stores, notes = [], []
     for index, data in enumerate(suite.dataset):
         with _at(path, lines, "dataset", index, "name"):
-            stores.append(open_dataset(data.name, side=data.side, crop=data.crop, channels=data.channels))
+            try:
+                store = open_dataset(data.name, side=data.side, crop=data.crop, channels=data.channels)
+                stores.append(_Images(store.side, store.channels, len(store.classes), store.content_hash))
+            except UserError as error:
+                if not dry or data.side is None or data.channels is None:
+                    raise
+                stores.append(_Images(data.side, data.channels, data.classes or 0, ""))
+                notes.append(f"{data.name} is not at hand, its side, channels and classes are taken from the suite ({error})")
 
     cells: list[Cell] = []
     for (data, store), (index, entry) in itertools.product(zip(suite.dataset, stores), enumerate(suite.family)):
@@ -261,10 +284,10 @@ def plan(path: str | Path) -> Planned:
             continue
         for preset, settings in _variants(entry):
             with _at(path, lines, "family", index):
-                images = ImageSpec(store.side, store.channels, len(store.classes))
+                images = ImageSpec(store.side, store.channels, store.classes)
                 name, config = _fitting(families.find(entry.name), preset, settings, images, data.name)
             cells += [Cell(_family_argument(entry.name), name, tuple(sorted(settings.items())), config, data.name,
-                           store.content_hash, store.side, store.channels, len(store.classes), data.crop, seed,
+                           store.content_hash, store.side, store.channels, store.classes, data.crop, seed,
                            suite.budget, suite.evaluation, suite.precision) for seed in suite.seeds]
     names = [cell.name for cell in cells]
     if twice := next((n for n in names if names.count(n) > 1), None):
@@ -274,7 +297,7 @@ def plan(path: str | Path) -> Planned:
     references = tuple(Reference(data.name, store.content_hash, store.side, store.channels, data.crop,
                                  tuple(suite.evaluation.metrics), suite.evaluation.n)
                        for data, store in zip(suite.dataset, stores)) if suite.evaluation.references else ()
-    return Planned(path, suite, tuple(cells), references)
+    return Planned(path, suite, tuple(cells), references, tuple(notes))
 
 
 def _variants(entry: Entry) -> Iterator[tuple[str | None, dict[str, Any]]]:
@@ -314,6 +337,15 @@ class _at:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, UserError):
             raise UserError(f"{self.prefix}: {error}") from None
+
+
+def _typed(value: Any) -> str:
+    """A setting as one would type it after --set."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}:{_typed(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return ",".join(map(_typed, value))
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _family_argument(name: str) -> str:

@@ -251,7 +251,7 @@ def generated_by_all(make: Make, n: int, shape: Sequence[int]) -> Callable[[int]
         agreed(size)
         arriving = _passed_on(make, n, shape, size)
         try:
-            for batch in arriving:  # not `yield from`, which would close what is drained below
+            for batch in arriving:  # noqa: UP028 - `yield from` would close what is drained below
                 yield batch
         finally:
             for _ in arriving:  # whoever stops early must not leave the others waiting to be heard

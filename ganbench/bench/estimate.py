@@ -1,0 +1,99 @@
+"""`ganbench bench --dry-run`: what a suite would do, and about what it would cost on this machine.
+
+Time and memory come from real steps: each kind of cell is built once and takes a couple of steps at every side its budget
+leads through, on random images. Where a step would be long, it is taken with a smaller batch and scaled.
+"""
+
+import json
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ganbench import family as families
+from ganbench.bench.speed import Bench, Speed
+from ganbench.bench.suite import Cell, Planned
+from ganbench.errors import UserError
+from ganbench.family import ImageSpec
+from ganbench.training.progress import duration
+
+PIXELS = 64 * 32 * 32  # a measured step has at most so many pixels a batch on a CPU
+POINTS = 40  # moments of the budget at which the schedule is looked at
+PROCESS_BYTES = {"cpu": 500e6, "cuda": 600e6}  # interpreter, libraries, context
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one cell. seconds: of training, without scoring. bytes: at the side that needs most."""
+
+    params_g: int
+    params_d: int
+    seconds: float
+    bytes: float
+
+
+def estimate(cell: Cell, device: torch.device) -> Estimate:
+    """Measure what a cell would cost. Raises UserError if it does not fit into this machine's memory."""
+    cls = families.find(cell.family)
+    config = cls.Config.model_validate(json.loads(cell.config))
+    budget = cell.budget
+    kimg = budget.kimg or cls.presets[cell.preset].kimg or cls.kimg
+    bench = Bench(cls, config, ImageSpec(cell.side, cell.channels, cell.classes), device=device,
+                  precision=cell.precision, total_kimg=kimg)
+    measured: dict[tuple[int, int], Speed] = {}
+
+    def at(images: int) -> tuple[Speed, float]:
+        """The measurement for that moment, and by how much its batch was made smaller."""
+        stage = bench.stage_at(images)
+        key = (stage.side, stage.batch)
+        if key not in measured:
+            batch = stage.batch if device.type == "cuda" else min(stage.batch, max(4, PIXELS // stage.side ** 2))
+            try:
+                measured[key] = bench.measure(images, batch=batch, at_least=0.3, most=20)
+            except torch.OutOfMemoryError:
+                raise UserError(f"{cell.name} does not fit into the memory of {device} at side {stage.side}, batch "
+                                f"{stage.batch}: take another preset or a smaller batch") from None
+        return measured[key], stage.batch / measured[key].batch
+
+    total = 1000 * kimg if budget.steps is None else budget.steps * at(0)[0].images_per_step * at(0)[1]
+    shares = [total * (i + 0.5) / POINTS for i in range(POINTS)]
+    seconds = sum(at(int(images))[0].seconds_per_kimg for images in shares) / POINTS * total / 1000
+    memory = max(s.state_bytes + s.activation_bytes * batch / s.batch for (_, batch), s in measured.items())
+    return Estimate(*bench.parameters, budget.seconds or seconds, memory + PROCESS_BYTES[device.type])
+
+
+def print_plan(planned: Planned, jobs: int, console: Console) -> None:
+    """The cells of a suite with parameters, estimated time and memory."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+    kinds: dict[str, list[Cell]] = {}
+    for cell in planned.cells:
+        kinds.setdefault(f"{cell.label} {cell.dataset} {cell.side}", []).append(cell)
+    table = Table(title=f"{planned.suite.title}: {len(planned.cells)} cells, {planned.suite.budget} each", expand=False)
+    for column in ("family", "preset", "data set", "side"):
+        table.add_column(column, no_wrap=True)
+    for column in ("seeds", "params G", "params D", "time a cell", "memory"):
+        table.add_column(column, justify="right", no_wrap=True)
+    begun, total, longest = time.monotonic(), 0.0, 0.0
+    for cells in kinds.values():
+        with console.status(f"measuring {cells[0].name}"):
+            cost = estimate(cells[0], device)
+        total, longest = total + cost.seconds * len(cells), max(longest, cost.seconds)
+        family, preset = cells[0].label.split(" ", 1)
+        table.add_row(family, preset, cells[0].dataset, str(cells[0].side), str(len(cells)), f"{cost.params_g:,}",
+                      f"{cost.params_d:,}", duration(cost.seconds), f"{cost.bytes / 1e9:.2f} GB")
+    console.print(table)
+    wall = max(longest, total / min(jobs, len(planned.cells)))
+    say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
+    say(f"about {duration(math.ceil(total))} of training in all, {duration(math.ceil(wall))} with {jobs} at once, "
+        "and the scoring on top of it: "
+        + ", ".join(planned.suite.evaluation.metrics) + f" on {planned.suite.evaluation.n:,} images "
+        + (f"every {planned.suite.evaluation.every:g} kimg" if planned.suite.evaluation.every else "at the end"))
+    say(f"measured in {time.monotonic() - begun:.0f} s on this machine ({device.type}) from real steps at each side; "
+        "where a step is long, with a smaller batch and scaled. Nothing was trained.")
+    for note in planned.notes:
+        say(note)

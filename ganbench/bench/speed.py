@@ -1,0 +1,154 @@
+"""How fast a family trains and how much memory it takes, from a few real steps on random images."""
+
+import gc
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganbench.family import Batch, Clock, Family, FamilyConfig, ImageSpec, Stage
+from ganbench.training.engine import TrainingEngine
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a step costs at one stage of training."""
+
+    side: int
+    batch: int
+    images_per_step: int  # real images a step draws; a critic updated five times draws five batches
+    seconds_per_step: float
+    state_bytes: int  # weights, gradients, optimizers, averaged generator
+    activation_bytes: int  # most that was kept for a backward pass at once; on a GPU all that was allocated above the state
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images_per_step / self.seconds_per_step
+
+    @property
+    def seconds_per_kimg(self) -> float:
+        return 1000 / self.images_per_second
+
+
+class Bench:
+    """A family built once, to be measured at several stages.
+
+    Args:
+        total_kimg: length of training that the family's schedule is told.
+    """
+
+    def __init__(self, family: type[Family], config: FamilyConfig, images: ImageSpec, *, device: torch.device,
+                 precision: str = "fp32", total_kimg: float = 1000.0, seed: int = 0):
+        torch.manual_seed(seed)
+        family.check(config, images)
+        self.family = family(config, images).to(device)
+        self.clock = Clock(dataset_size=50_000, total_images=round(1000 * total_kimg))
+        self.device, self.images = device, images
+        self.engine = TrainingEngine(self.family, self.clock, device=device, seed=seed, precision=precision)
+        self.drawn = 0
+        self.prepared = False
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """Trainable parameters of generator and critic."""
+        networks = (self.family.generator, self.family.critic)
+        return tuple(sum(p.numel() for p in n.parameters() if p.requires_grad) if n is not None else 0
+                     for n in networks)  # type: ignore[return-value]
+
+    def stage_at(self, images: int) -> Stage:
+        """What the family's schedule says after so many images."""
+        self.clock.images = images
+        return self.family.stage(self.clock)
+
+    def measure(self, images: int, *, batch: int | None = None, at_least: float = 0.0, most: int = 1000) -> Speed:
+        """Take real steps as they are after `images` images.
+
+        Args:
+            batch: instead of the schedule's. at_least: seconds to measure for. most: steps.
+        """
+        stage = self.stage_at(images)
+        stage = replace(stage, batch=batch or stage.batch)
+        kept = SavedTensors()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        with kept:
+            self._step(stage)  # the first step is not timed: it makes optimizer state and picks algorithms
+        state = self._state_bytes()
+        activations = (torch.cuda.max_memory_allocated(self.device) - state if self.device.type == "cuda" else kept.peak)
+        self.drawn, steps, begun = 0, 0, self._now()
+        while steps == 0 or (self._now() - begun < at_least and steps < most):
+            self._step(stage)
+            steps += 1
+        seconds = self._now() - begun
+        return Speed(stage.side, stage.batch, self.drawn // steps, seconds / steps, state, max(0, activations))
+
+    def _step(self, stage: Stage) -> None:
+        self.engine.enter(stage)
+        reals = self._reals(stage)
+        if not self.prepared:
+            self.family.before_training(next(reals).images)
+            self.prepared = True
+        self.engine.average()
+        with self.engine.autocast():
+            self.family.step(reals, self.engine)
+        self.clock.steps += 1
+
+    def _reals(self, stage: Stage) -> Iterator[Batch]:
+        shape = (stage.batch, self.images.channels, stage.side, stage.side)
+        images = torch.rand(shape, device=self.device) * 2 - 1
+        labels = torch.arange(stage.batch, device=self.device) % self.images.classes if self.images.classes else None
+        while True:
+            self.drawn += stage.batch
+            yield Batch(images, labels)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.monotonic()
+
+    def _state_bytes(self) -> int:
+        size = lambda tensors: sum(t.numel() * t.element_size() for t in tensors)
+        parameters = list(self.family.parameters())
+        total = size(parameters) + size(p for p in parameters if p.requires_grad) + size(self.family.buffers())
+        if self.engine.averaged is not None:
+            total += size(self.engine.averaged.state_dict().values())
+        for optimizer in self.engine.optimizers.values():
+            total += size(v for entry in optimizer.state.values() for v in entry.values() if isinstance(v, Tensor))
+        return total
+
+
+class SavedTensors:
+    """Counts the bytes that autograd keeps for backward passes, and the most it kept at once; on any device."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+        self.held: dict[int, int] = {}  # storage -> how many saved tensors share it
+        self.hooks: Any = torch.autograd.graph.saved_tensors_hooks(lambda t: _Kept(t, self), lambda k: k.tensor)
+
+    def __enter__(self) -> "SavedTensors":
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.hooks.__exit__(*error)
+        gc.collect()
+
+
+class _Kept:
+    def __init__(self, tensor: Tensor, counter: SavedTensors):
+        self.tensor, self.counter = tensor, counter
+        storage = tensor.untyped_storage()
+        self.key, self.size = storage.data_ptr(), storage.nbytes()
+        counter.held[self.key] = counter.held.get(self.key, 0) + 1
+        if counter.held[self.key] == 1:
+            counter.now += self.size
+            counter.peak = max(counter.peak, counter.now)
+
+    def __del__(self) -> None:
+        counter = self.counter
+        counter.held[self.key] -= 1
+        if not counter.held[self.key]:
+            counter.now -= self.size
