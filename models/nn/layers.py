@@ -1,0 +1,138 @@
+"""Layers and initialisers that several families share. Images are (B,C,H,W)."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEAK = 0.2  # slope of the leaky ReLU, in every family here
+
+
+class LayerNorm(nn.Module):
+    """Normalise each sample over (C,H,W), then a gain and a bias per channel (arXiv 1704.00028, section 4)."""
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(x, x.shape[1:], eps=self.eps)
+        return x * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+
+class Maxout(nn.Module):
+    """(B,inputs) -> (B,units): the largest of `pieces` affine maps per unit (Goodfellow et al. 2013, arXiv 1302.4389)."""
+
+    def __init__(self, inputs: int, units: int, pieces: int):
+        super().__init__()
+        self.units, self.pieces = units, pieces
+        self.linear = nn.Linear(inputs, units * pieces)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).unflatten(1, (self.units, self.pieces)).amax(2)
+
+
+class MinibatchDiscrimination(nn.Module):
+    """Append to each sample's features how close it lies to the others of its batch (Salimans et al. 2016, 1606.03498).
+
+    (B,inputs) -> (B,inputs+kernels): o_b(x_i) = sum over j != i of exp(-|M_ib - M_jb|_1), with M = x T (section 3.2).
+    Reals and fakes must come as batches of their own. The sums grow with the batch, so judge with the training size.
+
+    Args:
+        kernels, dimensions: of the tensor T (inputs, kernels, dimensions).
+    """
+
+    def __init__(self, inputs: int, kernels: int = 100, dimensions: int = 5):
+        super().__init__()
+        self.kernels, self.dimensions = kernels, dimensions
+        self.T = nn.Parameter(torch.randn(inputs, kernels * dimensions) * 0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        m = (x @ self.T).unflatten(1, (self.kernels, self.dimensions))
+        distances = (m[:, None] - m[None]).abs().sum(3)  # (B, B, kernels)
+        # Every sample has distance 0 to itself: exp(0) = 1 is what the sum over j != i leaves out.
+        return torch.cat([x, torch.exp(-distances).sum(1) - 1], 1)
+
+
+class MaskedConv2d(nn.Conv2d):
+    """A convolution of stride 1 that sees only pixels before, in raster order (van den Oord et al. 2016, 1601.06759).
+
+    Channels stand for colours in order, in `colours` groups of nearly equal size on both sides. At the centre tap an
+    output group sees the input groups of earlier colours; with mask "B" its own colour too, with "A" not.
+
+    Args:
+        kind: "A" for the first layer, "B" for all others.
+    """
+
+    def __init__(self, kind: Literal["A", "B"], inputs: int, outputs: int, kernel: int, colours: int = 1):
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2)
+        mask = torch.zeros(outputs, inputs, kernel, kernel)
+        mask[:, :, :kernel // 2] = 1
+        mask[:, :, kernel // 2, :kernel // 2] = 1
+        from_colour = torch.arange(inputs) * colours // inputs
+        to_colour = torch.arange(outputs) * colours // outputs
+        seen = from_colour[None] < to_colour[:, None] if kind == "A" else from_colour[None] <= to_colour[:, None]
+        mask[:, :, kernel // 2, kernel // 2] = seen
+        self.mask: Tensor
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight * self.mask, self.bias)
+
+
+# --- initialisers ---------------------------------------------------------------------------------------------------
+
+def normal_weights(network: nn.Module, deviation: float = 0.02, gain_deviation: float | None = None) -> None:
+    """N(0, deviation) for all convolutions and linear layers, biases 0; batch-norm gains N(1, gain_deviation), biases 0.
+
+    `gain_deviation` None means the same deviation as the weights (DCGAN, arXiv 1511.06434, section 4).
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(layer.weight, 0, deviation)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.affine:
+            nn.init.normal_(layer.weight, 1, deviation if gain_deviation is None else gain_deviation)
+            nn.init.zeros_(layer.bias)
+
+
+def uniform_weights(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, he: bool = False) -> None:
+    """Uniform, of standard deviation sqrt(2 / (fan_in + fan_out)), or sqrt(4 / ...) for `he`; bias 0.
+
+    A stride divides the fan on the side of the larger map, whose pixels each meet fewer taps: the outputs of a
+    strided convolution are counted per input pixel, the inputs of a transposed one per output pixel.
+    """
+    taps = layer.weight[0, 0].numel() if layer.weight.ndim == 4 else 1
+    if isinstance(layer, nn.Linear):
+        fans = layer.in_features + layer.out_features
+    else:
+        stride = layer.stride[0] ** 2
+        fan_in, fan_out = layer.in_channels * taps, layer.out_channels * taps
+        fans = fan_in // stride + fan_out if isinstance(layer, nn.ConvTranspose2d) else fan_in + fan_out // stride
+    bound = math.sqrt(3) * math.sqrt((4 if he else 2) / fans)
+    nn.init.uniform_(layer.weight, -bound, bound)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+# --- batch norm -----------------------------------------------------------------------------------------------------
+
+@contextmanager
+def batch_statistics(network: nn.Module) -> Iterator[None]:
+    """Inside, batch norm normalises by the batch at hand, as in training, and leaves its running averages alone."""
+    norms = [(m, m.training) for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+             and m.track_running_stats]
+    for norm, _ in norms:
+        norm.training, norm.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for norm, training in norms:
+            norm.training, norm.track_running_stats = training, True

@@ -1,0 +1,341 @@
+"""Wasserstein GAN with gradient penalty (Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville, NeurIPS 2017, arXiv 1704.00028).
+
+WGAN whose critic is kept Lipschitz by a penalty on its gradient's norm between real and generated images. Networks and
+settings are those of the paper's scripts: convolutional (CIFAR-10), MNIST, ResNet for CIFAR-10, ResNet for 64x64.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from ganbench.models.nn import losses
+from ganbench.models.nn.layers import LEAK, LayerNorm, batch_statistics, uniform_weights
+from torch import Tensor, nn
+
+from ganbench.errors import UserError
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.random import Random
+
+
+class WGANGPConfig(FamilyConfig):
+    # networks
+    net: Literal["conv", "resnet32", "resnet"] = knob("conv", "conv; resnet32 (one width, CIFAR-10); resnet (64x64)",
+                                                      "sections 5.1-5.3")
+    dim: int = knob(128, "maps: at half the side (conv), everywhere (resnet32), at full side (resnet)", "code", ge=1)
+    max_channels: int = knob(0, "conv: widest layer; 0 = 512 from side 128 up, else no cap", ge=0)
+    latent: int = knob(128, "latent components, N(0,1)", "code", ge=1)
+    generator_norm: bool = knob(True, "batch norm in the generator", "code; MNIST: no")
+    critic_norm: Literal["none", "layer", "batch"] = knob("none", "none, or layer (resnet); batch is refused",
+                                                          "section 4")
+    output: Literal["tanh", "sigmoid"] = knob("tanh", "sigmoid: networks work on pixels in [0,1]", "code; MNIST: "
+                                                                                                   "sigmoid")
+    # the critic's constraint and schedule
+    penalty: float = knob(10.0, "weight lambda of the gradient penalty", "algorithm 1", ge=0)
+    target: float = knob(1.0, "gradient norm that the penalty pulls to", "equation 3", gt=0)
+    n_critic: int = knob(5, "critic updates a generator update", "algorithm 1", ge=1)
+    dequantise: bool = knob(False, "spread reals over their grey levels: x/256 + U(0, 1/256), then to [-1,1]",
+                            "CIFAR ResNet code")
+    # optimisation
+    rate: float = knob(1e-4, "Adam's learning rate", "algorithm 1", gt=0)
+    decay_steps: int = knob(0, "generator updates over which the rate falls to 0, 0 = constant", "CIFAR ResNet: 100,000",
+                            ge=0)
+    beta1: float = knob(0.0, "Adam", "algorithm 1; conv and MNIST scripts 0.5", ge=0, lt=1)
+    beta2: float = knob(0.9, "Adam", "algorithm 1", ge=0, lt=1)
+    batch: int = knob(64, "images a critic minibatch", "algorithm 1", ge=2)
+    generator_batch: int = knob(0, "fakes a generator update, 0 = as the critic's", "CIFAR ResNet: 128", ge=0)
+
+
+# --- convolutional networks (CIFAR-10 and MNIST scripts) ------------------------------------------------------------
+
+class ConvGenerator(nn.Module):
+    """Latents -> 4x4 maps -> images (B,C,S,S) before the output's squashing. `widths`: maps at 4, 8, ..., S/2."""
+
+    def __init__(self, latent: int, widths: list[int], channels: int, norm: bool):
+        super().__init__()
+        first = widths[0]
+        self.project = nn.Sequential(nn.Linear(latent, first * 16), *([nn.BatchNorm1d(first * 16)] if norm else []),
+                                     nn.ReLU(), nn.Unflatten(1, (first, 4, 4)))
+        layers: list[nn.Module] = []
+        for width, wider in itertools.pairwise(widths):
+            layers += [nn.ConvTranspose2d(width, wider, 5, 2, 2, 1), *([nn.BatchNorm2d(wider)] if norm else []),
+                       nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], channels, 5, 2, 2, 1))
+        _initialise(self, he=(nn.Conv2d, nn.ConvTranspose2d))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(self.project(z))
+
+
+class ConvCritic(nn.Module):
+    """Images (B,C,S,S) -> scores (B,). `widths`: maps at S/2, ..., 4. No normalisation, or layer norm past the first."""
+
+    def __init__(self, channels: int, widths: list[int], norm: str):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for index, (width, wider) in enumerate(zip([channels, *widths], widths)):
+            layers += [nn.Conv2d(width, wider, 5, 2, 2), *([_norm(norm, wider)] if index else []), nn.LeakyReLU(LEAK)]
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, 1))
+        _initialise(self, he=(nn.Conv2d,))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images).squeeze(1)
+
+
+# --- residual networks ----------------------------------------------------------------------------------------------
+
+class Block(nn.Module):
+    """Pre-activation residual block: (norm) ReLU conv (norm) ReLU conv, plus a shortcut.
+
+    Args:
+        resample: "up" (nearest, before the first convolution), "down" (mean pool, after the second) or "".
+        widen_late: the second convolution changes the width, not the first (the 64x64 script's critic).
+        first_bias: of the first convolution. pool_first: the shortcut pools before its 1x1 convolution, not after.
+    """
+
+    def __init__(self, inputs: int, outputs: int, resample: str, norm: str, *, widen_late: bool = False,
+                 first_bias: bool = True, pool_first: bool = False):
+        super().__init__()
+        middle = inputs if widen_late else outputs
+        self.resample, self.pool_first = resample, pool_first
+        self.norm1, self.norm2 = _norm(norm, inputs), _norm(norm, middle)
+        self.conv1 = nn.Conv2d(inputs, middle, 3, padding=1, bias=first_bias)
+        self.conv2 = nn.Conv2d(middle, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if resample or inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norm1(x))
+        if self.resample == "up":
+            h, x = _double(h), _double(x)
+        h = self.conv2(F.relu(self.norm2(self.conv1(h))))
+        if self.resample != "down":
+            return h + self.shortcut(x)
+        short = self.shortcut(F.avg_pool2d(x, 2)) if self.pool_first else F.avg_pool2d(self.shortcut(x), 2)
+        return F.avg_pool2d(h, 2) + short
+
+
+class FirstBlock(nn.Module):
+    """The CIFAR-10 critic's first block, on raw pixels: no activation before the first convolution."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(self.conv2(F.relu(self.conv1(x))), 2) + self.shortcut(F.avg_pool2d(x, 2))
+
+
+class ResNetGenerator(nn.Module):
+    """Latents -> 4x4 maps -> one up block for each doubling -> images before squashing. `widths`: maps at 4, 8, ..., S."""
+
+    def __init__(self, latent: int, widths: list[int], channels: int, norm: bool, first_bias: bool):
+        super().__init__()
+        kind = "batch" if norm else "none"
+        self.project = nn.Sequential(nn.Linear(latent, widths[0] * 16), nn.Unflatten(1, (widths[0], 4, 4)))
+        self.blocks = nn.Sequential(*[Block(a, b, "up", kind, first_bias=first_bias)
+                                      for a, b in itertools.pairwise(widths)])
+        self.norm = _norm(kind, widths[-1])
+        self.to_image = nn.Conv2d(widths[-1], channels, 3, padding=1)
+        _initialise_blocks(self)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.to_image(F.relu(self.norm(self.blocks(self.project(z)))))
+
+
+class ResNet32Critic(nn.Module):
+    """One width: first block, down blocks to 8x8, two plain blocks, ReLU, mean over the map, linear."""
+
+    def __init__(self, channels: int, side: int, dim: int, norm: str):
+        super().__init__()
+        downs = side.bit_length() - 5  # S/2 to 8x8
+        self.blocks = nn.Sequential(FirstBlock(channels, dim), *[Block(dim, dim, "down", norm) for _ in range(downs)],
+                                    *[Block(dim, dim, "", norm) for _ in range(2)])
+        self.head = nn.Linear(dim, 1)
+        _initialise_blocks(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(F.relu(self.blocks(images)).mean((2, 3))).squeeze(1)
+
+
+class ResNetCritic(nn.Module):
+    """The 64x64 script's: a 3x3 convolution, down blocks to 4x4, linear. `widths`: maps at S, S/2, ..., 4."""
+
+    def __init__(self, channels: int, widths: list[int], norm: str):
+        super().__init__()
+        self.from_image = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.blocks = nn.Sequential(*[Block(a, b, "down", norm, widen_late=True, first_bias=False, pool_first=True)
+                                      for a, b in itertools.pairwise(widths)])
+        self.head = nn.Linear(widths[-1] * 16, 1)
+        _initialise_blocks(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.blocks(self.from_image(images)).flatten(1)).squeeze(1)
+
+
+def _norm(kind: str, width: int) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    return LayerNorm(width) if kind == "layer" else nn.BatchNorm2d(width)
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def _initialise(network: nn.Module, he: tuple[type[nn.Module], ...]) -> None:
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            uniform_weights(layer, he=isinstance(layer, he))
+
+
+def _initialise_blocks(network: nn.Module) -> None:
+    """The 3x3 convolutions inside blocks follow a ReLU, which halves variances, and get the larger weights."""
+    _initialise(network, he=())
+    for block in network.modules():
+        if isinstance(block, Block | FirstBlock):
+            uniform_weights(block.conv1, he=True)
+            uniform_weights(block.conv2, he=True)
+
+
+class WGANGP(Family):
+    title = "WGAN-GP"
+    paper = "Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville 2017, arXiv 1704.00028"
+    summary = ("WGAN without weight clipping: the critic is kept Lipschitz by penalising how far the norm of its gradient "
+               "is from 1, at random points between real and generated images. That lets deep critics train, ResNets "
+               "included, with hardly any tuning. The critic has no batch norm, for the penalty is about single images.")
+    Config = WGANGPConfig
+    kimg = 8000.0
+    presets = {
+        "paper": Preset("convolutional networks of the CIFAR-10 script (128 maps), any side: a GPU, hours", beta1=0.5),
+        "alt:dim64": Preset("the same with 64 maps, which the script's comment prefers", dim=64, beta1=0.5),
+        "mnist": Preset("the MNIST script: 64 maps, no batch norm, sigmoid, batch 50", dim=64, generator_norm=False,
+                        output="sigmoid", batch=50, beta1=0.5),
+        "resnet32": Preset("CIFAR-10 ResNet, unconditional: published FID 29 to 22, a GPU, a day", net="resnet32",
+                           rate=2e-4, decay_steps=100_000, generator_batch=128, dequantise=True, kimg=32_000),
+        "resnet": Preset("ResNet of the 64x64 script with layer norm in the critic: a GPU, a day or two", net="resnet",
+                         dim=64, critic_norm="layer"),
+        "laptop": Preset("readable digits after a minute on two cores; Fashion-MNIST takes five", kimg=200, dim=24,
+                         latent=64, beta1=0.5, rate=5e-4, n_critic=3, batch=32),
+        "smoke": Preset("seconds: does it run?", kimg=1, dim=8, latent=16, beta1=0.5, n_critic=2, batch=16),
+    }
+    quantities = {
+        "wasserstein": "mean D(x) - mean D(G(z)) without the penalty, on the last critic minibatch before the "
+                       "generator's update: estimates the Wasserstein-1 distance",
+        "wasserstein_dev": "the same on held-out images and fresh fakes, every 100 steps; a growing gap to "
+                           "wasserstein means that the critic overfits the training images",
+        "critic_loss": "-wasserstein + lambda * penalty, the papers' 'disc cost'",
+        "generator_loss": "-mean D(G(z)); its level means nothing",
+        "penalty": "mean (gradient norm - target)^2, without lambda", "gradient_norm": "mean gradient norm, near 1",
+        "score_real": "mean D(x)", "score_fake": "mean D(G(z))",
+    }
+    convergence = "wasserstein"
+    convergence_smoothing = "median101"
+    healthy = "wasserstein rises within the first steps, then falls for the rest of the run; gradient_norm hovers near 1."
+    sick = ("gradient_norm far from 1 for long: lambda or the rate is off. wasserstein rising steadily: the critic runs "
+            "away from the generator. wasserstein_dev falling away from wasserstein: too few images for this critic.")
+    misprints = ("One random number per image, not one for the whole batch, places the point between real and fake; and "
+                 "the norm is over all pixels of an image, not per pixel. A much quoted table of another library has "
+                 "its WGAN-GP and weight-clipping rows exchanged.")
+
+    config: WGANGPConfig
+    critic: nn.Module
+
+    def __init__(self, config: WGANGPConfig, images: ImageSpec):
+        super().__init__(config, images)
+        c, colours, side = config, images.channels, images.side
+        if c.net == "conv":
+            widths = self.conv_widths()
+            network: nn.Module = ConvGenerator(c.latent, widths, colours, c.generator_norm)
+            self.critic = ConvCritic(colours, widths[::-1], c.critic_norm)
+        elif c.net == "resnet32":
+            doublings = side.bit_length() - 3
+            network = ResNetGenerator(c.latent, [c.dim] * (doublings + 1), colours, c.generator_norm, first_bias=True)
+            self.critic = ResNet32Critic(colours, side, c.dim, c.critic_norm)
+        else:
+            rising = [c.dim * min(8, side // s) for s in self.sides()]  # maps at 4 (as at 8), 8, ..., S
+            rising[0] = rising[1]
+            network = ResNetGenerator(c.latent, rising, colours, c.generator_norm, first_bias=False)
+            self.critic = ResNetCritic(colours, rising[::-1], c.critic_norm)
+        self.generator = nn.Sequential(network, nn.Tanh() if c.output == "tanh" else nn.Sigmoid())
+
+    @classmethod
+    def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        super().check(config, images)
+        assert isinstance(config, WGANGPConfig)
+        if config.critic_norm == "batch":
+            raise UserError("wgan_gp's critic cannot have batch norm, for the gradient penalty is about single images: "
+                            "use --set critic_norm=layer or critic_norm=none")
+        if images.side < 16:
+            raise UserError(f"side {images.side} is too small for these networks: choose --side 32 or more")
+
+    def sides(self) -> list[int]:
+        """4, 8, ..., S."""
+        return [4 << i for i in range(self.images.side.bit_length() - 2)]
+
+    def conv_widths(self) -> list[int]:
+        """Maps at 4, 8, ..., S/2: `dim` at the last, doubled towards 4x4."""
+        side = self.images.side
+        cap = self.config.max_channels or (512 if side >= 128 else self.config.dim * side)
+        return [min(cap, self.config.dim * side // 2 // s) for s in self.sides()[:-1]]
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        c = self.config
+        return {name: torch.optim.Adam(network.parameters(), c.rate, (c.beta1, c.beta2))
+                for name, network in (("critic", self.critic), ("generator", self.generator))}
+
+    def stage(self, clock: Clock) -> Stage:
+        c = self.config
+        if not c.decay_steps:
+            return Stage(self.images.side, c.batch)
+        rate = c.rate * max(0.0, 1 - clock.steps / c.decay_steps)
+        return Stage(self.images.side, c.batch, rates={"critic": rate, "generator": rate})
+
+    def latents(self, n: int, random: Random) -> Tensor:
+        return random.normal(n, self.config.latent)
+
+    def generate(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
+        images = generator(z)
+        return images if self.config.output == "tanh" else images * 2 - 1
+
+    def as_seen(self, images: Tensor, engine: Engine) -> Tensor:
+        """Reals in [-1,1] as the networks see them: in [0,1] beside a sigmoid, dequantised where that is set."""
+        if self.config.dequantise:  # v/255 -> v/256 + U(0,1/256), both then to [-1,1]
+            levels = images * 127.5 + 127.5
+            noise = engine.random("dequantise").uniform(*images.shape)
+            images = (levels + noise) / 128 - 1
+        return images if self.config.output == "tanh" else (images + 1) / 2
+
+    def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        c = self.config
+        for _ in range(c.n_critic):
+            x = self.as_seen(next(reals).images, engine)
+            logs = self.critic_update(x, engine)
+        n = c.generator_batch // engine.world or len(x)
+        score = self.critic(self.generator(self.latents(n, engine.random("latents")))).mean()
+        engine.update(-score, "generator")
+        return {**logs, "generator_loss": -score.detach()}
+
+    def critic_update(self, x: Tensor, engine: Engine) -> dict[str, Tensor]:
+        c = self.config
+        with torch.no_grad():
+            fake = self.generator(self.latents(len(x), engine.random("latents")))
+        real_scores, fake_scores = self.critic(x), self.critic(fake)
+        wasserstein = -losses.wasserstein_critic(real_scores, fake_scores)
+        norms = losses.gradient_norms(self.critic, x, fake, engine.random("penalty").uniform(len(x)))
+        penalty = losses.gradient_penalty(norms, c.target)
+        loss = -wasserstein + c.penalty * penalty
+        engine.update(loss, "critic")
+        return {name: value.detach() for name, value in {
+            "wasserstein": wasserstein, "critic_loss": loss, "penalty": penalty, "gradient_norm": norms.mean(),
+            "score_real": real_scores.mean(), "score_fake": fake_scores.mean()}.items()}
+
+    @torch.no_grad()
+    def held_out(self, images: Tensor, engine: Engine) -> dict[str, Tensor]:
+        """The Wasserstein estimate on held-out images (B,C,S,S) and fresh fakes."""
+        with batch_statistics(self):
+            fake = self.generator(self.latents(len(images), engine.random("held-out")))
+        return {"wasserstein_dev": -losses.wasserstein_critic(self.critic(self.as_seen(images, engine)),
+                                                              self.critic(fake))}
