@@ -20,10 +20,19 @@ RECTIFIERS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu
 CONVOLUTIONS = {F.conv2d, torch.conv2d}
 
 
+GROUP = 8  # critics that compare the samples of a batch in groups want whole ones
+
+
 def score(family: Family, images: Tensor, labels: Tensor | None = None) -> Tensor:
-    """What the critic says of float images in [-1,1]: (B,), or a reconstruction for an autoencoder critic."""
+    """What the critic says of float images in [-1,1]: (B,), or a reconstruction for an autoencoder critic.
+
+    A batch that is no multiple of 8 is filled up with its own images from the start, and the surplus is cut off again.
+    """
     assert family.critic is not None
-    return family.critic(images, labels) if family.needs_labels else family.critic(images)
+    fill = torch.arange(-(-len(images) // GROUP) * GROUP, device=images.device) % len(images)
+    if len(fill) == len(images):
+        return family.critic(images, labels) if family.needs_labels else family.critic(images)
+    return score(family, images[fill], None if labels is None else labels[fill])[:len(images)]
 
 
 class _Listen(TorchFunctionMode):
@@ -78,7 +87,7 @@ def maps(family: Family, images: Tensor, labels: Tensor | None, heard: Callable[
     assert family.critic is not None
     with torch.no_grad(), frozen_modes(family.critic):
         family.critic.eval()
-        with _Listen(heard):
+        with _Listen(lambda feature_map: heard(feature_map[:len(images)])):
             score(family, images, labels)
 
 
@@ -107,6 +116,37 @@ def last_map(heard: list[Tensor]) -> Tensor:
     if not heard:
         raise UserError("this family's critic has no convolution followed by a rectifier: use a convolutional one")
     return heard[-1]
+
+
+class _FirstKernel(TorchFunctionMode):
+    """Remembers the weights of the first convolution larger than 1x1."""
+
+    weight: Tensor | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in CONVOLUTIONS and self.weight is None:
+            weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
+            if weight.shape[-1] > 1:
+                self.weight = weight.detach().clone()
+        return func(*args, **(kwargs or {}))
+
+
+def first_kernel(family: Family) -> Tensor:
+    """The weights (O,I,k,k), as used, of the first convolution larger than 1x1 in the critic's forward pass."""
+    assert family.critic is not None
+    kernels, spec = convolutions(family.critic), family.images
+    if not kernels:
+        raise UserError("this family's critic has no convolution: choose a convolutional family")
+    device = kernels[0].device
+    images = torch.zeros(GROUP, spec.channels, spec.side, spec.side, device=device)
+    labels = torch.zeros(GROUP, dtype=torch.int64, device=device)
+    with torch.no_grad(), frozen_modes(family.critic):
+        family.critic.eval()
+        with _FirstKernel() as listener:
+            score(family, images, labels)
+    if listener.weight is None:
+        raise UserError("all convolutions of this family's critic are 1x1: there are no filters to show")
+    return listener.weight
 
 
 def convolutions(network: nn.Module) -> list[Tensor]:

@@ -47,17 +47,19 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def fakes(subject: Subject, n: int, name: str, batch: int = 64) -> Iterator[Fakes]:
+def fakes(subject: Subject, n: int, name: str, batch: int = 64, *, native: bool = False) -> Iterator[Fakes]:
     """n generated images in batches, without gradients, at the family's full side.
 
-    A generator that has not yet grown to its full side is replicated pixel by pixel, as `to_uint8` does it.
+    A generator that has not yet grown to its full side is replicated pixel by pixel, as `to_uint8` does it; with
+    `native` its images are left at the side at which they are made, the only one its critic understands.
     """
     random, family = stream(subject, name), subject.family
     for start in range(0, n, batch):
         size = min(batch, n - start)
         z, labels = family.latents(size, random), draw_labels(subject, size, random)
         with torch.no_grad(), seeded(derived_seed(subject.seed, "noise", name, start), subject.device):
-            images = full_side(family.generate(z, labels, subject.generator).float(), family.images.side)
+            images = family.generate(z, labels, subject.generator).float()
+            images = images if native else full_side(images, family.images.side)
         yield Fakes(images, labels, z)
 
 
@@ -91,12 +93,19 @@ def to_float(images: Tensor, device: torch.device | str = "cpu") -> Tensor:
     return images.to(device).float() / 127.5 - 1
 
 
-def reals(subject: Subject, store: Any, indices: np.ndarray, batch: int = 64) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Those stored images in batches: float32 [-1,1] at the family's side on the device, and labels or None."""
+def native_side(subject: Subject) -> int:
+    """The side at which the generator stands: less than the full one while it is still growing."""
+    return next(fakes(subject, 2, "side", native=True)).images.shape[-1]
+
+
+def reals(subject: Subject, store: Any, indices: np.ndarray, batch: int = 64, *, side: int | None = None,
+          ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Those stored images in batches: float32 [-1,1] on the device, at `side` or the family's, and labels or None."""
+    side = side or subject.family.images.side
     for start in range(0, len(indices), batch):
         part = indices[start:start + batch]
         labels = None if store.labels is None else torch.from_numpy(np.asarray(store.labels[part], dtype=np.int64))
-        yield (to_float(pixels(store, subject.family.images.side, part), subject.device),
+        yield (to_float(pixels(store, side, part), subject.device),
                None if labels is None else labels.to(subject.device))
 
 

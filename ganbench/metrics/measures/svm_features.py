@@ -14,7 +14,7 @@ from ganbench.errors import UserError
 from ganbench.family import Family
 from ganbench.metrics.intervals import of_mean, of_share
 from ganbench.metrics.metric import ModelMetric, Score, Subject
-from ganbench.metrics.subjects import choose, held_out, labels_of, reals
+from ganbench.metrics.subjects import choose, held_out, labels_of, native_side, reals
 from ganbench.random import derived_seed
 
 GRID = 4  # every map is pooled to 4x4
@@ -95,17 +95,22 @@ class SvmFeatures(ModelMetric):
 
 
 def untrained(family: Family, seed: int) -> Family:
-    """The same family with fresh weights, on the same device."""
+    """The same family with fresh weights, on the same device; growing networks stand where the trained ones do."""
     device = next(family.parameters()).device
     with torch.random.fork_rng([]):
         torch.manual_seed(derived_seed(seed, "untrained"))
-        return type(family)(copy.deepcopy(family.config), family.images).to(device)
+        fresh = type(family)(copy.deepcopy(family.config), family.images).to(device)
+    places = {name: value for name, value in family.named_buffers() if value.dim() == 0}
+    for name, value in fresh.named_buffers():
+        if name in places:
+            value.copy_(places[name])
+    return fresh
 
 
 def features(subject: Subject, family: Family, store: Any, indices: np.ndarray) -> np.ndarray:
     """Pooled critic features of stored images, float32 (n,d)."""
     rows = []
-    for images, labels in reals(subject, store, indices):
+    for images, labels in reals(subject, store, indices, side=native_side(subject)):
         rows.append(describe(family, images, labels).cpu())
     return torch.cat(rows).numpy()
 

@@ -1,5 +1,7 @@
 """The critic's estimate of the Wasserstein distance, on training images and on images it never saw."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -7,7 +9,7 @@ from ganbench.activations import score
 from ganbench.family import Family, frozen_modes
 from ganbench.metrics.intervals import Z95
 from ganbench.metrics.metric import ModelMetric, Score, Subject
-from ganbench.metrics.subjects import choose, fakes, held_out, reals
+from ganbench.metrics.subjects import choose, fakes, held_out, native_side, reals
 
 
 class WassersteinGap(ModelMetric):
@@ -34,7 +36,7 @@ class WassersteinGap(ModelMetric):
             return "wasserstein_gap needs a critic, and this family has none"
         if family.autoencoder_critic:
             return "wasserstein_gap needs a critic that scores images; this family's reconstructs them (see m_global)"
-        if not getattr(family, "wasserstein", False):
+        if "wasserstein" not in family.quantities:
             return "wasserstein_gap needs a Lipschitz critic (WGAN, WGAN-GP); this family's scores are no distance"
         return ""
 
@@ -47,12 +49,16 @@ class WassersteinGap(ModelMetric):
         assert family.critic is not None
         with torch.no_grad(), frozen_modes(family.critic):
             family.critic.eval()
-            train, unseen = (torch.cat([score(family, x, y) for x, y in reals(subject, s, choose(s, n, subject.seed))])
-                             .double().cpu().numpy() for s in (subject.reals, test))
-            made = torch.cat([score(family, f.images, f.labels) for f in fakes(subject, n, "wasserstein")])
-        fake = made.double().cpu().numpy()
+            train, unseen = (self._scores(subject, store, n) for store in (subject.reals, test))
+            made = fakes(subject, n, "wasserstein", native=True)
+            fake = torch.cat([score(family, f.images, f.labels) for f in made]).double().cpu().numpy()
         pairs = {"train": (train, fake, True), "held_out": (unseen, fake, True), "gap": (train, unseen, False)}
         return [self._difference(a, b, level, with_fakes) for level, (a, b, with_fakes) in pairs.items()]
+
+    def _scores(self, subject: Subject, store: Any, n: int) -> np.ndarray:
+        """The critic's scores of at most n stored images, at the side at which it stands."""
+        images = reals(subject, store, choose(store, n, subject.seed), side=native_side(subject))
+        return torch.cat([score(subject.family, x, y) for x, y in images]).double().cpu().numpy()
 
     def _difference(self, a: np.ndarray, b: np.ndarray, level: str, with_fakes: bool) -> Score:
         value = float(a.mean() - b.mean())

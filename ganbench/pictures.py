@@ -1,0 +1,278 @@
+"""Pictures made from a trained model: walks, sheets, filters. Every function is pure and returns uint8 (H,W,3).
+
+A family is asked for what it has (a mapping network, noise, labels), never for its name. What a picture needs and a
+family lacks is a UserError of one line.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ganbench import activations
+from ganbench.errors import UserError
+from ganbench.family import Family, short_name, to_uint8
+from ganbench.grid import tile
+from ganbench.latents import Path as LatentPath
+from ganbench.latents import between, lerp, natural_path
+
+# --- rendering ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def noise_from(seed: int, device: torch.device) -> Iterator[None]:
+    """Noise drawn inside a network starts at `seed`; torch's global stream outside goes on undisturbed."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@torch.no_grad()
+def render(family: Family, generator: nn.Module, z: Tensor, labels: Tensor | None = None, *, seed: int = 0,
+           batch: int = 32) -> Tensor:
+    """Images of latents, uint8 (n,C,S,S) on the CPU, at full side. Every batch gets noise from the same seed."""
+    parts = []
+    for start in range(0, len(z), batch):
+        some = None if labels is None else labels[start:start + batch]
+        with noise_from(seed, z.device):
+            parts.append(family.generate(z[start:start + batch], some, generator))
+    return to_uint8(torch.cat(parts), family.images.side).cpu()
+
+
+@torch.no_grad()
+def render_styles(family: Family, generator: nn.Module, w: Tensor, *, seed: int = 0, batch: int = 32) -> Tensor:
+    """Images of intermediate latents w, uint8 (n,C,S,S) on the CPU, at full side."""
+    parts = []
+    for start in range(0, len(w), batch):
+        with noise_from(seed, w.device):
+            parts.append(styled(generator).synthesis(w[start:start + batch]))
+    return to_uint8(torch.cat(parts), family.images.side).cpu()
+
+
+def styled(generator: nn.Module) -> Any:
+    """The generator, if it has a mapping and a synthesis network. Raises UserError otherwise."""
+    if not (hasattr(generator, "mapping") and hasattr(generator, "synthesis")):
+        raise UserError("this picture needs a generator with a mapping network (as StyleGAN's), and this one has none")
+    return cast(Any, generator)
+
+
+def repeated(labels: Tensor | None, times: int) -> Tensor | None:
+    """Each label `times` times in a row."""
+    return None if labels is None else labels.repeat_interleave(times)
+
+
+# --- latent space -------------------------------------------------------------------------------------------------
+
+
+def interpolation(family: Family, generator: nn.Module, a: Tensor, b: Tensor, labels: Tensor | None = None, *,
+                  space: str = "z", steps: int = 9, path: LatentPath | None = None, seed: int = 0) -> np.ndarray:
+    """One row for each pair of latents (n, ...): `steps` images from a to b, ends included.
+
+    space: "z" (great circle for Gaussian latents, straight line for uniform ones, unless `path` says which), or "w"
+    (straight line behind the mapping network).
+    """
+    t = torch.linspace(0, 1, steps, device=a.device).repeat(len(a))
+    first, last = a.repeat_interleave(steps, 0), b.repeat_interleave(steps, 0)
+    if space == "w":
+        with torch.no_grad():
+            w = lerp(styled(generator).mapping(first), styled(generator).mapping(last), t)
+        return tile(render_styles(family, generator, w, seed=seed), columns=steps)
+    if space != "z":
+        raise UserError(f"no latent space '{space}': choose z or w")
+    z = between(first, last, t, path or natural_path(family))
+    return tile(render(family, generator, z, repeated(labels, steps), seed=seed), columns=steps)
+
+
+def walk(family: Family, generator: nn.Module, stops: Tensor, labels: Tensor | None = None, *, steps: int = 8,
+         path: LatentPath | None = None, seed: int = 0) -> np.ndarray:
+    """A walk from stop to stop (n, ...), one leg a row. Sharp jumps in it are a sign of memorised images."""
+    if len(stops) < 2:
+        raise UserError("a walk needs two stops at least")
+    legs = None if labels is None else labels[:-1]
+    return interpolation(family, generator, stops[:-1], stops[1:], legs, steps=steps + 1, path=path, seed=seed)
+
+
+def arithmetic(family: Family, generator: nn.Module, plus: Tensor, minus: Tensor, other: Tensor,
+               labels: Tensor | None = None, *, spread: float = 0.25, seed: int = 0) -> np.ndarray:
+    """Vector arithmetic: mean(plus) - mean(minus) + mean(other), each of some exemplars (k, ...).
+
+    Rows: the exemplars and mean of each concept, then the result with eight neighbours, U(-spread, spread) away
+    (Radford et al. 2015, section 6.3.2; single exemplars are unstable, they average three).
+    """
+    concepts = [plus, minus, other]
+    if len({len(c) for c in concepts}) != 1:
+        raise UserError("vector arithmetic needs as many exemplars of each of the three concepts")
+    means = [c.mean(0, keepdim=True) for c in concepts]
+    result = means[0] - means[1] + means[2]
+    noise = torch.rand((8, *result.shape[1:]), generator=torch.Generator().manual_seed(seed)).to(result) * 2 - 1
+    columns = max(len(plus) + 1, 9)
+    label = None if labels is None else labels[:1]
+
+    def row(z: Tensor) -> Tensor:
+        images = render(family, generator, z, repeated(label, len(z)), seed=seed)
+        blank = images.new_full((columns - len(images), *images.shape[1:]), 255)
+        return torch.cat([images, blank])
+
+    rows = [row(torch.cat([c, m])) for c, m in zip(concepts, means, strict=True)]
+    return tile(torch.cat([*rows, row(torch.cat([result, result + spread * noise]))]), columns=columns)
+
+
+def class_rows(family: Family, generator: nn.Module, z: Tensor, *, seed: int = 0) -> np.ndarray:
+    """One class a row, one latent (n, ...) a column: what the label changes and what the latent."""
+    if not family.needs_labels:
+        raise UserError(f"{short_name(type(family))} takes no labels: --classes needs a conditional family such as cgan")
+    classes = family.images.classes
+    labels = torch.arange(classes, device=z.device).repeat_interleave(len(z))
+    return tile(render(family, generator, z.repeat(classes, *[1] * (z.dim() - 1)), labels, seed=seed), columns=len(z))
+
+
+# --- styles -------------------------------------------------------------------------------------------------------
+
+
+def truncation_sweep(family: Family, generator: nn.Module, z: Tensor,
+                     psis: Sequence[float] = (1, 0.7, 0.5, 0.3, 0, -0.5, -1), *, seed: int = 0) -> np.ndarray:
+    """One latent a row, one psi a column: w = average + psi (w - average), in all layers."""
+    network = styled(generator)
+    with torch.no_grad():
+        w = network.mapping(z)
+        mean = average_style(generator).to(w)
+        swept = torch.stack([mean + psi * (w - mean) for psi in psis], 1).flatten(0, 1)
+    return tile(render_styles(family, generator, swept, seed=seed), columns=len(psis))
+
+
+def average_style(generator: nn.Module) -> Tensor:
+    """The running mean of w, (d,). Raises UserError for a generator that keeps none."""
+    for name in ("w_average", "w_avg", "average_w"):
+        if isinstance(found := getattr(generator, name, None), Tensor):
+            return found
+    raise UserError("this picture needs the running mean of w, and this generator keeps none")
+
+
+def mixing_sheet(family: Family, generator: nn.Module, rows: Tensor, columns: Tensor, *, cut: tuple[int, int] | None = None,
+                 seed: int = 0) -> np.ndarray:
+    """Style mixing: the picture at (row, column) has the row's styles, but the column's in the layers of `cut`.
+
+    The first column and the first row show the sources. `cut` = (first, last) layer, last excluded; None = the coarse
+    half (layers up to 8x8, as the top block of the paper's figure 3).
+    """
+    network = styled(generator)
+    with torch.no_grad():
+        a, b = (layered(network, network.mapping(z)) for z in (rows, columns))
+        first, last = cut or (0, min(4, a.shape[1]))
+        mixed = a[:, None].repeat(1, len(b), 1, 1)
+        mixed[:, :, first:last] = b[None, :, first:last]
+    sources, crossed = render_styles(family, generator, torch.cat([a, b]), seed=seed), render_styles(
+        family, generator, mixed.flatten(0, 1), seed=seed)
+    corner = torch.full_like(sources[:1], 255)
+    cells = [corner, sources[len(a):]]
+    for i in range(len(a)):
+        cells += [sources[i:i + 1], crossed[i * len(b):(i + 1) * len(b)]]
+    return tile(torch.cat(cells), columns=len(b) + 1)
+
+
+def layered(network: Any, w: Tensor) -> Tensor:
+    """w with one copy for each layer, (n,layers,d)."""
+    return w if w.dim() == 3 else w[:, None].repeat(1, int(network.layers), 1)
+
+
+def noise_variation(family: Family, generator: nn.Module, z: Tensor, labels: Tensor | None = None, *, draws: int = 5,
+                    for_deviation: int = 30, seed: int = 0) -> np.ndarray:
+    """One latent a row: several draws of the noise inputs, and the pixels' standard deviation over many, brightened.
+
+    The last column is scaled so that the largest deviation of the row is white.
+    """
+    many = max(draws, for_deviation)
+    seen = torch.stack([render(family, generator, z, labels, seed=seed + i) for i in range(many)], 1)  # (n,many,C,S,S)
+    deviation = seen.float().std(1).mean(1, keepdim=True)
+    if float(deviation.max()) == 0:
+        raise UserError("this generator has no noise inputs: the same latent gives the same picture every time")
+    deviation = deviation / deviation.flatten(1).amax(1).clamp_min(1e-9).view(-1, 1, 1, 1)
+    last = (deviation * 255).round().to(torch.uint8).expand(-1, seen.shape[2], -1, -1)[:, None]
+    return tile(torch.cat([seen[:, :draws], last], 1).flatten(0, 1), columns=draws + 1)
+
+
+# --- critics ------------------------------------------------------------------------------------------------------
+
+
+def filters(weight: Tensor, columns: int | None = None) -> np.ndarray:
+    """First-layer filters (O,C,k,k), C 1 or 3: all scaled by one factor, zero is mid-grey."""
+    if weight.dim() != 4 or weight.shape[1] not in (1, 3):
+        raise UserError("only filters that look at grey or colour images can be shown: the first convolution of this "
+                        f"critic has {weight.shape[1]} inputs")
+    scaled = 0.5 + weight.detach().float().cpu() / (2 * weight.abs().max().cpu().clamp_min(1e-30))
+    return tile((scaled * 255).round().to(torch.uint8), columns, gap=1)
+
+
+def first_filters(family: Family) -> Tensor:
+    """The weights of the first convolution, larger than 1x1, that the critic's input meets, (O,C,k,k)."""
+    if family.critic is None:
+        raise UserError(f"{short_name(type(family))} has no critic whose filters could be shown")
+    return activations.first_kernel(family)
+
+
+def guided(family: Family, images: Tensor, labels: Tensor | None = None, *, channels: int = 6, top: int = 4,
+           control: Family | None = None, batch: int = 64) -> np.ndarray:
+    """For each of the last convolution's first channels, the images that excite it most, and what in them does.
+
+    Rows come in twos, or in threes with `control` (the same family with fresh weights): the images, then guided
+    backpropagation through the critic, then through the control, each scaled to its own largest magnitude.
+
+    Args:
+        images: float (N,C,S,S) in [-1,1] to choose from. top: images a channel.
+    """
+    rows: list[Tensor] = []
+    strengths = _strengths(family, images, labels, batch)
+    for channel in range(min(channels, strengths.shape[1])):
+        best = strengths[:, channel].topk(min(top, len(images))).indices
+        x, y = images[best], None if labels is None else labels[best]
+        rows.append(to_uint8(x).cpu())
+        for network in (family, control):
+            if network is not None:
+                gradient = activations.guided_gradients(network, x, y, [channel] * len(x))
+                rows.append(_signed(gradient))
+    return tile(torch.cat(rows), columns=min(top, len(images)))
+
+
+def _strengths(family: Family, images: Tensor, labels: Tensor | None, batch: int) -> Tensor:
+    """The largest activation of each channel of the last rectified map, (N,channels)."""
+    parts = []
+    for start in range(0, len(images), batch):
+        heard: list[Tensor] = []
+        some = None if labels is None else labels[start:start + batch]
+        activations.maps(family, images[start:start + batch], some, heard.append)
+        parts.append(activations.last_map(heard).flatten(2).amax(2))
+    return torch.cat(parts)
+
+
+def _signed(gradient: Tensor) -> Tensor:
+    """Gradients (n,C,S,S) as uint8: zero mid-grey, each image scaled to its own largest magnitude."""
+    largest = gradient.abs().flatten(1).amax(1).clamp_min(1e-30).view(-1, 1, 1, 1)
+    return ((0.5 + gradient / (2 * largest)) * 255).round().clamp(0, 255).to(torch.uint8).cpu()
+
+
+# --- growth -------------------------------------------------------------------------------------------------------
+
+
+def growth_strip(grids: Sequence[Path], columns: int = 8) -> np.ndarray:
+    """How one and the same latents' images changed: the upper left quarter (a quarter of each side) of sample grids.
+
+    Args:
+        grids: PNG files in order of training. columns: how many of them, evenly spread, the first and last included.
+    """
+    from PIL import Image
+
+    if not grids:
+        raise UserError("this run has no sample grids yet: let it train on, or set --grid-every")
+    chosen = [grids[round(float(i))] for i in np.linspace(0, len(grids) - 1, min(columns, len(grids)))]
+    pictures = []
+    for path in chosen:
+        with Image.open(path) as image:
+            pictures.append(np.asarray(image.convert("RGB")))
+    side = math.ceil(min(min(p.shape[:2]) for p in pictures) / 4)
+    corners = [p[:side, :side] for p in pictures]
+    return tile(torch.from_numpy(np.stack(corners)).permute(0, 3, 1, 2), columns=len(corners))

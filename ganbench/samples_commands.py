@@ -1,0 +1,188 @@
+"""`ganbench sample`: images, and pictures one would show, from a trained run."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ganbench.errors import UserError
+
+if TYPE_CHECKING:
+    from ganbench.run import Run
+
+
+def register(app: typer.Typer) -> None:
+    app.command("sample")(sample)
+
+
+def sample(
+    path: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The run's folder; default: the newest")] = None,
+    n: Annotated[int, typer.Option("--n", help="How many images, rows or stops", min=1)] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of latents, labels and noise")] = 0,
+    out: Annotated[str | None, typer.Option(help="The picture; default: RUN/samples/KIND-seedS.png")] = None,
+    folder: Annotated[str | None, typer.Option(help="Write single images here instead of a grid")] = None,
+    as_: Annotated[str, typer.Option("--as", help="With --folder: png, or npz for one file of arrays")] = "png",
+    label: Annotated[int | None, typer.Option(help="Conditional families: this class only")] = None,
+    walk: Annotated[bool, typer.Option("--walk", help="From latent to latent to latent, a leg a row")] = False,
+    interpolate: Annotated[str | None, typer.Option(help="z or w: from latent to latent, a pair a row")] = None,
+    classes: Annotated[bool, typer.Option("--classes", help="One class a row, one latent a column")] = False,
+    truncation_sweep: Annotated[bool, typer.Option("--truncation-sweep", help="psi from 1 to -1, a latent a row")] = False,
+    mixing_sheet: Annotated[bool, typer.Option("--mixing-sheet", help="Styles of rows and columns crossed")] = False,
+    noise_variation: Annotated[bool, typer.Option("--noise-variation", help="One latent, several draws of noise")] = False,
+    arithmetic: Annotated[str | None, typer.Option(
+        help="Vector arithmetic with images of the grid of this seed, counted from 0: '1,5,9 - 2,3,4 + 6,7,8'")] = None,
+    filters: Annotated[bool, typer.Option("--filters", help="The critic's first-layer filters")] = False,
+    guided: Annotated[bool, typer.Option("--guided", help="What excites the critic's last convolution")] = False,
+    growth: Annotated[bool, typer.Option("--growth", help="The run's own grids, early to late")] = False,
+    which: Annotated[str, typer.Option(help="Checkpoint: last or best")] = "last",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
+) -> None:
+    """Draw images from a run: a grid, single files, or a picture that shows how its latent space is made."""
+    from ganbench.run import load_run, newest_run
+    from ganbench.training.session import choose_device
+
+    if which not in ("last", "best"):
+        raise UserError(f"--which {which}: choose last or best")
+    run = load_run(path or newest_run(), device=choose_device(device), which=which)
+    wanted = {"walk": walk, f"interpolate-{interpolate}": interpolate is not None, "classes": classes,
+              "truncation-sweep": truncation_sweep, "mixing-sheet": mixing_sheet, "noise-variation": noise_variation,
+              "arithmetic": arithmetic is not None, "filters": filters, "guided": guided, "growth": growth}
+    kinds = [kind for kind, asked in wanted.items() if asked] or ["grid"]
+    if folder is not None:
+        if kinds != ["grid"]:
+            raise UserError(f"--folder writes single images: leave out --{kinds[0]}, or write a picture with --out")
+        _say(write_folder(run, folder, n, seed, as_, label))
+        return
+    if out is not None and len(kinds) > 1:
+        raise UserError(f"--out names one picture, and {len(kinds)} were asked for: leave it out, or ask for one")
+    from ganbench.grid import magnified, save_png
+    for kind in kinds:
+        picture = picture_of(run, kind, n=n, seed=seed, label=label, arithmetic=arithmetic)
+        _say(save_png(magnified(picture), out or run.path / "samples" / f"{kind}-seed{seed}.png"))
+
+
+def picture_of(run: "Run", kind: str, *, n: int, seed: int, label: int | None = None,
+               arithmetic: str | None = None) -> Any:
+    """One picture, uint8 (H,W,3). `n` images, rows or stops, as far as the kind can show them."""
+    from ganbench import pictures
+    from ganbench.grid import tile
+
+    family, generator = run.family, run.generator
+    if kind == "grid":
+        return tile(run.sample(n, seed, labels=_labels(run, n, label)))
+    if kind == "growth":
+        return pictures.growth_strip(sorted((run.path / "grids").glob("*.png")))
+    if kind == "filters":
+        return pictures.filters(pictures.first_filters(family))
+    if kind == "guided":
+        return _guided(run, n, seed)
+    rows = min(n, 10)
+    z, other = latents(run, rows, seed, kind), latents(run, rows, seed, kind + "/other")
+    labels = _labels(run, rows, 0 if label is None else label)
+    if kind == "walk":
+        return pictures.walk(family, generator, z, labels, seed=seed)
+    if kind.startswith("interpolate-"):
+        space = kind.removeprefix("interpolate-")
+        return pictures.interpolation(family, generator, z, other, labels, space=space, seed=seed)
+    if kind == "classes":
+        return pictures.class_rows(family, generator, z, seed=seed)
+    if kind == "truncation-sweep":
+        return pictures.truncation_sweep(family, generator, z, seed=seed)
+    if kind == "mixing-sheet":
+        return pictures.mixing_sheet(family, generator, z[:6], other[:6], seed=seed)
+    if kind == "noise-variation":
+        return pictures.noise_variation(family, generator, z[:4], None if labels is None else labels[:4], seed=seed)
+    assert kind == "arithmetic" and arithmetic is not None
+    plus, minus, plus_too = parse_arithmetic(arithmetic, n)
+    z = grid_latents(run, n, seed)
+    return pictures.arithmetic(family, generator, z[plus], z[minus], z[plus_too], labels, seed=seed)
+
+
+def latents(run: "Run", n: int, seed: int, name: str) -> Any:
+    """n latents of a stream of that name."""
+    from ganbench.random import Random, derived_seed
+    return run.family.latents(n, Random(derived_seed(seed, "picture", name), run.device))
+
+
+def grid_latents(run: "Run", n: int, seed: int) -> Any:
+    """The latents behind a grid of n images of this seed: the stream, and the batches, of `Run.sample`."""
+    import torch
+
+    from ganbench.random import Random, derived_seed
+    stream, batch = Random(derived_seed(seed, "sample"), run.device), max(4, min(256, 8192 // run.family.images.side))
+    drawn = [run.family.latents(min(batch, n - start), stream) for start in range(0, n, batch)]
+    return torch.cat(drawn)
+
+
+def parse_arithmetic(text: str, n: int) -> tuple[list[int], list[int], list[int]]:
+    """'1,5,9 - 2,3,4 + 6,7,8' as three lists of image numbers below n. Raises UserError for anything else."""
+    import re
+
+    match = re.fullmatch(r"\s*([\d,\s]+?)\s*-\s*([\d,\s]+?)\s*\+\s*([\d,\s]+?)\s*", text)
+    try:
+        if match is None:
+            raise ValueError
+        a, b, c = ([int(number) for number in group.split(",")] for group in match.groups())
+    except ValueError:
+        raise UserError(f"--arithmetic '{text}': write image numbers as '1,5,9 - 2,3,4 + 6,7,8'") from None
+    if max(a + b + c) >= n:
+        raise UserError(f"--arithmetic: there is no image {max(a + b + c)} in a grid of {n}, counted from 0: raise --n")
+    return a, b, c
+
+
+def write_folder(run: "Run", folder: str, n: int, seed: int, kind: str, label: int | None) -> str:
+    """n single images as PNG files 000000.png ..., or as one samples.npz (images (n,S,S,C) uint8). Returns what it did."""
+    import os
+    from pathlib import Path
+
+    import numpy as np
+
+    from ganbench.grid import save_png
+
+    if kind not in ("png", "npz"):
+        raise UserError(f"--as {kind}: choose png or npz")
+    images = run.sample(n, seed, labels=_labels(run, n, label)).permute(0, 2, 3, 1).numpy()
+    place = Path(folder)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        if kind == "npz":
+            scratch = place / f".samples.{os.getpid()}.tmp.npz"
+            np.savez(scratch, images=images)
+            os.replace(scratch, place / "samples.npz")
+    except OSError as error:
+        raise UserError(f"cannot write images to {place}: {error.strerror or error}") from None
+    if kind == "npz":
+        return f"{place / 'samples.npz'} ({n} images)"
+    for index, image in enumerate(images):
+        save_png(image[..., 0] if image.shape[2] == 1 else image, place / f"{index:06d}.png")
+    return f"{place} ({n} images)"
+
+
+def _guided(run: "Run", n: int, seed: int) -> Any:
+    """Guided backpropagation over a sample of the run's training images."""
+    import numpy as np
+    import torch
+
+    from ganbench import pictures
+    from ganbench.metrics.measures.svm_features import untrained
+
+    store = run.store()
+    chosen = np.sort(np.random.default_rng(seed).choice(store.n, min(store.n, max(n, 512)), replace=False))
+    images = torch.from_numpy(np.ascontiguousarray(store.level(run.family.images.side)[chosen]))
+    labels = None if store.labels is None else torch.from_numpy(np.asarray(store.labels[chosen])).to(run.device)
+    return pictures.guided(run.family, images.to(run.device).float() / 127.5 - 1, labels,
+                           control=untrained(run.family, seed))
+
+
+def _labels(run: "Run", n: int, label: int | None) -> Any:
+    """One class for all n images of a conditional family, or None (they are drawn, or not needed)."""
+    import torch
+
+    if label is None or not run.family.needs_labels:
+        return None
+    if not 0 <= label < run.family.images.classes:
+        raise UserError(f"--label {label}: this run has the classes 0 to {run.family.images.classes - 1}")
+    return torch.full((n,), label, dtype=torch.int64, device=run.device)
+
+
+def _say(what: Any) -> None:
+    print(f"wrote {what}")

@@ -1,0 +1,128 @@
+"""`ganbench show FAMILY` and `ganbench presets`: a family's page, made from what its class says of itself."""
+
+from typing import Annotated, Any
+
+import typer
+
+from ganbench.errors import UserError, nearest
+
+
+def register(app: typer.Typer) -> None:
+    app.command("show")(show)
+    app.add_typer(presets_app, name="presets")
+
+
+presets_app = typer.Typer(no_args_is_help=True, help="Compare a family's presets.")
+
+
+def show(
+    family: Annotated[str, typer.Argument(help="A family from `ganbench list`, or the path of a Python file")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a file")] = False,
+) -> None:
+    """A family's page: paper, idea, presets, settings, every logged quantity, health and sickness, known misprints."""
+    text = page(family)
+    if markdown:
+        print(text)
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+    Console().print(Markdown(text))
+
+
+@presets_app.command("diff")
+def diff(
+    family: Annotated[str, typer.Argument(help="A family from `ganbench list`")],
+    first: Annotated[str, typer.Argument(help="A preset")],
+    second: Annotated[str, typer.Argument(help="Another")],
+) -> None:
+    """What two presets of a family set differently."""
+    rows = differences(family, first, second)
+    if not rows:
+        print(f"{first} and {second} resolve to the same settings")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("setting", first, second, "what it is"):
+        table.add_column(column, no_wrap=column == "setting", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+@presets_app.command("list")
+def list_(family: Annotated[str, typer.Argument(help="A family from `ganbench list`")]) -> None:
+    """A family's presets and what to expect of each."""
+    from ganbench.catalogue import preset_table, print_presets
+    print_presets(family, preset_table(family))
+
+
+def page(name: str) -> str:
+    """A family's page as Markdown."""
+    from ganbench.family import find, short_name
+
+    family = find(name)
+    known = short_name(family)
+    lines = [f"# {family.title or known}", "", f"`ganbench run {known.replace('_', '-')}`", ""]
+    if family.paper:
+        lines += [f"**Paper.** {family.paper}", ""]
+    lines += [family.summarise(), ""]
+    if family.needs_labels:
+        lines += ["Needs labelled data.", ""]
+    lines += ["## Presets", "", *_table(("preset", "side", "kimg", "what to expect", "sets"), [
+        (f"`{key}`" + (" (default)" if key == family.default_preset else ""), p.side or "any",
+         f"{p.kimg or family.kimg:g}", p.about, ", ".join(f"{k}={_short(v)}" for k, v in p.values.items()) or "nothing")
+        for key, p in family.presets.items()]), ""]
+    lines += ["## Settings", "", *_table(("setting", "default", "what it is", "source"), [
+        (f"`{key}`", _short(field.get_default(call_default_factory=True)), field.description or "", _source(field))
+        for key, field in family.Config.model_fields.items()]), ""]
+    lines += ["## Logged quantities", "", *_table(("quantity", "what it says"), [
+        (f"`{key}`", about) for key, about in family.quantities.items()]), ""]
+    if family.convergence:
+        lines += [f"Watch `{family.convergence}` ({family.convergence_smoothing}): it is the one that means convergence.",
+                  ""]
+    elif family.adversarial:
+        lines += ["No logged loss says by itself whether training converges; look at the metrics.", ""]
+    for heading, text in (("Healthy training", family.healthy), ("Sick training", family.sick),
+                          ("Known misprints", family.misprints)):
+        if text:
+            lines += [f"## {heading}", "", text, ""]
+    return "\n".join(lines).rstrip()
+
+
+def differences(name: str, first: str, second: str) -> list[tuple[str, str, str, str]]:
+    """(setting, value in the first, value in the second, what it is) wherever two presets differ."""
+    from ganbench.family import configure, find, short_name
+
+    family = find(name)
+    for preset in (first, second):
+        if preset not in family.presets:
+            raise UserError(f"unknown preset '{preset}' of {short_name(family)}.{nearest(preset, family.presets)} "
+                            f"Known: {', '.join(family.presets)}")
+    (a, one, _), (b, other, _) = configure(family, first), configure(family, second)
+    rows = [(key, _short(getattr(a, key)), _short(getattr(b, key)), field.description or "")
+            for key, field in family.Config.model_fields.items() if getattr(a, key) != getattr(b, key)]
+    for key, x, y, about in (("kimg", one.kimg or family.kimg, other.kimg or family.kimg, "length of training"),
+                             ("side", one.side or "any", other.side or "any", "the side it was made for")):
+        if x != y:
+            rows.append((key, _short(x), _short(y), about))
+    return rows
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[str]:
+    """A Markdown table."""
+    cell = lambda value: " ".join(str(value).split()).replace("|", "\\|") or " "
+    return [f"| {' | '.join(header)} |", "|" + "---|" * len(header),
+            *(f"| {' | '.join(map(cell, row))} |" for row in rows)]
+
+
+def _short(value: Any) -> str:
+    """A setting's value as one types it."""
+    if isinstance(value, dict):
+        return ",".join(f"{k}:{_short(v)}" for k, v in value.items()) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _source(field: Any) -> str:
+    extra = field.json_schema_extra
+    return str(extra.get("source", "")) if isinstance(extra, dict) else ""
