@@ -1,0 +1,101 @@
+"""The floor and the ceiling beside each comparison: reals against other reals, and noise images against reals.
+
+    python -m ganbench.bench.references '{"dataset": "digits", ...}' FOLDER
+
+writes FOLDER/results.csv for one data set. It is one of a suite's processes, like a training run.
+"""
+
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganbench import records
+from ganbench.data import Store, open_dataset
+from ganbench.environment import provenance
+from ganbench.errors import UserError
+from ganbench.metrics.evaluate import evaluate
+from ganbench.metrics.imageset import StoreSet
+from ganbench.metrics.metric import ImageMetric
+from ganbench.metrics.metric import find as find_metric
+from ganbench.random import derived_seed
+from ganbench.scoring import as_rows
+from ganbench.training.session import choose_device
+
+
+class OtherReals:
+    """The images of a store that follow its first `n`."""
+
+    def __init__(self, store: Store, n: int):
+        self.store, self.n, self.content_hash = store, n, None
+        self.description = f"images {n:,} to {2 * n:,} of {store.name}"
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        pixels = self.store.level(self.store.side)
+        for start in range(self.n, 2 * self.n, size):
+            yield torch.from_numpy(pixels[start:min(start + size, 2 * self.n)].copy())
+
+
+class NoiseImages:
+    """Every byte drawn uniformly."""
+
+    def __init__(self, n: int, channels: int, side: int, seed: int):
+        self.n, self.shape, self.seed, self.content_hash = n, (channels, side, side), seed, None
+        self.description = f"{n:,} noise images"
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        for start in range(0, self.n, size):  # a generator for each image, so that the batch size changes nothing
+            yield torch.stack([torch.randint(256, self.shape, dtype=torch.uint8, generator=torch.Generator()
+                                             .manual_seed(derived_seed(self.seed, "noise images", i)))
+                               for i in range(start, min(start + size, self.n))])
+
+
+def measure(dataset: str, side: int, channels: int, crop: str | None, metrics: list[str], n: int, *, run: str,
+            eval_seed: int = 0, split: str = "train") -> list[dict[str, Any]]:
+    """The reference rows of one data set. Metrics that measure a model have none and are left out.
+
+    Raises UserError if the data set has no two images to compare.
+    """
+    store = open_dataset(dataset, side=side, split=split, crop=crop, channels=channels)
+    device = choose_device("auto")
+    names = [name for name in metrics if issubclass(find_metric(name), ImageMetric)]
+    if store.n < 4:
+        raise UserError(f"{dataset} has {store.n} images: a floor needs two halves of at least 2")
+    common = {"origin": "reference", "dataset": store.name, "split": split, "crop": store.crop, "side": side,
+              "channels": channels, "data_hash": store.content_hash, "eval_seed": eval_seed, "status": "ok",
+              "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
+    half, whole = min(n, store.n // 2), min(n, store.n)
+    # the floor has as many images on each side as a model's score has, unless the data set is too small for two halves
+    note = "" if half == whole else f"on {half:,} images a side, models on {whole:,}: it would be lower with as many"
+    rows: list[dict[str, Any]] = []
+    for short, label, fakes, count, remark in (
+            ("reals", "reals against reals", OtherReals(store, half), half, note),
+            ("noise", "noise images", NoiseImages(whole, channels, side, eval_seed), whole, "")):
+        results = as_rows(evaluate(names, fakes=fakes, reals=StoreSet(store, count), side=side, channels=channels,
+                                   device=device, seed=eval_seed)) if names else []
+        rows += [common | row | {"run": f"{run}-{short}", "family": label, "note": "; ".join(t for t in (row["note"], remark) if t)}
+                 for row in results]
+    return rows
+
+
+def main(arguments: list[str]) -> None:
+    asked, folder = json.loads(arguments[0]), Path(arguments[1])
+    wanted = inspect.signature(measure).parameters
+    rows = measure(**{k: v for k, v in asked.items() if k in wanted}, run=folder.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.csv").unlink(missing_ok=True)
+    records.append(folder / "results.csv", rows)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as failure:
+        print(failure, file=sys.stderr)
+        sys.exit(2)
