@@ -1,22 +1,36 @@
 """`ganbench report` and `ganbench reproduce`. Parse, call, print; pandas and all else are imported when called."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ganbench.errors import UserError, nearest
+
+PUBLISHED = ("matching", "all", "none")
+RUNS = Path("runs")
+
 
 def register(app: typer.Typer) -> None:
     app.command()(report)
+    app.command()(reproduce)
 
 
 def report(
     results: Annotated[list[Path] | None, typer.Argument(
         help="Results CSV files, or folders of them. Default: results/.", show_default=False)] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the tables here, tidy, one line a number.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write Markdown tables here.")] = None,
-    latex: Annotated[Path | None, typer.Option(help="Write LaTeX (booktabs) tables here.")] = None,
-    published: Annotated[bool, typer.Option(help="Show figures from the literature too, in their own tables.")] = True,
+    html: Annotated[Path | None, typer.Option(help="Write one self-contained page with charts and samples.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the tables, tidy, one line a number.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write Markdown tables.")] = None,
+    latex: Annotated[Path | None, typer.Option(help="Write LaTeX (booktabs) tables.")] = None,
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Comparison of GANs",
+    runs: Annotated[list[Path] | None, typer.Option(
+        help="Folder with the runs' folders (samples, curves); repeatable. Default: runs/.", show_default=False)] = None,
+    published: Annotated[str, typer.Option(
+        help="Figures from the literature, in tables of their own: matching (same data and metric), all, none.",
+    )] = "matching",
 ) -> None:
     """Compare: tables with intervals over seeds, and one HTML page with curves and samples."""
     from rich.console import Console
@@ -24,16 +38,49 @@ def report(
     from ganbench.records import load_results
     from ganbench.report import comparison, table
 
+    if published not in PUBLISHED:
+        raise UserError(f"--published {published}: choose one of {', '.join(PUBLISHED)}.{nearest(published, PUBLISHED)}")
     console = Console()
     frame = load_results(*(results or ()))
-    if not published:
+    if published == "none":
         frame = frame[frame["origin"] != "published"]
-    table.print_comparison(frame, console)
+    everything = published == "all"
+    table.print_comparison(frame, console, all_published=everything)
     measured = frame[frame["origin"] != "published"]
     blocks = comparison.build(measured) if len(measured) else []
-    written = {csv: lambda: table.to_csv(blocks), latex: lambda: table.to_latex(blocks),
-               markdown: lambda: table.to_markdown(blocks, comparison.published(frame))}
-    for path, text in written.items():
+
+    def page() -> str:
+        from ganbench.report.html import render
+        return render(frame, title=title, roots=runs or [RUNS], all_published=everything,
+                      command=shlex.join(["ganbench", *sys.argv[1:]]))
+
+    wanted = {csv: lambda: table.to_csv(blocks), latex: lambda: table.to_latex(blocks), html: page,
+              markdown: lambda: table.to_markdown(blocks, comparison.published(frame, everything=everything))}
+    for path, text in wanted.items():
         if path is not None:
             table.write_text(path, text())
             console.print(f"wrote {path}", soft_wrap=True)
+
+
+def reproduce(
+    row: Annotated[str, typer.Argument(help="A run's identifier (first column of the CSV), or how it begins.")],
+    results: Annotated[list[Path] | None, typer.Option(
+        "--results", help="Results CSV or folder; repeatable. Default: results/.", show_default=False)] = None,
+    runs: Annotated[list[Path] | None, typer.Option(
+        help="Folder with the runs' folders; repeatable. Default: runs/.", show_default=False)] = None,
+    run: Annotated[bool, typer.Option("--run", help="Run the command instead of printing it.")] = False,
+) -> None:
+    """Print (or run) the command that makes a results row again."""
+    from ganbench.records import load_results
+    from ganbench.report.folders import find_runs
+    from ganbench.report.reproduce import recipe, rows_of
+
+    rows = rows_of(load_results(*(results or ())), row)
+    name = str(rows["run"].iloc[0])
+    made = recipe(rows, find_runs([name], runs or [RUNS]).get(name))
+    for remark in made.remarks:
+        print(f"# {remark}", file=sys.stderr)
+    print(made.command, flush=True)
+    if run:
+        import subprocess
+        raise typer.Exit(subprocess.run([sys.executable, "-m", "ganbench", *made.arguments]).returncode)

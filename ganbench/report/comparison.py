@@ -141,7 +141,7 @@ def build(frame: pd.DataFrame) -> list[Block]:
         what = _counted(Counter(rows.drop_duplicates("run")["outcome"])) or "no rows of runs"
         raise UserError(f"these results hold no measured value ({what}): train something with `ganbench run`")
     blocks = []
-    for where, part in _groups(measured, BLOCK):
+    for where, part in groups(measured, BLOCK):
         # A run that failed before its first evaluation has no number, but it counts all the same.
         lost = rows[(rows["dataset"] == where["dataset"]) & (rows["side"].fillna(-1) == (where["side"] or -1))
                     & (rows["outcome"] != "ok") & (rows["origin"] != "reference") & ~rows["run"].isin(part["run"])]
@@ -194,15 +194,15 @@ def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame) -> Blo
     entries: list[Entry] = []
     trained = part[part["origin"] != "reference"]
     lost = lost.assign(config_hash=[_adopted(row, trained) for row in lost.to_dict("records")])
-    failures = {tuple(key.values()): gone for key, gone in _groups(lost, CONFIGURATION)}
-    for key, group in _groups(trained, CONFIGURATION):
+    failures = {tuple(key.values()): gone for key, gone in groups(lost, CONFIGURATION)}
+    for key, group in groups(trained, CONFIGURATION):
         entries += _entries_of(key, group, failures.pop(tuple(key.values()), lost.iloc[:0]), columns)
     for names, gone in failures.items():  # no run of this configuration lived long enough to be measured
         entries.append(_entry(dict(zip(CONFIGURATION, names)), gone.iloc[:0], gone, columns))
     floors = part[part["origin"] == "reference"]
     floors = floors.assign(family=floors["family"].where(floors["family"] != "", floors["run"]))
     references = [_entry(key | {"config_hash": ""}, group, group.iloc[:0], columns)
-                  for key, group in _groups(floors, ["origin", "family", "preset"])]
+                  for key, group in groups(floors, ["origin", "family", "preset"])]
     _name(entries)
     for column in columns:
         rivals = [e for e in entries if e.cells[column].last]
@@ -226,7 +226,7 @@ def _adopted(failed: Mapping[Any, Any], trained: pd.DataFrame) -> str:
 
 def _columns(part: pd.DataFrame) -> list[Column]:
     found: list[Column] = []
-    for key, group in _groups(part, COLUMN):
+    for key, group in groups(part, COLUMN):
         direction = group["higher_is_better"].dropna()
         found.append(Column(key["metric"], key["level"], key["protocol"], _or(key["n_real"]), _or(key["n_fake"]),
                             bool(direction.iloc[0]) if len(direction) else None))
@@ -283,10 +283,11 @@ def _entry(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFram
         params_g=_or(everything["params_g"].max()), params_d=_or(everything["params_d"].max()),
         seeds=sorted({int(s) for s in at_end["seed"].dropna()}),
         failed=dict(Counter(o for o in outcomes if o != "ok")), runs=list(dict.fromkeys(everything["run"])),
-        cells={c: _cell(_in(group, c), _in(at_end, c), _siblings(group, c), c) for c in columns})
+        cells={c: _cell(rows_in(group, c), rows_in(at_end, c), _siblings(group, c), c) for c in columns})
 
 
-def _in(rows: pd.DataFrame, column: Column, level: str | None = None) -> pd.DataFrame:
+def rows_in(rows: pd.DataFrame, column: Column, level: str | None = None) -> pd.DataFrame:
+    """The rows that belong in a column (or in another level of it)."""
     wanted = rows["metric"].eq(column.metric) & rows["protocol"].eq(column.protocol)
     for name in ("n_real", "n_fake"):
         value = getattr(column, name)
@@ -296,16 +297,16 @@ def _in(rows: pd.DataFrame, column: Column, level: str | None = None) -> pd.Data
 
 def _siblings(group: pd.DataFrame, column: Column) -> pd.DataFrame:
     """The rows that decide which checkpoint is the best: the metric's average, or the column itself."""
-    average = _in(group, column, AVERAGE)
-    return average if len(average) else _in(group, column)
+    average = rows_in(group, column, AVERAGE)
+    return average if len(average) else rows_in(group, column)
 
 
 def _cell(rows: pd.DataFrame, at_end: pd.DataFrame, deciding: pd.DataFrame, column: Column) -> Cell:
-    cell = Cell(last={key["seed_key"]: float(g["value"].mean()) for key, g in _groups(at_end, ["seed_key"])})
+    cell = Cell(last={key["seed_key"]: float(g["value"].mean()) for key, g in groups(at_end, ["seed_key"])})
     if column.higher_is_better is not None:
         checkpoint = ["seed_key", "run", "kimg"]
-        values = {tuple(key.values()): float(g["value"].mean()) for key, g in _groups(rows, checkpoint)}
-        scores = {tuple(key.values()): float(g["value"].mean()) for key, g in _groups(deciding, checkpoint)}
+        values = {tuple(key.values()): float(g["value"].mean()) for key, g in groups(rows, checkpoint)}
+        scores = {tuple(key.values()): float(g["value"].mean()) for key, g in groups(deciding, checkpoint)}
         for seed in sorted({key[0] for key in scores}):
             places = [key for key in scores if key[0] == seed and key in values]
             if places:
@@ -392,7 +393,7 @@ def _counted(outcomes: dict[str, int] | Counter[str]) -> str:
                      if what != "ok")
 
 
-def _groups(rows: pd.DataFrame, by: list[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+def groups(rows: pd.DataFrame, by: list[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """Rows that agree in the named columns (missing equals missing), in order, with what they agree in."""
     key: Any
     for key, group in rows.groupby(by, dropna=False, sort=True):

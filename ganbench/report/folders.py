@@ -1,0 +1,98 @@
+"""What a report takes from the folders of runs: curves, sample grids, the command. A missing folder is no error."""
+
+import base64
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ganbench.errors import UserError
+
+WIDEST = 1100  # pixels; larger pictures are made smaller before they are put into a page
+OWN = ("step", "images", "kimg", "seconds")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder, as far as it is there."""
+
+    path: Path
+    config: dict[str, Any]
+
+    @cached_property
+    def curves(self) -> dict[str, tuple[list[float], list[float]]]:
+        """Logged scalars by name: kimg and value, values that are not finite left out.
+
+        Raises UserError for a damaged log. Half a line at the end (a killed run) is passed over.
+        """
+        found: dict[str, tuple[list[float], list[float]]] = {}
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                if number == len(lines):
+                    break
+                raise UserError(f"{path} line {number} is not JSON: remove the line, or leave this run's folder "
+                                "out with --runs") from None
+            for key, value in record.items():
+                if key not in OWN and isinstance(value, int | float) and math.isfinite(value):
+                    xs, ys = found.setdefault(key, ([], []))
+                    xs.append(float(record["kimg"]))
+                    ys.append(float(value))
+        return found
+
+    @property
+    def grids(self) -> list[Path]:
+        """Sample grids from first to last."""
+        return sorted((self.path / "grids").glob("*.png"), key=lambda p: [float(n) for n in re.findall(r"\d+(?:\.\d+)?",
+                                                                                                      p.stem)])
+
+    def picture(self, name: str) -> Path | None:
+        """A picture of that name (growth, neighbours) from the run's folder or its grids."""
+        places = [self.path / f"{name}.png", *sorted(self.path.glob(f"{name}*.png")),
+                  *sorted((self.path / "samples").glob(f"{name}*.png"))]
+        return next((p for p in places if p.is_file()), None)
+
+
+def find_runs(names: Iterable[str], roots: Sequence[Path]) -> dict[str, RunFolder]:
+    """Folders of the named runs: directly in a root, or in a suite's folder there. Those not found are left out."""
+    found: dict[str, RunFolder] = {}
+    wanted = set(names)
+    for root in roots:
+        for path in sorted([*root.glob("*/config.json"), *root.glob("*/*/config.json")]):
+            name = path.parent.name
+            if name in wanted and name not in found:
+                try:
+                    config = json.loads(path.read_text(encoding="utf-8"))
+                except json.JSONDecodeError as error:
+                    raise UserError(f"{path} is damaged ({error}): repair it, or choose other --runs") from None
+                found[name] = RunFolder(path.parent, config)
+    return found
+
+
+def embedded(path: Path) -> tuple[str, tuple[int, int]]:
+    """A PNG as a data: address and its width and height; shrunk if it is wider than a page.
+
+    Raises UserError if the file is no readable picture.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()  # a cut file fails here, not in the browser
+            size, raw = image.size, path.read_bytes()
+            if image.width > WIDEST:
+                size = (WIDEST, round(image.height * WIDEST / image.width))
+                buffer = io.BytesIO()
+                image.resize(size, Image.Resampling.LANCZOS).save(buffer, format="PNG", optimize=True)
+                raw = buffer.getvalue()
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"cannot read the picture {path}: {error}; remove it, or choose other --runs") from None
+    return f"data:image/png;base64,{base64.b64encode(raw).decode('ascii')}", size
