@@ -4,8 +4,9 @@ Both listen to the calls a network makes to torch (convolutions and rectifiers),
 network is built from modules or from functions.
 """
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,11 @@ def score(family: Family, images: Tensor, labels: Tensor | None = None) -> Tenso
     assert family.critic is not None
     fill = torch.arange(-(-len(images) // GROUP) * GROUP, device=images.device) % len(images)
     if len(fill) == len(images):
-        return family.critic(images, labels) if family.needs_labels else family.critic(images)
+        own = getattr(family, "scores", None)
+        if family.needs_labels and own is not None:  # a family whose critic scores a class says how
+            return own(images, cast(Any, family).one_hot(labels))
+        takes_labels = len(inspect.signature(family.critic.forward).parameters) > 1
+        return family.critic(images, labels) if takes_labels else family.critic(images)
     return score(family, images[fill], None if labels is None else labels[fill])[:len(images)]
 
 

@@ -7,7 +7,7 @@ generator has never been; a great circle keeps it (White 2016, arXiv 1609.04468)
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganbench.errors import UserError
 from ganbench.family import Family
@@ -42,6 +42,15 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
 
 def between(a: Tensor, b: Tensor, t: Tensor | float, path: Path) -> Tensor:
     return lerp(a, b, t) if path == "lerp" else slerp(a, b, t)
+
+
+def mapped(family: Family, generator: nn.Module, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    """w of latents, by the generator's mapping network. Raises UserError where the generator has none."""
+    mapping = getattr(generator, "mapping", None)
+    if mapping is None or not hasattr(generator, "synthesis"):
+        raise UserError("w needs a generator with a mapping network (as StyleGAN's), and this one has none: choose z")
+    one_hot = getattr(family, "one_hot", None)
+    return mapping(z, one_hot(labels)) if labels is not None and one_hot is not None else mapping(z)
 
 
 def natural_path(family: Family) -> Path:

@@ -19,7 +19,7 @@ from ganbench.errors import UserError
 from ganbench.family import Family, short_name, to_uint8
 from ganbench.grid import tile
 from ganbench.latents import Path as LatentPath
-from ganbench.latents import between, lerp, natural_path
+from ganbench.latents import between, lerp, mapped, natural_path
 
 # --- rendering ----------------------------------------------------------------------------------------------------
 
@@ -50,15 +50,8 @@ def render_styles(family: Family, generator: nn.Module, w: Tensor, *, seed: int 
     parts = []
     for start in range(0, len(w), batch):
         with noise_from(seed, w.device):
-            parts.append(styled(generator).synthesis(w[start:start + batch]))
+            parts.append(cast(Any, generator).synthesis(w[start:start + batch]))
     return to_uint8(torch.cat(parts), family.images.side).cpu()
-
-
-def styled(generator: nn.Module) -> Any:
-    """The generator, if it has a mapping and a synthesis network. Raises UserError otherwise."""
-    if not (hasattr(generator, "mapping") and hasattr(generator, "synthesis")):
-        raise UserError("this picture needs a generator with a mapping network (as StyleGAN's), and this one has none")
-    return cast(Any, generator)
 
 
 def repeated(labels: Tensor | None, times: int) -> Tensor | None:
@@ -80,7 +73,8 @@ def interpolation(family: Family, generator: nn.Module, a: Tensor, b: Tensor, la
     first, last = a.repeat_interleave(steps, 0), b.repeat_interleave(steps, 0)
     if space == "w":
         with torch.no_grad():
-            w = lerp(styled(generator).mapping(first), styled(generator).mapping(last), t)
+            w1, w2 = (mapped(family, generator, z, repeated(labels, steps)) for z in (first, last))
+            w = lerp(w1, w2, t)
         return tile(render_styles(family, generator, w, seed=seed), columns=steps)
     if space != "z":
         raise UserError(f"no latent space '{space}': choose z or w")
@@ -134,12 +128,11 @@ def class_rows(family: Family, generator: nn.Module, z: Tensor, *, seed: int = 0
 # --- styles -------------------------------------------------------------------------------------------------------
 
 
-def truncation_sweep(family: Family, generator: nn.Module, z: Tensor,
+def truncation_sweep(family: Family, generator: nn.Module, z: Tensor, labels: Tensor | None = None,
                      psis: Sequence[float] = (1, 0.7, 0.5, 0.3, 0, -0.5, -1), *, seed: int = 0) -> np.ndarray:
     """One latent a row, one psi a column: w = average + psi (w - average), in all layers."""
-    network = styled(generator)
     with torch.no_grad():
-        w = network.mapping(z)
+        w = mapped(family, generator, z, labels)
         mean = average_style(generator).to(w)
         swept = torch.stack([mean + psi * (w - mean) for psi in psis], 1).flatten(0, 1)
     return tile(render_styles(family, generator, swept, seed=seed), columns=len(psis))
@@ -147,22 +140,21 @@ def truncation_sweep(family: Family, generator: nn.Module, z: Tensor,
 
 def average_style(generator: nn.Module) -> Tensor:
     """The running mean of w, (d,). Raises UserError for a generator that keeps none."""
-    for name in ("w_average", "w_avg", "average_w"):
-        if isinstance(found := getattr(generator, name, None), Tensor):
-            return found
+    if isinstance(found := getattr(generator, "w_average", None), Tensor):
+        return found
     raise UserError("this picture needs the running mean of w, and this generator keeps none")
 
 
-def mixing_sheet(family: Family, generator: nn.Module, rows: Tensor, columns: Tensor, *, cut: tuple[int, int] | None = None,
-                 seed: int = 0) -> np.ndarray:
+def mixing_sheet(family: Family, generator: nn.Module, rows: Tensor, columns: Tensor, labels: Tensor | None = None, *,
+                 cut: tuple[int, int] | None = None, seed: int = 0) -> np.ndarray:
     """Style mixing: the picture at (row, column) has the row's styles, but the column's in the layers of `cut`.
 
     The first column and the first row show the sources. `cut` = (first, last) layer, last excluded; None = the coarse
-    half (layers up to 8x8, as the top block of the paper's figure 3).
+    ones (layers at 4x4 and 8x8, as the top block of the paper's figure 3). One label serves all.
     """
-    network = styled(generator)
+    label = None if labels is None else labels[:1]
     with torch.no_grad():
-        a, b = (layered(network, network.mapping(z)) for z in (rows, columns))
+        a, b = (layered(generator, mapped(family, generator, z, repeated(label, len(z)))) for z in (rows, columns))
         first, last = cut or (0, min(4, a.shape[1]))
         mixed = a[:, None].repeat(1, len(b), 1, 1)
         mixed[:, :, first:last] = b[None, :, first:last]
@@ -175,9 +167,9 @@ def mixing_sheet(family: Family, generator: nn.Module, rows: Tensor, columns: Te
     return tile(torch.cat(cells), columns=len(b) + 1)
 
 
-def layered(network: Any, w: Tensor) -> Tensor:
+def layered(generator: nn.Module, w: Tensor) -> Tensor:
     """w with one copy for each layer, (n,layers,d)."""
-    return w if w.dim() == 3 else w[:, None].repeat(1, int(network.layers), 1)
+    return w if w.dim() == 3 else w[:, None].repeat(1, int(cast(Any, generator).layers), 1)
 
 
 def noise_variation(family: Family, generator: nn.Module, z: Tensor, labels: Tensor | None = None, *, draws: int = 5,

@@ -86,9 +86,9 @@ def picture_of(run: "Run", kind: str, *, n: int, seed: int, label: int | None = 
     if kind == "classes":
         return pictures.class_rows(family, generator, z, seed=seed)
     if kind == "truncation-sweep":
-        return pictures.truncation_sweep(family, generator, z, seed=seed)
+        return pictures.truncation_sweep(family, generator, z, labels, seed=seed)
     if kind == "mixing-sheet":
-        return pictures.mixing_sheet(family, generator, z[:6], other[:6], seed=seed)
+        return pictures.mixing_sheet(family, generator, z[:6], other[:6], labels, seed=seed)
     if kind == "noise-variation":
         return pictures.noise_variation(family, generator, z[:4], None if labels is None else labels[:4], seed=seed)
     assert kind == "arithmetic" and arithmetic is not None

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from measure_support import Call, Known
+from measure_support import Known
 from torch import nn
 
-from ganbench.activations import convolutions, guided_gradients, maps
+from ganbench.activations import convolutions, guided_gradients, maps, score
 from ganbench.errors import UserError
 
 
@@ -78,7 +78,15 @@ def test_a_critic_without_convolutions_is_refused_in_one_line():
 
 def test_a_conditional_critic_is_given_the_labels():
     seen = []
-    critic = Call(lambda x, y: seen.append(y) or x.flatten(1).sum(1))
-    maps(Known(nn.Identity(), critic, needs_labels=True, classes=2), torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]),
-         lambda m: None)
-    assert seen[0].tolist() == [0, 1] * 4  # filled up to a whole batch of eight
+
+    class Conditional(nn.Module):
+        def forward(self, x, y):
+            seen.append(y.tolist())
+            return x.flatten(1).sum(1)
+
+    x = torch.zeros(2, 1, 8, 8)
+    maps(Known(nn.Identity(), Conditional(), needs_labels=True, classes=2), x, torch.tensor([0, 1]), lambda m: None)
+    assert seen == [[0, 1] * 4]  # filled up to a whole batch of eight
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0))
+    family = Known(nn.Identity(), critic, needs_labels=True, classes=2)
+    assert score(family, x, torch.tensor([0, 1])).shape == (2,)  # this one judges the image alone

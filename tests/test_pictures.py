@@ -109,7 +109,7 @@ def test_classes_stand_in_rows_and_latents_in_columns():
 
 
 def test_truncation_pulls_w_to_its_mean(styled):
-    got = cells(pictures.truncation_sweep(styled, styled.generator, torch.tensor([[0.4], [-0.2]]), (1, 0.5, 0, -1)), 2, 4)
+    got = cells(pictures.truncation_sweep(styled, styled.generator, torch.tensor([[0.4], [-0.2]]), None, (1, 0.5, 0, -1)), 2, 4)
     np.testing.assert_array_equal(got[0, :, 0], grey_of([0.8, 0.45, 0.1, -0.6]))
     np.testing.assert_array_equal(got[1, :, 0], grey_of([-0.4, -0.15, 0.1, 0.6]))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.family import Family
-from ganbench.latents import Path, between, lerp, natural_path
+from ganbench.latents import Path, between, lerp, mapped, natural_path
 from ganbench.metrics.intervals import of_trimmed_mean
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import draw_labels, full_side, seeded, stream
@@ -95,7 +95,8 @@ class Ppl(ModelMetric):
         place = t.double() + step  # a step of 1e-4 has only three digits in single precision
         with seeded(noise, subject.device):
             if space == "w":
-                w = lerp(generator.mapping(z1).double(), generator.mapping(z2).double(), place)
+                w1, w2 = (mapped(family, generator, z, labels).double() for z in (z1, z2))
+                w = lerp(w1, w2, place)
                 images = generator.synthesis(w.to(z1.dtype))
             else:
                 z = between(z1.double(), z2.double(), place, path).to(z1.dtype)
