@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganbench.family import Batch, Engine, ImageSpec, Preset, Stage, knob
 from ganbench.models.nn.equalized import (
     SQRT2,
     Activation,
@@ -27,9 +29,6 @@ from ganbench.models.nn.equalized import (
 from ganbench.models.nn.growing import Growing, fade_reals, mix
 from ganbench.models.nn.losses import gradient_penalty
 from ganbench.models.nn.progressive import ProgressiveConfig, ProgressiveCritic, ProgressiveFamily
-from torch import Tensor, nn
-
-from ganbench.family import Batch, Engine, ImageSpec, Preset, Stage, knob
 
 
 class PGGANConfig(ProgressiveConfig):
@@ -261,28 +260,13 @@ class PGGAN(ProgressiveFamily):
     def ema_decay(self, stage: Stage) -> float:
         return self.config.ema ** self.config.ema_power
 
-    # --- labels ---------------------------------------------------------------------------------------------------
-
-    def one_hot(self, labels: Tensor | None) -> Tensor | None:
-        """int64 (B,) -> float (B,L), cut to the label components in use; None for an unconditional model."""
-        if not self.label_size or labels is None:
-            return None
-        return F.one_hot(labels, self.images.classes)[:, :self.label_size].to(self.generator.dense.weight.dtype)
-
     def generate(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
         return generator(z, self.one_hot(labels))
-
-    def _drawn_labels(self, batch: Batch, engine: Engine) -> Tensor | None:
-        """Labels distributed as the training set's: the minibatch's own, drawn with replacement."""
-        if not self.label_size:
-            return None
-        assert batch.labels is not None
-        return batch.labels[engine.random("labels").integers(len(batch.labels), high=len(batch.labels))]
 
     def _fakes(self, labels: Tensor | None, n: int, engine: Engine) -> Tensor:
         return self.generator(self.latents(n, engine.random("latents")), self.one_hot(labels))
 
-    # --- losses: plain functions of the networks and a batch ------------------------------------------------------
+    # --- losses: functions of the networks and a batch ------------------------------------------------------------
 
     def critic_loss(self, real: Tensor, fake: Tensor, u: Tensor, real_labels: Tensor | None = None,
                     fake_labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -322,13 +306,13 @@ class PGGAN(ProgressiveFamily):
         for _ in range(self.config.n_critic):
             batch = next(reals)
             logs.update(self._critic_step(batch, engine))
-        labels = self._drawn_labels(batch, engine)
+        labels = self.drawn_labels(batch, engine)
         loss = self.generator_loss(self._fakes(labels, len(batch.images), engine), self.one_hot(labels))
         engine.update(loss, "generator")
         return {**logs, "generator_loss": loss.detach()}
 
     def _critic_step(self, batch: Batch, engine: Engine) -> dict[str, Tensor]:
-        labels = batch.labels if self.config.critic_labels == "batch" else self._drawn_labels(batch, engine)
+        labels = batch.labels if self.config.critic_labels == "batch" else self.drawn_labels(batch, engine)
         with torch.no_grad():
             fake = self._fakes(labels, len(batch.images), engine)
         loss, logs = self._critic_loss_of(batch, fake, labels, engine)
@@ -338,7 +322,7 @@ class PGGAN(ProgressiveFamily):
 
     def _simultaneous_step(self, batch: Batch, engine: Engine) -> dict[str, Tensor | float]:
         """Both losses from the same networks and the same fakes, then both updates."""
-        labels = batch.labels if self.config.critic_labels == "batch" else self._drawn_labels(batch, engine)
+        labels = batch.labels if self.config.critic_labels == "batch" else self.drawn_labels(batch, engine)
         fake = self._fakes(labels, len(batch.images), engine)
         generator_loss = self.generator_loss(fake, self.one_hot(labels))
         critic_loss, logs = self._critic_loss_of(batch, fake.detach(), labels, engine)

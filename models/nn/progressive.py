@@ -7,6 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import field_validator
+from torch import Tensor, nn
+
+from ganbench.errors import UserError
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Stage, knob
 from ganbench.models.nn.equalized import (
     LEAK,
     EqualizedConv2d,
@@ -20,12 +25,7 @@ from ganbench.models.nn.equalized import (
 )
 from ganbench.models.nn.growing import TICK_KIMG, Channels, Growing, Growth, by_side, mix
 from ganbench.models.nn.layers import MinibatchDiscrimination
-from ganbench.models.nn.losses import gradient_norms
-from pydantic import field_validator
-from torch import Tensor, nn
-
-from ganbench.errors import UserError
-from ganbench.family import Clock, Family, FamilyConfig, ImageSpec, Stage, knob
+from ganbench.models.nn.losses import Scores, gradient_norms
 from ganbench.random import Random
 
 
@@ -167,6 +167,7 @@ class ProgressiveFamily(Family):
 
     config: ProgressiveConfig
     critic: ProgressiveCritic
+    label_size = 0  # label components in use; set by the family
 
     def __init__(self, config: ProgressiveConfig, images: ImageSpec, draws: int = 1):
         """draws: minibatches of reals in a step."""
@@ -227,9 +228,25 @@ class ProgressiveFamily(Family):
         """Full side over the side being trained, 2**floor(lod); 1 where penalties are to be native."""
         return self.images.side >> int(self.critic.level) if self.config.full_side_penalty else 1
 
-    def penalised_norms(self, real: Tensor, fake: Tensor, u: Tensor) -> Tensor:
+    def penalised_norms(self, real: Tensor, fake: Tensor, u: Tensor, scores: Scores | None = None) -> Tensor:
         """Norms (B,) of the critic's gradient at real + u (fake - real), as seen at full side.
 
         Where every pixel is replicated into 4, each has a quarter of the gradient: the norm halves with every level.
         """
-        return gradient_norms(self.critic, real, fake, 1 - u) / self.replication()
+        return gradient_norms(scores or self.critic, real, fake, 1 - u) / self.replication()
+
+    # --- labels -----------------------------------------------------------------------------------------------------
+
+    def one_hot(self, labels: Tensor | None) -> Tensor | None:
+        """int64 (B,) -> float (B,L), cut to the label components in use; None for an unconditional model."""
+        if not self.label_size or labels is None:
+            return None
+        dtype = next(self.critic.parameters()).dtype
+        return F.one_hot(labels, self.images.classes)[:, :self.label_size].to(dtype)
+
+    def drawn_labels(self, batch: Batch, engine: Engine) -> Tensor | None:
+        """Labels (B,) distributed as the training set's: the minibatch's own, drawn with replacement."""
+        if not self.label_size:
+            return None
+        assert batch.labels is not None
+        return batch.labels[engine.random("labels").integers(len(batch.labels), high=len(batch.labels))]
