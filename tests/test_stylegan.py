@@ -127,7 +127,7 @@ def test_styles_act_on_their_own_layers():
         assert not torch.allclose(g.synthesis(layered), plain)
     stand(family, 8)
     layered = w[:, None].repeat(1, 8, 1)
-    layered[:, 4:] = other  # layers above the present side
+    layered[:, 4:] = other[:, None]  # layers above the present side
     assert same(g.synthesis(layered), g.synthesis(w))
 
 
