@@ -1,0 +1,71 @@
+"""What tests of families share: a family on an engine, an endless stream of noise images, counts."""
+
+from collections.abc import Iterator
+
+import torch
+
+from ganbench.family import Batch, Clock, Family, ImageSpec, configure, find
+from ganbench.random import Random
+from ganbench.training.engine import TrainingEngine
+
+
+def build(name: str, preset: str | None = None, *, side: int = 32, channels: int = 1, classes: int = 10, seed: int = 0,
+          **overrides: object) -> Family:
+    cls = find(name)
+    config, _, _ = configure(cls, preset, overrides)
+    images = ImageSpec(side, channels, classes)
+    cls.check(config, images)
+    torch.manual_seed(seed)
+    return cls(config, images)
+
+
+def count(network: torch.nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+class Reals:
+    """Endless batches of uniform noise with labels, of the size the engine's stage asks for. `drawn` counts batches."""
+
+    def __init__(self, engine: TrainingEngine, seed: int = 1):
+        self.engine, self.random, self.drawn = engine, Random(seed), 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        images, n = self.engine.family.images, self.engine.stage.batch
+        self.drawn += 1
+        self.engine.clock.images += n
+        pixels = self.random.uniform(n, images.channels, self.engine.stage.side, self.engine.stage.side, low=-1.0)
+        labels = self.random.integers(n, high=images.classes) if images.classes else None
+        return Batch(pixels, labels)
+
+
+class WatchedEngine(TrainingEngine):
+    """The training engine, which also remembers its updates: (optimizer, loss), and calls `after` behind each."""
+
+    def __init__(self, family: Family, **clock: int):
+        clock = {"dataset_size": 1000, "total_images": 100_000} | clock
+        super().__init__(family, Clock(**clock), device=torch.device("cpu"), seed=0)
+        self.updates: list[tuple[str, float]] = []
+        self.after = lambda optimizer: None
+        self.enter(family.stage(self.clock))
+
+    def update(self, loss, optimizer, clip_norm=None):
+        self.updates.append((optimizer, float(loss)))
+        done = super().update(loss, optimizer, clip_norm)
+        self.after(optimizer)
+        return done
+
+    def steps(self, reals: Iterator[Batch], n: int = 1) -> dict[str, float]:
+        """n steps of the family, as the training loop takes them; the last one's scalars."""
+        for _ in range(n):
+            self.enter(self.family.stage(self.clock))
+            scalars = self.family.step(reals, self)
+            self.clock.steps += 1
+        return {name: float(value) for name, value in scalars.items()}
+
+
+def flat(network: torch.nn.Module) -> torch.Tensor:
+    """All parameters in one vector, a copy."""
+    return torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
