@@ -262,9 +262,10 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
             for name in entry.datasets or ():
                 if name not in known:
                     raise UserError(f"the suite has no data set '{name}'.{nearest(name, known)}")
-        for preset, settings in _variants(entry):
-            with _at(path, lines, "family", index, "set" if entry.set and not entry.sweep else "preset"):
-                families.configure(families.find(entry.name), preset, settings)
+        for preset, settings in _variants(entry):  # in the order in which a mistake is easiest to place
+            for place, part in (("preset", {}), ("set", entry.set), ("sweep", settings)):
+                with _at(path, lines, "family", index, "presets" if entry.presets and place == "preset" else place):
+                    families.configure(families.find(entry.name), preset, part)
 
     stores, notes = [], []
     for index, data in enumerate(suite.dataset):

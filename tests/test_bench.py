@@ -1,0 +1,255 @@
+"""Driving a suite: what runs, what is left alone, what stands in the table, and that killing it changes nothing."""
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from ganbench import records
+from ganbench.bench.driver import drive, how_far
+from ganbench.bench.engines import Event
+from ganbench.bench.manifest import Manifest
+from ganbench.bench.suite import plan
+from ganbench.errors import UserError
+
+TOY = str(Path(__file__).with_name("toy.py"))
+SUITE = f"""
+title = "Toys"
+seeds = [0, 1]
+budget = {{ kimg = 0.4 }}
+evaluation = {{ metrics = ["swd"], n = 64, every = 0.1 }}
+
+[[dataset]]
+name = "digits"
+side = 16
+
+[[family]]
+name = "{TOY}"
+presets = ["paper", "fast"]
+"""
+TIMES = ("seconds", "date")  # columns that may differ between two runs of the same thing
+
+
+class Scripted:
+    """An engine that runs nothing: each task ends as the script says, last one first, and writes one row a try."""
+
+    about = "a script"
+
+    def __init__(self, endings):
+        self.endings, self.ran = endings, []
+
+    def run(self, tasks):
+        for task in tasks:
+            yield Event("begun", task.key)
+        for task in reversed(tasks):
+            status, reason = self.endings.get(task.name, ("ok", ""))
+            self.ran.append(task.name)
+            origin = {"origin": "reference", "family": "noise"} if "reference" in task.name else \
+                {"origin": "ganbench", "family": "toy", "seed": 0}
+            if status != "crashed":
+                records.append(Path(task.folder) / "results.csv", [
+                    {"run": Path(task.folder).name, "dataset": "digits", "metric": "swd", "value": 1.5, "kimg": 0.1,
+                     "status": "ok", **origin}])
+            yield Event("ended", task.key, status, reason, 2.0)
+            yield Event("tick")
+
+
+@pytest.fixture
+def suite(tmp_path):
+    path = tmp_path / "toys.toml"
+    path.write_text(SUITE)
+    return path
+
+
+def run(suite, engine, only=(), threads=1, folder=None):
+    planned = plan(suite)
+    manifest = Manifest(folder or suite.parent / "runs", suite=str(suite), threads=threads)
+    try:
+        return drive(planned, planned.only(only), manifest, engine, suite.parent / "table.csv", Console(file=io.StringIO()))
+    finally:
+        manifest.close()
+
+
+def table(suite):
+    return [(r["run"].rsplit("-", 1)[0], r["status"], r["value"]) for r in records.read(suite.parent / "table.csv")]
+
+
+def test_rows_stand_in_the_order_of_the_cells_and_a_second_call_runs_nothing(suite):
+    engine = Scripted({})
+    tally = run(suite, engine)
+    assert tally.ran == 5 and tally.failed == 0 and tally.rows == 5
+    expected = ["reference-digits-16", "toy-paper-digits-16-s0", "toy-paper-digits-16-s1", "toy-fast-digits-16-s0",
+                "toy-fast-digits-16-s1"]
+    assert engine.ran == expected[::-1]
+    assert [name for name, _, _ in table(suite)] == expected
+    before = (suite.parent / "table.csv").read_bytes()
+    assert run(suite, engine).ran == 0
+    assert (suite.parent / "table.csv").read_bytes() == before
+
+
+def test_what_failed_is_a_row_with_its_reason_and_gets_another_try(suite):
+    endings = {"toy-paper-digits-16-s0": ("crashed", "ValueError: no"), "toy-paper-digits-16-s1": ("diverged", "at step 3"),
+               "toy-fast-digits-16-s0": ("killed", "killed by SIGKILL (out of memory?)")}
+    tally = run(suite, Scripted(endings))
+    assert tally.failed == 2 and dict(tally.states) == {"ok": 2, "crashed": 1, "diverged": 1, "killed": 1}
+    assert table(suite) == [("reference-digits-16", "ok", "1.5"), ("toy-paper-digits-16-s0", "crashed", ""),
+                            ("toy-paper-digits-16-s1", "ok", "1.5"), ("toy-fast-digits-16-s0", "ok", "1.5"),
+                            ("toy-fast-digits-16-s0", "killed", ""), ("toy-fast-digits-16-s1", "ok", "1.5")]
+    crashed = next(r for r in records.read(suite.parent / "table.csv") if r["status"] == "crashed")
+    assert crashed["reason"] == "ValueError: no" and crashed["family"] == "toy" and crashed["seed"] == "0"
+    assert crashed["dataset"] == "digits" and crashed["preset"] == "paper" and crashed["side"] == "16"
+    again = Scripted({})
+    assert run(suite, again).failed == 0
+    assert sorted(again.ran) == ["toy-fast-digits-16-s0", "toy-paper-digits-16-s0"]
+    assert [status for _, status, _ in table(suite)] == ["ok"] * 5
+
+
+def test_a_part_of_a_suite_keeps_the_rows_of_the_rest(suite):
+    assert run(suite, Scripted({}), only=["fast"]).ran == 3  # two cells and their reference
+    assert len(table(suite)) == 3
+    assert run(suite, Scripted({}), only=["paper"]).ran == 2
+    assert len(table(suite)) == 5
+
+
+def test_cells_cut_off_in_the_middle_are_run_again_and_leave_no_half_line(suite):
+    class Dies(Scripted):
+        def run(self, tasks):
+            yield Event("begun", tasks[1].key)
+            records.append(Path(tasks[1].folder) / "results.csv", [{"run": "x", "kimg": 0.1, "metric": "swd"}])
+            with open(Path(tasks[1].folder) / "results.csv", "a") as file:
+                file.write("half a li")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(suite, Dies({}))
+    states = json.loads((suite.parent / "runs" / "manifest.json").read_text())["cells"]
+    assert [c["state"] for c in states.values()] == ["running"]
+    assert run(suite, Scripted({})).ran == 5
+
+
+def test_the_first_call_decides_the_threads_and_only_one_process_drives(suite):
+    run(suite, Scripted({}), only=["fast"], threads=4)
+    manifest = Manifest(suite.parent / "runs", suite=str(suite), threads=1)
+    assert manifest.threads == 4
+    with pytest.raises(UserError, match="another `ganbench bench`"):
+        Manifest(suite.parent / "runs", suite=str(suite), threads=1)
+    manifest.close()
+    Manifest(suite.parent / "runs", suite=str(suite), threads=1).close()
+
+
+def test_foreign_files_are_not_written_over(suite):
+    (suite.parent / "table.csv").write_text("my,own\n1,2\n")
+    engine = Scripted({})
+    with pytest.raises(UserError, match="another schema"):
+        run(suite, engine)
+    assert engine.ran == [] and (suite.parent / "table.csv").read_text() == "my,own\n1,2\n"
+    (suite.parent / "table.csv").unlink()
+    (suite.parent / "runs" / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        run(suite, engine)
+
+
+def test_progress_is_read_from_the_log_of_a_run(tmp_path):
+    assert how_far(tmp_path, "kimg") == 0
+    (tmp_path / "metrics.jsonl").write_text('{"kimg": 0.5, "step": 5}\n{"kimg": 1.25, "step": 9}\n{"kimg": 9')
+    assert how_far(tmp_path, "kimg") == 1.25 and how_far(tmp_path, "step") == 9
+
+
+# --- real runs, through the command line ----------------------------------------------------------------------------
+
+def command(suite, *arguments):
+    return [sys.executable, "-m", "ganbench", "bench", str(suite), "--no-html", *arguments]
+
+
+def values(path):
+    """A table's rows without their times."""
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in records.read(path)]
+
+
+def call(suite, *arguments, cwd, check=True):
+    done = subprocess.run(command(suite, *arguments), cwd=cwd, capture_output=True, text=True, timeout=400)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_the_table_is_that_of_an_undisturbed_call(suite, tmp_path):
+    for name in ("calm", "rough"):
+        (tmp_path / name).mkdir()
+    begun = time.monotonic()
+    call(suite, "--jobs", "2", cwd=tmp_path / "calm")
+    lasts = time.monotonic() - begun
+    rng = random.Random(7)
+    kills = 0
+    while kills < 10:
+        driver = subprocess.Popen(command(suite, "--jobs", "2"), cwd=tmp_path / "rough", start_new_session=True,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            driver.wait(timeout=rng.uniform(0.15, 0.6) * lasts)
+        except subprocess.TimeoutExpired:
+            kills += 1
+        os.kill(driver.pid, signal.SIGKILL)
+        if driver.wait() == 0:  # it came to its end before we did: what is killed must be worth killing
+            for cell in (tmp_path / "rough" / "runs" / "toys").glob("toy-fast*"):
+                (cell / "results.csv").unlink()
+                for part in sorted(cell.rglob("*"), reverse=True):
+                    part.unlink() if part.is_file() else part.rmdir()
+    call(suite, "--jobs", "2", cwd=tmp_path / "rough")
+    calm, rough = (values(tmp_path / name / "results" / "toys.csv") for name in ("calm", "rough"))
+    assert len(calm) > 20 and rough == calm
+
+
+@pytest.mark.slow
+def test_a_suite_from_the_command_line(suite, tmp_path):
+    done = call(suite, "--dry-run", cwd=tmp_path)
+    assert "4 cells" in done.stdout and not (tmp_path / "runs").exists()
+    done = call(suite, cwd=tmp_path)
+    assert "5 ok" in done.stdout
+    rows = values(tmp_path / "results" / "toys.csv")
+    labels = {(r["origin"], r["family"]) for r in rows}
+    assert labels == {("reference", "reals against reals"), ("reference", "noise images"), ("ganbench", "toy")}
+    averages = {r["family"]: float(r["value"]) for r in rows if r["level"] == "avg"}
+    assert averages["reals against reals"] < averages["noise images"]
+    assert "ran 0 of 5" in call(suite, cwd=tmp_path).stdout
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(SUITE.replace("seeds", "sedes"))
+    done = call(wrong, cwd=tmp_path, check=False)
+    assert done.returncode == 2 and "wrong.toml line 3: unknown key 'sedes'" in done.stderr
+
+
+@pytest.mark.slow
+def test_ray_gives_the_table_of_the_local_engine_though_a_worker_dies(suite, tmp_path):
+    pytest.importorskip("ray")
+    for name in ("local", "ray"):
+        (tmp_path / name).mkdir()
+    call(suite, "--jobs", "2", cwd=tmp_path / "local")
+    driver = subprocess.Popen(command(suite, "--jobs", "2", "--engine", "ray"), cwd=tmp_path / "ray",
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    victim = None
+    while driver.poll() is None and victim is None:  # the parent of a training process is a Ray worker
+        victim = next((parent for parent, line in processes() if "toy.py" in line and str(tmp_path / "ray") in line
+                       and parent != driver.pid), None)
+        time.sleep(0.05)
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    said, _ = driver.communicate(timeout=400)
+    assert driver.returncode == 0, said
+    assert values(tmp_path / "ray" / "results" / "toys.csv") == values(tmp_path / "local" / "results" / "toys.csv")
+
+
+def processes():
+    """(parent, command line) of every process."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            yield int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1]), line
+        except (OSError, IndexError):
+            continue

@@ -1,0 +1,186 @@
+"""Suites: cells in number and identity, and every mistake named with its line before anything runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ganbench.bench import tomlfile
+from ganbench.bench.suite import Suite, plan
+from ganbench.errors import UserError
+
+TOY = str(Path(__file__).with_name("toy.py"))
+SUITES = sorted(Path(__file__).parents[1].joinpath("benchmarks").glob("*.toml"))
+
+GOOD = f"""\
+title = "Toys"
+seeds = [0, 1]
+budget = {{ kimg = 0.1 }}
+
+[evaluation]
+metrics = ["swd"]
+n = 100
+
+[[dataset]]
+name = "digits"
+side = 16
+
+[[family]]
+name = "{TOY}"
+presets = ["paper", "fast"]
+
+[[family]]
+name = "{TOY}"
+preset = "fast"
+set = {{ batch = 4 }}
+sweep = {{ rate = [0.1, 0.2], decay = [0.0, 0.9] }}
+"""
+
+PICKY = """
+from toy import Toy
+from ganbench.family import Preset
+
+class Picky(Toy):
+    needs_labels = True
+    presets = {"paper": Preset("any"), "at64": Preset("for 64", side=64)}
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write a suite, by default the good one with some text replaced, and return its path."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+    def to(*replacements, text=GOOD):
+        for old, new in replacements:
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        path = tmp_path / "suite.toml"
+        path.write_text(text)
+        return path
+
+    return to
+
+
+def test_cells_are_the_product_in_the_order_of_the_file(write):
+    planned = plan(write())
+    assert len(planned.cells) == 2 * (2 + 4)
+    assert [c.name for c in planned.cells[:4]] == ["toy-paper-digits-16-s0", "toy-paper-digits-16-s1",
+                                                   "toy-fast-digits-16-s0", "toy-fast-digits-16-s1"]
+    assert planned.cells[4].name == "toy-fast-batch=4-decay=0.0-rate=0.1-digits-16-s0"
+    swept = [dict(c.settings) for c in planned.cells[4:] if c.seed == 0]
+    assert [(s["rate"], s["decay"]) for s in swept] == [(0.1, 0.0), (0.1, 0.9), (0.2, 0.0), (0.2, 0.9)]
+    assert json.loads(planned.cells[0].config)["rate"] == 0.05 and json.loads(planned.cells[2].config)["rate"] == 0.1
+    assert len(planned.references) == 1 and planned.references[0].n == 100
+    assert [c.name for c in planned.only(["paper", "rate=0.2"]).cells if c.seed == 1] == [
+        "toy-paper-digits-16-s1", "toy-fast-batch=4-decay=0.0-rate=0.2-digits-16-s1",
+        "toy-fast-batch=4-decay=0.9-rate=0.2-digits-16-s1"]
+
+
+def test_a_cell_is_identified_by_what_its_result_depends_on(write):
+    original = plan(write())
+    keys = [c.key for c in original.cells]
+    assert len(set(keys)) == len(keys)
+    assert [c.key for c in plan(write(('"Toys"', '"Other words"'))).cells] == keys
+    assert [c.key for c in plan(write(("seeds = [0, 1]", "seeds = [1, 0]"))).cells][:2] == [keys[1], keys[0]]
+    for change in (("kimg = 0.1", "kimg = 0.2"), ("n = 100", "n = 101"), ("side = 16", "side = 32"),
+                   ("seeds = [0, 1]", "seeds = [2, 3]"), ("n = 100", "n = 100\nevery = 0.05"),
+                   ('title = "Toys"', 'title = "Toys"\nprecision = "bf16"')):
+        assert not set(keys) & {c.key for c in plan(write(change)).cells}, change
+    # a setting written out that is the preset's own value anyway is the same training
+    assert plan(write(('presets = ["paper", "fast"]', 'preset = "paper"\nset = { rate = 0.05 }'))).cells[0].key == keys[0]
+
+
+def test_arguments_are_those_of_the_run_command(write):
+    cell = plan(write(("kimg = 0.1", "steps = 7"), ("n = 100", "n = 100\nevery = 0.05"))).cells[4]
+    assert cell.arguments() == [
+        "run", TOY, "--dataset", "digits", "--preset", "fast", "--side", "16", "--channels", "1", "--seed", "0",
+        "--steps", "7", "--precision", "fp32", "--n-eval", "100", "--eval-every", "0.05", "--metric", "swd",
+        "--set", "batch=4", "--set", "decay=0.0", "--set", "rate=0.1"]
+
+
+MISTAKES = {
+    "unknown top key": (("seeds = [0, 1]", "seed = [0, 1]"), 2, "unknown key 'seed'", "Did you mean 'seeds'?"),
+    "unknown family key": (('preset = "fast"', 'presett = "fast"'), 19, "unknown key 'presett' in [family]",
+                           "Did you mean 'preset'?"),
+    "unknown evaluation key": (("n = 100", "nn = 100"), 7, "unknown key 'nn' in [evaluation]", "Known: metrics"),
+    "unknown budget key": (("{ kimg = 0.1 }", "{ kim = 0.1 }"), 3, "unknown key 'kim' in [budget]", "'kimg'"),
+    "two budgets": (("{ kimg = 0.1 }", "{ kimg = 0.1, steps = 3 }"), 3, "exactly one of kimg, steps and seconds", ""),
+    "no length": (("{ kimg = 0.1 }", "{ kimg = 0 }"), 3, "budget.kimg = 0", "greater than 0"),
+    "no metrics": (('metrics = ["swd"]\n', ""), 5, "evaluation.metrics", "missing"),
+    "a word for a number": (("n = 100", 'n = "many"'), 7, "evaluation.n = 'many'", "integer"),
+    "a seed twice": (("seeds = [0, 1]", "seeds = [1, 1]"), 1, "seed stands twice", ""),
+    "unknown metric": (('metrics = ["swd"]', 'metrics = ["swdd"]'), 6, "unknown metric 'swdd'", "'swd'"),
+    "unknown data set": (('name = "digits"', 'name = "digit"'), 10, "digit", "'digits'"),
+    "unknown preset": (('preset = "fast"', 'preset = "fats"'), 19, "unknown preset 'fats'", "'fast'"),
+    "unknown setting": (("{ batch = 4 }", "{ bach = 4 }"), 20, "no setting 'bach'", "'batch'"),
+    "refused value": (("{ batch = 4 }", "{ batch = 1 }"), 20, "batch = 1 is refused", "greater than or equal to 2"),
+    "set and swept": (("{ batch = 4 }", "{ batch = 4, rate = 1 }"), 17, "'rate' stands both in set and in sweep", ""),
+    "preset and presets": (('preset = "fast"', 'preset = "fast"\npresets = ["paper"]'), 17, "either preset or presets", ""),
+    "a cell twice": (('presets = ["paper", "fast"]', 'presets = ["paper", "paper"]'), None, "stands twice", ""),
+    "not TOML": (("seeds = [0, 1]", "seeds = [0, 1"), None, "not TOML", "line"),
+    "a side that is none": (("side = 16", "side = 24"), None, "24", ""),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_named_with_their_line(write, mistake):
+    change, line, *says = MISTAKES[mistake]
+    with pytest.raises(UserError) as caught:
+        plan(write(change))
+    message = str(caught.value)
+    assert "\n" not in message and "suite.toml" in message
+    for part in says:
+        assert part in message
+    if line is not None:
+        assert f"suite.toml line {line}:" in message
+
+
+def test_impossible_combinations_are_refused_before_anything_runs(write, tmp_path):
+    (tmp_path / "picky.py").write_text(PICKY)
+    (tmp_path / "photos").mkdir()
+    for i in range(5):
+        Image.fromarray(np.full((16, 16, 3), 40 * i, np.uint8)).save(tmp_path / "photos" / f"{i}.png")
+    unlabelled = (('name = "digits"', f'name = "folder:{tmp_path}/photos"'),
+                  (f'name = "{TOY}"\npresets = ["paper", "fast"]', f'name = "{tmp_path}/picky.py"'))
+    with pytest.raises(UserError, match=r"line 13: picky on folder:.*needs labels"):
+        plan(write(*unlabelled))
+    with pytest.raises(UserError, match=r"line 13: preset 'at64' of picky is made for side 64.*one of paper"):
+        plan(write((f'name = "{TOY}"\npresets = ["paper", "fast"]', f'name = "{tmp_path}/picky.py"\npreset = "at64"')))
+    with pytest.raises(UserError, match=r"line 16.*no data set 'digit'.*Did you mean 'digits'"):
+        plan(write(('presets = ["paper", "fast"]', 'presets = ["paper", "fast"]\n\ndatasets = ["digit"]')))
+    with pytest.raises(UserError, match=r"no cell of .* Did you mean"):
+        plan(write()).only(["papper"])
+    with pytest.raises(UserError, match="no such suite"):
+        plan(tmp_path / "nowhere.toml")
+
+
+def test_lines_of_keys_in_all_spellings():
+    text = '''# comment
+a = 1
+b.c = 2
+[t]
+"x y" = """
+z = 3
+[not.a.table]
+"""
+[[f]]
+n = 1
+[f.sub]
+q = 2
+[[f]]   # again
+n = { k = 1 }
+'''
+    assert tomlfile.places(text) == {
+        ("a",): 2, ("b",): 3, ("b", "c"): 3, ("t",): 4, ("t", "x y"): 5, ("f",): 9, ("f", 0, "n"): 10,
+        ("f", 0, "sub"): 11, ("f", 0, "sub", "q"): 12, ("f", 0): 9, ("f", 1): 13, ("f", 1, "n"): 14}
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda p: p.stem)
+def test_shipped_suites_are_well_formed(path):
+    suite, _ = tomlfile.read(path, Suite)
+    assert suite.title and suite.about
+    for data in suite.dataset:  # without its images a suite can still be planned
+        assert data.name == "digits" or (data.side and data.channels)
