@@ -5,6 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from reference_pggan import Reference, slopes, to_full
+
+from ganbench.errors import UserError
+from ganbench.family import Batch, Clock, create, find
 from ganbench.models.nn.equalized import (
     EqualizedConv2d,
     EqualizedLinear,
@@ -16,10 +20,7 @@ from ganbench.models.nn.equalized import (
     upsample,
 )
 from ganbench.models.nn.growing import fade_reals
-from reference_pggan import Reference, slopes, to_full
-
-from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, create, find
+from ganbench.training import checkpoint
 from ganbench.training.engine import TrainingEngine
 
 SMALL = {"fmap_base": 64, "fmap_max": 6, "latent": 5}
@@ -300,14 +301,19 @@ class Reals:
         return Batch(images, labels)
 
 
-def trained(steps, preset="smoke", classes=0, side=16, **settings):
-    torch.manual_seed(0)
+def trained(steps, preset="smoke", classes=0, side=16, saved=None, **settings):
+    """A small family after some steps; goes on from the checkpoint `saved` if there is one."""
+    torch.manual_seed(0 if saved is None else 99)
     family = create("pggan", side=side, classes=classes, preset=preset, **settings)
     clock = Clock(dataset_size=100)
     engine = TrainingEngine(family, clock, device=torch.device("cpu"), seed=1)
     reals = Reals(engine, classes > 0)
+    if saved is not None:
+        document, tensors = checkpoint.load(saved)
+        engine.restore(document["engine"], tensors)
+        clock.images, clock.steps = reals.drawn, _ = document["images"], document["steps"]
     history = []
-    for _ in range(steps):
+    while clock.steps < steps:
         engine.enter(family.stage(clock))
         engine.average()
         history.append(family.step(iter(reals), engine))
@@ -327,6 +333,23 @@ def test_a_few_steps_of_every_kind_change_both_networks(preset):
         assert not torch.equal(getattr(before, network).blocks["2" if network == "generator" else "3"][0].weight,
                                getattr(after, network).blocks["2" if network == "generator" else "3"][0].weight)
     assert set().union(*history) <= set(after.quantities)
+
+
+@pytest.mark.parametrize("preset, cut", [("smoke", 5), ("smoke", 6), ("smoke", 7), ("smoke", 10), ("smoke", 13),
+                                         ("smoke-lsgan", 8), ("smoke-labels", 8)])
+def test_a_resumed_training_is_the_undisturbed_one_to_the_bit(tmp_path, preset, cut):
+    """Cut in the middle of a fade (7, 13), right where one begins (5 -> 6) or ends (10), with everything on disk."""
+    classes = 3 if "labels" in preset else 0
+    whole, engine, history = trained(17, preset, classes)
+    _, half, _ = trained(cut, preset, classes)
+    document, tensors = half.state()
+    state = {"engine": document, "images": half.clock.images, "steps": half.clock.steps}
+    saved = checkpoint.save(tmp_path, half.clock.images, state, tensors)
+    resumed, second, later = trained(17, preset, classes, saved=saved)
+    assert (second.stage, second.clock.images) == (engine.stage, engine.clock.images)
+    assert later[-1].keys() == history[-1].keys()
+    assert all(float(later[-1][k]) == float(history[-1][k]) for k in later[-1])
+    assert checkpoint.same(engine.state()[1], second.state()[1])
 
 
 def test_every_critic_draw_advances_the_clock():
