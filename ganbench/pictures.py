@@ -91,6 +91,46 @@ def walk(family: Family, generator: nn.Module, stops: Tensor, labels: Tensor | N
     return interpolation(family, generator, stops[:-1], stops[1:], legs, steps=steps + 1, path=path, seed=seed)
 
 
+def embed(family: Family, generator: nn.Module, images: Tensor, start: Tensor, labels: Tensor | None = None, *,
+          steps: int = 400, rate: float = 0.05) -> Tensor:
+    """Latents whose pictures are near given images: Adam on z for mean |x - G(z)| (Berthelot et al. 2017, section 4.2).
+
+    Args:
+        images: float (n,C,S,S) in [-1,1]. start: latents (n, ...) to begin from.
+        rate: Adam's learning rate (the authors took 1e-4 and many more steps).
+    Returns:
+        Latents like `start`, each where its error was least.
+    """
+    z = start.detach().clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([z], rate)
+    best, least = start.clone(), torch.full((len(z),), math.inf, device=z.device)
+    with torch.enable_grad():
+        for _ in range(steps):
+            made = family.generate(z, labels, generator)
+            error = (images - made).abs().flatten(1).mean(1)
+            better = error.detach() < least
+            best[better], least[better] = z.detach()[better], error.detach()[better]
+            (z.grad,) = torch.autograd.grad(error.sum(), z)
+            optimizer.step()
+    return best
+
+
+def embedding(family: Family, generator: nn.Module, images: Tensor, start: Tensor, labels: Tensor | None = None, *,
+              steps: int = 9, search: int = 400, path: LatentPath | None = None, seed: int = 0) -> np.ndarray:
+    """Between real images: a row for each image and the next, real | interpolation of their embeddings | real."""
+    z = embed(family, generator, images, start, labels, steps=search)
+    real, pairs = to_uint8(images).cpu(), range(len(images) - 1)
+    t = torch.linspace(0, 1, steps, device=z.device)
+    rows = []
+    for i in pairs:
+        some = None if labels is None else labels[i:i + 1]
+        first, last = (z[k:k + 1].repeat_interleave(steps, 0) for k in (i, i + 1))
+        way = between(first, last, t, path or natural_path(family))
+        made = render(family, generator, way, repeated(some, steps), seed=seed)
+        rows += [real[i:i + 1], made, real[i + 1:i + 2]]
+    return tile(torch.cat(rows), columns=steps + 2)
+
+
 def arithmetic(family: Family, generator: nn.Module, plus: Tensor, minus: Tensor, other: Tensor,
                labels: Tensor | None = None, *, spread: float = 0.25, seed: int = 0) -> np.ndarray:
     """Vector arithmetic: mean(plus) - mean(minus) + mean(other), each of some exemplars (k, ...).
@@ -119,7 +159,7 @@ def arithmetic(family: Family, generator: nn.Module, plus: Tensor, minus: Tensor
 def class_rows(family: Family, generator: nn.Module, z: Tensor, *, seed: int = 0) -> np.ndarray:
     """One class a row, one latent (n, ...) a column: what the label changes and what the latent."""
     if not family.needs_labels:
-        raise UserError(f"{short_name(type(family))} takes no labels: --classes needs a conditional family such as cgan")
+        raise UserError(f"{short_name(type(family))} takes no labels: a class a row needs a conditional family")
     classes = family.images.classes
     labels = torch.arange(classes, device=z.device).repeat_interleave(len(z))
     return tile(render(family, generator, z.repeat(classes, *[1] * (z.dim() - 1)), labels, seed=seed), columns=len(z))

@@ -24,10 +24,11 @@ def sample(
     label: Annotated[int | None, typer.Option(help="Conditional families: this class only")] = None,
     walk: Annotated[bool, typer.Option("--walk", help="From latent to latent to latent, a leg a row")] = False,
     interpolate: Annotated[str | None, typer.Option(help="z or w: from latent to latent, a pair a row")] = None,
+    embed: Annotated[bool, typer.Option("--embed", help="From real image to real image by their latents")] = False,
     classes: Annotated[bool, typer.Option("--classes", help="One class a row, one latent a column")] = False,
-    truncation_sweep: Annotated[bool, typer.Option("--truncation-sweep", help="psi from 1 to -1, a latent a row")] = False,
+    truncation_sweep: Annotated[bool, typer.Option("--truncation-sweep", help="psi from 1 to -1, latent a row")] = False,
     mixing_sheet: Annotated[bool, typer.Option("--mixing-sheet", help="Styles of rows and columns crossed")] = False,
-    noise_variation: Annotated[bool, typer.Option("--noise-variation", help="One latent, several draws of noise")] = False,
+    noise_variation: Annotated[bool, typer.Option("--noise-variation", help="One latent, many draws of noise")] = False,
     arithmetic: Annotated[str | None, typer.Option(
         help="Vector arithmetic with images of the grid of this seed, counted from 0: '1,5,9 - 2,3,4 + 6,7,8'")] = None,
     filters: Annotated[bool, typer.Option("--filters", help="The critic's first-layer filters")] = False,
@@ -43,7 +44,8 @@ def sample(
     if which not in ("last", "best"):
         raise UserError(f"--which {which}: choose last or best")
     run = load_run(path or newest_run(), device=choose_device(device), which=which)
-    wanted = {"walk": walk, f"interpolate-{interpolate}": interpolate is not None, "classes": classes,
+    wanted = {"walk": walk, f"interpolate-{interpolate}": interpolate is not None, "embed": embed,
+              "classes": classes,
               "truncation-sweep": truncation_sweep, "mixing-sheet": mixing_sheet, "noise-variation": noise_variation,
               "arithmetic": arithmetic is not None, "filters": filters, "guided": guided, "growth": growth}
     kinds = [kind for kind, asked in wanted.items() if asked] or ["grid"]
@@ -83,6 +85,10 @@ def picture_of(run: "Run", kind: str, *, n: int, seed: int, label: int | None = 
     if kind.startswith("interpolate-"):
         space = kind.removeprefix("interpolate-")
         return pictures.interpolation(family, generator, z, other, labels, space=space, seed=seed)
+    if kind == "embed":
+        images, classes = _training_images(run, min(rows, 6), seed)
+        labels = classes if family.needs_labels else None
+        return pictures.embedding(family, generator, images, z[:len(images)], labels, seed=seed)
     if kind == "classes":
         return pictures.class_rows(family, generator, z, seed=seed)
     if kind == "truncation-sweep":
@@ -130,7 +136,7 @@ def parse_arithmetic(text: str, n: int) -> tuple[list[int], list[int], list[int]
 
 
 def write_folder(run: "Run", folder: str, n: int, seed: int, kind: str, label: int | None) -> str:
-    """n single images as PNG files 000000.png ..., or as one samples.npz (images (n,S,S,C) uint8). Returns what it did."""
+    """n single images as files 000000.png ..., or as one samples.npz (images (n,S,S,C) uint8). Says what it wrote."""
     import os
     from pathlib import Path
 
@@ -159,18 +165,23 @@ def write_folder(run: "Run", folder: str, n: int, seed: int, kind: str, label: i
 
 def _guided(run: "Run", n: int, seed: int) -> Any:
     """Guided backpropagation over a sample of the run's training images."""
-    import numpy as np
-    import torch
-
     from ganbench import pictures
     from ganbench.metrics.measures.svm_features import untrained
 
+    images, labels = _training_images(run, max(n, 512), seed)
+    return pictures.guided(run.family, images, labels, control=untrained(run.family, seed))
+
+
+def _training_images(run: "Run", n: int, seed: int) -> Any:
+    """At most n of the run's training images, float (n,C,S,S) in [-1,1], and their labels or None."""
+    import numpy as np
+    import torch
+
     store = run.store()
-    chosen = np.sort(np.random.default_rng(seed).choice(store.n, min(store.n, max(n, 512)), replace=False))
+    chosen = np.sort(np.random.default_rng(seed).choice(store.n, min(store.n, n), replace=False))
     images = torch.from_numpy(np.ascontiguousarray(store.level(run.family.images.side)[chosen]))
     labels = None if store.labels is None else torch.from_numpy(np.asarray(store.labels[chosen])).to(run.device)
-    return pictures.guided(run.family, images.to(run.device).float() / 127.5 - 1, labels,
-                           control=untrained(run.family, seed))
+    return images.to(run.device).float() / 127.5 - 1, labels
 
 
 def _labels(run: "Run", n: int, label: int | None) -> Any:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from measure_support import Call, Known
+from measure_support import Call, Known, Linear
 from torch import nn
 
 from ganbench import pictures
@@ -97,6 +97,20 @@ def test_arithmetic_is_the_arithmetic_of_means(plain):
     assert got[3, 0] == grey_of(0.4 - 0.2 - 0.4)
     neighbours = got[3, 1:]
     assert len(set(neighbours)) > 4 and (np.abs(neighbours - got[3, 0]) <= 0.25 * 127.5 + 1).all()
+
+
+def test_real_images_are_embedded_where_their_error_is_least():
+    matrix = torch.randn(SIDE * SIDE, 3, generator=torch.Generator().manual_seed(0)) / 4
+    family = Known(Linear(matrix, 1, SIDE), latent=3, uniform=True)
+    truth = torch.tensor([[0.5, -0.3, 0.1], [-0.2, 0.4, 0.6]])
+    images = family.generator(truth)
+    z = pictures.embed(family, family.generator, images, torch.zeros(2, 3))
+    torch.testing.assert_close(z, truth, atol=0.02, rtol=0)
+    picture = pictures.embedding(family, family.generator, images, torch.zeros(2, 3), steps=3)
+    got = cells(picture, 1, 5)[0, :, 0]
+    assert got[0] == pytest.approx(got[1], abs=2) and got[4] == pytest.approx(got[3], abs=2)
+    assert got[2] == pytest.approx((got[1] + got[3]) / 2, abs=2)
+    assert matrix.grad is None
 
 
 def test_classes_stand_in_rows_and_latents_in_columns():

@@ -36,7 +36,7 @@ class WassersteinGap(ModelMetric):
             return "wasserstein_gap needs a critic, and this family has none"
         if family.autoencoder_critic:
             return "wasserstein_gap needs a critic that scores images; this family's reconstructs them (see m_global)"
-        if "wasserstein" not in family.quantities:
+        if "wasserstein" not in family.quantities or "wgan" not in str(getattr(family.config, "loss", "wgan")):
             return "wasserstein_gap needs a Lipschitz critic (WGAN, WGAN-GP); this family's scores are no distance"
         return ""
 
