@@ -205,6 +205,7 @@ class Extractor:
         self.sides = level_sides(images.shape[-1])
         self.blocks = -(-len(images) // BLOCK)
         self.arrays = device.type == "cpu"  # NumPy arrays, not tensors
+        self.together = 1 if self.arrays else 32  # blocks at a time: a GPU wants more than a processor's cache holds
 
     def extract(self, wanted: Sequence[int], run: Callable) -> dict[int, Descriptors]:
         """Normalised descriptors by side."""
@@ -217,16 +218,18 @@ class Extractor:
             shape = (rows, n * patches)
             values = np.empty(shape, np.float32) if self.arrays else torch.empty(shape, device=self.device)
             out[side] = Descriptors(values, moments)
-        run(lambda block: self._block(block, out), range(self.blocks))
+        run(lambda first: self._blocks(first, out), range(0, self.blocks, self.together))
         run(Descriptors.normalise, list(out.values()))
         return out
 
-    def _block(self, block: int, out: dict[int, Descriptors]) -> None:
-        part = slice(block * BLOCK, min((block + 1) * BLOCK, len(self.images)))
+    def _blocks(self, first: int, out: dict[int, Descriptors]) -> None:
+        blocks = range(first, min(first + self.together, self.blocks))
+        part = slice(first * BLOCK, min(blocks.stop * BLOCK, len(self.images)))
         pixels = self.images[part].to(self.device)
         images = pixels.numpy().astype(np.float32) if self.arrays else pixels.float()
         for side, level in pyramid(images, self.sides, list(out)):
-            self._patches(level, part, self.draws.positions(self.which, side, block, len(level)), out[side])
+            centres = [self.draws.positions(self.which, side, b, min(BLOCK, len(self.images) - b * BLOCK)) for b in blocks]
+            self._patches(level, part, np.concatenate(centres), out[side])
 
     def _patches(self, level: Any, part: slice, centres: np.ndarray, out: Descriptors) -> None:
         """Copy one block's patches to their columns, and note their sums."""

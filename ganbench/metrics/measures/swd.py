@@ -9,16 +9,20 @@ from ganbench.errors import UserError
 from ganbench.metrics.metric import ImageMetric, Score
 from ganbench.metrics.swd_core import SeededDraws, SlicedWasserstein, checked, swd
 from ganbench.metrics.swd_interval import FEWEST_IMAGES, METHOD, Jackknife
+from ganbench.random import derived_seed
 
 
 class SWD(ImageMetric):
     """SWD x 1e3 by pyramid level, and their average (Karras et al. 2018, section 5). Lower is better.
+
+    The number of images is part of the protocol: values at different N cannot be compared.
 
     Memory: it keeps the images as bytes (nothing smaller gives the same number, since each set is normalised by its whole)
     and, while it computes, one level's patches of both sets: 1.6 + 2.5 GB for twice 16,384 images of 3x128x128.
 
     Args:
         seed: of patch positions and directions. patches, size, repeats, directions: the paper's 128, 7, 4, 128.
+        mirror: mirror each real image with probability 1/2, as the authors do where training mirrors.
     """
 
     title = "SWD x 1e3"
@@ -27,25 +31,45 @@ class SWD(ImageMetric):
                "values mean that textures and structures of that size look alike. Brightness, contrast and colour casts "
                "of a whole set do not count.")
     higher_is_better = False  # type: ignore[misc]
+    equal_counts = True  # of real and generated images
 
     real_images: list[Tensor]
     fake_images: list[Tensor]
 
     def __init__(self, seed: int = 0, patches: int = 128, size: int = 7, repeats: int = 4, directions: int = 128,
-                 **kwargs: Any):
+                 mirror: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
+        self.mirror = mirror
+        self._n = 0
         self.seed, self.patches, self.size, self.repeats, self.directions = seed, patches, size, repeats, directions
         self.add_state("real_images", default=[], dist_reduce_fx="cat")
         self.add_state("fake_images", default=[], dist_reduce_fx="cat")
 
     def protocol(self) -> str:
         return (f"swd;patches={self.patches};size={self.size};repeats={self.repeats};directions={self.directions};"
-                "norm=set-channel;x1000")
+                f"norm=set-channel;mirror={int(self.mirror)};x1000" + (f";n={self._n}" if self._n else ""))
+
+    def real_key(self) -> str:
+        """All that the state of the reals depends on, apart from the images."""
+        return f"bytes;mirror={self.seed if self.mirror else None}"
+
+    def real_state(self) -> dict[str, Tensor]:
+        """What the reals have left behind: their bytes."""
+        return {"real_images": self._joined("real_images")}
+
+    def load_real_state(self, state: dict[str, Tensor]) -> None:
+        self.real_images = [state["real_images"]]
 
     def update(self, images: Tensor, real: bool = False) -> None:
         """Add images, uint8 (N,1 or 3,S,S)."""
         images = checked(images, "real" if real else "generated")
-        (self.real_images if real else self.fake_images).append(images.to(torch.device("cpu"), copy=True))
+        kept = images.to(torch.device("cpu"), copy=True)
+        if real and self.mirror:
+            # One number an image, so that batches do not matter.
+            start = self._count(self.real_images)
+            flip = [derived_seed(self.seed, "mirror", i) % 2 == 1 for i in range(start, start + len(kept))]
+            kept[flip] = kept[flip].flip(3)
+        (self.real_images if real else self.fake_images).append(kept)
 
     def compute(self) -> SlicedWasserstein:
         """Level's side -> SWD x 1e3; `["avg"]` is their mean. Needs as many real as generated images."""
@@ -74,6 +98,7 @@ class SWD(ImageMetric):
             raise UserError("SWD has seen no " + ("real" if not self._count(self.real_images) else "generated")
                             + " images: update it with both")
         real, fake = self._joined("real_images"), self._joined("fake_images")
+        self._n = len(fake)
         return SlicedWasserstein(swd(real, fake, self._draws(), size=self.size, repeats=self.repeats, device=self.device,
                                      on_level=on_level))
 

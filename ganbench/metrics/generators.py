@@ -1,0 +1,135 @@
+"""Generators from elsewhere as sets of images: TorchScript, ONNX, or any Python callable `module:callable`.
+
+Networks take latents z ~ N(0, 1), float32 (B,d) or (B,d,1,1), and give images, float in [-1,1] (rounded as everywhere) or
+uint8. A callable takes (n, seed) and gives n images of either kind; tensors or arrays, (n,C,S,S).
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganbench.errors import UserError
+from ganbench.family import to_uint8
+from ganbench.metrics.imageset import GeneratedSet
+from ganbench.random import Random, derived_seed
+
+DEFAULT_N = 2048
+LATENT_NAMES = ("latent_dim", "z_dim", "nz", "latents", "latent_size")
+
+
+def from_callable(spec: str, n: int | None, seed: int) -> GeneratedSet:
+    """`module:callable`, found as Python finds modules, or beside where one stands."""
+    module_name, _, attribute = spec.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        target: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"cannot import '{module_name}' of '{spec}' ({error}): run from its folder, or install it") from None
+    for part in attribute.split("."):
+        if not hasattr(target, part):
+            raise UserError(f"'{module_name}' has nothing called '{attribute}': write MODULE:CALLABLE")
+        target = getattr(target, part)
+    if not callable(target):
+        raise UserError(f"'{spec}' is not callable: it has to be a function of (n, seed) that gives n images")
+    return _from_batches(lambda size, number: target(size, derived_seed(seed, "callable", number)), n, spec)
+
+
+def from_torchscript(path: Path, n: int | None, seed: int, device: torch.device, latent: int | None) -> GeneratedSet:
+    try:
+        network = torch.jit.load(str(path), map_location=device).eval()
+    except RuntimeError as error:
+        raise UserError(f"cannot read {path} as TorchScript ({str(error).splitlines()[0]})") from None
+    shape = _latent_shape(path, latent or next((int(getattr(network, a)) for a in LATENT_NAMES if hasattr(network, a)), None))
+
+    def run(z: Tensor) -> Tensor:
+        with torch.no_grad():
+            return network(z.to(device))
+
+    return _from_latents(run, shape, n, seed, str(path))
+
+
+def from_onnx(path: Path, n: int | None, seed: int, latent: int | None) -> GeneratedSet:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError(f"to score {path}, ONNX Runtime is needed: pip install 'ganbench[onnx]'") from None
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise UserError(f"cannot read {path} as ONNX ({str(error).splitlines()[0]})") from None
+    entry = session.get_inputs()[0]
+    fixed = tuple(d for d in entry.shape[1:])
+    if latent is None and not all(isinstance(d, int) for d in fixed):
+        _latent_shape(path, None)
+    shape = (latent,) if latent is not None else fixed
+    return _from_latents(lambda z: session.run(None, {entry.name: z.numpy()})[0], shape, n, seed, str(path))
+
+
+def _latent_shape(path: Path, size: int | None) -> tuple[int, ...]:
+    if size is None:
+        raise UserError(f"{path} does not say how many latents it takes: name the number with --latent")
+    return (size,)
+
+
+def _from_latents(run: Callable[[Tensor], Any], shape: tuple[int, ...], n: int | None, seed: int,
+                  description: str) -> GeneratedSet:
+    def make(size: int, number: int) -> Any:  # a stream a batch is fine, since `_from_batches` fixes their size
+        return run(Random(derived_seed(seed, "sample", number)).normal(size, *shape))
+
+    return _from_batches(make, n, description)
+
+
+def _from_batches(make: Callable[[int, int], Any], n: int | None, description: str) -> GeneratedSet:
+    """make(size, number of the batch) -> images. Batches are made with a fixed size, whatever size is asked for later."""
+    n, chunk = n or DEFAULT_N, 64
+    first = _as_bytes(make(min(chunk, n), 0), min(chunk, n), description)
+
+    def made() -> Iterator[Tensor]:
+        yield first
+        for number, start in enumerate(range(len(first), n, chunk), start=1):
+            size = min(chunk, n - start)
+            images = _as_bytes(make(size, number), size, description)
+            if images.shape[1:] != first.shape[1:]:
+                raise UserError(f"{description} gives images of shapes {tuple(first.shape[1:])} and {tuple(images.shape[1:])}")
+            yield images
+
+    return GeneratedSet(lambda size: rebatched(made(), size), n=n, side=first.shape[-1], channels=first.shape[1],
+                        description=description)
+
+
+def rebatched(batches: Iterator[Tensor], size: int) -> Iterator[Tensor]:
+    """The same images in batches of another size."""
+    waiting: list[Tensor] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += len(batch)
+        while count >= size:
+            joined = torch.cat(waiting)
+            yield joined[:size]
+            waiting, count = [joined[size:]], count - size
+    if count:
+        yield torch.cat(waiting)
+
+
+def _as_bytes(images: Any, n: int, description: str) -> Tensor:
+    images = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+    if not isinstance(images, Tensor) or images.ndim != 4 or len(images) != n or images.shape[1] not in (1, 3) \
+            or images.shape[2] != images.shape[3]:
+        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise UserError(f"{description} gave {shape} where {n} images (n,1 or 3,S,S) were asked for")
+    images = images.detach().cpu()
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point() or images.abs().max() > 1.5:
+        raise UserError(f"{description} gives {str(images.dtype).removeprefix('torch.')} numbers in "
+                        f"[{images.min():g}, {images.max():g}]: give floats in [-1,1], or uint8")
+    return to_uint8(images)

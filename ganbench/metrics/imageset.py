@@ -1,0 +1,279 @@
+"""Sets of images to score: uint8 (B,C,S,S) batches from a store, a folder, a zip, an array, a generator.
+
+Everything that metrics see comes through an `ImageSet`, so that each image is decoded once for all metrics of a call.
+Pictures of other sizes are brought to one by one rule, `RESIZE`: centre-cropped to a square, then resampled with Pillow's
+bicubic filter, which is antialiased.
+"""
+
+import hashlib
+import io
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ganbench.errors import UserError
+from ganbench.random import derived_seed
+
+RESIZE = "centre crop, Pillow bicubic"
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
+LOSSY = {"JPEG", "MPO", "WEBP"}
+BATCH = 64
+
+
+class ImageSet:
+    """Images that can be scored.
+
+    Attributes:
+        n, side, channels: how many, their side in pixels, 1 or 3. description: one phrase for tables and messages.
+        warnings: one line each, about what may spoil a comparison. dataset, split, crop: where they are known.
+        decoded: images handed out so far, over all passes.
+    """
+
+    n: int
+    side: int
+    channels: int
+
+    def __init__(self, description: str):
+        self.description = description
+        self.warnings: list[str] = []
+        self.dataset, self.split, self.crop = "", "", ""
+        self.mirror = False  # a generator trained on these saw them mirrored too
+        self.decoded = 0
+
+    @property
+    def content_hash(self) -> str | None:
+        """SHA-256 of what the images are made from, or None where it cannot be known beforehand (generators)."""
+        return None
+
+    def batches(self, size: int = BATCH) -> Iterator[Tensor]:
+        """All images in order, uint8 (B,C,S,S) on the CPU; B = size but for the last."""
+        for batch in self._batches(size):
+            self.decoded += len(batch)
+            yield batch
+
+    def _batches(self, size: int) -> Iterator[Tensor]:
+        raise NotImplementedError
+
+
+def shuffled(total: int, seed: int = 0) -> np.ndarray:
+    """The order in which images of a larger set are taken. Sets are often sorted by class: their beginning is no sample."""
+    return np.random.default_rng(derived_seed(seed, "evaluation order", total)).permutation(total)
+
+
+class StoreSet(ImageSet):
+    """Images of a prepared store (`ganbench.data.Store`), at its full side.
+
+    Args:
+        n: how many; default all. Fewer than there are: a sample drawn with `seed`, the same for every model.
+        part: 1 takes n other images than part 0 does (for noise floors).
+    """
+
+    def __init__(self, store: Any, n: int | None = None, *, part: int = 0, seed: int = 0):
+        super().__init__(f"{store.name} {store.split}")
+        self.store, self.side, self.channels = store, store.side, store.channels
+        self.n = min(n or store.n, store.n)
+        if (part + 1) * self.n > store.n:
+            raise UserError(f"{self.description} has {store.n} images, which is too few for {part + 1} times {self.n}: "
+                            f"ask for at most {store.n // (part + 1)} with --n")
+        self.dataset, self.split, self.crop = store.name, store.split, store.crop or ""
+        self.mirror = bool(store.mirror)
+        chosen = shuffled(store.n, seed)[part * self.n:(part + 1) * self.n]
+        self.indices = np.sort(chosen)  # a memory map likes to be read in order
+        self._seed, self._part = seed, part
+
+    @property
+    def content_hash(self) -> str:
+        return _digest(self.store.content_hash, self.side, *(() if self.n == self.store.n else (self.n, self._seed, self._part)))
+
+    def _batches(self, size: int) -> Iterator[Tensor]:
+        pixels = self.store.level(self.side)
+        for start in range(0, self.n, size):
+            yield torch.from_numpy(np.ascontiguousarray(pixels[self.indices[start:start + size]]))
+
+
+class GeneratedSet(ImageSet):
+    """Images from a generator.
+
+    Args:
+        make: batch size -> iterator of uint8 (B,C,S,S) CPU tensors, n images in all.
+    """
+
+    def __init__(self, make: Callable[[int], Iterator[Tensor]], *, n: int, side: int, channels: int,
+                 description: str = "generated images"):
+        super().__init__(description)
+        self.make, self.n, self.side, self.channels = make, n, side, channels
+
+    def _batches(self, size: int) -> Iterator[Tensor]:
+        return self.make(size)
+
+
+class ArraySet(ImageSet):
+    """Images that are an array already: uint8 (N,C,S,S) or (N,S,S,C), or (N,S,S) for grey."""
+
+    def __init__(self, array: np.ndarray, description: str, n: int | None = None):
+        super().__init__(description)
+        if array.dtype != np.uint8:
+            raise UserError(f"{description} holds {array.dtype} numbers: images have to be uint8, so that everybody scores the "
+                            "same bytes (from [-1,1]: round(127.5 * x + 127.5), clipped to 0..255)")
+        if array.ndim == 3:
+            array = array[:, None]
+        elif array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
+            array = array.transpose(0, 3, 1, 2)
+        if array.ndim != 4 or array.shape[1] not in (1, 3) or array.shape[2] != array.shape[3] or not len(array):
+            raise UserError(f"{description} has shape {tuple(array.shape)}: expected (N,1 or 3,S,S) or (N,S,S,1 or 3)")
+        self.n = min(n or len(array), len(array))
+        self.array = array if self.n == len(array) else array[np.sort(shuffled(len(array))[:self.n])]
+        self.channels, self.side = self.array.shape[1:3]
+
+    @cached_property
+    def content_hash(self) -> str:  # type: ignore[override]
+        digest = hashlib.sha256(repr(self.array.shape).encode())
+        for start in range(0, self.n, 256):
+            digest.update(np.ascontiguousarray(self.array[start:start + 256]).data)
+        return digest.hexdigest()
+
+    def _batches(self, size: int) -> Iterator[Tensor]:
+        for start in range(0, self.n, size):
+            yield torch.from_numpy(np.array(self.array[start:start + size]))
+
+
+class FileSet(ImageSet):
+    """Picture files in a folder (with its subfolders) or in a zip.
+
+    Args:
+        path: the folder or zip. n: how many; default all (fewer: a fixed random sample).
+        side: to bring them to; default the commonest short side. channels: default 3 if any picture has colour, else 1.
+        skip_bad: leave out unreadable files and warn, instead of refusing.
+    """
+
+    def __init__(self, path: str | Path, n: int | None = None, side: int | None = None, channels: int | None = None,
+                 skip_bad: bool = False):
+        super().__init__(str(path))
+        self.files: list[_File] = _zip_members(Path(path)) if Path(path).is_file() else _folder_files(Path(path))
+        if not self.files:
+            raise UserError(f"no pictures in {path} ({', '.join(sorted(SUFFIXES))}): name a folder or zip that holds some")
+        if n is not None and n < len(self.files):
+            self.files = [self.files[i] for i in np.sort(shuffled(len(self.files))[:n])]
+        shapes = self._look(skip_bad)
+        self.n = len(self.files)
+        sizes = Counter((width, height) for width, height, _ in shapes)
+        self.side = side or Counter(min(size) for size in sizes.elements()).most_common(1)[0][0]
+        self.channels = channels or (3 if any(colour for _, _, colour in shapes) else 1)
+        others = sum(count for size, count in sizes.items() if size != (self.side, self.side))
+        if others:
+            self.warnings.append(f"{path}: {others} of {self.n} pictures are not {self.side}x{self.side} "
+                                 f"and are resized ({RESIZE})")
+        self.resized = others
+
+    def _look(self, skip_bad: bool) -> list[tuple[int, int, bool]]:
+        """Width, height, colour of each file from its header; unreadable ones are refused or dropped."""
+        shapes, good, bad, lossy = [], [], [], 0
+        for file in self.files:
+            try:
+                with file.open() as stream, Image.open(stream) as picture:
+                    shapes.append((*picture.size, _has_colour(picture)))
+                    lossy += picture.format in LOSSY
+                    good.append(file)
+            except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+                bad.append(file.name)
+                if not skip_bad:
+                    raise UserError(f"cannot read {file.name} as a picture ({_first_line(error)}): "
+                                    "remove it, or leave such files out with --skip-bad") from None
+        if bad:
+            self.warnings.append(f"left out {len(bad)} unreadable files: {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}")
+        if not good:
+            raise UserError(f"no readable pictures in {self.description}")
+        if lossy:
+            self.warnings.append(f"{self.description}: {lossy} of {len(good)} pictures are lossily compressed, "
+                                 "which moves scores by itself: compare PNG with PNG")
+        self.files = good
+        return shapes
+
+    @cached_property
+    def content_hash(self) -> str:  # type: ignore[override]
+        """Of the files' bytes in order, and of how they are brought to one size; names and place do not count."""
+        parts = []
+        for file in self.files:
+            with file.open() as stream:
+                parts.append(hashlib.sha256(stream.read()).hexdigest())
+        return _digest(*parts, self.side, self.channels, RESIZE)
+
+    def _batches(self, size: int) -> Iterator[Tensor]:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # Pillow decodes outside Python's lock
+            for start in range(0, self.n, size):
+                yield torch.from_numpy(np.stack(list(pool.map(self._decode, self.files[start:start + size]))))
+
+    def _decode(self, file: "_File") -> np.ndarray:
+        try:
+            with file.open() as stream, Image.open(stream) as picture:
+                return to_pixels(picture, self.side, self.channels)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"cannot decode {file.name} ({_first_line(error)}): remove or replace the file") from None
+
+
+def to_pixels(picture: Image.Image, side: int, channels: int) -> np.ndarray:
+    """One picture as uint8 (C,side,side): turned as its EXIF says, transparency on white, 16 bits to their upper 8, first
+    frame of an animation, then centre crop and bicubic resize where the size is another."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.asarray(picture).astype(np.float64)
+        scale = 257.0 if picture.mode.startswith("I") and (";16" in picture.mode or values.max() > 255) else 1.0
+        picture = Image.fromarray(np.clip(np.rint(values / scale), 0, 255).astype(np.uint8))
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    picture = picture.convert("RGB" if channels == 3 else "L")
+    width, height = picture.size
+    if width != height:
+        edge = min(width, height)
+        left, top = (width - edge) // 2, (height - edge) // 2
+        picture = picture.crop((left, top, left + edge, top + edge))
+    if picture.size != (side, side):
+        picture = picture.resize((side, side), Image.Resampling.BICUBIC)
+    pixels = np.asarray(picture)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+class _File:
+    """One picture file, in a folder or in a zip."""
+
+    def __init__(self, name: str, path: Path, archive: zipfile.ZipFile | None = None):
+        self.name, self.path, self.archive = name, path, archive
+
+    def open(self) -> Any:
+        return open(self.path, "rb") if self.archive is None else io.BytesIO(self.archive.read(self.name))
+
+
+def _folder_files(path: Path) -> list[_File]:
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    return [_File(str(p.relative_to(path)), p) for p in found]
+
+
+def _zip_members(path: Path) -> list[_File]:
+    try:
+        archive = zipfile.ZipFile(path)
+        names = sorted(i.filename for i in archive.infolist() if not i.is_dir())
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"cannot read {path} as a zip ({_first_line(error)})") from None
+    return [_File(name, path, archive) for name in names if Path(name).suffix.lower() in SUFFIXES]
+
+
+def _has_colour(picture: Image.Image) -> bool:
+    return picture.mode not in ("1", "L", "LA", "F") and not picture.mode.startswith("I")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()

@@ -1,0 +1,188 @@
+"""One pass over the images for all metrics: what is decoded, what is fed, what is said."""
+
+import numpy as np
+import pytest
+import torch
+
+from ganbench.errors import UserError
+from ganbench.metrics import evaluate as evaluation
+from ganbench.metrics.evaluate import Report, evaluate
+from ganbench.metrics.functional import ms_ssim, sliced_wasserstein_distance
+from ganbench.metrics.imageset import ArraySet, GeneratedSet
+from ganbench.metrics.metric import ImageMetric, ModelMetric, Score
+
+
+def images(n, seed=0, side=16, channels=3):
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(128, 60, (n, channels, side // 4, side // 4)).repeat(4, -1).repeat(4, -2)
+    return np.clip(coarse + rng.normal(0, 20, coarse.shape), 0, 255).astype(np.uint8)
+
+
+def arrays(n_real=20, n_fake=20):
+    return ArraySet(images(n_real, 1), "reals"), ArraySet(images(n_fake, 2), "fakes")
+
+
+def score(names, reals, fakes, **more):
+    return evaluate(names, fakes=fakes, reals=reals, side=16, channels=3, **more)
+
+
+class MeanByte(ImageMetric):
+    """A metric that refuses dark images."""
+
+    def __init__(self, seed: int = 0, limit: int = 0):
+        super().__init__()
+        self.seed, self.limit, self.seen = seed, limit, {True: [], False: []}
+
+    def protocol(self):
+        return f"mean_byte;limit={self.limit}"
+
+    def update(self, images, real=False):
+        if images.float().mean() < self.limit:
+            raise UserError("too dark")
+        self.seen[real].append(images)
+
+    def scores(self):
+        return [Score(torch.cat(self.seen[False]).double().mean().item(), n_fake=sum(map(len, self.seen[False])))]
+
+    def real_state(self):
+        return {"reals": torch.cat(self.seen[True])}
+
+    def load_real_state(self, state):
+        self.seen[True] = [state["reals"]]
+
+
+@pytest.fixture
+def mean_byte(monkeypatch):
+    real_find = evaluation.find
+    monkeypatch.setattr(evaluation, "find", lambda name: MeanByte if name == "mean_byte" else real_find(name))
+
+
+def test_values_are_those_of_the_plain_functions_and_images_are_decoded_once():
+    reals, fakes = arrays()
+    report = Report()
+    found = score(["swd", "ms-ssim"], reals, fakes, seed=3, report=report)
+    swd = sliced_wasserstein_distance(torch.from_numpy(reals.array), torch.from_numpy(fakes.array), seed=3)
+    pairs = torch.from_numpy(fakes.array)
+    expected = {("swd", "16"): swd[16], ("swd", "avg"): swd.average,
+                ("ms_ssim", ""): ms_ssim(pairs[::2], pairs[1::2]).mean().item()}
+    assert {(r.metric, r.score.level): r.score.value for r in found} == pytest.approx(expected, rel=1e-6)
+    assert report.decoded == {"real": 20, "fake": 20}
+    assert (reals.decoded, fakes.decoded) == (20, 20)
+    assert {r.score.n_fake for r in found} == {20}
+
+
+def test_reals_are_not_touched_where_no_metric_needs_them():
+    reals, fakes = arrays()
+    score(["ms_ssim"], reals, fakes)
+    assert (reals.decoded, fakes.decoded) == (0, 20)
+    assert [r.metric for r in score(["ms_ssim"], None, fakes)] == ["ms_ssim"]
+    with pytest.raises(UserError, match="--real"):
+        score(["swd"], None, fakes)
+
+
+def test_unequal_counts_are_brought_to_the_common_number_and_said():
+    reals, fakes = arrays(30, 20)
+    found = score(["swd"], reals, fakes)
+    assert {(r.score.n_real, r.score.n_fake) for r in found} == {(20, 20)}
+    assert "20 of 30 real" in found[0].score.note
+    assert "n=20" in found[0].protocol
+    other = score(["swd"], ArraySet(reals.array[:20], "first"), fakes)
+    assert found[-1].score.value != other[-1].score.value  # a sample, not the beginning
+
+
+def test_batches_do_not_matter():
+    reals, fakes = arrays(19, 19)
+    one = score(["swd", "ms_ssim"], reals, fakes)
+    generated = GeneratedSet(lambda size: iter(torch.from_numpy(fakes.array).split(3)), n=19, side=16, channels=3)
+    other = score(["swd", "ms_ssim"], reals, generated)
+    assert [r.score.value for r in one] == pytest.approx([r.score.value for r in other], rel=1e-12)
+
+
+def test_keep_going(mean_byte):
+    reals, fakes = arrays()
+    with pytest.raises(UserError, match="too dark"):
+        score(["mean_byte", "ms_ssim"], reals, fakes, options={"mean_byte": {"limit": 250}})
+    report = Report()
+    found = score(["mean_byte", "nonsense", "ms_ssim"], reals, fakes, options={"mean_byte": {"limit": 250}}, keep_going=True,
+                  report=report)
+    assert [r.metric for r in found] == ["ms_ssim"]
+    assert report.failures["mean_byte"] == "too dark"
+    assert "unknown metric" in report.failures["nonsense"]
+
+
+def test_options_reach_those_who_take_them(mean_byte):
+    reals, fakes = arrays()
+    found = score(["mean_byte", "ms_ssim"], reals, fakes, options={"limit": 7, "unheard_of": 1})
+    assert found[0].protocol == "mean_byte;limit=7"
+    with pytest.raises(UserError, match="no setting 'limt'"):
+        score(["mean_byte"], reals, fakes, options={"mean_byte": {"limt": 7}})
+
+
+def test_a_model_metric_without_a_model_says_so(monkeypatch):
+    class Measure(ModelMetric):
+        pass
+    monkeypatch.setattr(evaluation, "find", lambda name: Measure)
+    with pytest.raises(UserError, match="measures a trained model"):
+        score(["measure"], *arrays())
+
+
+def test_real_images_mirrored_as_in_training():
+    reals, fakes = arrays()
+    reals.mirror = True
+    found = score(["swd"], reals, fakes, seed=1)
+    assert "mirror=1" in found[0].protocol
+    reals.mirror = False
+    plain = score(["swd"], reals, fakes, seed=1)
+    assert "mirror=0" in plain[0].protocol and plain[0].score.value != found[0].score.value
+
+
+# --- the cache of reals -----------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("GANBENCH_CACHE", str(tmp_path / "cache"))
+
+
+def cached_run(reals, fakes, names=("swd", "mean_byte")):
+    report = Report()
+    before = reals.decoded
+    found = score(list(names), reals, fakes, use_cache=True, report=report)
+    return [r.score.value for r in found], report.from_cache, reals.decoded - before
+
+
+def test_second_call_is_served_from_the_cache(mean_byte, own_cache):
+    reals, fakes = arrays()
+    first, served, decoded = cached_run(reals, fakes)
+    assert (served, decoded) == ([], 20)
+    second, served, decoded = cached_run(ArraySet(reals.array.copy(), "the same under another name"), fakes)
+    assert (served, decoded) == (["swd", "mean_byte"], 0)
+    assert first == second
+
+
+def test_one_changed_pixel_misses(mean_byte, own_cache):
+    reals, fakes = arrays()
+    cached_run(reals, fakes)
+    changed = reals.array.copy()
+    changed[7, 1, 3, 3] ^= 1
+    _, served, decoded = cached_run(ArraySet(changed, "reals"), fakes)
+    assert (served, decoded) == ([], 20)
+
+
+def test_other_counts_of_fakes_take_other_reals(mean_byte, own_cache):
+    reals, fakes = arrays()
+    cached_run(reals, fakes)
+    found, served, _ = cached_run(reals, ArraySet(fakes.array[:10], "fewer"), ["swd"])
+    assert served == []
+    assert found == [r.score.value for r in score(["swd"], reals, ArraySet(fakes.array[:10], "fewer"))]
+
+
+def test_a_damaged_entry_is_made_again(mean_byte, own_cache):
+    from ganbench.metrics import cache
+    reals, fakes = arrays()
+    first, _, _ = cached_run(reals, fakes)
+    for entry in cache.entries():
+        (cache.folder() / f"{entry.key}.safetensors").write_bytes(b"half a fi")
+    again, served, _ = cached_run(reals, fakes)
+    assert (served, again) == ([], first)
+    assert len(cache.entries()) == 2 and all(e.what.endswith("of reals") for e in cache.entries())
+    assert cache.clear()[0] == 2 and cache.entries() == []
