@@ -163,7 +163,7 @@ def test_a_cut_picture_and_a_damaged_log_are_named(frame: pd.DataFrame, runs: Pa
     grid = runs / "alpha-s0" / "grids" / "kimg-000030.000.png"
     whole = grid.read_bytes()
     grid.write_bytes(whole[:40])
-    with pytest.raises(UserError, match="cannot read the picture .*kimg-000030"):
+    with pytest.raises(UserError, match=r"cannot read the picture .*kimg-000030"):
         render(frame, roots=[runs])
     grid.write_bytes(whole)
     log = runs / "alpha-s0" / "metrics.jsonl"

@@ -273,3 +273,20 @@ def test_files_are_written_whole_or_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot write"):
         table.write_text(tmp_path / "deep" / "t.md" / "x", "text")
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["t.md"]
+
+
+def test_a_floor_on_fewer_images_stands_beside_the_models_and_says_so(tmp_path: Path) -> None:
+    floor = {"origin": "reference", "preset": "", "config_hash": "", "kimg": None}
+    rows = [_row("a", 0, 5.0), _row("floor", None, 1.0, **floor | {"n_real": 50, "n_fake": 50}),
+            _row("noise", None, 90.0, **floor)]
+    frame = _frame(tmp_path, rows)
+    block, = comparison.build(frame)
+    column, = block.columns
+    assert (column.n_real, column.n_fake, column.title) == (100, 100, "fid")
+    assert [e.cells[column].lent for e in block.entries] == ["50 real and 50 generated", "", ""]
+    text = _text(frame)
+    assert "1.000†" in text and "90.00†" not in text
+    assert "† floor: measured on 50 real and 50 generated images" in text
+    assert r"$^{\dagger}$" in table.to_latex([block])
+    two = comparison.build(_frame(tmp_path, [_row("b", 0, 5.0, n_fake=70)]))  # now there is no one column it belongs beside
+    assert len(two[0].columns) == 3 and not any(c.lent for e in two[0].entries for c in e.cells.values())

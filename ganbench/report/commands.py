@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 def report(
     results: Annotated[list[Path] | None, typer.Argument(
-        help="Results CSV files, or folders of them. Default: results/.", show_default=False)] = None,
+        help="Results CSV files, folders of them, or suites (*.toml). Default: results/.", show_default=False)] = None,
     html: Annotated[Path | None, typer.Option(help="Write one self-contained page with charts and samples.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the tables, tidy, one line a number.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write Markdown tables.")] = None,
@@ -36,12 +36,12 @@ def report(
     from rich.console import Console
 
     from ganbench.records import load_results
-    from ganbench.report import comparison, table
+    from ganbench.report import comparison, selection, table
 
     if published not in PUBLISHED:
         raise UserError(f"--published {published}: choose one of {', '.join(PUBLISHED)}.{nearest(published, PUBLISHED)}")
     console = Console()
-    frame = load_results(*(results or ()))
+    frame = load_results(*map(_table_of, results or ()))
     if published == "none":
         frame = frame[frame["origin"] != "published"]
     everything = published == "all"
@@ -55,7 +55,7 @@ def report(
                       command=shlex.join(["ganbench", *sys.argv[1:]]))
 
     wanted = {csv: lambda: table.to_csv(blocks), latex: lambda: table.to_latex(blocks), html: page,
-              markdown: lambda: table.to_markdown(blocks, comparison.published(frame, everything=everything))}
+              markdown: lambda: table.to_markdown(blocks, selection.published(frame, everything=everything))}
     for path, text in wanted.items():
         if path is not None:
             table.write_text(path, text())
@@ -75,7 +75,7 @@ def reproduce(
     from ganbench.report.folders import find_runs
     from ganbench.report.reproduce import recipe, rows_of
 
-    rows = rows_of(load_results(*(results or ())), row)
+    rows = rows_of(load_results(*map(_table_of, results or ())), row)
     name = str(rows["run"].iloc[0])
     made = recipe(rows, find_runs([name], runs or [RUNS]).get(name))
     for remark in made.remarks:
@@ -84,3 +84,13 @@ def reproduce(
     if run:
         import subprocess
         raise typer.Exit(subprocess.run([sys.executable, "-m", "ganbench", *made.arguments]).returncode)
+
+
+def _table_of(path: Path) -> Path:
+    """A suite's table stands in results/ under the suite's name."""
+    if path.suffix != ".toml":
+        return path
+    table = Path("results") / f"{path.stem}.csv"
+    if not table.is_file():
+        raise UserError(f"{path} has no results yet: there is no {table}; run `ganbench bench {path}`")
+    return table

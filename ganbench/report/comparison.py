@@ -9,13 +9,14 @@ place. Where a metric has levels with an average, "best" is the checkpoint whose
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
 from ganbench.errors import UserError
+from ganbench.report.selection import groups, lend_references, level_order, optional, rows_in, with_outcome
 from ganbench.report.statistics import Standing, Summary, evaluation_noise, standings, summarise
 
 BLOCK = ["dataset", "side", "channels", "split", "crop", "data_hash"]
@@ -65,6 +66,7 @@ class Cell:
     best_kimg: dict[int, float] = field(default_factory=dict)
     noise: float | None = None  # half the 95% interval of one evaluation, over evaluation noise
     noise_method: str = ""
+    lent: str = ""  # a reference measured on other counts of images than its column says: on which
     standing: Standing | None = None
 
     @property
@@ -131,11 +133,11 @@ def build(frame: pd.DataFrame) -> list[Block]:
 
     Raises UserError if no row can be compared.
     """
-    rows = frame[frame["origin"] != "published"].copy()
+    rows = frame[frame["origin"] != "published"].reset_index(drop=True)
     numbers = {"side", "channels", "n_real", "n_fake"}
     text = [c for c in (*BLOCK, *COLUMN, *CONFIGURATION, "run", "status", "date") if c not in numbers]
     rows[text] = rows[text].fillna("")
-    rows = _with_outcome(rows)
+    rows = with_outcome(rows)
     measured = rows[(rows["metric"] != "") & rows["value"].notna() & (rows["status"] == "ok")]
     if measured.empty:
         what = _counted(Counter(rows.drop_duplicates("run")["outcome"])) or "no rows of runs"
@@ -150,50 +152,12 @@ def build(frame: pd.DataFrame) -> list[Block]:
     return blocks
 
 
-def published(frame: pd.DataFrame, *, everything: bool = False) -> list[dict[str, Any]]:
-    """The rows of the literature in reading order: those on data and metrics that were measured here, or everything."""
-    measured = frame[frame["origin"] != "published"]
-    known = set(zip(measured["dataset"], measured["metric"]))
-    rows = [{str(k): _or(v, "") for k, v in row.items()}
-            for row in frame[frame["origin"] == "published"].to_dict("records")]
-    wanted = [r for r in rows if everything or not known or (r["dataset"], r["metric"]) in known]
-    return sorted(wanted, key=lambda r: (r["dataset"], r["side"] or 0, r["metric"], level_order(r["level"]),
-                                         r["source"], r["family"]))
-
-
-def level_order(level: str) -> tuple[int, float, str]:
-    """Sides from fine to coarse, then the rest by name: 128, 64, 32, 16, avg."""
-    return (0, -float(level), "") if level.replace(".", "", 1).isdigit() else (1, 0.0, level)
-
-
-def _with_outcome(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add `outcome` (the run's final status), `final_kimg` (where its training ended) and `seed_key`."""
-    broken = set(rows.loc[rows["status"] != "ok", "run"])
-    final = {run: _final_status(part) for run, part in rows[rows["run"].isin(broken)].groupby("run")}
-    ended = rows[rows["status"] == "ok"].groupby("run")["kimg"].max()
-    # External images and references have no training seed: each is its own unit.
-    codes = {run: -1 - i for i, run in enumerate(dict.fromkeys(rows["run"]))}
-    seeds = [codes[run] if pd.isna(seed) else int(seed) for run, seed in zip(rows["run"], rows["seed"])]
-    return rows.assign(outcome=rows["run"].map(final).fillna("ok"), final_kimg=rows["run"].map(ended), seed_key=seeds)
-
-
-def _final_status(rows: pd.DataFrame) -> str:
-    """What became of one run that failed at some time: a crashed or killed one may have been resumed since."""
-    good = [(r["kimg"], r["date"]) for r in rows[rows["status"] == "ok"].to_dict("records")]
-    for failure in rows[rows["status"] != "ok"].sort_values("date", ascending=False).to_dict("records"):
-        kimg, date, finishing = failure["kimg"], failure["date"], failure["status"] != "diverged"
-        if pd.isna(kimg):  # written from outside, by somebody who did not know how far the run had come
-            kimg, finishing = max((k for k, d in good if d <= date), default=-1.0), False
-        if not any(d > date and (k > kimg or (finishing and k == kimg)) for k, d in good):
-            return str(failure["status"])
-    return "ok"
-
-
 def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame) -> Block:
+    part = lend_references(part)
     columns = _columns(part)
     entries: list[Entry] = []
     trained = part[part["origin"] != "reference"]
-    lost = lost.assign(config_hash=[_adopted(row, trained) for row in lost.to_dict("records")])
+    lost = lost.assign(lent="", config_hash=[_adopted(row, trained) for row in lost.to_dict("records")])
     failures = {tuple(key.values()): gone for key, gone in groups(lost, CONFIGURATION)}
     for key, group in groups(trained, CONFIGURATION):
         entries += _entries_of(key, group, failures.pop(tuple(key.values()), lost.iloc[:0]), columns)
@@ -212,9 +176,9 @@ def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame) -> Blo
                 entry.cells[column].standing = standing
     _order(references, columns)
     _order(entries, columns)
-    return Block(dataset=where["dataset"], side=_or(where["side"]), channels=_or(where["channels"]),
+    return Block(dataset=where["dataset"], side=optional(where["side"]), channels=optional(where["channels"]),
                  split=where["split"], crop=where["crop"], data_hash=where["data_hash"], columns=columns,
-                 entries=references + entries, notes=_notes(columns, entries), rows=part)
+                 entries=references + entries, notes=_notes(columns, references, entries), rows=part)
 
 
 def _adopted(failed: Mapping[Any, Any], trained: pd.DataFrame) -> str:
@@ -228,7 +192,7 @@ def _columns(part: pd.DataFrame) -> list[Column]:
     found: list[Column] = []
     for key, group in groups(part, COLUMN):
         direction = group["higher_is_better"].dropna()
-        found.append(Column(key["metric"], key["level"], key["protocol"], _or(key["n_real"]), _or(key["n_fake"]),
+        found.append(Column(key["metric"], key["level"], key["protocol"], optional(key["n_real"]), optional(key["n_fake"]),
                             bool(direction.iloc[0]) if len(direction) else None))
     found.sort(key=lambda c: (c.metric, c.protocol, c.n_real or 0, c.n_fake or 0, level_order(c.level)))
     times = Counter((c.metric, c.level) for c in found)
@@ -278,21 +242,12 @@ def _entry(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFram
     if configuration["preset"]:
         label += f" ({configuration['preset']})"
     return Entry(
-        label=label, **configuration, kimg=_or(finished.drop_duplicates("run")["final_kimg"].mean()),
-        seconds=_or(at_end.drop_duplicates("run")["seconds"].mean()),
-        params_g=_or(everything["params_g"].max()), params_d=_or(everything["params_d"].max()),
+        label=label, **configuration, kimg=optional(finished.drop_duplicates("run")["final_kimg"].mean()),
+        seconds=optional(at_end.drop_duplicates("run")["seconds"].mean()),
+        params_g=optional(everything["params_g"].max()), params_d=optional(everything["params_d"].max()),
         seeds=sorted({int(s) for s in at_end["seed"].dropna()}),
         failed=dict(Counter(o for o in outcomes if o != "ok")), runs=list(dict.fromkeys(everything["run"])),
         cells={c: _cell(rows_in(group, c), rows_in(at_end, c), _siblings(group, c), c) for c in columns})
-
-
-def rows_in(rows: pd.DataFrame, column: Column, level: str | None = None) -> pd.DataFrame:
-    """The rows that belong in a column (or in another level of it)."""
-    wanted = rows["metric"].eq(column.metric) & rows["protocol"].eq(column.protocol)
-    for name in ("n_real", "n_fake"):
-        value = getattr(column, name)
-        wanted &= rows[name].isna() if value is None else rows[name].eq(value).fillna(False).astype(bool)
-    return rows[wanted & rows["level"].eq(column.level if level is None else level)]
 
 
 def _siblings(group: pd.DataFrame, column: Column) -> pd.DataFrame:
@@ -314,6 +269,7 @@ def _cell(rows: pd.DataFrame, at_end: pd.DataFrame, deciding: pd.DataFrame, colu
                 cell.best[seed] = values[place]
                 if place[2] is not None:
                     cell.best_kimg[seed] = place[2]
+    cell.lent = next((text for text in rows["lent"] if text), "")
     repeated = [list(g["value"]) for _, g in at_end.groupby("run")]
     stated = ((at_end["ci_high"] - at_end["ci_low"]) / 2).dropna()
     cell.noise = evaluation_noise(repeated, list(stated))
@@ -361,7 +317,7 @@ def _order(entries: list[Entry], columns: list[Column]) -> None:
     entries.sort(key=place)
 
 
-def _notes(columns: list[Column], entries: list[Entry]) -> list[str]:
+def _notes(columns: list[Column], references: list[Entry], entries: list[Entry]) -> list[str]:
     notes = []
     stated: dict[tuple[Any, ...], list[tuple[Column, str]]] = {}
     for column in columns:
@@ -372,6 +328,9 @@ def _notes(columns: list[Column], entries: list[Entry]) -> list[str]:
             notes.append(f"{replace(members[0][0], level='').title}: {members[0][1]}")
         else:  # levels measured under conditions of their own
             notes += [f"{column.title}: {text}" for column, text in members]
+    for reference in references:
+        for lent in dict.fromkeys(c.lent for c in reference.cells.values() if c.lent):
+            notes.append(f"† {reference.label}: measured on {lent} images; distances fall with more of them")
     if any(len(e.seeds) == 1 for e in entries):
         notes.append("n=1: one training seed, so no interval and no test; more seeds would tell whether it was luck")
     for entry in entries:
@@ -391,16 +350,3 @@ def _tell_apart(blocks: list[Block]) -> None:
 def _counted(outcomes: dict[str, int] | Counter[str]) -> str:
     return ", ".join(f"{n} {'run' if n == 1 else 'runs'} {what}" for what, n in sorted(outcomes.items())
                      if what != "ok")
-
-
-def groups(rows: pd.DataFrame, by: list[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """Rows that agree in the named columns (missing equals missing), in order, with what they agree in."""
-    key: Any
-    for key, group in rows.groupby(by, dropna=False, sort=True):
-        # One missing number must equal another as a dictionary's key, which NaN does not.
-        yield {name: None if pd.isna(value) else _or(value) for name, value in zip(by, key)}, group
-
-
-def _or(value: Any, default: Any = None) -> Any:
-    """A number from pandas as a Python number; missing becomes the default."""
-    return default if value is None or pd.isna(value) else value.item() if hasattr(value, "item") else value

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ganbench.errors import UserError
-from ganbench.report import comparison, plots
+from ganbench.report import comparison, plots, selection
 from ganbench.report.comparison import AVERAGE, Block, Cell, Column, Entry
 from ganbench.report.folders import RunFolder, embedded, find_runs
 from ganbench.report.plots import Series
@@ -48,7 +48,7 @@ def render(frame: pd.DataFrame, *, title: str = "Comparison of GANs", roots: Seq
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), runs=measured["run"].nunique(), folders=len(folders),
         blocks=[_block(f"t{i}", block, frame, folders, numbers) for i, block in enumerate(blocks, start=1)],
         published=[r | {"label": published_label(r), "shown": f"{r['value']:.10g}"}
-                   for r in comparison.published(frame, everything=all_published)])
+                   for r in selection.published(frame, everything=all_published)])
 
 
 def _block(name: str, block: Block, frame: pd.DataFrame, folders: dict[str, RunFolder],
@@ -85,11 +85,12 @@ def _cell(entry: Entry, column: Column) -> dict[str, Any]:
     cell = entry.cells[column]
     last, best, standing = cell.last_summary, cell.best_summary, cell.standing
     mark = standing.mark if standing else ""
+    lent = f"measured on {cell.lent} images" if cell.lent else ""
     interval = (f"95% interval {number(last.low, last.half)} to {number(last.high, last.half)} over {last.n} seeds"
                 if last and last.low is not None else "one seed: no interval" if last and not entry.reference else "")
     return {
-        "last": spread(last), "last_value": last.mean if last else None, "mark": mark,
-        "told": "; ".join(t for t in (interval, VERDICTS[mark]) if t),
+        "last": spread(last) + ("†" if cell.lent else ""), "last_value": last.mean if last else None, "mark": mark,
+        "told": "; ".join(t for t in (lent, interval, VERDICTS[mark]) if t),
         "best": "" if entry.reference else number(best.mean, best.half) if best else "–",
         "best_value": best.mean if best and not entry.reference else None, "best_told": _best_told(cell),
         "noise": "" if cell.noise is None else f"± {number(cell.noise, cell.noise)}", "noise_value": cell.noise,
@@ -136,7 +137,7 @@ def _metric(block: Block, column: Column, numbers: dict[str, int]) -> dict[str, 
     """All charts of one headline column."""
     trained = [e for e in block.entries if not e.reference]
     floors = [(e.label, s.mean) for e in block.entries if e.reference and (s := e.cells[column].last_summary)]
-    rows = comparison.rows_in(block.rows, column)
+    rows = selection.rows_in(block.rows, column)
     y_label = f"{column.title} {column.arrow}".strip()
     charts = [
         ("Last values", "Small dots: seeds. Bar: 95% interval. Dashed: references.",
@@ -332,7 +333,7 @@ def _environments(block: Block) -> list[dict[str, Any]]:
     by = ["device", "precision", "versions", "git_commit", "git_dirty"]
     rows = block.rows.assign(**{c: block.rows[c].astype("object").where(block.rows[c].notna(), "") for c in by})
     return [{**key, "runs": part["run"].nunique(), "dates": " to ".join(sorted({min(part["date"])[:10], max(part["date"])[:10]}))}
-            for key, part in comparison.groups(rows, by)]
+            for key, part in selection.groups(rows, by)]
 
 
 def _recipes(trained: list[Entry], frame: pd.DataFrame, folders: dict[str, RunFolder]) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ganbench.errors import UserError
-from ganbench.report.comparison import Block, Cell, Column, Entry, build, level_order, published
+from ganbench.report.comparison import Block, Cell, Column, Entry, build
+from ganbench.report.selection import level_order, published
 from ganbench.report.statistics import Summary
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ def _long_lines(block: Block) -> Iterator[dict[str, Any]]:
                 "diverged": entry.failed.get("diverged", 0), "failed": sum(entry.failed.values()),
                 "n_seeds": last.n if last else 0, "last_mean": last and last.mean, "last_sd": last and last.sd,
                 "last_low": last and last.low, "last_high": last and last.high, "evaluation_noise": cell.noise,
+                "measured_on": cell.lent,
                 "n_best": best.n if best else 0, "best_mean": best and best.mean, "best_sd": best and best.sd,
                 "best_kimg": _mean_kimg(cell), "mark": standing.mark if standing else "",
                 "rank_low": standing and standing.rank_low, "rank_high": standing and standing.rank_high,
@@ -200,7 +202,7 @@ def _mean_kimg(cell: Cell) -> float | None:
 
 def _screen_cell(entry: Entry, column: Column) -> tuple[str, str]:
     cell = entry.cells[column]
-    last = spread(cell.last_summary) + MARKS[_mark(entry, column)]
+    last = spread(cell.last_summary) + MARKS[_mark(entry, column)] + ("†" if cell.lent else "")
     best = cell.best_summary
     if entry.reference or best is None:
         return last, "" if entry.reference else "–"
@@ -245,7 +247,7 @@ def _rich_table(block: Block, columns: list[Column]) -> Any:
         ends = entry.reference and index + 1 < len(block.entries) and not block.entries[index + 1].reference
         style = "cyan" if entry.reference else ""
         table.add_row(Text(entry.label), runs_of(entry), number_or_blank(entry.kimg), "" if entry.reference else "last",
-                      *(Text(last if mark else f"{last} ", style="bold" if mark == "best" else "")
+                      *(Text(last if mark or last.endswith("†") else f"{last} ", style="bold" if mark == "best" else "")
                         for (last, _), mark in zip(cells, marks)),
                       style=style, end_section=ends)
         if not entry.reference:
@@ -295,7 +297,7 @@ def _markdown_cell(entry: Entry, column: Column) -> tuple[str, str]:
 
 def _latex_cell(entry: Entry, column: Column) -> tuple[str, str]:
     cell = entry.cells[column]
-    text = spread(cell.last_summary).replace("±", r"$\pm$").replace("–", "--")
+    text = spread(cell.last_summary).replace("±", r"$\pm$").replace("–", "--") + (r"$^{\dagger}$" if cell.lent else "")
     mark = _mark(entry, column)
     marked = {"best": rf"\textbf{{{text}}}", "tied": rf"{text}$^{{\approx}}$", "unsure": f"{text}$^{{?}}$"}
     return marked.get(mark, text), _screen_cell(entry, column)[1].replace("–", "--")

@@ -1,0 +1,92 @@
+"""Rows of results as a comparison needs them: what became of each run, and which rows belong together."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from ganbench.report.comparison import Column
+
+
+def published(frame: pd.DataFrame, *, everything: bool = False) -> list[dict[str, Any]]:
+    """The rows of the literature in reading order: those on data and metrics that were measured here, or everything."""
+    measured = frame[frame["origin"] != "published"]
+    known = set(zip(measured["dataset"], measured["metric"]))
+    rows = [{str(k): optional(v, "") for k, v in row.items()}
+            for row in frame[frame["origin"] == "published"].to_dict("records")]
+    wanted = [r for r in rows if everything or not known or (r["dataset"], r["metric"]) in known]
+    return sorted(wanted, key=lambda r: (r["dataset"], r["side"] or 0, r["metric"], level_order(r["level"]),
+                                         r["source"], r["family"]))
+
+
+def level_order(level: str) -> tuple[int, float, str]:
+    """Sides from fine to coarse, then the rest by name: 128, 64, 32, 16, avg."""
+    return (0, -float(level), "") if level.replace(".", "", 1).isdigit() else (1, 0.0, level)
+
+
+def with_outcome(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add `outcome` (the run's final status), `final_kimg` (where its training ended) and `seed_key`."""
+    broken = set(rows.loc[rows["status"] != "ok", "run"])
+    final = {run: _final_status(part) for run, part in rows[rows["run"].isin(broken)].groupby("run")}
+    ended = rows[rows["status"] == "ok"].groupby("run")["kimg"].max()
+    # External images and references have no training seed: each is its own unit.
+    codes = {run: -1 - i for i, run in enumerate(dict.fromkeys(rows["run"]))}
+    seeds = [codes[run] if pd.isna(seed) else int(seed) for run, seed in zip(rows["run"], rows["seed"])]
+    return rows.assign(outcome=rows["run"].map(final).fillna("ok"), final_kimg=rows["run"].map(ended), seed_key=seeds)
+
+
+def _final_status(rows: pd.DataFrame) -> str:
+    """What became of one run that failed at some time: a crashed or killed one may have been resumed since."""
+    good = [(r["kimg"], r["date"]) for r in rows[rows["status"] == "ok"].to_dict("records")]
+    for failure in rows[rows["status"] != "ok"].sort_values("date", ascending=False).to_dict("records"):
+        kimg, date, finishing = failure["kimg"], failure["date"], failure["status"] != "diverged"
+        if pd.isna(kimg):  # written from outside, by somebody who did not know how far the run had come
+            kimg, finishing = max((k for k, d in good if d <= date), default=-1.0), False
+        if not any(d > date and (k > kimg or (finishing and k == kimg)) for k, d in good):
+            return str(failure["status"])
+    return "ok"
+
+
+def lend_references(rows: pd.DataFrame) -> pd.DataFrame:
+    """Put references that were measured on other counts of images into the column they belong beside.
+
+    A floor needs two sets of reals, so on small data it has fewer images than a model's score. Where exactly one column
+    of the same metric, level and protocol holds models, the reference moves there, and `lent` says what it was measured
+    on. It is marked wherever it is shown, and takes no part in any test.
+    """
+    rows = rows.assign(lent="")
+    mine = rows["origin"] == "reference"
+    for _, part in groups(rows, ["metric", "level", "protocol"]):
+        places = [(optional(r["n_real"]), optional(r["n_fake"])) for r in part[~mine[part.index]].to_dict("records")]
+        if len(set(places)) != 1:
+            continue
+        for index, reference in part[mine[part.index]].to_dict("index").items():
+            counts = (optional(reference["n_real"]), optional(reference["n_fake"]))
+            if counts != places[0]:
+                shown = [f"{n:,} {what}" for n, what in zip(counts, ("real", "generated")) if n is not None]
+                rows.loc[index, "lent"] = " and ".join(shown) or "an unknown number of"
+                rows.loc[index, ["n_real", "n_fake"]] = [pd.NA if n is None else n for n in places[0]]
+    return rows
+
+
+def rows_in(rows: pd.DataFrame, column: "Column", level: str | None = None) -> pd.DataFrame:
+    """The rows that belong in a column (or in another level of it)."""
+    wanted = rows["metric"].eq(column.metric) & rows["protocol"].eq(column.protocol)
+    for name in ("n_real", "n_fake"):
+        value = getattr(column, name)
+        wanted &= rows[name].isna() if value is None else rows[name].eq(value).fillna(False).astype(bool)
+    return rows[wanted & rows["level"].eq(column.level if level is None else level)]
+
+
+def groups(rows: pd.DataFrame, by: list[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """Rows that agree in the named columns (missing equals missing), in order, with what they agree in."""
+    key: Any
+    for key, group in rows.groupby(by, dropna=False, sort=True):
+        # One missing number must equal another as a dictionary's key, which NaN does not.
+        yield {name: None if pd.isna(value) else optional(value) for name, value in zip(by, key)}, group
+
+
+def optional(value: Any, default: Any = None) -> Any:
+    """A number from pandas as a Python number; missing becomes the default."""
+    return default if value is None or pd.isna(value) else value.item() if hasattr(value, "item") else value
