@@ -18,6 +18,19 @@ def derived_seed(seed: int, *names: object) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
+_share = (0, 1)  # this process and how many share a batch; ganbench.training.distributed sets it around a step
+
+
+def layer_normal(*shape: int, like: Tensor) -> Tensor:
+    """N(0, 1) drawn inside a network, from torch's own generator; the first axis is this process's share of the batch.
+
+    Like a `Random`, every process draws the whole batch's numbers and keeps its own rows.
+    """
+    rank, world = _share
+    drawn = torch.randn(shape[0] * world, *shape[1:], dtype=like.dtype, device=like.device)
+    return drawn[rank * shape[0]:(rank + 1) * shape[0]]
+
+
 class Random:
     """One stream. Shapes are local: the first axis is this process's share of the batch.
 

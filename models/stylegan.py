@@ -22,10 +22,12 @@ from ganbench.models.nn.equalized import (
     blur,
     pixel_norm,
     upsample,
+    widened,
 )
 from ganbench.models.nn.growing import Growing, fade_reals, mix
 from ganbench.models.nn.losses import gradient_penalty, non_saturating_generator, wasserstein_generator
 from ganbench.models.nn.progressive import ProgressiveConfig, ProgressiveCritic, ProgressiveFamily
+from ganbench.random import layer_normal
 
 _BATCHES = {4: 512, 8: 256, 16: 128, 32: 64, 64: 32, 128: 32, 256: 32, 512: 32, 1024: 32}
 _RATES = {128: 0.0015, 256: 0.002, 512: 0.003, 1024: 0.003}
@@ -110,8 +112,9 @@ class Epilogue(nn.Module):
 
 def instance_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
     """Every feature map of every sample to mean 0 and population variance 1."""
-    x = x - x.mean((2, 3), keepdim=True)
-    return x * torch.rsqrt(x.square().mean((2, 3), keepdim=True) + eps)
+    wide = widened(x)
+    centred = wide - wide.mean((2, 3), keepdim=True)
+    return (centred * torch.rsqrt(centred.square().mean((2, 3), keepdim=True) + eps)).to(x.dtype)
 
 
 def adain(x: Tensor, style: Tensor) -> Tensor:
@@ -190,7 +193,7 @@ class Generator(Growing):
         if not self.config.noise:
             return None
         if noise == "random":
-            return torch.randn(x.shape[0], 1, *x.shape[2:], dtype=x.dtype, device=x.device)
+            return layer_normal(x.shape[0], 1, *x.shape[2:], like=x)
         return self.get_buffer(f"noise_{layer}") if noise == "stored" else noise[layer]  # type: ignore[return-value]
 
     def truncate(self, w: Tensor, psi: float = 0.7, cutoff: int | None = 8) -> Tensor:
@@ -387,8 +390,9 @@ class StyleGAN(ProgressiveFamily):
     def mixing_cut(self, n: int, used: int, engine: Engine) -> Tensor:
         """The layer (n,) or (1,) from which the second latent's styles are used; `used` = nowhere.
 
-        Uniform in 1 ... used - 1 with the probability of mixing, drawn once for this process's minibatch or once an image.
+        Uniform in 1 ... used - 1 with the probability of mixing, drawn once for the minibatch (of all processes) or once
+        an image.
         """
-        draws, random = 1 if self.config.mixing_per == "minibatch" else n, engine.random("mixing")
-        mixes, cut = random.uniform(draws) < self.config.mixing, 1 + random.integers(draws, high=used - 1)
-        return torch.where(mixes, cut, used)
+        draws, random = () if self.config.mixing_per == "minibatch" else (n,), engine.random("mixing")
+        mixes, cut = random.uniform(*draws) < self.config.mixing, 1 + random.integers(*draws, high=used - 1)
+        return torch.where(mixes, cut, used).reshape(-1)

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ganbench.family import Batch, Clock, ImageSpec, configure, find
+from ganbench.random import layer_normal
 from ganbench.training import distributed
 from ganbench.training.engine import TrainingEngine
 
@@ -96,8 +97,36 @@ def layers():
             seen |= {f"{name}/{k}": distributed.whole_batch(v.detach()) for k, v in parts.items()}
         seen |= {f"{name}/{k}": v.double() for k, v in module.state_dict().items()}
     with distributed.together():
-        seen["drawn"] = distributed.whole_batch(distributed.drawn(torch.randn, 8 // distributed.world(), 2))
+        seen["drawn"] = distributed.whole_batch(layer_normal(8 // distributed.world(), 2, like=x))
     return {k: v.clone() for k, v in seen.items()}
+
+
+def evaluation():
+    """What arrives at the first process when ten images are made by all, and how many each process made."""
+    made = []
+
+    def make(size, share):
+        for number, start in enumerate(range(0, 10, size)):
+            if number % share[1] == share[0]:
+                made.append(number)
+                yield torch.arange(start, min(start + size, 10), dtype=torch.uint8)[:, None]
+
+    if distributed.rank():
+        distributed.help_generate(make, 10, (1,))
+        arrived = {}
+    else:
+        batches = distributed.generated_by_all(make, 10, (1,))
+        arrived = {"by3": torch.cat(list(batches(3))), "by4": torch.cat(list(batches(4)))}
+        stopped = batches(2)
+        arrived["first"] = next(stopped)
+        stopped.close()  # the others must not be left waiting
+        if distributed.world() > 1:
+            distributed.release_helpers()
+    count = torch.zeros(2, dtype=torch.int64)
+    count[distributed.rank()] = len(made)
+    if distributed.world() > 1:
+        torch.distributed.all_reduce(count)
+    return arrived | {"made": count, "agreed": torch.tensor(distributed.agreed(10 + distributed.rank()))}
 
 
 class Meeting(nn.Module):
@@ -118,9 +147,10 @@ def main():
     out = Path(sys.argv[1])
     torch.set_default_dtype(torch.float64)  # what is left is a difference of formulas, not of rounding
     distributed.start("cpu")
-    seen = layers()
-    if distributed.rank() == 0:
-        save_file(seen, out / "layers.safetensors")
+    for part in (layers, evaluation):
+        seen = part()
+        if distributed.rank() == 0:
+            save_file(seen, out / f"{part.__name__}.safetensors")
     for name in sys.argv[2:]:
         outcome = {}
         try:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ganbench import plugins
+from ganbench import plugins, records
 
 HERE = Path(__file__).parent
 FAMILIES = sorted(plugins.names("family"))
@@ -58,6 +58,15 @@ def test_layers_where_samples_meet_see_the_whole_batch(trained):
     assert 0 < int((one["dropout/value"] == 0).sum()) < one["dropout/value"].numel()
 
 
+def test_images_are_made_once_and_arrive_in_order(trained):
+    one, two = (load_file(trained / name / "evaluation.safetensors") for name in ("one", "two"))
+    for seen in (one, two):
+        assert seen["by3"].flatten().tolist() == seen["by4"].flatten().tolist() == list(range(10))
+        assert seen["first"].flatten().tolist() == [0, 1] and int(seen["agreed"]) == 10
+    # 4 batches of 3, 3 of 4; then 5 of 2, of which one process makes only what is asked for
+    assert one["made"].tolist() == [4 + 3 + 1, 0] and two["made"].tolist() == [2 + 2 + 3, 2 + 1 + 2]
+
+
 @pytest.mark.parametrize("family", [*FAMILIES, "toy"])
 def test_two_processes_equal_one(trained, family):
     outcomes = [json.loads((trained / name / f"{family}.json").read_text()) for name in ("one", "two")]
@@ -68,11 +77,39 @@ def test_two_processes_equal_one(trained, family):
     moved = 0.0
     for name, expected in one.items():
         if expected.is_floating_point():
-            scale = max(1e-3, float(expected.abs().max()))
-            assert float((two[name] - expected).abs().max()) <= 1e-5 * scale, name
+            # Adam turns a gradient that is zero but for rounding into steps of about 1e-8; real ones are above 1e-5
+            allowed = max(1e-7, 1e-5 * float(expected.abs().max()))
+            assert float((two[name] - expected).abs().max()) <= allowed, name
             moved += float(expected.abs().sum())
         else:
             assert torch.equal(two[name], expected), name
     assert moved > 0
     for a, b in zip(outcomes[0]["logged"], outcomes[1]["logged"]):
         assert a == pytest.approx(b, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["dcgan", "toy"])
+def test_a_run_under_torchrun_is_that_of_one_process(tmp_path, family):
+    """From the command line: same rows, one line a step in the log, one folder; interrupted and resumed as well."""
+    rows = {}
+    for world in (1, 2):
+        out = tmp_path / f"by{world}"
+        name = str(HERE / "toy.py") if family == "toy" else family
+        flags = ["run", name, "--dataset", "digits", "--preset", "fast" if family == "toy" else "smoke", "--kimg", "0.2",
+                 "--metric", "swd", "--n-eval", "600", "--results", "", "--out", out, "--device", "cpu", "--log-every", "1"]
+        launch(["-m", "ganbench"], world, *flags)
+        launch(["-m", "ganbench"], world, *flags, "--kimg", "0.3", "--resume")
+        rows[world] = records.read(out / "results.csv")
+        steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+        assert steps == list(range(1, len(steps) + 1)) and len(steps) > 10
+    assert len(rows[1]) == len(rows[2]) > 3
+    for a, b in zip(rows[1], rows[2]):
+        assert (a["metric"], a["level"], a["kimg"], a["n_fake"]) == (b["metric"], b["level"], b["kimg"], b["n_fake"])
+        # float32 training on two processes rounds otherwise; scores of bytes hardly notice in so few steps
+        assert float(a["value"]) == pytest.approx(float(b["value"]), rel=2e-3)
+    weights = [load_file(sorted((tmp_path / f"by{w}" / "checkpoints").glob("images-*"))[-1] / "tensors.safetensors")
+               for w in (1, 2)]
+    for key, value in weights[0].items():
+        if key.startswith("family/generator") and value.is_floating_point():
+            assert float((weights[1][key] - value).abs().max()) < 5e-3, key

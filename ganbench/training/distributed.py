@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ganbench import random
 from ganbench.errors import UserError
 
 PATIENCE = timedelta(hours=6)  # how long processes wait while the first one scores or prepares data
@@ -98,11 +99,12 @@ def averaged(scalars: Mapping[str, Tensor | float]) -> dict[str, Tensor | float]
 def together() -> Iterator[None]:
     """Inside, the functions and layers below see the batches of all processes as one."""
     global _together
-    before, _together = _together, world() > 1
+    before = _together, random._share
+    _together, random._share = world() > 1, (rank(), world())
     try:
         yield
     finally:
-        _together = before
+        _together, random._share = before
 
 
 class _AllSum(torch.autograd.Function):
@@ -140,16 +142,6 @@ def own_rows(x: Tensor) -> Tensor:
         return x
     share = len(x) // world()
     return x[rank() * share:(rank() + 1) * share]
-
-
-def drawn(draw: Callable[..., Tensor], *shape: int, **options: Any) -> Tensor:
-    """Draws from torch's own generator inside a network (`drawn(torch.randn, b, 1, h, w)`), the first axis the batch.
-
-    Every process draws the whole batch's numbers and keeps its rows, so that the generators stay in step.
-    """
-    if not _together:
-        return draw(*shape, **options)
-    return own_rows(draw(shape[0] * world(), *shape[1:], **options))
 
 
 class _WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -191,9 +183,9 @@ class _WholeBatchDropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         if not (_together and self.training and 0 < self.p < 1):
             return super().forward(input)
-        keep = drawn(lambda *shape: torch.empty(shape, dtype=input.dtype, device=input.device).bernoulli_(1 - self.p),
-                     *self._mask_shape(input))
-        return input * (keep / (1 - self.p))
+        share, *rest = self._mask_shape(input)
+        keep = torch.empty(share * world(), *rest, dtype=input.dtype, device=input.device).bernoulli_(1 - self.p)
+        return input * (own_rows(keep) / (1 - self.p))
 
     def _mask_shape(self, input: Tensor) -> Sequence[int]:
         return input.shape

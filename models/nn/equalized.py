@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganbench.random import layer_normal
+
 SQRT2 = math.sqrt(2)
 LEAK = 0.2  # slope of the leaky ReLU
 
@@ -36,9 +38,15 @@ def blur(x: Tensor) -> Tensor:
     return F.conv2d(x, taps.view(1, 1, 1, 3).expand(channels, 1, 1, 3), padding=(0, 1), groups=channels)
 
 
+def widened(x: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32, where squares do not overflow and small epsilons do not vanish."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
     """Divide each pixel's feature vector (axis 1) by its root mean square (arXiv 1710.10196, section 4.2)."""
-    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + eps)
+    wide = widened(x)
+    return (wide * torch.rsqrt(wide.square().mean(1, keepdim=True) + eps)).to(x.dtype)
 
 
 def activate(x: Tensor, kind: Activation) -> Tensor:
@@ -173,8 +181,7 @@ class MinibatchStddev(nn.Module):
         size = min(self.group, batch) if self.group else batch
         if batch % size:
             raise ValueError(f"minibatch stddev: a batch of {batch} does not divide into groups of {size}")
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        grouped = wide.reshape(size, batch // size, *x.shape[1:])
+        grouped = widened(x).reshape(size, batch // size, *x.shape[1:])
         deviation = (grouped.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))  # one scalar a group
         extra = deviation.repeat(size).view(batch, 1, 1, 1).expand(batch, 1, height, width)
         return torch.cat([x, extra.to(x.dtype)], 1)
@@ -184,5 +191,5 @@ def scale_noise(x: Tensor, strength: float) -> Tensor:
     """Multiply by 1 + strength * sqrt(C) * n, with n ~ N(0,1) per sample and channel (arXiv 1710.10196, appendix B)."""
     if strength == 0:
         return x
-    n = torch.randn(x.shape[0], x.shape[1], 1, 1, dtype=x.dtype, device=x.device)
+    n = layer_normal(x.shape[0], x.shape[1], 1, 1, like=x)
     return x * (1 + strength * math.sqrt(x.shape[1]) * n)

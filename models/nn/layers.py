@@ -48,6 +48,8 @@ class MinibatchDiscrimination(nn.Module):
         kernels, dimensions: of the tensor T (inputs, kernels, dimensions).
     """
 
+    meets_batch = True  # under several processes it gets the whole batch
+
     def __init__(self, inputs: int, kernels: int = 100, dimensions: int = 5):
         super().__init__()
         self.kernels, self.dimensions = kernels, dimensions
