@@ -1,0 +1,164 @@
+"""`ganbench report` and `ganbench reproduce` as a person types them, and the published figures they show."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ganbench import records
+from ganbench.errors import UserError
+from ganbench.report import commands, selection
+
+PUBLISHED = Path(__file__).parent.parent / "results" / "published.csv"
+ROW = {"run": "0001-dcgan-digits-s3", "origin": "ganbench", "family": "dcgan", "preset": "small", "config_hash": "c1",
+       "dataset": "digits", "split": "train", "crop": "none", "side": 32, "channels": 1, "metric": "swd", "level": "avg",
+       "value": 5.0, "protocol": "p", "n_real": 64, "n_fake": 64, "higher_is_better": False, "seed": 3, "eval_seed": 0,
+       "kimg": 2.048, "precision": "fp32", "status": "ok", "git_commit": "abc", "git_dirty": False}
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+    commands.register(app)
+    return app
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with results/ as a person has it."""
+    monkeypatch.chdir(tmp_path)
+    records.append("results/results.csv", [ROW, ROW | {"metric": "fid", "level": ""}, ROW | {"kimg": 1.0},
+                                           ROW | {"run": "0002-dcgan-digits-s4", "seed": 4, "value": 6.0},
+                                           ROW | {"run": "reals", "origin": "reference", "family": "reals", "value": 1.0}])
+    records.append("results/published.csv", [ROW | {"run": "p1", "origin": "published", "source": "A 2017", "kimg": None},
+                                             ROW | {"run": "p2", "origin": "published", "source": "B 2018", "kimg": None,
+                                                    "dataset": "elsewhere"}])
+    return tmp_path
+
+
+def _run(app: typer.Typer, *arguments: str) -> Any:
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "140"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_report_without_arguments_takes_the_results_folder(app: typer.Typer, folder: Path) -> None:
+    output = _run(app, "report").output
+    assert "digits, 32×32, grey, split train" in output and "dcgan (small)" in output
+    assert "A 2017" in output and "B 2018" not in output  # literature on other data is left out
+
+
+@pytest.mark.parametrize(("choice", "expected"), [("all", (True, True)), ("none", (False, False))])
+def test_which_literature_is_shown_can_be_chosen(app: typer.Typer, folder: Path, choice: str,
+                                                 expected: tuple[bool, bool]) -> None:
+    output = _run(app, "report", "--published", choice).output
+    assert ("A 2017" in output, "B 2018" in output) == expected
+
+
+def test_report_writes_every_format(app: typer.Typer, folder: Path) -> None:
+    output = _run(app, "report", "results/results.csv", "--csv", "out/t.csv", "--markdown", "out/t.md", "--latex",
+                  "out/t.tex", "--html", "out/t.html", "--title", "My title").output
+    assert all(f"wrote out/t.{kind}" in output for kind in ("csv", "md", "tex", "html"))
+    long = pd.read_csv("out/t.csv")
+    assert long[(long["family"] == "dcgan") & (long["metric"] == "swd")]["last_mean"].item() == 5.5
+    assert "| dcgan (small) | 2 | 2.048 |" in Path("out/t.md").read_text()
+    assert r"\begin{tabular}" in Path("out/t.tex").read_text()
+    assert "<h1>My title</h1>" in Path("out/t.html").read_text()
+
+
+def test_a_suite_stands_for_its_table(app: typer.Typer, folder: Path) -> None:
+    Path("results/results.csv").rename("results/mine.csv")
+    assert "dcgan (small)" in _run(app, "report", "suites/mine.toml").output
+    with pytest.raises(UserError, match=r"no results/other\.csv; run `ganbench bench suites/other\.toml`"):
+        _run(app, "report", "suites/other.toml")
+
+
+def test_bad_input_gets_one_line(app: typer.Typer, folder: Path) -> None:
+    Path("other.csv").write_text("a,b\n1,2\n")
+    for arguments, message in ((("report", "other.csv"), "another schema"), (("report", "none.csv"), "cannot read"),
+                               (("report", "--published", "al"), "Did you mean 'all'"),
+                               (("report", "--html", "results/results.csv/x.html"), "cannot write"),
+                               (("reproduce", "0001-dcgan-digits-s9"), "Did you mean '0001-dcgan-digits-s3'"),
+                               (("reproduce", "000"), "fits 2 runs"), (("reproduce", "p1"), "published figure"),
+                               (("reproduce", "reals"), "a reference")):
+        with pytest.raises(UserError, match=message) as caught:
+            _run(app, *arguments)
+        assert "\n" not in str(caught.value)
+
+
+def test_reproduce_from_the_row_alone(app: typer.Typer, folder: Path) -> None:
+    result = _run(app, "reproduce", "0001")
+    assert result.stdout == ("ganbench run dcgan --dataset digits --preset small --side 32 --crop none --channels 1 --seed 3 "
+                             "--kimg 2.048 --n-eval 64 --eval-seed 0 --precision fp32 --metric swd,fid\n")
+    assert "git checkout abc" in result.stderr and "configuration hash is c1" in result.stderr
+
+
+def test_reproduce_from_the_runs_folder(app: typer.Typer, folder: Path) -> None:
+    run = folder / "runs" / "suite" / "0001-dcgan-digits-s3"
+    run.mkdir(parents=True)
+    options = {"family": "dcgan", "dataset": "digits", "side": None, "seed": 3, "steps": 10, "kimg": None, "mirror": False,
+               "skip_bad": True, "metrics": ["swd"], "overrides": {"width": 8, "flag": True}, "root": "some where"}
+    (run / "config.json").write_text(json.dumps({"options": options, "preset": "small", "dataset": {"side": 32}}))
+    result = _run(app, "reproduce", "0001")
+    assert result.stdout == ("ganbench run dcgan --dataset digits --preset small --side 32 --root 'some where' --seed 3 "
+                             "--steps 10 --no-mirror --skip-bad --metric swd --set width=8 --set flag=true\n")
+    assert "configuration hash" not in result.stderr
+
+
+def test_reproduce_can_run_the_command(app: typer.Typer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+
+    def fake(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        called.append(arguments)
+        return subprocess.CompletedProcess(arguments, 3)
+
+    monkeypatch.setattr(subprocess, "run", fake)
+    assert _run(app, "reproduce", "0002", "--run").exit_code == 3
+    assert called[0][1:6] == ["-m", "ganbench", "run", "dcgan", "--dataset"] and "4" in called[0]
+
+
+# --- results/published.csv --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def literature() -> pd.DataFrame:
+    return records.load_results(PUBLISHED)
+
+
+def test_every_published_figure_has_source_and_protocol_and_is_marked(literature: pd.DataFrame) -> None:
+    assert len(literature) > 300
+    assert set(literature["origin"]) == {"published"}
+    assert literature["run"].is_unique
+    assert (literature["source"].str.len() > 5).all() and (literature["protocol"].str.len() > 5).all()
+    assert literature["value"].notna().all() and (literature["git_commit"] == "").all()
+
+
+def test_what_is_only_recalled_says_so(literature: pd.DataFrame) -> None:
+    table = literature[literature["source"].str.endswith("table 1") & literature["source"].str.contains("PGGAN")]
+    assert len(table) == 9 * 2 * 6 and table["note"].str.startswith("recalled, not confirmed").all()
+    lucic = literature[literature["source"].str.contains("1711.10337")]
+    assert len(lucic) == 8 * 4 and lucic["note"].str.startswith("recalled").all()
+
+
+def test_published_averages_are_the_means_of_their_levels(literature: pd.DataFrame) -> None:
+    swd = literature[literature["metric"] == "swd"]
+    checked = 0
+    for _, rows in swd.groupby(["source", "family", "preset", "dataset", "side", "crop"]):
+        levels = rows[rows["level"] != "avg"]["value"]
+        average = rows[rows["level"] == "avg"]["value"].item()
+        assert average == pytest.approx(levels.mean(), abs=0.0101)  # a slip of the pen would show
+        checked += 1
+    assert checked == 9 * 2 + 1 + 5
+
+
+def test_the_finest_level_comes_first(literature: pd.DataFrame) -> None:
+    rows = selection.published(literature, everything=True)
+    levels = [r["level"] for r in rows if r["dataset"] == "celeba-hq" and r["metric"] == "swd"
+              and "appendix" in r["source"]]
+    assert levels == ["1024", "512", "256", "128", "64", "32", "16", "avg"]
