@@ -352,6 +352,20 @@ def test_a_resumed_training_is_the_undisturbed_one_to_the_bit(tmp_path, preset, 
     assert checkpoint.same(engine.state()[1], second.state()[1])
 
 
+@pytest.mark.parametrize("family_name, images", [("pggan", 70), ("stylegan", 30)])
+def test_reduced_precision_trains(family_name, images):
+    torch.manual_seed(0)
+    family = create(family_name, side=16, preset="smoke")
+    engine = TrainingEngine(family, Clock(images=images, dataset_size=100), device=torch.device("cpu"), seed=1,
+                            precision="bf16")
+    engine.enter(family.stage(engine.clock))
+    assert engine.stage.fade > 0
+    with engine.autocast():
+        logs = family.step(iter(Reals(engine)), engine)
+    assert engine.skipped == 0 and all(math.isfinite(float(v)) for v in logs.values())
+    assert pixel_norm(torch.full((1, 2, 1, 1), 300.0, dtype=torch.float16)).flatten().tolist() == [1.0, 1.0]
+
+
 def test_every_critic_draw_advances_the_clock():
     family, engine, _ = trained(3, n_critic=5, growing=False)
     assert engine.clock.images == 3 * 5 * 4

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from ganbench.models.nn.equalized import downsample, upsample
 from torch import Tensor, nn
+
+from ganbench.models.nn.equalized import downsample, upsample
 
 # Length of a tick (one entry in the log of snapshots) in kimg, by side.
 TICK_KIMG = {4: 160, 8: 140, 16: 120, 32: 100, 64: 80, 128: 60, 256: 40, 512: 20, 1024: 10}
