@@ -87,7 +87,7 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
             if isinstance(metric, ModelMetric):
                 outcomes[name] = _measure(metric, name, subject)
             else:
-                jobs.append(_job(name, metric, fakes, reals, seed))
+                jobs.append(_job(name, metric, fakes, reals))
                 metric.to(device)
     networks = _open_networks(jobs, device, options or {}, guard)
     jobs = [job for job in jobs if job.name not in report.failures]
@@ -151,7 +151,7 @@ def _measure(metric: ModelMetric, name: str, subject: Subject | None) -> list[Re
     return [Result(name, metric.protocol(), score) for score in scores]
 
 
-def _job(name: str, metric: ImageMetric, fakes: Any, reals: Any, seed: int) -> _Job:
+def _job(name: str, metric: ImageMetric, fakes: Any, reals: Any) -> _Job:
     for needed, images, option in ((metric.needs_reals, reals, "--real"), (metric.needs_fakes, fakes, "--fake")):
         if needed and images is None:
             raise UserError(f"{name} needs {'real' if option == '--real' else 'generated'} images: name them with {option}")
@@ -162,7 +162,7 @@ def _job(name: str, metric: ImageMetric, fakes: Any, reals: Any, seed: int) -> _
         for real, images in ((True, reals), (False, fakes)):
             if images.n > common:
                 mask = np.zeros(images.n, dtype=bool)
-                mask[shuffled(images.n, seed)[:common]] = True
+                mask[shuffled(images.n)[:common]] = True
                 job.take[real] = mask
     return job
 

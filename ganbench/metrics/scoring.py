@@ -1,0 +1,183 @@
+"""What `ganbench eval` does: find the images, score them, make results rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganbench.environment import provenance
+from ganbench.errors import UserError
+from ganbench.metrics.evaluate import Report, Result, evaluate
+from ganbench.metrics.floor import noise_floor
+from ganbench.metrics.imageset import GeneratedSet, ImageSet, StoreSet
+from ganbench.metrics.metric import Subject, find
+from ganbench.metrics.opening import open_images
+from ganbench.plugins import canonical
+
+WITH_FLOOR = {"swd"}
+DEFAULT_N = 2048
+
+
+@dataclass
+class Question:
+    """What is to be scored, as `ganbench eval` was asked; see its help for each."""
+
+    names: list[str]
+    run: str | None = None
+    fake: str | None = None
+    real: str | None = None
+    n: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    side: int | None = None
+    split: str | None = None
+    crop: str | None = None
+    root: str | None = None
+    latent: int | None = None
+    which: str = "last"
+    floor: bool = True
+    use_cache: bool = True
+    keep_going: bool = False
+    skip_bad: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Scored:
+    """The answer: results rows of what was scored and of its noise floor, and what there is to say about them."""
+
+    rows: list[dict[str, Any]]
+    floor: list[dict[str, Any]]
+    title: str
+    report: Report
+    warnings: list[str]
+
+
+def answer(asked: Question, say: Callable[[str], None] = lambda text: None) -> Scored:
+    """Score what was asked for. Raises UserError for whatever the caller can put right."""
+    if not asked.keep_going:
+        for name in asked.names:  # before anything is opened: a misspelt metric should not cost minutes
+            find(name)
+    device = _device(asked.device)
+    if asked.fake is None:
+        fakes, reals, subject, context = _of_run(asked, device, say)
+    else:
+        fakes, reals = _outside(asked, device)
+        subject = None
+        context = {"run": _short(asked.fake), "origin": "external", "family": "", "seed": None}
+    options = dict(asked.options)
+    report = Report()
+    results = evaluate(asked.names, fakes=fakes, reals=reals, side=fakes.side, channels=fakes.channels, device=device,
+                       seed=asked.seed, subject=subject, options=options, keep_going=asked.keep_going,
+                       use_cache=asked.use_cache, report=report)
+    common = {"dataset": reals.dataset or _short(reals.description), "split": reals.split, "crop": reals.crop,
+              "side": fakes.side, "channels": fakes.channels, "data_hash": reals.content_hash, "eval_seed": asked.seed,
+              "status": "ok", "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
+    floors: list[dict[str, Any]] = []
+    measured = {result.metric for result in results}
+    if asked.floor and reals.n:
+        names = [name for name in map(canonical, asked.names) if name in WITH_FLOOR & measured]
+        if names:
+            found = noise_floor(names, reals, min(reals.n, fakes.n), device=device, seed=asked.seed, options=options)
+            floors = [{**common, "run": f"{common['dataset']}-reals", "origin": "reference", "family": "reals", **as_row(r)}
+                      for r in found]
+    warnings = [*fakes.warnings, *reals.warnings, *_doubts(asked, fakes, reals)]
+    title = f"{fakes.description} against {reals.description}"
+    return Scored([{**common, **context, **as_row(r)} for r in results], floors, title, report, warnings)
+
+
+def as_row(result: Result) -> dict[str, Any]:
+    """A result as columns of the results table."""
+    score = result.score
+    return {"metric": result.metric, "level": score.level, "value": score.value, "ci_low": score.ci_low,
+            "ci_high": score.ci_high, "ci_method": score.ci_method, "higher_is_better": score.higher_is_better,
+            "n_real": score.n_real, "n_fake": score.n_fake, "protocol": result.protocol, "note": score.note}
+
+
+def _of_run(asked: Question, device: torch.device, say: Callable[[str], None],
+            ) -> tuple[ImageSet, ImageSet, Subject, dict[str, Any]]:
+    """A run's generator, its data or the named reals, the model itself, and the run's columns."""
+    from ganbench.run import load_run, newest_run, sample_batches
+
+    if asked.run is None:
+        say(f"no --run and no --fake given: scoring the newest run, {newest_run()}")
+    run = load_run(asked.run or newest_run(), device=device, which=asked.which)
+    data, trained = run.config["dataset"], run.config.get("options", {})
+    own = run.store()
+    store = own if asked.split in (None, data["split"]) else run.store(asked.split)
+    n = asked.n or min(trained.get("n_eval") or DEFAULT_N, store.n)
+    images = run.family.images
+    reals: ImageSet
+    if asked.real is None:
+        reals = StoreSet(store, min(n, store.n))
+        reals.mirror = bool(data.get("mirror", store.mirror))
+    else:
+        reals = open_images(asked.real, n=asked.n, side=images.side, channels=images.channels, split=asked.split or "train",
+                            skip_bad=asked.skip_bad, crop=asked.crop, root=asked.root)
+    labels = torch.from_numpy(own.labels) if own.labels is not None else None
+    fakes = GeneratedSet(lambda size: sample_batches(run.family, run.generator, n, asked.seed, device, label_pool=labels,
+                                                     batch=size),
+                         n=n, side=images.side, channels=images.channels, description=str(run.path))
+    subject = Subject(family=run.family, generator=run.generator, reals=own, held_out=_held_out(run, data["split"]),
+                      seed=asked.seed, n=n, device=device)
+    config = run.config
+    return fakes, reals, subject, {
+        "run": run.name, "origin": "ganbench", "family": config["family"], "preset": config["preset"],
+        "config_hash": config["config_hash"], "kimg": run.kimg, "img_seen": run.images, "step": run.step,
+        "seconds": run.seconds, "seed": config["seed"], "precision": trained.get("precision"),
+        "params_g": _count(run.family.generator), "params_d": _count(run.family.critic)}
+
+
+def _held_out(run: Any, split: str) -> Any:
+    if split == "test":
+        return None
+    try:
+        return run.store("test")
+    except UserError:  # the data set has no such split; metrics that need one say so themselves
+        return None
+
+
+def _outside(asked: Question, device: torch.device) -> tuple[ImageSet, ImageSet]:
+    """Images from elsewhere, and the reals brought to their side."""
+    assert asked.fake is not None and asked.real is not None
+    fakes = open_images(asked.fake, n=asked.n, side=asked.side, seed=asked.seed, device=device, latent=asked.latent,
+                        skip_bad=asked.skip_bad)
+    reals = open_images(asked.real, n=asked.n, side=fakes.side, channels=fakes.channels, split=asked.split or "train",
+                        skip_bad=asked.skip_bad, crop=asked.crop, root=asked.root)
+    if fakes.channels != reals.channels:
+        fakes.warnings.append(f"the generated images have {fakes.channels} channel(s), the real ones {reals.channels}: "
+                              "grey counts as three equal channels")
+    return fakes, reals
+
+
+def _doubts(asked: Question, fakes: ImageSet, reals: ImageSet) -> list[str]:
+    found = []
+    if asked.fake is not None and reals.split == "train":
+        found.append("the reals are the training split, as is usual; a score against them cannot see memorised images "
+                     "(--split test can)")
+    if 0 < min(fakes.n, reals.n or fakes.n) < 1000:
+        found.append(f"only {min(fakes.n, reals.n or fakes.n):,} images on a side: intervals are wide, "
+                     "and distances are biased upwards")
+    return found
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}; try --device cpu") from None
+    return device
+
+
+def _count(network: torch.nn.Module | None) -> int:
+    return sum(p.numel() for p in network.parameters() if p.requires_grad) if network is not None else 0
+
+
+def _short(spec: str) -> str:
+    return Path(spec.rstrip("/")).name or spec

@@ -1,0 +1,99 @@
+"""`ganbench eval` and `ganbench cache` on folders, as a person uses them."""
+
+import numpy as np
+import pytest
+import typer
+from test_evaluate_images import FakeStore, write_pngs
+from typer.testing import CliRunner
+
+from ganbench.errors import UserError
+from ganbench.metrics import commands, floor
+from ganbench.metrics.imageset import StoreSet
+from ganbench.records import load_results
+
+
+def smooth(n, seed):
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(128, 60, (n, 3, 4, 4)).repeat(4, -1).repeat(4, -2)
+    return np.clip(coarse + rng.normal(0, 20, coarse.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    write_pngs(tmp_path / "reals", smooth(60, 1))
+    write_pngs(tmp_path / "fakes", smooth(50, 2))
+    app = typer.Typer()
+    commands.register(app)
+
+    def call(*arguments):
+        result = CliRunner().invoke(app, list(arguments))
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+    return call
+
+
+def test_two_folders(call, tmp_path):
+    asked = ("eval", "--real", "reals", "--fake", "fakes", "--metric", "swd,ms_ssim", "--results", "r.csv")
+    first = call(*asked)
+    assert "swd floor" in first.output and "read once: 60 real images, 50 fake images" in first.output
+    assert "from the cache" not in first.output
+    frame = load_results("r.csv")
+    assert len(frame) == 5
+    external, reference = frame[frame.origin == "external"], frame[frame.origin == "reference"]
+    assert set(zip(external.metric, external.level)) == {("swd", "16"), ("swd", "avg"), ("ms_ssim", "")}
+    assert (external.run == "fakes").all() and (external.dataset == "reals").all()
+    assert set(external[external.metric == "swd"].n_real) == {50} and set(reference.n_real) == {30}
+    assert external.ci_low.notna().all() and (external.ci_low < external.value).all()
+    assert reference.metric.tolist() == ["swd", "swd"]
+    again = call(*asked, "--seed", "1")
+    assert "came from the cache for swd" in again.output and "60 real images" not in again.output
+    assert "2 entries" in call("cache", "list").output or "1 entries" in call("cache", "list").output
+    assert "removed" in call("cache", "clear").output
+    assert call("cache", "list").output.startswith("0 entries")
+
+
+def test_scoring_again_adds_no_second_row(call):
+    asked = ("eval", "--real", "reals", "--fake", "fakes", "--metric", "ms_ssim", "--results", "r.csv")
+    call(*asked)
+    assert "0 rows added" in call(*asked).output
+    assert len(load_results("r.csv")) == 1
+
+
+def test_keep_going_measures_the_rest(call):
+    asked = ("eval", "--real", "reals", "--fake", "fakes", "--metric", "nonsense,ms_ssim", "--results", "")
+    with pytest.raises(UserError, match="unknown metric 'nonsense'"):
+        call(*asked)
+    result = call(*asked, "--keep-going")
+    assert "nonsense could not be measured" in result.output and "ms_ssim" in result.output and result.exit_code == 0
+    with pytest.raises(UserError, match="nothing could be measured"):
+        call("eval", "--real", "reals", "--fake", "fakes", "--metric", "nonsense", "--results", "", "--keep-going")
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (["--fake", "fakes"], "--real"),
+    (["--fake", "fakes", "--real", "reals", "--run", "x"], "one of them"),
+    (["--fake", "fakes", "--real", "reals", "--metric", ""], "names no metric"),
+    (["--fake", "fakes", "--real", "reals", "--set", "swd"], "METRIC.SETTING=VALUE"),
+    (["--fake", "fakes", "--real", "reals", "--set", "swd.patchez=3"], "no setting 'patchez'"),
+    (["--fake", "fakes", "--real", "reals", "--device", "quantum"], "device 'quantum'"),
+])
+def test_what_is_refused(call, arguments, says):
+    with pytest.raises(UserError, match=says):
+        call("eval", *arguments, "--results", "")
+
+
+def test_settings_reach_the_metric(call):
+    call("eval", "--real", "reals", "--fake", "fakes", "--set", "swd.patches=8", "--n", "20", "--results", "r.csv", "--no-floor")
+    frame = load_results("r.csv")
+    assert (frame.protocol.str.contains("patches=8;")).all() and set(frame.n_fake) == {20}
+
+
+def test_floor_takes_disjoint_halves():
+    store = FakeStore(11)
+    one, other = floor.halves(StoreSet(store, 4), 4)
+    assert set(one.indices) & set(other.indices) == set() and (one.n, other.n) == (4, 4)
+    assert [s.n for s in floor.halves(StoreSet(store), 11)] == [5, 5]
+    assert floor.halves(StoreSet(FakeStore(3)), 3) is None
