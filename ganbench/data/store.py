@@ -1,0 +1,86 @@
+"""The multi-resolution store: uint8 pyramids in plain .npy files, one a level, and a manifest.json.
+
+    manifest.json    data set, side, channels, crop, split, counts, classes, content hash, what was skipped
+    4.npy ... S.npy  (N,C,s,s) uint8, readable by anything that reads NumPy
+    labels.npy       (N,) int64, where there are labels;  attributes.npy (N,A) uint8, where there are several
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganbench.errors import UserError
+
+FORMAT = 1
+
+
+class Store:
+    """Prepared images of one data set at one side and all sides below it. Opens in milliseconds.
+
+    Attributes: name, side, channels, classes, n, crop, split, mirror, content_hash, path, levels, labels (int64 (N,)
+    or None), attributes (uint8 (N,A) or None), attribute_names.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
+            self.name, self.n, self.split = manifest["name"], manifest["n"], manifest["split"]
+            self.side, self.channels, self.crop = manifest["side"], manifest["channels"], manifest["crop"]
+            self.classes, self.mirror = list(manifest["classes"]), manifest["mirror"]
+            self.content_hash, self.levels = manifest["content_hash"], manifest["levels"]
+            self.attribute_names = manifest["attribute_names"]
+            self.manifest = manifest
+        except FileNotFoundError:
+            raise UserError(f"{self.path} is not a prepared store: it has no manifest.json") from None
+        except (KeyError, json.JSONDecodeError) as error:
+            raise UserError(f"{self.path / 'manifest.json'} is damaged ({error}): remove the folder and prepare it again") from None
+        if manifest["format"] != FORMAT:
+            raise UserError(f"{self.path} has store format {manifest['format']}, this version reads {FORMAT}: prepare it again")
+        self.labels = np.load(self.path / "labels.npy") if (self.path / "labels.npy").exists() else None
+        self.attributes = np.load(self.path / "attributes.npy") if (self.path / "attributes.npy").exists() else None
+        self._open: dict[int, np.ndarray] = {}
+
+    def level(self, side: int) -> np.ndarray:
+        """All images at this side, memory-mapped uint8 (N,C,side,side). Raises UserError for a level it lacks."""
+        if side not in self._open:
+            path = self.path / f"{side}.npy"
+            if side not in self.levels or not path.exists():
+                raise UserError(f"the store {self.path} has no level of side {side}, only "
+                                f"{', '.join(map(str, self.levels))}: prepare it again with --side {side}")
+            try:
+                array = np.load(path, mmap_mode="r")
+            except ValueError as error:
+                raise UserError(f"{path} is damaged ({error}): remove {self.path} and prepare it again") from None
+            if array.shape != (self.n, self.channels, side, side) or array.dtype != np.uint8:
+                raise UserError(f"{path} holds {array.dtype} {array.shape}, not what the manifest says: prepare it again")
+            self._open[side] = array
+        return self._open[side]
+
+    def __len__(self) -> int:
+        return self.n
+
+
+def content_hash(pixels: np.ndarray, labels: np.ndarray | None) -> str:
+    """SHA-256 of shape, the full level's bytes and the labels: equal images have equal hashes wherever they lie."""
+    sha = hashlib.sha256(json.dumps([list(pixels.shape), labels is not None]).encode())
+    for start in range(0, len(pixels), 4096):
+        sha.update(np.ascontiguousarray(pixels[start:start + 4096]).data)
+    if labels is not None:
+        sha.update(np.ascontiguousarray(labels, dtype=np.int64).data)
+    return sha.hexdigest()
+
+
+def halved(pixels: np.ndarray, side: int) -> np.ndarray:
+    """A lower level: box averages of the full side's bytes, not of rounded levels, rounded half to even once.
+
+    Args: pixels: uint8 (N,C,S,S). Returns: uint8 (N,C,side,side).
+    """
+    n, channels, full, _ = pixels.shape
+    factor = full // side
+    # float32 holds these sums exactly: at most 255 * 2^16
+    sums = pixels.reshape(n, channels, side, factor, side, factor).sum((3, 5), dtype=np.float32)
+    return np.rint(sums / (factor * factor)).astype(np.uint8)

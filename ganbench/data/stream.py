@@ -1,0 +1,117 @@
+"""Batches from a store: shuffled by seed, endless, resumable to the exact batch, scaled and mirrored on the device."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganbench.data.store import Store
+from ganbench.errors import UserError
+from ganbench.family import Batch
+from ganbench.random import Random, derived_seed
+
+RESIDENT_SHARE = 0.5  # a level is kept on the GPU if it takes at most this share of the free memory
+
+
+class Stream:
+    """Draws batches without end: each epoch a new permutation of all images, a batch may reach over its border.
+
+    Args:
+        store: where the images are. seed: of order and mirroring. device: where batches are put.
+        mirror: flip each image left-right with probability 1/2; None: as the data set says.
+        rank, world: this process's place; all processes draw the same batch and each takes its share.
+    """
+
+    def __init__(self, store: Store, seed: int, device: torch.device | str = "cpu", mirror: bool | None = None,
+                 rank: int = 0, world: int = 1):
+        self.store, self.seed, self.device = store, seed, torch.device(device)
+        self.mirror = store.mirror if mirror is None else mirror
+        self.rank, self.world = rank, world
+        self.images = 0  # drawn so far, over all processes
+        self.coins = Random(derived_seed(seed, "mirror"), self.device, rank, world)
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # epoch and its permutation
+        self._resident: tuple[int, Tensor] | None = None  # side and the whole level on the device
+        self._decided: dict[int, bool] = {}
+        self._reader = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
+        self._ahead: tuple[tuple[int, int, int], Future[Tensor]] | None = None
+
+    def next(self, side: int, batch: int) -> Batch:
+        """This process's share of the next batch, at this side: float32 (B,C,side,side) in [-1,1], labels int64 (B,)."""
+        if batch % self.world:
+            raise UserError(f"batch {batch} does not divide by {self.world} processes")
+        mine = self._share(self.images, batch)
+        pixels = self._pixels(side, batch, mine)
+        labels = None
+        if self.store.labels is not None:
+            labels = torch.from_numpy(self.store.labels[mine]).to(self.device)
+        self.images += batch
+        images = pixels.to(torch.float32).div_(127.5).sub_(1)
+        if self.mirror:
+            flip = self.coins.uniform(len(mine)) < 0.5
+            images = torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
+        return Batch(images, labels)
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """The position, as JSON and tensors."""
+        return {"json": {"images": self.images, "seed": self.seed, "n": self.store.n},
+                "tensors": {"mirror": self.coins.state()}}
+
+    def restore(self, state: dict[str, dict[str, Any]]) -> None:
+        """Go on exactly where `state` was taken."""
+        position = state["json"]
+        if position["n"] != self.store.n:
+            raise UserError(f"the checkpoint was made with {position['n']:,} images, {self.store.path} has {self.store.n:,}")
+        self.images, self.seed = position["images"], position["seed"]
+        self.coins.restore(state["tensors"]["mirror"])
+        self._order, self._ahead = (-1, np.empty(0, np.int64)), None
+
+    def _share(self, start: int, batch: int) -> np.ndarray:
+        """Indices of this process's part of the batch that begins at image number `start`."""
+        size = batch // self.world
+        first = start + self.rank * size
+        picked, position = [], first
+        while position < first + size:
+            epoch, offset = divmod(position, self.store.n)
+            take = min(first + size - position, self.store.n - offset)
+            picked.append(self._permutation(epoch)[offset:offset + take])
+            position += take
+        return np.concatenate(picked)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if self._order[0] != epoch:
+            chooser = torch.Generator().manual_seed(derived_seed(self.seed, "order", epoch))
+            self._order = (epoch, torch.randperm(self.store.n, generator=chooser).numpy())
+        return self._order[1]
+
+    def _pixels(self, side: int, batch: int, mine: np.ndarray) -> Tensor:
+        """uint8 pixels on the device: from the level kept there, or read ahead, or read now."""
+        if self._keeps(side):
+            if self._resident is None or self._resident[0] != side:
+                self._resident = None  # free the former level first
+                self._resident = (side, torch.from_numpy(np.ascontiguousarray(self.store.level(side))).to(self.device))
+            return self._resident[1][torch.from_numpy(mine).to(self.device)]
+        if self._reader is None:
+            return self._read(side, mine)
+        wanted = (self.images, side, batch)
+        pixels = self._ahead[1].result() if self._ahead and self._ahead[0] == wanted else self._read(side, mine)
+        following = self._share(self.images + batch, batch)
+        self._ahead = ((self.images + batch, side, batch), self._reader.submit(self._read, side, following))
+        return pixels.to(self.device, non_blocking=True)
+
+    def _keeps(self, side: int) -> bool:
+        if self.device.type != "cuda":
+            return False  # the page cache does it
+        if side not in self._decided:
+            size = self.store.n * self.store.channels * side * side
+            self._decided[side] = size <= RESIDENT_SHARE * torch.cuda.mem_get_info(self.device)[0]
+        return self._decided[side]
+
+    def _read(self, side: int, indices: np.ndarray) -> Tensor:
+        # sorted reading is kinder to the disk; the order is put back afterwards
+        order = np.argsort(indices, kind="stable")
+        out = np.empty((len(indices), self.store.channels, side, side), np.uint8)
+        out[order] = self.store.level(side)[indices[order]]
+        pixels = torch.from_numpy(out)
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
