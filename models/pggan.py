@@ -22,7 +22,6 @@ from ganbench.models.nn.equalized import (
     EqualizedConv2d,
     EqualizedLinear,
     Finish,
-    Norm,
     pixel_norm,
     upsample,
 )
@@ -38,8 +37,8 @@ class PGGANConfig(ProgressiveConfig):
     pixel_norm: bool = knob(True, "pixelwise feature normalisation in the generator", "section 4.2")
     pixel_norm_eps: float = knob(1e-8, "under the root of pixel norm", "section 4.2", gt=0)
     generator_activation: Activation = knob("lrelu", "lrelu (slope 0.2) or relu", "table 2")
-    generator_norm: Norm = knob("none", "none or batch", "table 1 row a: batch")
-    critic_norm: Norm = knob("none", "none or layer", "table 1 row a: layer")
+    generator_norm: Literal["none", "batch"] = knob("none", "none or batch", "table 1 row a: batch")
+    critic_norm: Literal["none", "layer"] = knob("none", "none or layer", "table 1 row a: layer")
     tanh: bool = knob(False, "tanh at the generator's end", "table 1 row a: yes")
     minibatch_stddev: bool = knob(True, "minibatch standard deviation as a map", "section 3")
     minibatch_discrimination: bool = knob(False, "Salimans et al. 2016 before the last layer, 100 kernels of 5", "row e*")

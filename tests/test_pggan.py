@@ -284,6 +284,14 @@ def test_labels_beyond_those_in_use_cost_nothing():
     assert family.sample(torch.randn(2, 5).double(), torch.tensor([0, 3])).shape == (2, 3, 32, 32)
 
 
+def test_drawn_labels_are_distributed_as_the_data():
+    family, engine, _ = trained(0, "smoke-labels", 3)
+    batch = Batch(torch.zeros(8, 3, 4, 4), torch.tensor([2, 2, 2, 2, 0, 0, 2, 2]))  # a quarter 0, three quarters 2
+    drawn = torch.cat([family.drawn_labels(batch, engine) for _ in range(500)])
+    assert (torch.bincount(drawn, minlength=3) / 4000).tolist() == pytest.approx([0.25, 0, 0.75], abs=0.03)
+    assert create("pggan", side=8, classes=3, preset="smoke").drawn_labels(batch, engine) is None
+
+
 # --- a step -----------------------------------------------------------------------------------------------------------
 
 class Reals:
