@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
-from ganbench.models.nn import losses
-from ganbench.models.nn.layers import LEAK, normal_weights
-from ganbench.models.nn.watch import CollapseAlarm
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.models.nn import losses
+from ganbench.models.nn.layers import LEAK, normal_weights
+from ganbench.models.nn.watch import CollapseAlarm
 from ganbench.random import Random
 
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from ganbench.models.dcgan import Discriminator, Generator, widths
-from ganbench.models.nn import losses
-from ganbench.models.nn.layers import batch_statistics, normal_weights
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.models.dcgan import Discriminator, Generator, widths
+from ganbench.models.nn import losses
+from ganbench.models.nn.layers import batch_statistics, normal_weights
 from ganbench.random import Random
 
 

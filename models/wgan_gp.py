@@ -10,12 +10,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from ganbench.models.nn import losses
-from ganbench.models.nn.layers import LEAK, LayerNorm, batch_statistics, uniform_weights
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.models.nn import losses
+from ganbench.models.nn.layers import LEAK, LayerNorm, batch_statistics, uniform_weights
 from ganbench.random import Random
 
 

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from ganbench.models.nn.layers import (
     LayerNorm,
     MaskedConv2d,
@@ -14,7 +16,6 @@ from ganbench.models.nn.layers import (
     normal_weights,
     uniform_weights,
 )
-from torch import nn
 
 
 def test_layer_norm_is_over_all_of_a_sample():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from ganbench.models.nn import losses
 
 LN2 = np.log(2)

@@ -5,13 +5,13 @@ import math
 
 import pytest
 import torch
-from ganbench.models.nn.layers import LayerNorm
-from ganbench.models.wgan_gp import Block
 from model_support import Reals, WatchedEngine, build, count, flat
 from torch import nn
 
 from ganbench.errors import UserError
 from ganbench.family import Clock
+from ganbench.models.nn.layers import LayerNorm
+from ganbench.models.wgan_gp import Block
 from ganbench.random import Random
 
 

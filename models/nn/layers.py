@@ -138,3 +138,19 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for norm, training in norms:
             norm.training, norm.track_running_stats = training, True
+
+
+# --- pixels ---------------------------------------------------------------------------------------------------------
+
+class UnitPixels(nn.Module):
+    """[-1,1] -> [0,1]: for critics that work on pixels as the older papers have them."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images + 1) / 2
+
+
+class SignedPixels(nn.Module):
+    """[0,1] -> [-1,1]: after a sigmoid."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * 2 - 1

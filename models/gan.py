@@ -1,0 +1,181 @@
+"""The original GAN (Goodfellow et al., NeurIPS 2014, arXiv 1406.2661).
+
+Dense networks: a ReLU generator against a maxout critic with dropout, plain SGD with momentum. The defaults are those of
+the authors' MNIST configuration; `alt:modern` is what people write today when they say GAN.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.models.nn import losses
+from ganbench.models.nn.layers import LEAK, Maxout, SignedPixels, UnitPixels
+from ganbench.models.nn.watch import CollapseAlarm
+from ganbench.random import Random
+
+
+class GANConfig(FamilyConfig):
+    # networks
+    latent: int = knob(100, "latent components", "code", ge=1)
+    latents_from: Literal["uniform", "normal"] = knob("uniform", "U(-sqrt 3, sqrt 3), of variance 1, or N(0,1)",
+                                                      "code: uniform for MNIST, normal for CIFAR-10")
+    hidden: int = knob(1200, "units in each of the generator's two hidden layers", "code", ge=1)
+    second: Literal["relu", "sigmoid"] = knob("relu", "activation of the second hidden layer", "code, CIFAR-10: sigmoid")
+    output: Literal["sigmoid", "tanh", "linear"] = knob("sigmoid", "of the generator", "code, CIFAR-10: linear")
+    critic: Literal["maxout", "lrelu"] = knob("maxout", "kind of the critic's two hidden layers", "section 5")
+    units: int = knob(240, "units in each of them", "code", ge=1)
+    pieces: int = knob(5, "affine pieces of a maxout unit", "code", ge=1)
+    drop_input: float = knob(0.2, "share of pixels dropped in the critic", "code", ge=0, lt=1)
+    drop_hidden: float = knob(0.5, "share of hidden units dropped in the critic", "code", ge=0, lt=1)
+    init: Literal["uniform", "torch"] = knob("uniform", "U(-0.05, 0.05), critic U(-0.005, 0.005), biases 0; or torch's",
+                                             "code")
+    # optimisation
+    order: Literal["simultaneous", "critic-first"] = knob("simultaneous", "both gradients before both updates, or not",
+                                                          "code")
+    optimizer: Literal["sgd", "adam"] = knob("sgd", "SGD with momentum, or Adam", "section 5: SGD")
+    rate: float = knob(0.1, "learning rate", "code; CIFAR-10 0.025", gt=0)
+    rate_decay: float = knob(1.000004, "SGD: the rate is divided by this at every update", "code; 1.00004 in cGAN's paper",
+                             ge=1)
+    rate_floor: float = knob(1e-6, "SGD: lowest rate", "code", ge=0)
+    momentum: float = knob(0.5, "SGD: momentum up to epoch 1", "code", ge=0, lt=1)
+    momentum_end: float = knob(0.7, "SGD: momentum from epoch 250 on, linear between", "code", ge=0, lt=1)
+    beta1: float = knob(0.5, "Adam", ge=0, lt=1)
+    beta2: float = knob(0.999, "Adam", ge=0, lt=1)
+    batch: int = knob(100, "images a minibatch", "code", ge=2)
+
+
+MODERN = {"latents_from": "normal", "output": "tanh", "critic": "lrelu", "units": 1200, "drop_input": 0.0,
+          "drop_hidden": 0.3, "init": "torch", "order": "critic-first", "optimizer": "adam", "rate": 2e-4, "batch": 128}
+
+
+def decayed(rate: float, decay: float, floor: float, step: int) -> float:
+    """rate / decay^step, not below the floor."""
+    return max(rate / decay ** step, min(rate, floor))
+
+
+def momentum_at(epoch: float, start: float, end: float) -> float:
+    """Linear from `start` at epoch 1 to `end` at epoch 250, set once an epoch."""
+    return start + (end - start) * min(1.0, max(0.0, (math.floor(epoch) - 1) / 249))
+
+
+class GAN(Family):
+    title = "GAN"
+    paper = "Goodfellow et al. 2014, arXiv 1406.2661"
+    summary = ("A generator turns noise into images; a critic learns to tell them from real ones; each is trained against "
+               "the other. With a perfect critic the generator descends the Jensen-Shannon divergence; in practice it "
+               "maximises log D(G(z)), whose gradient does not fade. Both networks are dense.")
+    Config = GANConfig
+    kimg = 3000.0
+    presets = {
+        "paper": Preset("the authors' MNIST configuration, maxout and SGD: an hour on a few cores for 50 epochs"),
+        "cifar_fc": Preset("the authors' dense CIFAR-10 networks, 127M weights (without their contrast normalisation)",
+                           latents_from="normal", hidden=8000, second="sigmoid", output="linear", units=1600,
+                           rate=0.025),
+        "alt:modern": Preset("tanh, leaky ReLU, Adam: what people write today, trains on anything simple", **MODERN),
+        "laptop": Preset("legible digits after a minute on two cores, noisy clothes after two", kimg=300,
+                         **{**MODERN, "hidden": 512, "units": 512, "batch": 64}),
+        "smoke": Preset("seconds: does it run?", kimg=1, hidden=16, units=8, batch=20),
+    }
+    quantities = {
+        "critic_loss": "half of mean softplus(-r) + mean softplus(f), nats; ln 2 = 0.693 for a blind critic",
+        "critic_loss_excess": "twice critic_loss minus 2 ln 2: 0 for a blind critic, -1.386 for a perfect one",
+        "generator_loss": "mean softplus(-f), nats; ln 2 against a blind critic",
+        "prob_real": "mean D(x), a probability, with dropout as in training", "prob_fake_before": "mean D(G(z)) likewise",
+        "accuracy_real": "share of reals that the critic tells right", "accuracy_fake": "share of fakes likewise",
+        "js_bound": "ln 2 - critic_loss: lower bound on the Jensen-Shannon divergence, nats, at most ln 2; below 0 while "
+                    "the critic (with dropout) is worse than a coin",
+        "collapse_alarm": "1 once D(x) > 0.99 and D(G(z)) < 0.01 have held for 1000 steps",
+        "rate": "learning rate now", "momentum": "momentum now (0 under Adam)",
+    }
+    convergence = "js_bound"
+    healthy = "D(x) a little above 0.5, D(G(z)) a little below, for long; no loss tells the quality of the images."
+    sick = ("D(x) near 1 and D(G(z)) near 0 for good (collapse_alarm). A grid that shows few different images, or the same "
+            "one at every latent: the generator follows the critic around instead of covering the data.")
+    misprints = ("A much copied implementation sets batch norm's eps to 0.8 where its momentum was meant. The Parzen-window "
+                 "likelihoods of the paper's table say little about images (Theis et al. 2015).")
+
+    config: GANConfig
+    critic: nn.Module
+
+    def __init__(self, config: GANConfig, images: ImageSpec):
+        super().__init__(config, images)
+        c, shape = config, (images.channels, images.side, images.side)
+        pixels = math.prod(shape)
+        ends = {"sigmoid": [nn.Sigmoid(), SignedPixels()], "tanh": [nn.Tanh()], "linear": []}
+        self.generator = nn.Sequential(
+            nn.Linear(c.latent, c.hidden), nn.ReLU(), nn.Linear(c.hidden, c.hidden),
+            nn.ReLU() if c.second == "relu" else nn.Sigmoid(), nn.Linear(c.hidden, pixels), nn.Unflatten(1, shape),
+            *ends[c.output])
+        if c.critic == "maxout":
+            layer = lambda inputs: [Maxout(inputs, c.units, c.pieces)]
+        else:
+            layer = lambda inputs: [nn.Linear(inputs, c.units), nn.LeakyReLU(LEAK)]
+        self.critic = nn.Sequential(
+            *([UnitPixels()] if c.output == "sigmoid" else []), nn.Flatten(), nn.Dropout(c.drop_input), *layer(pixels),
+            nn.Dropout(c.drop_hidden), *layer(c.units), nn.Dropout(c.drop_hidden), nn.Linear(c.units, 1), nn.Flatten(0))
+        if c.init == "uniform":
+            uniform_everywhere(self.generator, 0.05)
+            uniform_everywhere(self.critic, 0.005)
+        self.alarm = CollapseAlarm()
+
+    @torch.no_grad()
+    def before_training(self, images: Tensor) -> None:
+        """The generator's last biases give the training images' mean, pixel by pixel (authors' code)."""
+        if self.config.output == "sigmoid" and self.config.init == "uniform":
+            last = [m for m in self.generator if isinstance(m, nn.Linear)][-1]
+            last.bias.copy_(((images.mean(0).flatten() + 1) / 2).clamp(1e-4, 1 - 1e-4).logit())
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        c = self.config
+        networks = {"critic": self.critic, "generator": self.generator}
+        if c.optimizer == "adam":
+            return {name: torch.optim.Adam(n.parameters(), c.rate, (c.beta1, c.beta2)) for name, n in networks.items()}
+        return {name: torch.optim.SGD(n.parameters(), c.rate, c.momentum) for name, n in networks.items()}
+
+    def stage(self, clock: Clock) -> Stage:
+        c = self.config
+        if c.optimizer == "adam":
+            return Stage(self.images.side, c.batch)
+        rate = decayed(c.rate, c.rate_decay, c.rate_floor, clock.steps)
+        momentum = momentum_at(clock.epoch, c.momentum, c.momentum_end)
+        return Stage(self.images.side, c.batch, rates={"critic": rate, "generator": rate},
+                     momenta={"critic": momentum, "generator": momentum})
+
+    def latents(self, n: int, random: Random) -> Tensor:
+        if self.config.latents_from == "uniform":
+            return random.uniform(n, self.config.latent, low=-math.sqrt(3), high=math.sqrt(3))
+        return random.normal(n, self.config.latent)
+
+    def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        x = next(reals).images
+        fake = self.generator(self.latents(len(x), engine.random("latents")))
+        real_scores, fake_scores = self.critic(x), self.critic(fake.detach())
+        critic_loss = losses.logistic_critic(real_scores, fake_scores) / 2
+        if self.config.order == "simultaneous":
+            # The generator moves first: the critic's loss does not depend on its weights.
+            generator_loss = losses.non_saturating_generator(self.critic(fake))
+            engine.update(generator_loss, "generator")
+            engine.update(critic_loss, "critic")
+        else:
+            engine.update(critic_loss, "critic")
+            generator_loss = losses.non_saturating_generator(self.critic(fake))
+            engine.update(generator_loss, "generator")
+        logs = losses.probabilities(real_scores.detach(), fake_scores.detach())
+        return {**logs, "critic_loss": critic_loss.detach(), "generator_loss": generator_loss.detach(),
+                "critic_loss_excess": 2 * (critic_loss.detach() - losses.LN2),
+                "js_bound": losses.js_bound(2 * critic_loss.detach()),
+                "collapse_alarm": self.alarm(engine.mean(logs["prob_real"]), engine.mean(logs["prob_fake_before"])),
+                "rate": engine.stage.rates.get("critic", self.config.rate),
+                "momentum": engine.stage.momenta.get("critic", 0.0)}
+
+
+def uniform_everywhere(network: nn.Module, bound: float) -> None:
+    """U(-bound, bound) for the weights of linear layers, biases 0."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.uniform_(layer.weight, -bound, bound)
+            nn.init.zeros_(layer.bias)
