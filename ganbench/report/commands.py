@@ -45,17 +45,18 @@ def report(
     if published == "none":
         frame = frame[frame["origin"] != "published"]
     everything = published == "all"
-    table.print_comparison(frame, console, all_published=everything)
     measured = frame[frame["origin"] != "published"]
     blocks = comparison.build(measured) if len(measured) else []
+    literature = selection.published(frame, everything=everything)
+    table.print_blocks(blocks, literature, console)
 
     def page() -> str:
         from ganbench.report.html import render
-        return render(frame, title=title, roots=runs or [RUNS], all_published=everything,
+        return render(frame, title=title, roots=runs or [RUNS], all_published=everything, blocks=blocks,
                       command=shlex.join(["ganbench", *sys.argv[1:]]))
 
     wanted = {csv: lambda: table.to_csv(blocks), latex: lambda: table.to_latex(blocks), html: page,
-              markdown: lambda: table.to_markdown(blocks, selection.published(frame, everything=everything))}
+              markdown: lambda: table.to_markdown(blocks, literature)}
     for path, text in wanted.items():
         if path is not None:
             table.write_text(path, text())

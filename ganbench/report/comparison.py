@@ -9,14 +9,14 @@ place. Where a metric has levels with an average, "best" is the checkpoint whose
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
 from ganbench.errors import UserError
-from ganbench.report.selection import groups, lend_references, level_order, optional, rows_in, with_outcome
+from ganbench.report.selection import groups, lend_references, level_order, optional, with_outcome
 from ganbench.report.statistics import Standing, Summary, evaluation_noise, standings, summarise
 
 BLOCK = ["dataset", "side", "channels", "split", "crop", "data_hash"]
@@ -135,7 +135,7 @@ def build(frame: pd.DataFrame) -> list[Block]:
     """
     rows = frame[frame["origin"] != "published"].reset_index(drop=True)
     numbers = {"side", "channels", "n_real", "n_fake"}
-    text = [c for c in (*BLOCK, *COLUMN, *CONFIGURATION, "run", "status", "date") if c not in numbers]
+    text = [c for c in (*BLOCK, *COLUMN, *CONFIGURATION, "run", "status", "date", "ci_method") if c not in numbers]
     rows[text] = rows[text].fillna("")
     rows = with_outcome(rows)
     measured = rows[(rows["metric"] != "") & rows["value"].notna() & (rows["status"] == "ok")]
@@ -155,6 +155,8 @@ def build(frame: pd.DataFrame) -> list[Block]:
 def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame) -> Block:
     part = lend_references(part)
     columns = _columns(part)
+    number = {(c.metric, c.protocol, c.n_real, c.n_fake, c.level): i for i, c in enumerate(columns)}
+    part = part.assign(column=[number[tuple(map(optional, key))] for key in zip(*(part[name] for name in COLUMN))])
     entries: list[Entry] = []
     trained = part[part["origin"] != "reference"]
     lost = lost.assign(lent="", config_hash=[_adopted(row, trained) for row in lost.to_dict("records")])
@@ -247,37 +249,50 @@ def _entry(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFram
         params_g=optional(everything["params_g"].max()), params_d=optional(everything["params_d"].max()),
         seeds=sorted({int(s) for s in at_end["seed"].dropna()}),
         failed=dict(Counter(o for o in outcomes if o != "ok")), runs=list(dict.fromkeys(everything["run"])),
-        cells={c: _cell(rows_in(group, c), rows_in(at_end, c), _siblings(group, c), c) for c in columns})
+        cells=_cells(group, columns))
 
 
-def _siblings(group: pd.DataFrame, column: Column) -> pd.DataFrame:
-    """The rows that decide which checkpoint is the best: the metric's average, or the column itself."""
-    average = rows_in(group, column, AVERAGE)
-    return average if len(average) else rows_in(group, column)
+def _cells(group: pd.DataFrame, columns: list[Column]) -> dict[Column, Cell]:
+    rows: dict[Column, list[Any]] = {column: [] for column in columns}
+    for row in group.itertuples():
+        rows[columns[row.column]].append(row)  # type: ignore[index]
+    averages = {column.group: column for column in columns if column.level == AVERAGE}
+    return {c: _cell(rows[c], rows.get(averages.get(c.group, c)) or rows[c], c) for c in columns}
 
 
-def _cell(rows: pd.DataFrame, at_end: pd.DataFrame, deciding: pd.DataFrame, column: Column) -> Cell:
-    cell = Cell(last={key["seed_key"]: float(g["value"].mean()) for key, g in groups(at_end, ["seed_key"])})
+def _cell(rows: list[Any], deciding: list[Any], column: Column) -> Cell:
+    """One cell from its rows; `deciding` are those that say which checkpoint is the best."""
+    at_end = [r for r in rows if r.outcome == "ok" and (pd.isna(r.final_kimg) or r.kimg == r.final_kimg)]
+    cell = Cell(last=_means(at_end, lambda r: r.seed_key), lent=next((r.lent for r in rows if r.lent), ""))
     if column.higher_is_better is not None:
-        checkpoint = ["seed_key", "run", "kimg"]
-        values = {tuple(key.values()): float(g["value"].mean()) for key, g in groups(rows, checkpoint)}
-        scores = {tuple(key.values()): float(g["value"].mean()) for key, g in groups(deciding, checkpoint)}
+        checkpoint = lambda r: (r.seed_key, r.run, None if pd.isna(r.kimg) else r.kimg)
+        values, scores = _means(rows, checkpoint), _means(deciding, checkpoint)
+        best = max if column.higher_is_better else min
         for seed in sorted({key[0] for key in scores}):
             places = [key for key in scores if key[0] == seed and key in values]
             if places:
-                place = (max if column.higher_is_better else min)(places, key=lambda key: scores[key])
+                place = best(places, key=lambda key: scores[key])
                 cell.best[seed] = values[place]
                 if place[2] is not None:
                     cell.best_kimg[seed] = place[2]
-    cell.lent = next((text for text in rows["lent"] if text), "")
-    repeated = [list(g["value"]) for _, g in at_end.groupby("run")]
-    stated = ((at_end["ci_high"] - at_end["ci_low"]) / 2).dropna()
-    cell.noise = evaluation_noise(repeated, list(stated))
+    repeated: dict[str, list[float]] = {}
+    for row in at_end:
+        repeated.setdefault(row.run, []).append(row.value)
+    cell.noise = evaluation_noise(list(repeated.values()), [(r.ci_high - r.ci_low) / 2 for r in at_end
+                                                            if pd.notna(r.ci_high) and pd.notna(r.ci_low)])
     if cell.noise is not None:
-        again = any(len(g) > 1 for g in repeated)
-        methods = sorted(set(at_end["ci_method"].dropna()) - {""})
+        again = any(len(g) > 1 for g in repeated.values())
+        methods = sorted({r.ci_method for r in at_end} - {""})
         cell.noise_method = "repeated evaluations" if again else ", ".join(methods) or "as the metric states it"
     return cell
+
+
+def _means(rows: list[Any], key: Callable[[Any], Any]) -> dict[Any, float]:
+    """Mean value of the rows that agree in the key, in the order of the keys."""
+    found: dict[Any, list[float]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row.value)
+    return {k: sum(found[k]) / len(found[k]) for k in sorted(found, key=str)}
 
 
 def _name(entries: list[Entry]) -> None:

@@ -25,18 +25,20 @@ VERDICTS = {"best": "differs from every other entry", "tied": "not distinguishab
 
 
 def render(frame: pd.DataFrame, *, title: str = "Comparison of GANs", roots: Sequence[Path] = (),
-           command: str = "ganbench report", all_published: bool = False) -> str:
+           command: str = "ganbench report", all_published: bool = False, blocks: list[Block] | None = None) -> str:
     """The page as text.
 
     Args:
         frame: results rows, as `ganbench.load_results` gives them.
         title: heading of the page. roots: folders in which the runs' own folders are looked for (samples, curves).
-        command: what made the page, for its foot.
+        command: what made the page, for its foot. all_published: as in `print_comparison`.
+        blocks: the tables, where they were built already.
     """
     import jinja2
 
     measured = frame[frame["origin"] != "published"]
-    blocks = comparison.build(measured) if len(measured) else []
+    if blocks is None:
+        blocks = comparison.build(measured) if len(measured) else []
     folders = find_runs(measured["run"], roots)
     numbers = {label: i for i, label in enumerate(sorted({e.label for b in blocks for e in b.entries if not e.reference}))}
     assets = files("ganbench.report")
@@ -137,7 +139,9 @@ def _metric(block: Block, column: Column, numbers: dict[str, int]) -> dict[str, 
     """All charts of one headline column."""
     trained = [e for e in block.entries if not e.reference]
     floors = [(e.label, s.mean) for e in block.entries if e.reference and (s := e.cells[column].last_summary)]
-    rows = selection.rows_in(block.rows, column)
+    mine = block.rows[(block.rows["column"] == block.columns.index(column)) & block.rows["kimg"].notna()]
+    rows: list[Any] = list(mine[["run", "kimg", "seconds", "value", "seed_key", "outcome"]].itertuples())
+    timed = [row for row in rows if pd.notna(row.seconds)]
     y_label = f"{column.title} {column.arrow}".strip()
     charts = [
         ("Last values", "Small dots: seeds. Bar: 95% interval. Dashed: references.",
@@ -145,7 +149,7 @@ def _metric(block: Block, column: Column, numbers: dict[str, int]) -> dict[str, 
         ("Against images", "Mean over seeds; band: lowest to highest seed. A cross ends a failed run.",
          _curves(trained, rows, "kimg", "thousands of real images", y_label, floors, numbers)),
         ("Against time", "As before, against training seconds on the hardware named below.",
-         _curves(trained, rows, "seconds", "seconds", y_label, floors, numbers)),
+         _curves(trained, timed, "seconds", "seconds", y_label, floors, numbers)),
         ("By level", "Last values, mean over seeds, from the finest level to the coarsest and their average.",
          _by_level(block, column, numbers)),
         ("Against cost: time", "Last value and its 95% interval against the seconds it took.",
@@ -169,23 +173,25 @@ def _intervals(trained: list[Entry], column: Column, floors: list[tuple[str, flo
     return plots.interval_chart(rows, title=f"{column.title}: last values", x_label=label, levels=floors) if rows else ""
 
 
-def _curves(trained: list[Entry], rows: pd.DataFrame, axis: str, x_label: str, y_label: str,
+def _curves(trained: list[Entry], rows: list[Any], axis: str, x_label: str, y_label: str,
             floors: list[tuple[str, float]], numbers: dict[str, int]) -> str:
     series = []
     for entry in trained:
-        mine = rows[rows["run"].isin(entry.runs) & rows["kimg"].notna() & rows[axis].notna()]
-        whole = mine[mine["outcome"] == "ok"]
+        whole = [r for r in rows if r.run in entry.runs and r.outcome == "ok"]
+        seeds = {r.seed_key for r in whole}
+        stations: dict[float, dict[int, list[float]]] = {}
+        for row in whole:
+            stations.setdefault(row.kimg, {}).setdefault(row.seed_key, []).append(row.value)
         # Only where every finished seed has a value: a mean over those that happen to be there would jump.
-        stations = [(float(g[axis].mean()), list(g.groupby("seed_key")["value"].mean())) for _, g in whole.groupby("kimg")
-                    if g["seed_key"].nunique() == whole["seed_key"].nunique()]
-        colour = numbers[entry.label]
-        if stations:
-            series.append(Series(entry.label, colour, [x for x, _ in stations], [sum(v) / len(v) for _, v in stations],
-                                 [min(v) for _, v in stations], [max(v) for _, v in stations]))
-        for run, part in mine[mine["outcome"] != "ok"].groupby("run"):
-            part = part.groupby("kimg")[[axis, "value"]].mean()
-            series.append(Series(f"{entry.label}, {run}", colour, list(part[axis]), list(part["value"]),
-                                 faint=True, ends_badly=True))
+        full = {kimg: [_mean(v) for v in found.values()] for kimg, found in sorted(stations.items()) if len(found) == len(seeds)}
+        if full:
+            places = [kimg if axis == "kimg" else _mean([r.seconds for r in whole if r.kimg == kimg]) for kimg in full]
+            series.append(Series(entry.label, numbers[entry.label], places, [_mean(v) for v in full.values()],
+                                 [min(v) for v in full.values()], [max(v) for v in full.values()]))
+        for run in sorted({r.run for r in rows if r.run in entry.runs and r.outcome != "ok"}):
+            points = sorted((getattr(r, axis), r.value) for r in rows if r.run == run)
+            series.append(Series(f"{entry.label}, {run}", numbers[entry.label], [x for x, _ in points],
+                                 [y for _, y in points], faint=True, ends_badly=True))
     if not any(len(s.x) > 1 for s in series):
         return ""
     return plots.line_chart(series, title=f"{y_label} against {x_label}", x_label=x_label, y_label=y_label,
@@ -231,18 +237,20 @@ def _nearby(floors: list[tuple[str, float]], series: Sequence[Series]) -> list[t
     return [(n, v) for n, v in floors if v <= max(values) * 1.05 and (v > 0 or min(values) <= 0)]
 
 
-def _reach(trained: list[Entry], rows: pd.DataFrame, column: Column) -> dict[str, Any] | None:
+def _reach(trained: list[Entry], rows: list[Any], column: Column) -> dict[str, Any] | None:
     """How many images and seconds each entry took to get to where the entry in the middle ended."""
     ends = [s.mean for e in trained if (s := e.cells[column].last_summary)]
     if len(ends) < 2 or column.higher_is_better is None:
         return None
     target, lines = statistics.median(ends), []
     for entry in trained:
-        mine = rows[rows["run"].isin(entry.runs) & rows["kimg"].notna()]
         times: dict[str, list[float | None]] = {}
         for axis in ("kimg", "seconds"):
-            times[axis] = [reached([*zip(g[axis], g["value"])], target, column.higher_is_better)
-                           for _, g in mine[mine[axis].notna()].groupby("run")]
+            curves: dict[str, list[tuple[float, float]]] = {}
+            for row in rows:
+                if row.run in entry.runs and pd.notna(getattr(row, axis)):
+                    curves.setdefault(row.run, []).append((getattr(row, axis), row.value))
+            times[axis] = [reached(curve, target, column.higher_is_better) for curve in curves.values()]
         got = {axis: [t for t in found if t is not None] for axis, found in times.items()}
         lines.append({"label": entry.label, "reached": len(got["kimg"]), "of": len(times["kimg"]),
                       "kimg": statistics.median(got["kimg"]) if got["kimg"] else None,
@@ -348,6 +356,10 @@ def _recipes(trained: list[Entry], frame: pd.DataFrame, folders: dict[str, RunFo
                 runs.append({"run": run, "command": "", "remarks": [str(error)]})
         found.append({"label": entry.label, "runs": runs})
     return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _duration(seconds: float | None) -> str:

@@ -1,12 +1,9 @@
 """Rows of results as a comparison needs them: what became of each run, and which rows belong together."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
-
-if TYPE_CHECKING:
-    from ganbench.report.comparison import Column
 
 
 def published(frame: pd.DataFrame, *, everything: bool = False) -> list[dict[str, Any]]:
@@ -68,15 +65,6 @@ def lend_references(rows: pd.DataFrame) -> pd.DataFrame:
                 rows.loc[index, "lent"] = " and ".join(shown) or "an unknown number of"
                 rows.loc[index, ["n_real", "n_fake"]] = [pd.NA if n is None else n for n in places[0]]
     return rows
-
-
-def rows_in(rows: pd.DataFrame, column: "Column", level: str | None = None) -> pd.DataFrame:
-    """The rows that belong in a column (or in another level of it)."""
-    wanted = rows["metric"].eq(column.metric) & rows["protocol"].eq(column.protocol)
-    for name in ("n_real", "n_fake"):
-        value = getattr(column, name)
-        wanted &= rows[name].isna() if value is None else rows[name].eq(value).fillna(False).astype(bool)
-    return rows[wanted & rows["level"].eq(column.level if level is None else level)]
 
 
 def groups(rows: pd.DataFrame, by: list[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:

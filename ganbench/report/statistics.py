@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
 
@@ -59,7 +59,7 @@ def summarise(values: Sequence[float]) -> Summary:
     if n < 2:
         return Summary(n, mean)
     sd = float(array.std(ddof=1))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * sd / math.sqrt(n)
+    half = _t_quantile(n - 1) * sd / math.sqrt(n)
     return Summary(n, mean, sd, mean - half, mean + half)
 
 
@@ -76,7 +76,7 @@ def evaluation_noise(groups: Sequence[Sequence[float]], half_widths: Sequence[fl
     freedom = sum(len(g) - 1 for g in repeated)
     if freedom:
         variance = sum(float(((g - g.mean()) ** 2).sum()) for g in repeated) / freedom
-        return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
+        return _t_quantile(freedom) * math.sqrt(variance)
     if half_widths:
         return float(np.sqrt(np.mean(np.square(half_widths))))
     return None
@@ -93,23 +93,16 @@ def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
         kind = f"paired t over {len(common)} common seeds"
         if _constant(differences):  # no spread: t is 0/0 or infinite
             return Comparison(1.0 if differences.mean() == 0 else 0.0, kind)
-        return Comparison(float(stats.ttest_1samp(differences, 0.0).pvalue), kind)
+        t = differences.mean() / (differences.std(ddof=1) / math.sqrt(len(common)))
+        return Comparison(_two_sided(t, len(common) - 1), kind)
     if min(len(a), len(b)) >= 2:
         left, right = np.asarray(list(a.values())), np.asarray(list(b.values()))
         if _constant(left) and _constant(right):
             return Comparison(1.0 if left.mean() == right.mean() else 0.0, "Welch t")
-        return Comparison(float(stats.ttest_ind(left, right, equal_var=False).pvalue), "Welch t")
+        u, v = left.var(ddof=1) / len(left), right.var(ddof=1) / len(right)  # squared standard errors
+        freedom = (u + v) ** 2 / (u ** 2 / (len(left) - 1) + v ** 2 / (len(right) - 1))
+        return Comparison(_two_sided((left.mean() - right.mean()) / math.sqrt(u + v), freedom), "Welch t")
     return Comparison(None, "n=1: no test")
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: comparing the results with alpha bounds the chance of any false claim by alpha."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, running = [0.0] * len(p_values), 0.0
-    for position, index in enumerate(order):
-        running = max(running, min(1.0, (len(p_values) - position) * p_values[index]))
-        adjusted[index] = running
-    return adjusted
 
 
 def standings(entries: Sequence[Mapping[int, float]], higher_is_better: bool) -> list[Standing]:
@@ -118,20 +111,22 @@ def standings(entries: Sequence[Mapping[int, float]], higher_is_better: bool) ->
     Args:
         entries: value by training seed, one mapping an entry (none empty).
         higher_is_better: direction.
-    Two entries are told apart only if the test between them, corrected for all pairs of the column (Holm), is
-    significant at 5% AND their 95% intervals do not overlap. All pairs, because the leader was chosen by looking.
-    An entry's ranks: 1 + the number of entries shown better, up to the number of entries not shown worse.
+    Two entries are told apart only if the test between them is significant at 5%, corrected for the comparisons that
+    one entry takes part in (Bonferroni, so p < 0.05 / (entries - 1)), AND their 95% intervals do not overlap. This
+    correction is enough although the leader was chosen by looking: for a wrong entry to be called best, it must be
+    told apart from the truly best one, and there are (entries - 1) chances of that (compare Hsu 1996, multiple
+    comparisons with the best). With the same chance of error the truly best one is among those marked best or tied,
+    and an entry's rank lies between 1 + the number of entries shown better and the number of those not shown worse.
     """
     sign = 1.0 if higher_is_better else -1.0
     summaries = [summarise(list(entry.values())) for entry in entries]
     pairs = list(itertools.combinations(range(len(entries)), 2))
-    tests = {pair: compare(entries[pair[0]], entries[pair[1]]) for pair in pairs}
-    possible = [pair for pair in pairs if tests[pair].p is not None]
-    adjusted = dict(zip(possible, holm([float(tests[pair].p or 0.0) for pair in possible])))
+    tested = {pair: p for pair in pairs if (p := compare(entries[pair[0]], entries[pair[1]]).p) is not None}
+    threshold = (1 - CONFIDENCE) / max(1, len(entries) - 1)
 
     def better(i: int, j: int) -> bool:
-        p = adjusted.get((min(i, j), max(i, j)))
-        apart = p is not None and p < 1 - CONFIDENCE and not _overlap(summaries[i], summaries[j])
+        p = tested.get((min(i, j), max(i, j)))
+        apart = p is not None and p < threshold and not _overlap(summaries[i], summaries[j])
         return apart and sign * summaries[i].mean > sign * summaries[j].mean
 
     count = range(len(entries))
@@ -142,10 +137,10 @@ def standings(entries: Sequence[Mapping[int, float]], higher_is_better: bool) ->
         rank_low = 1 + sum(better(j, i) for j in count if j != i)
         rank_high = len(entries) - sum(better(i, j) for j in count if j != i)
         if i == leader:
-            tested = len(entries) == 1 or any((min(i, j), max(i, j)) in adjusted for j in tied)
-            mark = "" if len(entries) == 1 else "best" if not tied else "tied" if tested else "unsure"
+            possible = any((min(i, j), max(i, j)) in tested for j in tied)
+            mark = "" if len(entries) == 1 else "best" if not tied else "tied" if possible else "unsure"
         else:
-            mark = "tied" if i in tied and (min(i, leader), max(i, leader)) in adjusted else ""
+            mark = "tied" if i in tied and (min(i, leader), max(i, leader)) in tested else ""
         result.append(Standing(mark, rank_low, rank_high))
     return result
 
@@ -156,6 +151,14 @@ def reached(curve: Sequence[tuple[float, float]], target: float, higher_is_bette
         if (value >= target) if higher_is_better else (value <= target):
             return position
     return None
+
+
+def _t_quantile(freedom: float) -> float:
+    return float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2))
+
+
+def _two_sided(t: float, freedom: float) -> float:
+    return float(2 * special.stdtr(freedom, -abs(t)))
 
 
 def _constant(values: np.ndarray) -> bool:

@@ -24,7 +24,7 @@ MARKS = {"best": "*", "tied": "≈", "unsure": "?", "": ""}
 PUBLISHED_TITLE = "Published figures (other code and protocols: for orientation, not for comparison)"
 LEGEND = ("last = where training ended, best = the best checkpoint on the way (chosen by looking). "
           "± half of the 95% t-interval over training seeds. "
-          "* differs from every other entry (paired t-test, Holm-corrected, intervals apart); "
+          "* differs from every other entry (paired t-test, Bonferroni-corrected, intervals apart); "
           "≈ not distinguishable from the leading entry; ? leads, but one seed allows no test.")
 
 
@@ -34,11 +34,17 @@ def print_comparison(frame: pd.DataFrame, console: "Console | None" = None, *, a
     Published rows are shown where they concern data and metrics that were measured here, or all of them.
     """
     from rich.console import Console
+
+    measured = frame[frame["origin"] != "published"]
+    print_blocks(build(measured) if len(measured) else [], published(frame, everything=all_published),
+                 console or Console())
+
+
+def print_blocks(blocks: list[Block], literature: list[dict[str, Any]], console: "Console") -> None:
+    """Print tables that were built already, and the literature in tables of its own."""
     from rich.text import Text
 
-    console = console or Console()
-    measured = frame[frame["origin"] != "published"]
-    for block in build(measured) if len(measured) else []:
+    for block in blocks:
         console.print()
         console.print(Text(block.title, style="bold"))
         for columns in _fitting(block, console.width):
@@ -46,7 +52,6 @@ def print_comparison(frame: pd.DataFrame, console: "Console | None" = None, *, a
         for note in block.notes:
             console.print(Text(f"  {note}", style="dim"))
         console.print(Text(f"  {LEGEND}", style="dim"))
-    literature = published(frame, everything=all_published)
     if literature:
         _print_published(literature, console)
 
