@@ -181,6 +181,7 @@ def call(suite, *arguments, cwd, check=True):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_at_random_moments_the_table_is_that_of_an_undisturbed_call(suite, tmp_path):
     for name in ("calm", "rough"):
         (tmp_path / name).mkdir()
@@ -193,7 +194,7 @@ def test_killed_at_random_moments_the_table_is_that_of_an_undisturbed_call(suite
         driver = subprocess.Popen(command(suite, "--jobs", "2"), cwd=tmp_path / "rough", start_new_session=True,
                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            driver.wait(timeout=rng.uniform(0.15, 0.6) * lasts)
+            driver.wait(timeout=rng.uniform(0.1, 0.5) * lasts)
         except subprocess.TimeoutExpired:
             kills += 1
         os.kill(driver.pid, signal.SIGKILL)
@@ -226,6 +227,7 @@ def test_a_suite_from_the_command_line(suite, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_ray_gives_the_table_of_the_local_engine_though_a_worker_dies(suite, tmp_path):
     pytest.importorskip("ray")
     for name in ("local", "ray"):

@@ -149,7 +149,7 @@ def test_impossible_combinations_are_refused_before_anything_runs(write, tmp_pat
         plan(write(*unlabelled))
     with pytest.raises(UserError, match=r"line 13: preset 'at64' of picky is made for side 64.*one of paper"):
         plan(write((f'name = "{TOY}"\npresets = ["paper", "fast"]', f'name = "{tmp_path}/picky.py"\npreset = "at64"')))
-    with pytest.raises(UserError, match=r"line 16.*no data set 'digit'.*Did you mean 'digits'"):
+    with pytest.raises(UserError, match=r"line 17: the suite has no data set 'digit'.*Did you mean 'digits'"):
         plan(write(('presets = ["paper", "fast"]', 'presets = ["paper", "fast"]\n\ndatasets = ["digit"]')))
     with pytest.raises(UserError, match=r"no cell of .* Did you mean"):
         plan(write()).only(["papper"])

@@ -74,21 +74,21 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
     for cell in planned.cells:
         kinds.setdefault(f"{cell.label} {cell.dataset} {cell.side}", []).append(cell)
     table = Table(title=f"{planned.suite.title}: {len(planned.cells)} cells, {planned.suite.budget} each", expand=False)
-    for column in ("family", "preset", "data set", "side"):
-        table.add_column(column, no_wrap=True)
-    for column in ("seeds", "params G", "params D", "time a cell", "memory"):
+    table.add_column("family and preset", overflow="fold")
+    table.add_column("data set", overflow="fold")
+    for column in ("seeds", "G", "D", "time", "memory"):
         table.add_column(column, justify="right", no_wrap=True)
     begun, total, longest = time.monotonic(), 0.0, 0.0
     for cells in kinds.values():
         with console.status(f"measuring {cells[0].name}"):
             cost = estimate(cells[0], device)
         total, longest = total + cost.seconds * len(cells), max(longest, cost.seconds)
-        family, preset = cells[0].label.split(" ", 1)
-        table.add_row(family, preset, cells[0].dataset, str(cells[0].side), str(len(cells)), f"{cost.params_g:,}",
-                      f"{cost.params_d:,}", duration(cost.seconds), f"{cost.bytes / 1e9:.2f} GB")
+        table.add_row(cells[0].label, f"{cells[0].dataset} {cells[0].side}", str(len(cells)), _short(cost.params_g),
+                      _short(cost.params_d), duration(cost.seconds), f"{cost.bytes / 1e9:.1f} GB")
     console.print(table)
     wall = max(longest, total / min(jobs, len(planned.cells)))
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
+    say("G, D: trainable parameters of generator and critic; time: of training one cell; memory: of its process")
     say(f"about {duration(math.ceil(total))} of training in all, {duration(math.ceil(wall))} with {jobs} at once, "
         "and the scoring on top of it: "
         + ", ".join(planned.suite.evaluation.metrics) + f" on {planned.suite.evaluation.n:,} images "
@@ -97,3 +97,8 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
         "where a step is long, with a smaller batch and scaled. Nothing was trained.")
     for note in planned.notes:
         say(note)
+
+
+def _short(count: int) -> str:
+    """23.1M, 369k"""
+    return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k" if count >= 1e3 else str(count)

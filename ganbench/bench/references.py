@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from ganbench import records
-from ganbench.data import Store, open_dataset
+from ganbench.data import open_dataset
 from ganbench.environment import provenance
 from ganbench.errors import UserError
 from ganbench.metrics.evaluate import evaluate
-from ganbench.metrics.imageset import StoreSet
+from ganbench.metrics.floor import noise_floor
+from ganbench.metrics.imageset import ImageSet, StoreSet
 from ganbench.metrics.metric import ImageMetric
 from ganbench.metrics.metric import find as find_metric
 from ganbench.random import derived_seed
@@ -29,31 +30,19 @@ from ganbench.scoring import as_rows
 from ganbench.training.session import choose_device
 
 
-class OtherReals:
-    """The images of a store that follow its first `n`."""
-
-    def __init__(self, store: Store, n: int):
-        self.store, self.n, self.content_hash = store, n, None
-        self.description = f"images {n:,} to {2 * n:,} of {store.name}"
-
-    def batches(self, size: int) -> Iterator[Tensor]:
-        pixels = self.store.level(self.store.side)
-        for start in range(self.n, 2 * self.n, size):
-            yield torch.from_numpy(pixels[start:min(start + size, 2 * self.n)].copy())
-
-
-class NoiseImages:
-    """Every byte drawn uniformly."""
+class NoiseImages(ImageSet):
+    """n images of which every byte is drawn uniformly; each from a seed of its own, so the batch size changes nothing."""
 
     def __init__(self, n: int, channels: int, side: int, seed: int):
-        self.n, self.shape, self.seed, self.content_hash = n, (channels, side, side), seed, None
-        self.description = f"{n:,} noise images"
+        super().__init__("noise images")
+        self.n, self.channels, self.side, self.seed = n, channels, side, seed
 
-    def batches(self, size: int) -> Iterator[Tensor]:
-        for start in range(0, self.n, size):  # a generator for each image, so that the batch size changes nothing
-            yield torch.stack([torch.randint(256, self.shape, dtype=torch.uint8, generator=torch.Generator()
-                                             .manual_seed(derived_seed(self.seed, "noise images", i)))
-                               for i in range(start, min(start + size, self.n))])
+    def _batches(self, size: int) -> Iterator[Tensor]:
+        shape = (self.channels, self.side, self.side)
+        for start in range(0, self.n, size):
+            seeds = [derived_seed(self.seed, "noise images", i) for i in range(start, min(start + size, self.n))]
+            yield torch.stack([torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(s))
+                               for s in seeds])
 
 
 def measure(dataset: str, side: int, channels: int, crop: str | None, metrics: list[str], n: int, *, run: str,
@@ -65,22 +54,26 @@ def measure(dataset: str, side: int, channels: int, crop: str | None, metrics: l
     store = open_dataset(dataset, side=side, split=split, crop=crop, channels=channels)
     device = choose_device("auto")
     names = [name for name in metrics if issubclass(find_metric(name), ImageMetric)]
+    if not names:
+        return []
     if store.n < 4:
         raise UserError(f"{dataset} has {store.n} images: a floor needs two halves of at least 2")
     common = {"origin": "reference", "dataset": store.name, "split": split, "crop": store.crop, "side": side,
               "channels": channels, "data_hash": store.content_hash, "eval_seed": eval_seed, "status": "ok",
               "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
-    half, whole = min(n, store.n // 2), min(n, store.n)
     # the floor has as many images on each side as a model's score has, unless the data set is too small for two halves
+    half, whole = min(n, store.n // 2), min(n, store.n)
     note = "" if half == whole else f"on {half:,} images a side, models on {whole:,}: it would be lower with as many"
+    noise = NoiseImages(whole, channels, side, eval_seed)
     rows: list[dict[str, Any]] = []
-    for short, label, fakes, count, remark in (
-            ("reals", "reals against reals", OtherReals(store, half), half, note),
-            ("noise", "noise images", NoiseImages(whole, channels, side, eval_seed), whole, "")):
-        results = as_rows(evaluate(names, fakes=fakes, reals=StoreSet(store, count), side=side, channels=channels,
-                                   device=device, seed=eval_seed)) if names else []
-        rows += [common | row | {"run": f"{run}-{short}", "family": label, "note": "; ".join(t for t in (row["note"], remark) if t)}
-                 for row in results]
+    for short, label, remark, results in (
+            ("reals", "reals against reals", note,
+             noise_floor(names, StoreSet(store, whole), n, device=device, seed=eval_seed)),
+            ("noise", "noise images", "",
+             evaluate(names, fakes=noise, reals=StoreSet(store, whole), side=side, channels=channels, device=device,
+                      seed=eval_seed))):
+        rows += [common | row | {"run": f"{run}-{short}", "family": label,
+                                 "note": "; ".join(t for t in (row["note"], remark) if t)} for row in as_rows(results)]
     return rows
 
 

@@ -220,9 +220,10 @@ class Planned:
         """Keep the cells whose name contains one of the patterns. Raises UserError for a pattern that keeps none."""
         for pattern in patterns:
             if not any(pattern in cell.name for cell in self.cells):
-                labels = sorted({cell.name for cell in self.cells})
+                names = [cell.name for cell in self.cells]
+                words = {word for name in names for word in (name, *name.split("-"))}
                 raise UserError(f"--only {pattern}: no cell of {self.path} has that in its name."
-                                f"{nearest(pattern, labels)} Cells: {', '.join(labels[:6])} ...")
+                                f"{nearest(pattern, sorted(words))} Cells: {', '.join(names[:6])} ...")
         kept = tuple(c for c in self.cells if any(p in c.name for p in patterns)) if patterns else self.cells
         used = {(c.dataset, c.side) for c in kept}
         references = tuple(r for r in self.references if (r.dataset, r.side) in used)
@@ -267,37 +268,37 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
                 with _at(path, lines, "family", index, "presets" if entry.presets and place == "preset" else place):
                     families.configure(families.find(entry.name), preset, part)
 
-    stores, notes = [], []
+    looked_at, notes = [], []
     for index, data in enumerate(suite.dataset):
         with _at(path, lines, "dataset", index, "name"):
             try:
                 store = open_dataset(data.name, side=data.side, crop=data.crop, channels=data.channels)
-                stores.append(_Images(store.side, store.channels, len(store.classes), store.content_hash))
+                looked_at.append(_Images(store.side, store.channels, len(store.classes), store.content_hash))
             except UserError as error:
                 if not dry or data.side is None or data.channels is None:
                     raise
-                stores.append(_Images(data.side, data.channels, data.classes or 0, ""))
+                looked_at.append(_Images(data.side, data.channels, data.classes or 0, ""))
                 notes.append(f"{data.name} is not at hand, its side, channels and classes are taken from the suite ({error})")
 
     cells: list[Cell] = []
-    for (data, store), (index, entry) in itertools.product(zip(suite.dataset, stores), enumerate(suite.family)):
+    for (data, found), (index, entry) in itertools.product(zip(suite.dataset, looked_at), enumerate(suite.family)):
         if entry.datasets is not None and data.name not in entry.datasets:
             continue
         for preset, settings in _variants(entry):
             with _at(path, lines, "family", index):
-                images = ImageSpec(store.side, store.channels, store.classes)
+                images = ImageSpec(found.side, found.channels, found.classes)
                 name, config = _fitting(families.find(entry.name), preset, settings, images, data.name)
             cells += [Cell(_family_argument(entry.name), name, tuple(sorted(settings.items())), config, data.name,
-                           store.content_hash, store.side, store.channels, store.classes, data.crop, seed,
+                           found.content_hash, found.side, found.channels, found.classes, data.crop, seed,
                            suite.budget, suite.evaluation, suite.precision) for seed in suite.seeds]
     names = [cell.name for cell in cells]
     if twice := next((n for n in names if names.count(n) > 1), None):
         raise UserError(f"{path}: the cell {twice} stands twice: remove one of its [[family]] or [[dataset]] tables")
     if not cells:
         raise UserError(f"{path}: no cells: every family is kept from every data set by its 'datasets'")
-    references = tuple(Reference(data.name, store.content_hash, store.side, store.channels, data.crop,
+    references = tuple(Reference(data.name, found.content_hash, found.side, found.channels, data.crop,
                                  tuple(suite.evaluation.metrics), suite.evaluation.n)
-                       for data, store in zip(suite.dataset, stores)) if suite.evaluation.references else ()
+                       for data, found in zip(suite.dataset, looked_at)) if suite.evaluation.references else ()
     return Planned(path, suite, tuple(cells), references, tuple(notes))
 
 
