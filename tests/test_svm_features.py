@@ -7,7 +7,15 @@ from measure_support import Call, FakeStore, Known, noise_store, subject_of
 from torch import nn
 
 from ganbench.errors import UserError
-from ganbench.metrics.measures.svm_features import SvmFeatures, choose_cost, describe, standardise, untrained
+from ganbench.metrics.measures.svm_features import (
+    SvmFeatures,
+    choose_cost,
+    compress,
+    describe,
+    fit,
+    standardise,
+    untrained,
+)
 
 
 def levels(scores):
@@ -82,13 +90,25 @@ def test_standardising_uses_the_training_rows_only():
     train, test = np.random.default_rng(0).normal(3, 2, (50, 4)).astype(np.float32), np.full((2, 4), 3, np.float32)
     train[:, 3] = 7  # a dead unit
     mean, deviation = train.mean(0), train.std(0)
-    expected = (3 - mean[:3]) / deviation[:3]
+    expected = (3 - mean[:3]) / deviation[:3] / 2  # 2: the root of four features
     scale = standardise(train)
     scale(train), scale(test)
     np.testing.assert_allclose(train[:, :3].mean(0), 0, atol=1e-6)
-    np.testing.assert_allclose(train[:, :3].std(0), 1, rtol=1e-5)
+    np.testing.assert_allclose(train[:, :3].std(0), 0.5, rtol=1e-5)
     np.testing.assert_allclose(test[0, :3], expected, rtol=1e-5, atol=1e-5)
     assert (train[:, 3] == 0).all() and np.isfinite(test).all()
+
+
+def test_compressed_features_give_the_same_svm():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 200)).astype(np.float32) / 14, rng.normal(size=(500, 200)).astype(np.float32) / 14
+    answers = rng.integers(3, size=30)
+    small, small_y = compress(x, y, torch.device("cpu"))
+    assert small.shape == (30, 30) and small_y.shape == (500, 30)
+    np.testing.assert_allclose(small @ small.T, x @ x.T, atol=2e-5)
+    np.testing.assert_allclose(small_y @ small.T, y @ x.T, atol=2e-5)
+    whole, compressed = fit(x, answers, 1.0), fit(small, answers, 1.0)
+    np.testing.assert_allclose(compressed.decision_function(small_y), whole.decision_function(y), atol=0.02)
 
 
 def test_the_cost_that_generalises_is_chosen():

@@ -12,7 +12,7 @@ def of_mean(values: np.ndarray) -> tuple[float, float, float]:
     """Mean of independent values and its normal interval, (mean, low, high). One value has no interval: NaN bounds."""
     values = np.asarray(values, dtype=np.float64)
     mean = float(values.mean())
-    half = Z95 * float(values.std(ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+    half = float(Z95 * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
     return mean, mean - half, mean + half
 
 
@@ -36,7 +36,7 @@ def of_trimmed_mean(values: np.ndarray, low: float = 1.0, high: float = 99.0) ->
     if len(values) < 2:
         return float(kept.mean()), float("nan"), float("nan")
     spread = np.clip(values, lowest, highest).std(ddof=1)
-    half = Z95 * float(spread) / (len(kept) / len(values) * np.sqrt(len(values)))
+    half = float(Z95 * spread / (len(kept) / len(values) * np.sqrt(len(values))))
     mean = float(kept.mean())
     return mean, mean - half, mean + half
 
