@@ -48,9 +48,7 @@ def rows(folder):
 def assert_same_run(one, other):
     (document, tensors), (document2, tensors2) = (checkpoint.load(checkpoint.everyone(Path(f) / "checkpoints")[-1])
                                                   for f in (one, other))
-    assert tensors.keys() == tensors2.keys()
-    for key in tensors:
-        assert torch.equal(tensors[key], tensors2[key]), key
+    assert checkpoint.same(tensors, tensors2)
     for volatile in ("seconds", "log"):  # the log's byte position depends on how long the seconds print
         document.pop(volatile), document2.pop(volatile)
     assert document == document2

@@ -84,3 +84,32 @@ def halved(pixels: np.ndarray, side: int) -> np.ndarray:
     # float32 holds these sums exactly: at most 255 * 2^16
     sums = pixels.reshape(n, channels, side, factor, side, factor).sum((3, 5), dtype=np.float32)
     return np.rint(sums / (factor * factor)).astype(np.uint8)
+
+
+def verify(store: Store) -> None:
+    """Read everything again: the content hash, and every lower level made anew from the full one.
+
+    Raises UserError naming the first file that is not what was written.
+    """
+    full = store.level(store.side)
+    if content_hash(full, store.labels) != store.content_hash:
+        raise UserError(f"{store.path}: the images or labels are not those that were prepared (their content hash differs): "
+                        "remove the folder and prepare it again")
+    for side in store.levels[:-1]:
+        level = store.level(side)
+        for start in range(0, store.n, 1024):
+            if not np.array_equal(halved(full[start:start + 1024], side), level[start:start + 1024]):
+                raise UserError(f"{store.path / f'{side}.npy'} differs from the full level (images {start} to "
+                                f"{min(start + 1024, store.n)}): remove the folder and prepare it again")
+
+
+def channel_statistics(store: Store, at_most: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each channel over the first images, on the scale 0..255, float64 (C,)."""
+    sums, squares, count = np.zeros(store.channels), np.zeros(store.channels), 0
+    pixels = store.level(store.side)
+    for start in range(0, min(store.n, at_most), 512):
+        part = pixels[start:min(start + 512, at_most)].astype(np.float64)
+        sums, squares = sums + part.sum((0, 2, 3)), squares + (part ** 2).sum((0, 2, 3))
+        count += part.shape[0] * part.shape[2] * part.shape[3]
+    mean = sums / count
+    return mean, np.sqrt(np.maximum(squares / count - mean ** 2, 0))

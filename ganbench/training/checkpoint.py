@@ -91,8 +91,13 @@ def load(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Whether two checkpoints' tensors agree to the bit."""
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    """Whether two checkpoints' tensors agree to the bit (NaN, too, equals itself)."""
+    return a.keys() == b.keys() and all(_bits(a[k]) == _bits(b[k]) for k in a)
+
+
+def _bits(tensor: Tensor) -> tuple[torch.Size, torch.dtype, bytes]:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return tensor.shape, tensor.dtype, flat.view(torch.uint8).numpy().tobytes()
 
 
 def _sync(path: Path) -> None:
