@@ -1,0 +1,45 @@
+"""What the plain metric functions take: NumPy arrays or tensors of features, checked once, at the door."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganbench.errors import UserError
+
+Array = np.ndarray | Tensor
+
+
+def as_matrix(values: Any, what: str, least: int = 1) -> Tensor:
+    """Values as a tensor (N,d) of float32 or float64; (N,) is read as (N,1).
+
+    Raises UserError for fewer than `least` rows, another number of axes, or values that are not finite.
+    """
+    tensor = values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
+    if tensor.ndim == 1:
+        tensor = tensor[:, None]
+    if tensor.ndim != 2 or tensor.shape[1] == 0:
+        raise UserError(f"{what}: expected one row a sample, (N,d), and got the shape {tuple(tensor.shape)}")
+    if len(tensor) < least:
+        raise UserError(f"{what}: {len(tensor)} samples are too few, at least {least} are needed")
+    if tensor.dtype not in (torch.float32, torch.float64):
+        tensor = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.double()
+    # a sum is finite only if its terms are; the exact test is made only where the cheap one objects (or overflows)
+    if not torch.isfinite(tensor.sum(dtype=torch.float64)) and not torch.isfinite(tensor).all():
+        raise UserError(f"{what}: some values are not finite; look at the images or the network they come from")
+    return tensor
+
+
+def as_pair(x: Any, y: Any, least: int = 1) -> tuple[Tensor, Tensor]:
+    """Two sets of features with the same number of columns, on the device of the first."""
+    first, second = as_matrix(x, "the first set", least), as_matrix(y, "the second set", least)
+    if first.shape[1] != second.shape[1]:
+        raise UserError(f"the two sets have different features: {first.shape[1]} and {second.shape[1]} columns")
+    return first, second.to(first.device)
+
+
+def common_mean(x: Tensor, y: Tensor) -> Tensor:
+    """The float64 mean (d,) of both sets: the origin at which distances lose the fewest digits."""
+    total = x.sum(0, dtype=torch.float64) + y.sum(0, dtype=torch.float64)
+    return total / (len(x) + len(y))

@@ -1,0 +1,70 @@
+"""What other libraries do differently, as one table: `--compat torch-fidelity | pytorch-fid | clean-fid | stylegan3`.
+
+A mode fixes every choice at once: how images reach the network's side, how covariances are divided, how images leave a
+generator, and the numbers of subsets, splits and neighbours.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ganbench.errors import UserError, nearest
+from ganbench.family import to_uint8
+
+
+@dataclass(frozen=True)
+class Compat:
+    """One library's choices.
+
+    resize: name of a rule in ganbench.metrics.resize. ddof: covariances are divided by N - ddof.
+    rounding: how float images in [-1,1] become uint8: "nearest" (x*127.5 + 127.5, half to even), "stylegan"
+    (x*127.5 + 128, cut off) or "byte" ((x+1)/2*255, cut off).
+    """
+
+    name: str
+    resize: str = "tf1-bilinear"
+    ddof: int = 1
+    rounding: str = "nearest"
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
+    kid_smaller: bool = False  # a set smaller than the subset size shrinks the subsets instead of being refused
+    splits: int = 10
+    shuffle: bool = True  # shuffle images before the splits of the Inception Score
+    pr_k: int = 3
+    pr_strict: bool = False
+    pr_network: str = ""  # network of precision and recall, "" = the metric's own default
+    pr_layer: str = ""
+
+    def quantise(self, images: Tensor) -> Tensor:
+        """Float images in [-1,1] to uint8, by this library's rule. NaN is refused."""
+        if self.rounding == "nearest":
+            return to_uint8(images)
+        if not torch.isfinite(images).all():
+            from ganbench.errors import Diverged
+            raise Diverged("the generator produced values that are not finite")
+        scaled = images.float() * 127.5 + 128 if self.rounding == "stylegan" else (images.float() + 1) / 2 * 255
+        return scaled.clamp(0, 255).to(torch.uint8)
+
+
+MODES = {mode.name: mode for mode in (
+    Compat("ganbench"),
+    # 100 subsets of 1000 at seed 2020, 10 splits after a shuffle at seed 2020; precision and recall on VGG16
+    Compat("torch-fidelity", pr_network="vgg16", pr_layer="fc2_relu"),
+    # torchvision's ToTensor, then PyTorch's half-pixel bilinear without antialiasing
+    Compat("pytorch-fid", resize="torch-bilinear"),
+    # Pillow's antialiased bicubic on float channels, not rounded back to uint8 (Parmar et al. 2022)
+    Compat("clean-fid", resize="pil-bicubic", kid_smaller=True),
+    # covariances divided by N; images leave the generator as x*127.5+128, cut off; no shuffle before the splits
+    Compat("stylegan3", ddof=0, rounding="stylegan", kid_smaller=True, shuffle=False, pr_network="vgg16",
+           pr_layer="fc2_relu"),
+)}
+
+
+def find_compat(name: "str | Compat") -> Compat:
+    """The mode of that name. Raises UserError for an unknown one."""
+    if isinstance(name, Compat):
+        return name
+    if name not in MODES:
+        raise UserError(f"unknown compatibility mode '{name}'.{nearest(name, MODES)} Known: {', '.join(MODES)}")
+    return MODES[name]

@@ -1,0 +1,217 @@
+"""What metrics on features share: their network, the two sets, what the cache keeps of the reals."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ganbench.errors import UserError
+from ganbench.metrics import moments
+from ganbench.metrics.compat import Compat, find_compat
+from ganbench.metrics.features import FeatureNetwork, default_layer, open_network
+from ganbench.metrics.frechet import Gaussian
+from ganbench.metrics.metric import ImageMetric
+from ganbench.random import Random, derived_seed
+
+SAMPLE = 2048  # features kept of each set where only moments are streamed: they serve the interval
+
+
+class FeatureMetric(ImageMetric):
+    """A metric on the features of a network.
+
+    Args:
+        network: a feature network or its name (see ganbench.metrics.features); default: the class's own.
+        layer: which of its outputs; default: the network's usual one for this kind of metric.
+        compat: whose choices to follow, a name in ganbench.metrics.compat.MODES.
+        dtype: "float32" or "float64", the arithmetic of the network.
+        seed: of the metric's own draws.
+    """
+
+    features: ClassVar[str | None] = "inception-v3-compat"
+    kind: ClassVar[str] = "features"  # or "logits"
+
+    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self._make_states()
+        self.compat, self.dtype_name, self.seed = find_compat(compat), dtype, seed
+        name, chosen = self._network_defaults()
+        self.network_name = network.name if isinstance(network, FeatureNetwork) else network or name
+        self.layer = layer or (chosen if self.network_name == name and chosen else
+                               default_layer(self.network_name, self.kind))
+        self._network: FeatureNetwork | None = None
+        if isinstance(network, FeatureNetwork):
+            self.bind(network)
+
+    def _make_states(self) -> None:
+        """Declare what update fills and processes merge."""
+        raise NotImplementedError
+
+    def _network_defaults(self) -> tuple[str, str]:
+        """Network and layer where the caller names none; layer "" = the network's default."""
+        assert self.features is not None
+        return self.features, ""
+
+    def bind(self, network: FeatureNetwork) -> None:
+        """Take features from this network, so that protocol() can say which it was.
+
+        Raises UserError where the network cannot serve this metric."""
+        if self.kind == "logits" and not network.has_classifier:
+            raise UserError(f"{self._name} needs a classifier, and {network.name} as it stands here has none "
+                            f"({network.weights_note}): get weights with one (`ganbench weights list`), or choose "
+                            "another metric, e.g. fid or kid")
+        object.__setattr__(self, "_network", network)  # not as a submodule: it is shared, and no state of the metric
+
+    def update(self, images: Tensor, real: bool = False) -> None:
+        """Add uint8 images (N,C,H,W), real or generated, passing them through the network."""
+        if self._network is None:
+            self.bind(open_network(self.network_name, [self.layer], dtype=self.dtype_name, compat=self.compat,
+                                   device=self.device))
+        assert self._network is not None
+        self._add(self._network(images)[self.layer], real)
+
+    def update_features(self, features: Tensor, real: bool = False) -> None:
+        """Add features (N,d) that were computed elsewhere, with the network this metric is bound to (if any)."""
+        self._update_count += 1
+        self._computed = None
+        self._add(features, real)
+
+    def _add(self, features: Tensor, real: bool) -> None:
+        raise NotImplementedError
+
+    def real_state(self) -> dict[str, Tensor]:
+        """What stands for the reals: put back by load_real_state, it gives the same scores."""
+        raise NotImplementedError
+
+    def load_real_state(self, state: dict[str, Tensor]) -> None:
+        """Replace the reals. Counts as an update."""
+        self._update_count += 1
+        self._computed = None
+
+    def counts(self) -> tuple[int, int]:
+        """(real, generated) images so far."""
+        raise NotImplementedError
+
+    @property
+    def _name(self) -> str:
+        return type(self).__module__.split(".")[-1]
+
+    def protocol(self) -> str:
+        where = self._network.protocol if self._network is not None else f"network={self.network_name}"
+        reals, fakes = self.counts()
+        return ";".join([self._name, where, f"layer={self.layer}", *self._choices(),
+                         *([f"reals={reals}"] if self.needs_reals else []), f"fakes={fakes}"])
+
+    def real_key(self) -> str:
+        """All that real_state() depends on, apart from the images."""
+        where = self._network.protocol if self._network is not None else f"network={self.network_name}"
+        return f"{where};layer={self.layer};states={type(self).__mro__[1].__name__};seed={self.seed}"
+
+    def _choices(self) -> list[str]:
+        """This metric's own part of the protocol, e.g. ["ddof=1"]."""
+        return []
+
+
+class StoredFeatures(FeatureMetric):
+    """A metric that needs every feature of both sets at once: memory is the features."""
+
+    real_features: list[Tensor]
+    fake_features: list[Tensor]
+
+    def _make_states(self) -> None:
+        self.add_state("real_features", default=[], dist_reduce_fx="cat")
+        self.add_state("fake_features", default=[], dist_reduce_fx="cat")
+
+    def _add(self, features: Tensor, real: bool) -> None:
+        (self.real_features if real else self.fake_features).append(features.detach())
+
+    def reals(self) -> Tensor:
+        return stacked(self.real_features, f"{self._name}: no real images were given")
+
+    def fakes(self) -> Tensor:
+        return stacked(self.fake_features, f"{self._name}: no generated images were given")
+
+    def counts(self) -> tuple[int, int]:
+        return rows(self.real_features), rows(self.fake_features)
+
+    def real_state(self) -> dict[str, Tensor]:
+        return {"features": self.reals()}
+
+    def load_real_state(self, state: dict[str, Tensor]) -> None:
+        super().load_real_state(state)
+        self.real_features = [state["features"].to(self.device)]
+
+
+class StreamedMoments(FeatureMetric):
+    """A metric that needs means and covariances alone: memory does not grow with the number of images.
+
+    Beside the moments a random sample of SAMPLE features of each set is kept, for the interval.
+    """
+
+    real_moments: list[Tensor]
+    fake_moments: list[Tensor]
+    real_sample: list[Tensor]
+    fake_sample: list[Tensor]
+
+    def _make_states(self) -> None:
+        for side in ("real", "fake"):
+            self.add_state(f"{side}_moments", default=[], dist_reduce_fx=None)
+            self.add_state(f"{side}_sample", default=[], dist_reduce_fx=None)
+
+    def _add(self, features: Tensor, real: bool) -> None:
+        if not len(features):
+            return
+        side = "real" if real else "fake"
+        parts, kept = getattr(self, f"{side}_moments"), getattr(self, f"{side}_sample")
+        seen = sum(moments.count(p) for p in parts)
+        added = moments.of_rows(features.detach())
+        setattr(self, f"{side}_moments", [moments.combine([*parts, added])])
+        # each row gets a random priority; the rows with the least are a random sample, whatever the batches
+        priority = Random(derived_seed(self.seed, side, seen)).uniform(len(features)).to(features)
+        setattr(self, f"{side}_sample", [least([*kept, torch.cat([priority[:, None], features.detach()], 1)])])
+
+    def gaussian(self, real: bool) -> Gaussian:
+        """Mean, covariance and count of one set."""
+        parts = self.real_moments if real else self.fake_moments
+        if not parts:
+            raise UserError(f"{self._name}: no {'real' if real else 'generated'} images were given")
+        return Gaussian.of_moments(moments.combine(parts), self.compat.ddof)
+
+    def sample(self, real: bool) -> Tensor:
+        """At most SAMPLE features of one set, (M,d); (0,d) where only statistics are known."""
+        kept = self.real_sample if real else self.fake_sample
+        if not kept:
+            return self.gaussian(real).mean.new_zeros(0, len(self.gaussian(real).mean))
+        return least(kept)[:, 1:]
+
+    def counts(self) -> tuple[int, int]:
+        return (sum(moments.count(p) for p in self.real_moments), sum(moments.count(p) for p in self.fake_moments))
+
+    def real_state(self) -> dict[str, Tensor]:
+        return {"moments": moments.combine(self.real_moments), "sample": least(self.real_sample)}
+
+    def load_real_state(self, state: dict[str, Tensor]) -> None:
+        super().load_real_state(state)
+        self.real_moments = [state["moments"].to(self.device)]
+        self.real_sample = [state["sample"].to(self.device)]
+
+
+def stacked(parts: "list[Tensor] | Tensor", complaint: str) -> Tensor:
+    """All rows of a list state (a tensor, once torchmetrics has reduced it)."""
+    if isinstance(parts, Tensor):
+        return parts
+    if not parts:
+        raise UserError(complaint)
+    return torch.cat(list(parts))
+
+
+def rows(parts: "list[Tensor] | Tensor") -> int:
+    return len(parts) if isinstance(parts, Tensor) else sum(len(p) for p in parts)
+
+
+def least(parts: list[Tensor]) -> Tensor:
+    """The SAMPLE rows with the least first column."""
+    table = torch.cat(list(parts))
+    if len(table) <= SAMPLE:
+        return table
+    return table[table[:, 0].topk(SAMPLE, largest=False).indices]

@@ -1,0 +1,280 @@
+"""Networks that describe images: what FID, KID, precision and the others look through.
+
+    inception-v3-compat                     the FID's Inception, layers 64, 192, 768, 2048, logits_unbiased, logits
+    vgg16, clip-vit-b-32 ..., dinov2-vit-b-14 ...   as torch-fidelity 0.4 defines them
+    random-vgg16                            VGG16's shape with random weights, for places without any
+    package.module:callable                 one's own: uint8 (B,3,H,W) -> float (B,d)
+    file.pt                                 TorchScript, likewise
+
+A network is opened once with all layers that are wanted, and knows the part of the protocol that is its own.
+"""
+
+import hashlib
+import importlib
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ganbench.errors import UserError, nearest
+from ganbench.metrics import weights
+from ganbench.metrics.compat import Compat, find_compat
+from ganbench.metrics.inception import LAYERS, SIDE, Inception
+from ganbench.metrics.resize import resize
+from ganbench.random import Random, derived_seed
+
+Body = Callable[[Tensor], Mapping[str, Tensor]]
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+CHUNK = {"cpu": 32, "cuda": 256}  # images in a forward pass: activations of the first layers are large
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+DINOV2 = {f"dinov2-vit-{size}-14": f"dinov2_vit{size}14" for size in "sblg"}
+
+
+class FeatureNetwork:
+    """Describes images by numbers.
+
+    Attributes:
+        name, layers: as opened. weights_hash: 8 hex digits. weights_note: anything to know of the weights.
+        has_classifier: whether its logits mean something. protocol: what rows say of it.
+    """
+
+    def __init__(self, name: str, layers: Sequence[str], body: Body, *, weights_hash: str, device: torch.device,
+                 dtype: str, resize: str = "own", has_classifier: bool = False, weights_note: str = "weights as published"):
+        self.name, self.layers, self.body = name, tuple(layers), body
+        self.weights_hash, self.weights_note, self.has_classifier = weights_hash, weights_note, has_classifier
+        self.device = device
+        self.protocol = f"network={name};weights={weights_hash};resize={resize};dtype={dtype}"
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """uint8 (B,C,H,W) of any size, C = 3 or 1 (grey is repeated) -> layer -> (B,d) on the network's device."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise UserError(f"feature networks take uint8 images (B,3,H,W) or (B,1,H,W), and got {images.dtype} "
+                            f"{tuple(images.shape)}")
+        parts = [self.body(part.to(self.device).expand(-1, 3, -1, -1))
+                 for part in images.split(CHUNK.get(self.device.type, 64))]
+        return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
+
+
+def open_network(name: str, layers: Sequence[str] = (), *, device: torch.device | str = "cpu", dtype: str = "float32",
+                 compat: str | Compat = "ganbench") -> FeatureNetwork:
+    """Open a feature network.
+
+    Args:
+        name: see above. layers: which outputs; default the network's usual one.
+        dtype: "float32" or "float64", of weights, arithmetic and features alike.
+        compat: whose way of resizing, see ganbench.metrics.compat.
+    Raises:
+        UserError: unknown network or layer, or weights that are not here: one line with file, hash and how to get it.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype}: choose float32 or float64")
+    layers = list(layers) or [default_layer(name)]
+    known = known_layers(name)
+    for layer in layers:
+        if layer not in known:
+            raise UserError(f"{name} has no layer '{layer}'.{nearest(layer, known)} Known: {', '.join(known)}")
+    device, rule = torch.device(device), find_compat(compat).resize
+    if _is_own(name):
+        return _own(name, layers, device, dtype)
+    opener = _opener(name)
+    return opener(name, layers, device, dtype, rule)
+
+
+def known_layers(name: str) -> tuple[str, ...]:
+    """The outputs of a network. Raises UserError for an unknown network."""
+    if _is_own(name):
+        return ("features", "logits")
+    if name == "inception-v3-compat":
+        return LAYERS
+    if name == "vgg16":
+        return ("fc2", "fc2_relu")
+    if name == "random-vgg16":
+        return ("512",)
+    if name in DINOV2:
+        return ("dinov2",)
+    if name.startswith("clip-") and name in weights.ASSETS:
+        return ("clip",)
+    networks = ["inception-v3-compat", "vgg16", "random-vgg16", *DINOV2, *(a for a in weights.ASSETS if "clip" in a)]
+    raise UserError(f"unknown feature network '{name}'.{nearest(name, networks)} Known: {', '.join(networks)}; "
+                    "one's own: MODULE:CALLABLE or a TorchScript file")
+
+
+def default_layer(name: str, kind: str = "features") -> str:
+    """The layer that metrics of that kind ("features" or "logits") look at."""
+    layers = known_layers(name)
+    if kind == "logits":
+        return "logits_unbiased" if "logits_unbiased" in layers else "logits" if "logits" in layers else layers[-1]
+    return {"inception-v3-compat": "2048", "vgg16": "fc2_relu"}.get(name, layers[0])
+
+
+# --- networks -----------------------------------------------------------------------------------------------------------
+
+def _opener(name: str) -> Callable[..., FeatureNetwork]:
+    if name == "inception-v3-compat":
+        return _inception
+    if name == "random-vgg16":
+        return _random_vgg16
+    return _dinov2 if name in DINOV2 else _vgg16 if name == "vgg16" else _clip
+
+
+def _inception(name: str, layers: Sequence[str], device: torch.device, dtype: str, rule: str) -> FeatureNetwork:
+    state = weights.load(name)
+    classifier = "fc.weight" in state and bool(state["fc.weight"].any())
+    if not classifier:
+        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    known = weights.require(name)
+    wanted = layers if classifier else [layer for layer in layers if not layer.startswith("logits")] or ["2048"]
+    network = Inception(state, wanted, DTYPES[dtype]).to(device)
+
+    def body(images: Tensor) -> Mapping[str, Tensor]:
+        x = resize(images, SIDE, rule, DTYPES[dtype])
+        # pytorch-fid maps 0..255 to [-1,1]; everybody else does as TensorFlow's graph
+        return network(x / 127.5 - 1 if rule == "torch-bilinear" else (x - 128) / 128)
+
+    return FeatureNetwork(name, wanted, body, weights_hash=weights.content_hash(state)[:8], device=device, dtype=dtype,
+                          resize=f"{rule}-{SIDE}", has_classifier=classifier,
+                          weights_note=f"{known.name}: {known.note}" if known.note else known.name)
+
+
+def _normalised(model: Callable[[Tensor], Tensor], side: int, rule: str, dtype: str,
+                statistics: tuple[tuple[float, ...], tuple[float, ...]]) -> Callable[[Tensor], Tensor]:
+    """Resize, normalise by mean and standard deviation of channels, and run, all in one precision."""
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) * 255 for values in statistics)
+
+    def run(images: Tensor) -> Tensor:
+        x = resize(images, side, rule, DTYPES[dtype])
+        return model((x - mean.to(x)) / std.to(x))
+
+    return run
+
+
+def _vgg16(name: str, layers: Sequence[str], device: torch.device, dtype: str, rule: str) -> FeatureNetwork:
+    where = weights.path(name)
+    weights.load(name)  # torch-fidelity unpickles the file freely; that it holds tensors only is checked here
+    from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
+    extractor = FeatureExtractorVGG16(name, ["fc2"], feature_extractor_weights_path=str(where))
+    run = _normalised(extractor.model.to(device, DTYPES[dtype]), extractor.INPUT_IMAGE_SIZE, rule, dtype, IMAGENET)
+
+    def body(images: Tensor) -> Mapping[str, Tensor]:
+        x = run(images)
+        return {"fc2": x, "fc2_relu": x.relu()}
+
+    return FeatureNetwork(name, layers, body, weights_hash=weights.file_hash(where)[:8], device=device, dtype=dtype,
+                          resize=f"{rule}-{extractor.INPUT_IMAGE_SIZE}")
+
+
+def _clip(name: str, layers: Sequence[str], device: torch.device, dtype: str, rule: str) -> FeatureNetwork:
+    where = weights.path(name)
+    from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the published files are TorchScript, which is deprecated
+        extractor = FeatureExtractorCLIP(name, ["clip"], feature_extractor_weights_path=str(where))
+    visual = extractor.model.to(device, DTYPES[dtype]).eval().visual
+    run = _normalised(visual, int(extractor.resolution), rule, dtype, CLIP)
+    return FeatureNetwork(name, layers, lambda images: {"clip": run(images)}, device=device, dtype=dtype,
+                          weights_hash=weights.file_hash(where)[:8], resize=f"{rule}-{int(extractor.resolution)}")
+
+
+def _dinov2(name: str, layers: Sequence[str], device: torch.device, dtype: str, rule: str) -> FeatureNetwork:
+    hub, model = Path(torch.hub.get_dir()), DINOV2[name]
+    where = hub / "checkpoints" / f"{model}_pretrain.pth"
+    if not where.is_file() or not any(hub.glob("facebookresearch_dinov2_*")):
+        raise UserError(f"the weights of {name} are not here: {where.name} (no hash is published) and its code belong in "
+                        f"{hub}; fetch both with python -c \"import torch; torch.hub.load('facebookresearch/dinov2', "
+                        f"'{model}')\", or copy that folder from a machine that has them")
+    from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
+    extractor = FeatureExtractorDinoV2(name, ["dinov2"])
+    side = extractor.INPUT_IMAGE_SIZE
+    run = _normalised(extractor.model.to(device, DTYPES[dtype]).eval(), side, rule, dtype, IMAGENET)
+    return FeatureNetwork(name, layers, lambda images: {"dinov2": run(images)}, device=device, dtype=dtype,
+                          weights_hash=weights.file_hash(where)[:8], resize=f"{rule}-{side}")
+
+
+def _random_vgg16(name: str, layers: Sequence[str], device: torch.device, dtype: str, rule: str) -> FeatureNetwork:
+    """VGG16's thirteen convolutions with weights drawn from N(0, 2 / fan-in), seed 0; means over the last maps.
+
+    Random features tell sets of images apart (Naeem et al. 2020, section 4.2), but not as people do.
+    """
+    side, inputs = 64, 3
+    parts: list[nn.Module] = []
+    random = Random(derived_seed(0, "random-vgg16"))
+    for widths in ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)):
+        for width in widths:
+            conv = nn.Conv2d(inputs, width, 3, padding=1)
+            conv.weight.data = random.normal(width, inputs, 3, 3) * (2 / (9 * inputs)) ** 0.5
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            parts += [conv, nn.ReLU(inplace=True)]
+            inputs = width
+        parts.append(nn.MaxPool2d(2))
+    network = nn.Sequential(*parts[:-1]).to(device, DTYPES[dtype]).to(memory_format=torch.channels_last).eval()
+    network.requires_grad_(False)
+
+    def body(images: Tensor) -> Mapping[str, Tensor]:
+        x = (resize(images, side, rule, DTYPES[dtype]) - 127.5) / 127.5
+        return {"512": network(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))}
+
+    return FeatureNetwork(name, layers, body, weights_hash="seed0", device=device, dtype=dtype, resize=f"{rule}-{side}",
+                          weights_note="random weights")
+
+
+# --- one's own ----------------------------------------------------------------------------------------------------------
+
+def _is_own(name: str) -> bool:
+    return ":" in name or name.endswith((".pt", ".pth", ".ts", ".jit"))
+
+
+def _own(name: str, layers: Sequence[str], device: torch.device, dtype: str) -> FeatureNetwork:
+    """A callable or a TorchScript file. It resizes for itself. For the Inception Score it must say
+    `has_classifier = True`; then what it returns are logits."""
+    function, digest, label = _torchscript(Path(name), device) if ":" not in name else _callable(name)
+    if isinstance(function, nn.Module):
+        function = function.to(device, DTYPES[dtype]).eval()
+
+    def body(images: Tensor) -> Mapping[str, Tensor]:
+        found = function(images)
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
+            what = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise UserError(f"{name} must return floats (B,d) for uint8 images (B,3,H,W); for {len(images)} images it "
+                            f"returned {what}")
+        return dict.fromkeys(layers, found.to(DTYPES[dtype]) if found.dtype != torch.float64 else found)
+
+    return FeatureNetwork(label, layers, body, weights_hash=digest, device=device, dtype=dtype,
+                          has_classifier=bool(getattr(function, "has_classifier", False)), weights_note="one's own network")
+
+
+def _torchscript(where: Path, device: torch.device) -> tuple[Any, str, str]:
+    if not where.is_file():
+        raise UserError(f"no such file: {where}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, and yet what people have
+        try:
+            module = torch.jit.load(str(where), map_location=device)
+        except RuntimeError as error:
+            raise UserError(f"{where} is no TorchScript module ({str(error).splitlines()[0]}): save one with "
+                            "torch.jit.save, or name MODULE:CALLABLE") from None
+    return module, weights.file_hash(where)[:8], where.name
+
+
+def _callable(name: str) -> tuple[Any, str, str]:
+    module_name, _, attribute = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a module in the current folder, as `python -m` finds it
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"{name}: cannot import {module_name} ({error}); run where it can be found") from None
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise UserError(f"{name}: {module_name} has no callable '{attribute}'")
+    if inspect.isclass(function):
+        function = function()
+    source = Path(module.__file__).read_bytes() if getattr(module, "__file__", None) else name.encode()  # type: ignore[arg-type]
+    return function, hashlib.sha256(source).hexdigest()[:8], name

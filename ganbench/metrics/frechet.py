@@ -1,0 +1,142 @@
+"""Frechet distance of two Gaussians (Dowson, Landau 1982), as the FID uses it (Heusel et al. 2017, eq. 6).
+
+    d^2 = |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))
+
+No matrix square root is taken. With S1 = L L^T the trace of (S1 S2)^(1/2) is the sum of the roots of the eigenvalues of
+the symmetric L^T S2 L; with S1 = A^T A and S2 = B^T B (few samples, or singular covariances) it is the sum of the
+singular values of A B^T. All is real and float64 from end to end.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganbench.errors import UserError
+from ganbench.metrics import moments
+from ganbench.metrics.arrays import as_pair
+
+EPS = torch.finfo(torch.float64).eps
+
+
+def frechet_distance(x: Any, y: Any, ddof: int = 1) -> float:
+    """Frechet distance between two sets of features.
+
+    Args:
+        x, y: arrays or tensors (N,d) and (M,d); N and M at least 2. ddof: 1 divides covariances by N-1, 0 by N.
+    Returns:
+        d^2 >= 0, the quantity reported as FID.
+    Raises:
+        UserError: too few samples, other shapes, values that are not finite.
+    """
+    x, y = as_pair(x, y, least=2)
+    d = x.shape[1]
+    if min(len(x), len(y)) > d:
+        return _from_moments(moments.of_rows(x), moments.of_rows(y), ddof)
+    (mean_x, a), (mean_y, b) = _scaled(x, ddof), _scaled(y, ddof)
+    spread = float(a.square().sum() + b.square().sum())
+    # the smaller set's rows stay; the larger is replaced by a factor of its covariance where that has fewer rows
+    small, large = (a, b) if len(a) <= len(b) else (b, a)
+    if len(large) > 2 * d:
+        large = factor(large.T @ large)
+    return _distance(mean_x - mean_y, spread, float(torch.linalg.svdvals(small @ large.T).sum()))
+
+
+def frechet_distance_from_statistics(mu1: Any, sigma1: Any, mu2: Any, sigma2: Any) -> float:
+    """Frechet distance from means (d,) and covariances (d,d); scalars are read as d = 1.
+
+    Raises UserError for shapes that do not fit, values that are not finite, and matrices that are no covariances.
+    """
+    return compare(Gaussian.of(mu1, sigma1), Gaussian.of(mu2, sigma2))
+
+
+class Gaussian(NamedTuple):
+    """Mean (d,) and covariance (d,d), float64; n: samples they come from, 0 = unknown."""
+
+    mean: Tensor
+    covariance: Tensor
+    n: int = 0
+
+    @staticmethod
+    def of(mean: Any, covariance: Any, n: int = 0) -> "Gaussian":
+        """Checked statistics. Raises UserError where they cannot be a mean and a covariance."""
+        mu = torch.atleast_1d(torch.as_tensor(np.asarray(mean) if not isinstance(mean, Tensor) else mean).double())
+        sigma = torch.as_tensor(np.asarray(covariance) if not isinstance(covariance, Tensor) else covariance).double()
+        sigma = sigma.reshape(1, 1) if sigma.ndim == 0 else sigma
+        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+            raise UserError(f"a mean of shape {tuple(mu.shape)} and a covariance of shape {tuple(sigma.shape)} do not "
+                            "belong together: expected (d,) and (d,d)")
+        if not (torch.isfinite(mu).all() and torch.isfinite(sigma).all()):
+            raise UserError("the statistics hold values that are not finite")
+        if float((sigma - sigma.T).abs().max()) > 1e-6 * float(sigma.abs().max()) or bool((sigma.diagonal() < 0).any()):
+            raise UserError("the covariance is not symmetric with a diagonal >= 0: are these the right statistics?")
+        return Gaussian(mu, (sigma + sigma.T) / 2, n)
+
+    @staticmethod
+    def of_moments(state: Tensor, ddof: int = 1) -> "Gaussian":
+        return Gaussian(*moments.mean_and_covariance(state, ddof), n=moments.count(state))
+
+
+def compare(p: Gaussian, q: Gaussian) -> float:
+    """Frechet distance of two Gaussians."""
+    if p.mean.shape != q.mean.shape:
+        raise UserError(f"the two sets have different features: {len(p.mean)} and {len(q.mean)} numbers a sample")
+    q = Gaussian(q.mean.to(p.mean.device), q.covariance.to(p.mean.device), q.n)
+    spread = float(p.covariance.trace() + q.covariance.trace())
+    return _distance(p.mean - q.mean, spread, cross_trace(p, q))
+
+
+def cross_trace(p: Gaussian, q: Gaussian) -> float:
+    """tr (S1 S2)^(1/2)."""
+    lower = cholesky(p)
+    if lower is None:
+        p, q = q, p
+        lower = cholesky(p)
+    if lower is None:
+        return float(torch.linalg.svdvals(factor(p.covariance, p.n) @ factor(q.covariance, q.n).T).sum())
+    values = torch.linalg.eigvalsh(lower.T @ q.covariance @ lower)
+    # an eigenvalue below rounding is a zero; its root would be noise of half as many digits
+    noise = len(values) * EPS * float(values[-1].clamp(min=0))
+    return float(values[values > noise].sqrt().sum())
+
+
+def cholesky(p: Gaussian) -> Tensor | None:
+    """L with S = L L^T, or None where S has not, or hardly, full rank."""
+    if 0 < p.n <= len(p.mean):
+        return None
+    lower, info = torch.linalg.cholesky_ex(p.covariance)
+    if int(info) != 0:
+        return None
+    pivots = lower.diagonal().square()
+    return lower if float(pivots.min()) > len(pivots) * EPS * float(pivots.max()) else None
+
+
+def factor(covariance: Tensor, n: int = 0) -> Tensor:
+    """A (r,d) with S = A^T A, r the rank of S (at most n-1, where n samples are known to lie behind S)."""
+    values, vectors = torch.linalg.eigh(covariance)
+    largest = float(values.abs().max())
+    if float(values[0]) < -1e-6 * largest:
+        raise UserError(f"the covariance has a negative eigenvalue, {float(values[0]):.3g}: are these the right "
+                        "statistics?")
+    keep = values > len(values) * EPS * largest
+    if n:
+        keep[:max(0, len(values) - (n - 1))] = False
+    return (vectors[:, keep] * values[keep].sqrt()).T
+
+
+def _from_moments(a: Tensor, b: Tensor, ddof: int) -> float:
+    return compare(Gaussian.of_moments(a, ddof), Gaussian.of_moments(b, ddof))
+
+
+def _scaled(rows: Tensor, ddof: int) -> tuple[Tensor, Tensor]:
+    """Mean (d,), and A (N,d) with A^T A the covariance."""
+    rows = rows.double()
+    mean = rows.mean(0)
+    mean = mean + (rows - mean).mean(0)
+    return mean, (rows - mean) / (len(rows) - ddof) ** 0.5
+
+
+def _distance(step: Tensor, spread: float, cross: float) -> float:
+    # exactly zero or above in exact arithmetic; rounding may leave a last digit below
+    return max(0.0, float(step @ step) + spread - 2 * cross)

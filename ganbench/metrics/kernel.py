@@ -1,0 +1,227 @@
+"""Maximum mean discrepancy between two sets of features, and its variance (Gretton et al. 2012).
+
+Kernel matrices are made row block by row block, so memory is block x N. Inner products are taken of features centred at
+the common mean, in the features' own precision; what centring took away is added back in float64, in which all that
+follows is done. So float32 features cost float32 products, and far-from-origin features lose nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganbench.errors import UserError
+from ganbench.metrics.arrays import as_pair, common_mean
+
+BLOCK = 1024  # rows of a kernel matrix in memory at a time
+
+
+def kernel_distance(x: Any, y: Any) -> float:
+    """Unbiased squared MMD of all samples under the cubic kernel (x.y/d + 1)^3 (Binkowski et al. 2018, section 4).
+
+    Args:
+        x, y: arrays or tensors (N,d) and (M,d), N and M at least 2.
+    Returns:
+        The estimate; slightly below 0 is possible, and means that the sets are very near.
+    """
+    a, b = _prepare(x, y)
+    return _unbiased(_total(a, a, cubic), _total(b, b, cubic), _total(a, b, cubic), len(a.rows), len(b.rows))
+
+
+def kernel_inception_distance(x: Any, y: Any, subsets: int = 100, subset_size: int = 1000, seed: int = 2020,
+                              ) -> dict[str, float]:
+    """KID: the unbiased squared MMD averaged over random subsets, drawn as torch-fidelity draws them.
+
+    Args:
+        x, y: arrays or tensors (N,d) and (M,d). subsets: how many. subset_size: samples of each set in a subset.
+        seed: of numpy.random.RandomState; for each subset it draws first from x, then from y.
+    Returns:
+        {"mean": the KID, "std": population standard deviation over subsets (not the error of the mean)}.
+    """
+    values = subset_distances(x, y, subsets, subset_size, seed)
+    return {"mean": float(values.mean()), "std": float(values.std())}
+
+
+def subset_distances(x: Any, y: Any, subsets: int, subset_size: int, seed: int) -> np.ndarray:
+    """The distance of each subset, float64 (subsets,)."""
+    a, b = _prepare(x, y)
+    n, m = len(a.rows), len(b.rows)
+    if subsets < 1 or not 2 <= subset_size <= min(n, m):
+        raise UserError(f"kernel_inception_distance: {subsets} subsets of {subset_size} cannot be drawn from {n} and "
+                        f"{m} samples: choose a subset size from 2 to {min(n, m)}")
+    draw = np.random.RandomState(seed)
+    chosen = [(torch.from_numpy(draw.choice(n, subset_size, replace=False)).to(a.rows.device),
+               torch.from_numpy(draw.choice(m, subset_size, replace=False)).to(a.rows.device)) for _ in range(subsets)]
+    # Either each subset's own matrices, or, where that is less work, one pass over all pairs that serves all subsets.
+    if subsets * 2 * subset_size**2 <= (n * n + m * m) / 2 + n * m:
+        values = [_mmd(a.take(i), b.take(j)) for i, j in chosen]
+    else:
+        in_x, in_y = _membership(n, [i for i, _ in chosen]), _membership(m, [j for _, j in chosen])
+        parts = zip(_subset_sums(a, a, in_x, in_x), _subset_sums(b, b, in_y, in_y), _subset_sums(a, b, in_x, in_y))
+        values = [_unbiased(xx, yy, xy, subset_size, subset_size) for xx, yy, xy in parts]
+    return np.array(values)
+
+
+# --- kernels ------------------------------------------------------------------------------------------------------------
+
+class Points(NamedTuple):
+    """Centred features and what centring took away: x_i.y_j = rows_i.rows_j + along_i + along_j + origin."""
+
+    rows: Tensor  # (N,d), float32 or float64
+    along: Tensor  # (N,) float64, rows . centre
+    norms: Tensor  # (N,) float64, rows . rows
+    origin: float  # centre . centre
+
+    def take(self, index: Tensor | slice) -> "Points":
+        return Points(self.rows[index], self.along[index], self.norms[index], self.origin)
+
+
+Kernel = Callable[[Tensor, Points, Points], Tensor]
+
+
+def cubic(products: Tensor, a: Points, b: Points) -> Tensor:
+    """(x.y/d + 1)^3 from inner products of centred rows, float64."""
+    d = a.rows.shape[1]
+    t = products.double().div_(d).add_(((a.along + a.origin) / d + 1)[:, None]).add_((b.along / d)[None])
+    return (t * t).mul_(t)
+
+
+def gaussian(sigma: float) -> Kernel:
+    """exp(-|x-y|^2 / (2 sigma^2))."""
+    def kernel(products: Tensor, a: Points, b: Points) -> Tensor:
+        squares = products.double().mul_(-2).add_(a.norms[:, None]).add_(b.norms[None]).clamp_(min=0)
+        return squares.mul_(-1 / (2 * sigma**2)).exp_()
+    return kernel
+
+
+def _prepare(x: Any, y: Any) -> tuple[Points, Points]:
+    x, y = as_pair(x, y, least=2)
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    centre = common_mean(x, y)
+    return _centred(x, centre, dtype), _centred(y, centre, dtype)
+
+
+def _centred(x: Tensor, centre: Tensor, dtype: torch.dtype) -> Points:
+    rows = torch.cat([(part.double() - centre).to(dtype) for part in x.split(BLOCK)])
+    along = torch.cat([part.double() @ centre for part in rows.split(BLOCK)])
+    norms = torch.cat([part.double().square().sum(1) for part in rows.split(BLOCK)])
+    return Points(rows, along, norms, float(centre @ centre))
+
+
+def _blocks(a: Points, b: Points, kernel: Kernel) -> Iterator[tuple[slice, Tensor]]:
+    """Row blocks of the kernel matrix. For a set with itself each block starts at the diagonal (the rest is mirrored)."""
+    for start in range(0, len(a.rows), BLOCK):
+        part = a.take(slice(start, start + BLOCK))
+        other = b.take(slice(start, None)) if a is b else b
+        yield slice(start, start + BLOCK), kernel(part.rows @ other.rows.T, part, other)
+
+
+def _total(a: Points, b: Points, kernel: Kernel, diagonal: bool = False) -> float:
+    """Sum of the kernel matrix; of a set with itself without its diagonal, unless that is asked for."""
+    total = 0.0
+    for _, k in _blocks(a, b, kernel):
+        if a is not b:
+            total += float(k.sum())
+            continue
+        square = k[:, :len(k)]
+        total += float(square.sum()) + 2 * float(k[:, len(k):].sum())
+        if not diagonal:
+            total -= float(square.diagonal().sum())
+    return total
+
+
+def _subset_sums(a: Points, b: Points, in_a: Tensor, in_b: Tensor) -> list[float]:
+    """For every subset s the sum of the kernel over pairs in s; of a set with itself without the diagonal."""
+    sums = torch.zeros(in_a.shape[1], dtype=torch.float64, device=in_a.device)
+    for rows, k in _blocks(a, b, cubic):
+        if a is b:  # what lies right of the diagonal block counts for its mirror image too
+            k[:, len(k):].mul_(2)
+            k.diagonal().zero_()
+            sums += ((k @ in_b[rows.start:]) * in_a[rows]).sum(0)
+        else:
+            sums += ((k @ in_b) * in_a[rows]).sum(0)
+    return sums.tolist()
+
+
+def _membership(n: int, chosen: list[Tensor]) -> Tensor:
+    """(n, subsets) float64, 1 where a sample belongs to a subset."""
+    table = torch.zeros(n, len(chosen), dtype=torch.float64, device=chosen[0].device)
+    for column, index in enumerate(chosen):
+        table[index, column] = 1
+    return table
+
+
+def _mmd(a: Points, b: Points) -> float:
+    return _unbiased(_total(a, a, cubic), _total(b, b, cubic), _total(a, b, cubic), len(a.rows), len(b.rows))
+
+
+def _unbiased(xx: float, yy: float, xy: float, n: int, m: int) -> float:
+    return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
+
+
+# --- CMMD and variances -------------------------------------------------------------------------------------------------
+
+def gaussian_mmd(x: Any, y: Any, sigma: float = 10.0) -> float:
+    """Squared MMD under a Gaussian kernel, all pairs included (the biased, never negative estimate of CMMD,
+    Jayasumana et al. 2024)."""
+    a, b = _prepare(x, y)
+    n, m, kernel = len(a.rows), len(b.rows), gaussian(sigma)
+    return (_total(a, a, kernel, diagonal=True) / n**2 + _total(b, b, kernel, diagonal=True) / m**2
+            - 2 * _total(a, b, kernel) / (n * m))
+
+
+class Components(NamedTuple):
+    """Variance components of the squared MMD (Hoeffding's decomposition), from which Var follows for any n, m."""
+
+    first_x: float  # Var of mu_P(x) - mu_Q(x) over x ~ P
+    first_y: float
+    second_xx: float  # Var of the doubly centred kernel
+    second_yy: float
+    second_xy: float
+
+    def variance(self, n: int, m: int) -> float:
+        first = 4 * self.first_x / n + 4 * self.first_y / m
+        second = (2 * self.second_xx / (n * (n - 1)) + 2 * self.second_yy / (m * (m - 1))
+                  + 4 * self.second_xy / (n * m))
+        # the first-order estimates are unbiased, so their sum may come out below 0; then the second order is all there is
+        return max(0.0, first) + second
+
+
+def components(x: Any, y: Any, kernel: Kernel = cubic) -> Components:
+    """Estimated variance components of the squared MMD between two sets of at least 4 samples.
+
+    The second-order terms matter: they are all there is when the distributions agree.
+    """
+    a, b = _prepare(x, y)
+    n, m = len(a.rows), len(b.rows)
+    if min(n, m) < 4:
+        raise UserError(f"the variance of a kernel distance needs at least 4 samples a set, and there are {n} and {m}")
+    rows_xx, square_xx = _margins(a, a, kernel)
+    rows_yy, square_yy = _margins(b, b, kernel)
+    rows_xy, square_xy = _margins(a, b, kernel)
+    cols_xy, _ = _margins(b, a, kernel)
+    mean_xx, mean_yy, mean_xy = rows_xx / (n - 1), rows_yy / (m - 1), rows_xy / m
+    mean_yx = cols_xy / n
+    second_xx = max(0.0, square_xx / (n * (n - 1)) - 2 * float((mean_xx**2).mean()) + float(mean_xx.mean()) ** 2)
+    second_yy = max(0.0, square_yy / (m * (m - 1)) - 2 * float((mean_yy**2).mean()) + float(mean_yy.mean()) ** 2)
+    second_xy = max(0.0, square_xy / (n * m) - float((mean_xy**2).mean()) - float((mean_yx**2).mean())
+                    + float(mean_xy.mean()) ** 2)
+    # the spread of the estimated projections holds their own estimation noise, which is taken off
+    first_x = float((mean_xx - mean_xy).var()) - second_xx / (n - 1) - second_xy / m
+    first_y = float((mean_yy - mean_yx).var()) - second_yy / (m - 1) - second_xy / n
+    return Components(first_x, first_y, second_xx, second_yy, second_xy)
+
+
+def _margins(a: Points, b: Points, kernel: Kernel) -> tuple[Tensor, float]:
+    """Row sums of the kernel matrix and its sum of squares, without the diagonal for a set with itself."""
+    sums, squares = [], 0.0
+    for start in range(0, len(a.rows), BLOCK):
+        part = a.take(slice(start, start + BLOCK))
+        k = kernel(part.rows @ b.rows.T, part, b)
+        if a is b:
+            k[:, start:].diagonal().zero_()
+        sums.append(k.sum(1))
+        squares += float(k.square().sum())
+    return torch.cat(sums), squares

@@ -1,0 +1,55 @@
+"""CMMD, the Gaussian-kernel distance between CLIP embeddings."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganbench.metrics.compat import Compat
+from ganbench.metrics.feature_metric import StoredFeatures
+from ganbench.metrics.features import FeatureNetwork
+from ganbench.metrics.kernel import components, gaussian, gaussian_mmd
+from ganbench.metrics.metric import Score
+from ganbench.metrics.uncertainty import around
+
+SCALE = 1000.0  # the paper reports the squared distance times this
+ENOUGH = 2000  # images of each set from which the variance is estimated
+
+
+class Cmmd(StoredFeatures):
+    """CMMD (Jayasumana et al. 2024, section 4): 1000 x squared MMD, Gaussian kernel of sigma 10, unit-length embeddings.
+
+    The paper's embeddings are CLIP ViT-L/14 at 336 pixels.
+
+    Args:
+        sigma: width of the kernel. Others as of FeatureMetric.
+    """
+
+    title = "CMMD"
+    paper = "Jayasumana, Ramalingam, Veit, Glasner, Chakrabarti, Kumar 2024, arXiv 2401.09603"
+    summary = ("Maximum mean discrepancy of CLIP embeddings. Assumes no Gaussians and needs few images; sees what an "
+               "ImageNet classifier does not.")
+    higher_is_better = False  # type: ignore[misc]
+    features = "clip-vit-l-14-336px"
+
+    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, sigma: float = 10.0, **kwargs: Any):
+        super().__init__(network, layer, compat, dtype, seed, **kwargs)
+        self.sigma = sigma
+
+    def _add(self, features: Tensor, real: bool) -> None:
+        super()._add(torch.nn.functional.normalize(features, dim=1), real)
+
+    def compute(self) -> float:
+        """1000 x squared MMD, >= 0."""
+        return SCALE * gaussian_mmd(self.reals(), self.fakes(), self.sigma)
+
+    def scores(self) -> list[Score]:
+        reals, fakes, value = self.reals(), self.fakes(), float(self.compute())
+        parts = components(fakes[:ENOUGH], reals[:ENOUGH], gaussian(self.sigma))
+        error = SCALE * parts.variance(len(fakes), len(reals)) ** 0.5
+        return [Score(value, "", *around(value, error, "variance components of the U-statistic", floor=0.0),
+                      n_real=len(reals), n_fake=len(fakes), higher_is_better=False)]
+
+    def _choices(self) -> list[str]:
+        return [f"sigma={self.sigma:g}"]

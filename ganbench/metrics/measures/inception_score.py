@@ -1,0 +1,66 @@
+"""Inception Score of generated images."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ganbench.metrics.compat import Compat
+from ganbench.metrics.feature_metric import StoredFeatures
+from ganbench.metrics.features import FeatureNetwork
+from ganbench.metrics.inception_score import split_scores
+from ganbench.metrics.metric import Score
+from ganbench.metrics.uncertainty import of_parts
+
+SEED = 2020  # torch-fidelity's, so that splits are the same
+
+
+class InceptionScore(StoredFeatures):
+    """Inception Score (Salimans et al. 2016): mean over splits, in [1, classes]. Weights without a classifier are refused.
+
+    Args:
+        splits: default as the compatibility mode, 10. shuffle: shuffle the images first (default as the mode).
+        shuffle_seed: of numpy.random.RandomState. Others as of FeatureMetric.
+    """
+
+    title = "Inception Score"
+    paper = "Salimans, Goodfellow, Zaremba, Cheung, Radford, Chen 2016, arXiv 1606.03498"
+    summary = ("How surely single images are classified, and how evenly the classes are used. Knows no real images, and "
+               "means little far from ImageNet.")
+    higher_is_better = True  # type: ignore[misc]
+    needs_reals = False
+    kind = "logits"
+
+    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, splits: int | None = None,
+                 shuffle: bool | None = None, shuffle_seed: int = SEED, **kwargs: Any):
+        super().__init__(network, layer, compat, dtype, seed, **kwargs)
+        self.splits = splits or self.compat.splits
+        self.shuffle = self.compat.shuffle if shuffle is None else shuffle
+        self.shuffle_seed = shuffle_seed
+
+    def _add(self, features: torch.Tensor, real: bool) -> None:
+        if not real:  # reals may pass by in the same loop; they do not count
+            super()._add(features, real)
+
+    def compute(self) -> dict[str, float]:
+        """{"mean", "std"}: over splits."""
+        scores = self._split_scores()
+        return {"mean": float(np.mean(scores)), "std": float(np.std(scores))}
+
+    def scores(self) -> list[Score]:
+        parts = self._split_scores()
+        interval = of_parts(float(np.mean(parts)), parts, "Student's t over splits")
+        low, high, method = interval or (None, None, "")
+        return [Score(float(np.mean(parts)), "", low, high, method, n_fake=len(self.fakes()), higher_is_better=True,
+                      note=f"std over splits {np.std(parts):.6g}")]
+
+    def _split_scores(self) -> list[float]:
+        logits = self.fakes()
+        if self.shuffle:
+            order = np.random.RandomState(self.shuffle_seed).permutation(len(logits))
+            logits = logits[torch.from_numpy(order).to(logits.device)]
+        return split_scores(logits, self.splits)
+
+    def _choices(self) -> list[str]:
+        return [f"splits={self.splits}", f"shuffle={self.shuffle_seed if self.shuffle else 'no'}"]

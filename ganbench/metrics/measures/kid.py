@@ -1,0 +1,77 @@
+"""KID, the kernel distance between the features of real and generated images."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ganbench.errors import UserError
+from ganbench.metrics.compat import Compat
+from ganbench.metrics.feature_metric import StoredFeatures
+from ganbench.metrics.features import FeatureNetwork
+from ganbench.metrics.kernel import components, subset_distances
+from ganbench.metrics.metric import Score
+from ganbench.metrics.uncertainty import around
+from ganbench.random import derived_seed
+
+ENOUGH = 2000  # images of each set from which the variance is estimated
+SEED = 2020  # torch-fidelity's, so that subsets are the same
+
+
+class Kid(StoredFeatures):
+    """Kernel Inception Distance (Binkowski et al. 2018, section 4): unbiased, so it may come out slightly below 0.
+
+    Args:
+        subsets, subset_size: default as the compatibility mode, 100 of 1000. Sets smaller than the subset size are
+            refused, unless `shrink` is true (then subsets are as large as the smaller set). subset_seed: of the draw.
+        Others as of FeatureMetric.
+    """
+
+    title = "KID"
+    paper = "Binkowski, Sutherland, Arbel, Gretton 2018, arXiv 1801.01401"
+    summary = ("Squared maximum mean discrepancy of Inception features under a cubic kernel. Unbiased: fit for few "
+               "images, where FID is not.")
+    higher_is_better = False  # type: ignore[misc]
+
+    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, subsets: int | None = None,
+                 subset_size: int | None = None, shrink: bool | None = None, subset_seed: int = SEED, **kwargs: Any):
+        super().__init__(network, layer, compat, dtype, seed, **kwargs)
+        self.subsets = subsets or self.compat.kid_subsets
+        self.subset_size = subset_size or self.compat.kid_subset_size
+        self.shrink = self.compat.kid_smaller if shrink is None else shrink
+        self.subset_seed = subset_seed
+
+    def compute(self) -> dict[str, float]:
+        """{"mean": the KID, "std": spread of single subsets (not the error of the mean)}."""
+        values = self._values()
+        return {"mean": float(values.mean()), "std": float(values.std())}
+
+    def scores(self) -> list[Score]:
+        reals, fakes, values = self.reals(), self.fakes(), self._values()
+        value, n, m = float(values.mean()), len(fakes), len(reals)
+        variance = components(_some(fakes, self.seed), _some(reals, self.seed)).variance(n, m)
+        variance += float(values.var()) / len(values)
+        interval = around(value, variance ** 0.5, "variance components of the U-statistic, and of the subsets")
+        return [Score(value, "", *interval, n_real=m, n_fake=n, higher_is_better=False,
+                      note=f"std over subsets {values.std():.6g}")]
+
+    def _values(self) -> np.ndarray:
+        reals, fakes = self.reals(), self.fakes()
+        few, size = min(len(reals), len(fakes)), self.subset_size
+        if few < size and not self.shrink:
+            raise UserError(f"kid: subsets of {size} need as many real and generated images, and there are {len(reals)} "
+                            f"and {len(fakes)}: give more images or a smaller subset_size")
+        # generated images come first, as torch-fidelity's input1
+        return subset_distances(fakes, reals, self.subsets, min(size, few), self.subset_seed)
+
+    def _choices(self) -> list[str]:
+        return [f"subsets={self.subsets}x{self.subset_size}", f"subset_seed={self.subset_seed}"]
+
+
+def _some(features: torch.Tensor, seed: int) -> torch.Tensor:
+    """ENOUGH random rows, or all."""
+    if len(features) <= ENOUGH:
+        return features
+    chosen = torch.randperm(len(features), generator=torch.Generator().manual_seed(derived_seed(seed, "kid")))
+    return features[chosen[:ENOUGH].to(features.device)]

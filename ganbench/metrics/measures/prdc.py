@@ -1,0 +1,45 @@
+"""Precision, recall, density and coverage, as Naeem et al. define them."""
+
+from typing import Any
+
+from ganbench.metrics.compat import Compat
+from ganbench.metrics.feature_metric import StoredFeatures
+from ganbench.metrics.features import FeatureNetwork
+from ganbench.metrics.metric import Score
+from ganbench.metrics.neighbours import HALVES, METHOD, prdc, prdc_errors
+from ganbench.metrics.uncertainty import of_neighbours
+
+
+class Prdc(StoredFeatures):
+    """Levels "precision", "recall", "density", "coverage" (Naeem et al. 2020, eqs. 3 to 6).
+
+    Args:
+        k: the neighbour a ball reaches to, 5. strict: whether a point at exactly the radius is outside (True, as the
+            authors' code). Others as of FeatureMetric.
+    """
+
+    title = "Precision, recall, density, coverage"
+    paper = "Naeem, Oh, Uh, Choi, Yoo 2020, arXiv 2002.09797"
+    summary = ("Which share of the generated images lies among the real ones (precision, density) and which share of "
+               "the real ones is reached (recall, coverage), by nearest neighbours among features.")
+    higher_is_better = True  # type: ignore[misc]
+
+    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, k: int = 5,
+                 strict: bool = True, **kwargs: Any):
+        super().__init__(network, layer, compat, dtype, seed, **kwargs)
+        self.k, self.strict = k, strict
+
+    def compute(self) -> dict[str, float]:
+        """{"precision", "recall", "density", "coverage"}."""
+        return prdc(self.reals(), self.fakes(), self.k, self.strict)
+
+    def scores(self) -> list[Score]:
+        reals, fakes = self.reals(), self.fakes()
+        values, errors = self.compute(), prdc_errors(reals, fakes, self.k, self.strict, self.seed)
+        counts = {"precision": len(fakes), "recall": len(reals), "coverage": len(reals)}
+        return [Score(value, level, *of_neighbours(value, errors[level], counts.get(level), HALVES, METHOD),
+                      n_real=len(reals), n_fake=len(fakes), higher_is_better=True) for level, value in values.items()]
+
+    def _choices(self) -> list[str]:
+        return [f"k={self.k}", f"strict={str(self.strict).lower()}"]

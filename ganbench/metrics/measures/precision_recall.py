@@ -1,0 +1,62 @@
+"""Improved precision and recall, as Kynkaanniemi et al. define them."""
+
+from typing import Any
+
+from ganbench.metrics.compat import Compat
+from ganbench.metrics.feature_metric import StoredFeatures
+from ganbench.metrics.features import FeatureNetwork
+from ganbench.metrics.metric import Score
+from ganbench.metrics.neighbours import HALVES, METHOD, prdc, prdc_errors
+from ganbench.metrics.uncertainty import of_neighbours
+
+
+class PrecisionRecall(StoredFeatures):
+    """Levels "precision", "recall" and "f_score", their harmonic mean (Kynkaanniemi et al. 2019, section 2).
+
+    The network is Inception, as for the other metrics here, so that images pass through one network. The paper's, and
+    torch-fidelity's default, is VGG16: `compat="torch-fidelity"` or `network="vgg16"`. The protocol says which.
+
+    Args:
+        k: the neighbour a ball reaches to, 3. strict: whether a point at exactly the radius is outside (False).
+        Others as of FeatureMetric.
+    """
+
+    title = "Precision and recall"
+    paper = "Kynkaanniemi, Karras, Laine, Lehtinen, Aila 2019, arXiv 1904.06991"
+    summary = ("Which share of the generated images lies on the manifold of the real ones, and the other way round, "
+               "manifolds being unions of balls that reach to the third neighbour.")
+    higher_is_better = True  # type: ignore[misc]
+
+    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, k: int | None = None,
+                 strict: bool | None = None, **kwargs: Any):
+        super().__init__(network, layer, compat, dtype, seed, **kwargs)
+        self.k = k or self.compat.pr_k
+        self.strict = self.compat.pr_strict if strict is None else strict
+
+    def _network_defaults(self) -> tuple[str, str]:
+        name, layer = super()._network_defaults()
+        return self.compat.pr_network or name, self.compat.pr_layer or layer
+
+    def compute(self) -> dict[str, float]:
+        """{"precision", "recall", "f_score"}."""
+        values = prdc(self.reals(), self.fakes(), self.k, self.strict)
+        precision, recall = values["precision"], values["recall"]
+        return {"precision": precision, "recall": recall, "f_score": f_score(precision, recall)}
+
+    def scores(self) -> list[Score]:
+        reals, fakes = self.reals(), self.fakes()
+        values, errors = self.compute(), prdc_errors(reals, fakes, self.k, self.strict, self.seed)
+        counts = {"precision": len(fakes), "recall": len(reals)}
+        rows = [Score(values[level], level, *of_neighbours(values[level], errors[level], count, HALVES, METHOD),
+                      n_real=len(reals), n_fake=len(fakes), higher_is_better=True) for level, count in counts.items()]
+        return [*rows, Score(values["f_score"], "f_score", n_real=len(reals), n_fake=len(fakes),
+                             higher_is_better=True, note="no interval: it is made of the two above")]
+
+    def _choices(self) -> list[str]:
+        return [f"k={self.k}", f"strict={str(self.strict).lower()}"]
+
+
+def f_score(precision: float, recall: float) -> float:
+    """Harmonic mean; 0 where both are 0 (torch-fidelity's guard of 1e-5 in the denominator included)."""
+    return 2 * precision * recall / max(1e-5, precision + recall)

@@ -1,0 +1,73 @@
+"""Mean and covariance in one pass, in float64, whatever the batches.
+
+Each batch is centred at its own mean before products are summed, and partial results are combined by the formulas of
+Chan, Golub, LeVeque (1983). So nothing is lost for features far from the origin, and the result depends on neither the
+batch size nor the order beyond rounding. The state is one tensor, which several processes can combine.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ganbench.errors import UserError
+
+ROWS = 4096  # rows converted to float64 at a time
+
+
+def empty(d: int, device: torch.device | str = "cpu") -> Tensor:
+    """Moments of no samples: (d+2, d), rows: the count (repeated), the mean, then the scatter sum (x-mean)(x-mean)^T."""
+    return torch.zeros(d + 2, d, dtype=torch.float64, device=device)
+
+
+def of_rows(rows: Tensor) -> Tensor:
+    """Moments of features (N,d), N >= 1."""
+    total = None
+    for part in rows.split(ROWS):
+        part = part.double()
+        mean = part.mean(0)
+        centred = part - mean
+        mean = mean + centred.mean(0)  # what rounding left over in the mean
+        centred = part - mean
+        block = torch.cat([torch.full_like(mean, len(part))[None], mean[None], centred.T @ centred])
+        total = block if total is None else combine([total, block])
+    assert total is not None
+    return total
+
+
+def combine(parts: Iterable[Tensor] | Tensor) -> Tensor:
+    """Moments of the union. `parts` may be a stack (P,d+2,d), as torchmetrics hands it over."""
+    result: Tensor | None = None
+    for part in parts:
+        if result is None:
+            result = part.clone()
+            continue
+        a, b = float(result[0, 0]), float(part[0, 0])
+        if b == 0:
+            continue
+        step = part[1] - result[1]
+        result[2:] += part[2:]
+        if a:
+            result[2:].addr_(step, step, alpha=a * b / (a + b))
+        result[1] += step * (b / (a + b))
+        result[0] += b
+    assert result is not None
+    return result
+
+
+def add(moments: Tensor, rows: Tensor) -> None:
+    """Add features (N,d) in place."""
+    if len(rows):
+        moments.copy_(combine([moments, of_rows(rows.to(moments.device))]))
+
+
+def count(moments: Tensor) -> int:
+    return int(moments[0, 0])
+
+
+def mean_and_covariance(moments: Tensor, ddof: int = 1) -> tuple[Tensor, Tensor]:
+    """Mean (d,) and covariance (d,d), float64. ddof 1 divides by N-1 (numpy.cov), ddof 0 by N."""
+    n = count(moments)
+    if n < 2:
+        raise UserError(f"a covariance needs at least 2 samples, and there are {n}")
+    return moments[1], moments[2:] / (n - ddof)

@@ -1,0 +1,144 @@
+"""Precision, recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020) from nearest neighbours.
+
+Around each point stands a ball that reaches to its k-th nearest neighbour in its own set. Distances are computed row
+block by row block (memory block x N) from inner products of centred features. Where that fast value is too near a
+radius to decide by, the pair's distance is computed again, exactly, from the difference: ties and duplicates are
+decided right, not by rounding.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganbench.errors import UserError
+from ganbench.metrics.arrays import as_pair, common_mean
+from ganbench.random import derived_seed
+
+BLOCK = 1024  # rows of a distance matrix in memory at a time
+PAIRS = 4096  # differences in memory at a time, when distances are computed exactly
+SPARE = 8  # more candidates than k for the exact k-th distance
+
+
+def prdc(real: Any, fake: Any, k: int = 5, strict: bool = True) -> dict[str, float]:
+    """Precision, recall, density and coverage of generated features against real ones.
+
+    Args:
+        real, fake: arrays or tensors (N,d) and (M,d), each with more than k rows.
+        k: the neighbour that a ball reaches to, the point itself not counted.
+        strict: True: a point at exactly the radius is outside (d < r), as Naeem et al.; False: inside (d <= r), as
+            Kynkaanniemi et al.
+    Returns:
+        {"precision", "recall", "density", "coverage"}; density may exceed 1, the others are in [0,1].
+    """
+    counts = tallies(real, fake, k, strict)
+    return {"precision": float((counts.reals_around_fake > 0).double().mean()),
+            "recall": float((counts.fakes_around_real > 0).double().mean()),
+            "density": float(counts.reals_around_fake.double().mean()) / k,
+            "coverage": float(counts.real_covered.double().mean())}
+
+
+HALVES = 25  # random parts from which errors are estimated
+LARGEST_PART = 1000
+METHOD = f"half-sampling ({HALVES} random parts of both sets)"
+
+
+def prdc_errors(real: Tensor, fake: Tensor, k: int, strict: bool, seed: int = 0) -> dict[str, float]:
+    """Standard errors of the four numbers, by half-sampling (a delete-half jackknife, Shao and Wu 1989).
+
+    Both sets are cut down to a random half at once, without replacement. A part's variance, given the sets, is
+    s^2 (1/part - 1/n), from which the s^2 / n of the whole sets follows. Neither the bootstrap (duplicates are nearest
+    neighbours) nor the delete-one jackknife (too wide for counts of neighbours) nor a binomial (blind to which balls
+    there are) does as well.
+    """
+    generator = torch.Generator().manual_seed(derived_seed(seed, "prdc"))
+    n, m = len(real), len(fake)
+    share = min(0.5, LARGEST_PART / max(n, m))
+    part_n, part_m = max(k + 1, int(n * share)), max(k + 1, int(m * share))
+    if part_n >= n or part_m >= m:
+        return dict.fromkeys(("precision", "recall", "density", "coverage"), float("nan"))
+    parts = [prdc(real[torch.randperm(n, generator=generator)[:part_n]],
+                  fake[torch.randperm(m, generator=generator)[:part_m]], k, strict) for _ in range(HALVES)]
+    scale = (part_n / (n - part_n)) ** 0.5
+    return {level: scale * float(np.std([p[level] for p in parts], ddof=1)) for level in parts[0]}
+
+
+class Tallies(NamedTuple):
+    """What all four numbers are means of."""
+
+    reals_around_fake: Tensor  # (M,) int64, real balls that hold the fake
+    fakes_around_real: Tensor  # (N,) int64, fake balls that hold the real
+    real_covered: Tensor  # (N,) bool, the real's own ball holds a fake
+
+
+def tallies(real: Any, fake: Any, k: int, strict: bool) -> Tallies:
+    """Count, for every point, the balls of the other set that hold it."""
+    real, fake = as_pair(real, fake)
+    for what, points in (("real", real), ("generated", fake)):
+        if not 1 <= k < len(points):
+            raise UserError(f"k = {k} nearest neighbours need more than {k} {what} images, and there are {len(points)}")
+    centre = common_mean(real, fake)
+    real, fake = (real.double() - centre).to(real.dtype), (fake.double() - centre).to(fake.dtype)
+    reals, fakes = _Cloud(real, k), _Cloud(fake, k)
+    around_fake = torch.zeros(len(fake), dtype=torch.int64, device=real.device)
+    around_real = torch.zeros(len(real), dtype=torch.int64, device=real.device)
+    covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    for start in range(0, len(real), BLOCK):
+        rows = slice(start, min(start + BLOCK, len(real)))
+        squares, slack = _squares(reals, rows, fakes)
+        inside = _inside(squares, slack, reals.radii[rows, None], strict, reals, fakes, start)
+        around_fake += inside.sum(0)
+        covered[rows] = inside.any(1)
+        around_real[rows] = _inside(squares, slack, fakes.radii[None], strict, reals, fakes, start).sum(1)
+    return Tallies(around_fake, around_real, covered)
+
+
+class _Cloud:
+    """Points, their squared norms, and the squared radii of their balls."""
+
+    def __init__(self, points: Tensor, k: int):
+        self.points = points
+        self.norms = points.double().square().sum(1).to(points.dtype)
+        self.radii = self._radii(k)
+
+    def _radii(self, k: int) -> Tensor:
+        """Squared distance (N,) float64 of each point to its k-th neighbour, exact."""
+        n, found = len(self.points), []
+        for start in range(0, n, BLOCK):
+            rows = slice(start, min(start + BLOCK, n))
+            squares, slack = _squares(self, rows, self)
+            squares[:, start:].diagonal().fill_(torch.inf)  # a point is no neighbour of itself
+            near, index = squares.topk(min(n - 1, k + SPARE), dim=1, largest=False)
+            # only candidates that rounding could have put before or after the k-th are worth an exact distance
+            i, j = ((near - near[:, k - 1:k]).abs_() <= 2 * slack).nonzero(as_tuple=True)
+            distances = near.double()
+            distances[i, j] = _exact(self.points, i + start, self.points, index[i, j])
+            found.append(distances.kthvalue(k, dim=1).values)
+        return torch.cat(found)
+
+
+def _squares(a: _Cloud, rows: slice, b: _Cloud) -> tuple[Tensor, Tensor]:
+    """Fast squared distances (rows,M), and a bound (rows,1) on their error."""
+    squares = (a.points[rows] @ b.points.T).mul_(-2).add_(a.norms[rows, None]).add_(b.norms[None])
+    # rounding of a d-term product grows like sqrt(d) in practice; 4 sqrt(d) eps |a||b| is generous
+    scale = 4 * a.points.shape[1] ** 0.5 * torch.finfo(squares.dtype).eps
+    return squares, scale * (a.norms[rows, None] + b.norms.max())
+
+
+def _inside(squares: Tensor, slack: Tensor, radii: Tensor, strict: bool, a: _Cloud, b: _Cloud, start: int) -> Tensor:
+    """Whether each pair's distance is below (or at) the radius, decided exactly."""
+    limit = radii.to(squares.dtype)
+    inside = squares < limit
+    near = (squares - limit).abs_() <= slack
+    i, j = near.nonzero(as_tuple=True)
+    if len(i):
+        exact = _exact(a.points, i + start, b.points, j)
+        radius = radii.expand(squares.shape)[i, j]
+        inside[i, j] = exact < radius if strict else exact <= radius
+    return inside
+
+
+def _exact(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
+    """Squared distances of the pairs (a_i, b_j) in float64, each summed in the same order whatever its place."""
+    return torch.cat([(a[p].double() - b[q].double()).square_().sum(1) for p, q in zip(i.split(PAIRS), j.split(PAIRS))])

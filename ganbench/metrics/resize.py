@@ -1,0 +1,69 @@
+"""How images reach a network's side: each rule as the library does it that the rule comes from.
+
+All take uint8 (B,3,H,W) and return floats (B,3,side,side) on the scale 0..255, in the dtype asked for.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ganbench.errors import UserError, nearest
+
+
+def tf1_bilinear(images: Tensor, side: int, dtype: torch.dtype) -> Tensor:
+    """TensorFlow 1.x's resize_bilinear, corners not aligned: output pixel i looks at input position i * in / out.
+
+    No antialiasing and no half-pixel shift: what the FID network was used with (Heusel et al. 2017).
+    """
+    x = images.to(dtype)
+    height, width = x.shape[-2:]
+    if width != side:
+        low, high, weight = _tf1_positions(width, side, x)
+        x = torch.lerp(x[..., low], x[..., high], weight)
+    if height != side:
+        low, high, weight = _tf1_positions(height, side, x)
+        x = torch.lerp(x[..., low, :], x[..., high, :], weight[:, None])
+    return x
+
+
+def _tf1_positions(size: int, side: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lower and upper neighbour of each output pixel, and the weight of the upper."""
+    # the step is a float32 in TensorFlow and in torch-fidelity, whatever the images' type
+    step = torch.tensor(size / side, dtype=torch.float32)
+    at = torch.arange(side, dtype=like.dtype) * step
+    low = at.long()
+    weight = (at - low).to(like)
+    return low.to(like.device), (low + 1).clamp(max=size - 1).to(like.device), weight
+
+
+def torch_bilinear(images: Tensor, side: int, dtype: torch.dtype) -> Tensor:
+    """PyTorch's bilinear with half-pixel centres and no antialiasing, as pytorch-fid (on a 0..1 scale there)."""
+    return F.interpolate(images.to(dtype), size=(side, side), mode="bilinear", align_corners=False)
+
+
+def pil_bicubic(images: Tensor, side: int, dtype: torch.dtype) -> Tensor:
+    """Pillow's antialiased bicubic on float32 channels, clipped to 0..255 but not rounded (Parmar et al. 2022)."""
+    array = images.cpu().numpy().astype(np.float32)
+    out = np.empty((*array.shape[:2], side, side), np.float32)
+    for image, target in zip(array, out):
+        for channel, plane in zip(image, target):
+            plane[:] = np.asarray(Image.fromarray(channel).resize((side, side), Image.Resampling.BICUBIC))
+    return torch.from_numpy(out.clip(0, 255)).to(device=images.device, dtype=dtype)
+
+
+RULES: dict[str, Callable[[Tensor, int, torch.dtype], Tensor]] = {
+    "tf1-bilinear": tf1_bilinear, "torch-bilinear": torch_bilinear, "pil-bicubic": pil_bicubic,
+}
+
+
+def resize(images: Tensor, side: int, rule: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Apply a rule by name. Raises UserError for an unknown one, and for images that are not uint8 (B,3,H,W)."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise UserError(f"feature networks take uint8 images (B,3,H,W), and got {images.dtype} {tuple(images.shape)}")
+    if rule not in RULES:
+        raise UserError(f"unknown resizing rule '{rule}'.{nearest(rule, RULES)} Known: {', '.join(RULES)}")
+    return RULES[rule](images, side, dtype)

@@ -1,0 +1,99 @@
+"""95% intervals for distances between two sets of features.
+
+Every interval is about the value that the same metric, with the same numbers of images, has in expectation: it holds the
+noise of which images were drawn, on both sides. The bootstrap is not used: drawing with replacement makes duplicates,
+which shrink covariances and neighbour distances, so that its values lie beside the estimate, not around it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from ganbench.metrics.frechet import EPS, Gaussian, cholesky, factor
+from ganbench.metrics.intervals import Z95, of_share
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+    method: str
+
+
+def around(value: float, error: float, method: str, quantile: float = Z95, floor: float | None = None) -> Interval:
+    """value -+ quantile * error; `floor` is the least value the quantity can have."""
+    low, high = value - quantile * error, value + quantile * error
+    return Interval(low if floor is None else max(floor, low), high, method)
+
+
+def of_parts(value: float, parts: list[float], method: str) -> Interval | None:
+    """Student's t over independent parts whose mean the value is (or nearly is). None for fewer than two parts."""
+    if len(parts) < 2:
+        return None
+    error = float(np.std(parts, ddof=1)) / len(parts) ** 0.5
+    return around(value, error, method, float(stats.t.ppf(0.975, len(parts) - 1)))
+
+
+def of_neighbours(value: float, error: float, count: int | None, parts: int, method: str,
+                  ) -> tuple[float | None, float | None, str]:
+    """Student's t with an error from `parts` random parts; for a share of `count` points at least as wide as Wilson's
+    interval, which is honest at 0 and 1, where all parts may agree. An error of NaN: no interval."""
+    if not np.isfinite(error):
+        return None, None, ""
+    low, high, _ = around(value, error, method, float(stats.t.ppf(0.975, parts - 1)), floor=0.0)
+    if count is None:
+        return low, high, method
+    _, least, most = of_share(round(value * count), count)
+    return min(low, least), min(1.0, max(high, most)), method
+
+
+def frechet_error(p: Gaussian, q: Gaussian, x: Tensor, y: Tensor) -> float:
+    """Standard error of the Frechet distance of p and q, both estimated: the delta method on influence functions.
+
+    The derivative of the distance with respect to S1 is I - T, T the optimal transport map between the two Gaussians
+    (Olkin, Pukelsheim 1982); so one sample x moves the distance by
+
+        2 (mu1 - mu2).(x - mu1) + |x - mu1|^2 - (x - mu1)^T T (x - mu1) - const,
+
+    and likewise y. The error is made of the variances of these over samples of both sets.
+
+    Args:
+        p, q: statistics with their counts n. x, y: features (N,d), (M,d) behind them, or random samples of those. A set
+            without features ((0,d): only its statistics are known) counts as known exactly.
+    """
+    xc, yc = x.double() - p.mean, y.double() - q.mean
+    quad_x, quad_y = _transported(p, q, xc, yc)
+    step = 2 * (p.mean - q.mean)
+    along_x = xc @ step + xc.square().sum(1) - quad_x
+    along_y = yc.square().sum(1) - yc @ step - quad_y
+    variance = sum(float(a.var()) / g.n for a, g in ((along_x, p), (along_y, q)) if len(a) > 1)
+    return variance ** 0.5
+
+
+def _transported(p: Gaussian, q: Gaussian, xc: Tensor, yc: Tensor) -> tuple[Tensor, Tensor]:
+    """x^T T x and y^T T^-1 y for centred rows x of p and y of q, T the map that takes p's covariance to q's."""
+    lower = cholesky(p)
+    if lower is not None:
+        values, vectors = torch.linalg.eigh(lower.T @ q.covariance @ lower)
+        keep = values > len(values) * EPS * float(values[-1].clamp(min=0))
+        if q.n:
+            keep[:max(0, len(values) - (q.n - 1))] = False
+        quarter, vectors = values[keep] ** 0.25, vectors[:, keep]
+        white = torch.linalg.solve_triangular(lower, xc.T, upper=False)
+        return ((quarter[:, None] * (vectors.T @ white)).square().sum(0),
+                ((vectors.T @ (lower.T @ yc.T)) / quarter[:, None]).square().sum(0))
+    a, b = factor(p.covariance, p.n), factor(q.covariance, q.n)
+    u, values, v = torch.linalg.svd(a @ b.T, full_matrices=False)
+    root = values.sqrt()[:, None]
+    # rows of a and b are orthogonal: a a^T is diagonal, and coordinates in them are plain projections
+    x_in_a = (a @ xc.T) / a.square().sum(1)[:, None]
+    y_in_b = (b @ yc.T) / b.square().sum(1)[:, None]
+    return (root * (u.T @ x_in_a)).square().sum(0), (root * (v @ y_in_b)).square().sum(0)
+
+
+def intercept(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Value at x = 0 of the least-squares line through (x, y), and its standard error."""
+    fit = stats.linregress(x, y)
+    return float(fit.intercept), float(fit.intercept_stderr)

