@@ -20,7 +20,8 @@ from PIL import Image
 from ganbench import records
 from ganbench.errors import UserError
 from ganbench.report import plots
-from ganbench.report.html import render
+from ganbench.report.comparison import build
+from ganbench.report.html import picture, render
 from ganbench.report.plots import Axis, Series
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
@@ -69,7 +70,7 @@ def runs(tmp_path: Path) -> Path:
                    "overrides": {"width": 8}, "n_eval": 100}
         config = {"run": folder.name, "preset": "paper", "options": options, "dataset": {"side": 32}}
         (folder / "config.json").write_text(json.dumps(config))
-        lines = [{"step": i, "images": 1000 * i, "kimg": float(i), "seconds": float(i), "k_t": i / 30, "M_global": 1 / (i + 1),
+        lines = [{"step": i, "images": 1000 * i, "kimg": float(i), "seconds": float(i), "k": i / 30, "m_global": 1 / (i + 1),
                   "ratio": 0.5, "d_loss": "nan", "m_smooth": 5.0 - i / 10} for i in range(30)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 30, "im')
     Image.new("RGB", (2500, 50), "red").save(root / "alpha-s0" / "growth.png")
@@ -141,10 +142,10 @@ def test_samples_growth_and_equilibrium_come_from_the_runs_folders(frame: pd.Dat
     page = _Page(text)
     assert [i["alt"] for i in page.images] == [
         "beta (paper): generated images", "alpha (paper): generated images",
-        "alpha (paper): growth, one latent from the coarsest level to the finest"]
+        "alpha (paper): growth"]
     assert page.images[2]["width"] == "1100"  # shrunk from 2500
     assert "alpha (paper), alpha-s0, 30 kimg" in text  # the last grid, not the first
-    for name in ("k_t", "M_global", "ratio"):
+    for name in ("k", "m_global", "ratio"):
         assert f"beta (paper): {name}" in text
     assert "m, smoothed" in text
     without = render(frame)
@@ -313,3 +314,14 @@ def test_the_browser_check_can_fail(tmp_path: Path) -> None:
     _, console, asked = _browse(tmp_path, "page.html")
     assert any("undefinedFunction" in line for line in console)
     assert any("elsewhere.invalid" in a for a in asked) and "/near.png" in asked
+
+
+def test_the_small_picture_is_a_whole_svg_file_with_its_own_colours(frame: pd.DataFrame) -> None:
+    import xml.etree.ElementTree as ElementTree
+    text = picture(build(frame))
+    root = ElementTree.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert len(root.findall("{http://www.w3.org/2000/svg}svg")) == 2
+    assert "--c0:" in text and "prefers-color-scheme: dark" in text and "body" not in text
+    with pytest.raises(UserError, match="nothing to draw"):
+        picture([])

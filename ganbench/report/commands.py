@@ -25,6 +25,7 @@ def report(
     csv: Annotated[Path | None, typer.Option(help="Write the tables, tidy, one line a number.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write Markdown tables.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write LaTeX (booktabs) tables.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write a small picture (SVG) of the first table.")] = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Comparison of GANs",
     runs: Annotated[list[Path] | None, typer.Option(
         help="Folder with the runs' folders (samples, curves); repeatable. Default: runs/.", show_default=False)] = None,
@@ -55,7 +56,11 @@ def report(
         return render(frame, title=title, roots=runs or [RUNS], all_published=everything, blocks=blocks,
                       command=shlex.join(["ganbench", *sys.argv[1:]]))
 
-    wanted = {csv: lambda: table.to_csv(blocks), latex: lambda: table.to_latex(blocks), html: page,
+    def drawing() -> str:
+        from ganbench.report.html import picture as draw
+        return draw(blocks)
+
+    wanted = {picture: drawing, csv: lambda: table.to_csv(blocks), latex: lambda: table.to_latex(blocks), html: page,
               markdown: lambda: table.to_markdown(blocks, literature)}
     for path, text in wanted.items():
         if path is not None:

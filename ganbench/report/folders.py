@@ -4,12 +4,13 @@ import base64
 import io
 import json
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ganbench.errors import UserError
 
@@ -51,8 +52,7 @@ class RunFolder:
     @property
     def grids(self) -> list[Path]:
         """Sample grids from first to last."""
-        return sorted((self.path / "grids").glob("*.png"), key=lambda p: [float(n) for n in re.findall(r"\d+(?:\.\d+)?",
-                                                                                                      p.stem)])
+        return sorted((self.path / "grids").glob("*.png"), key=lambda p: (kimg_of(p) or 0.0, p.name))
 
     def picture(self, name: str) -> Path | None:
         """A picture of that name (growth, neighbours) from the run's folder or its grids."""
@@ -77,22 +77,32 @@ def find_runs(names: Iterable[str], roots: Sequence[Path]) -> dict[str, RunFolde
     return found
 
 
-def embedded(path: Path) -> tuple[str, tuple[int, int]]:
-    """A PNG as a data: address and its width and height; shrunk if it is wider than a page.
+def kimg_of(grid: Path) -> float | None:
+    """When a sample grid was made, by its name, or None for a picture that somebody named otherwise."""
+    try:
+        return float(grid.stem.removeprefix("kimg-"))
+    except ValueError:
+        return None
 
-    Raises UserError if the file is no readable picture.
-    """
+
+def opened(path: Path) -> np.ndarray:
+    """A picture as uint8 (H,W,3). Raises UserError if it cannot be read."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            image.load()  # a cut file fails here, not in the browser
-            size, raw = image.size, path.read_bytes()
-            if image.width > WIDEST:
-                size = (WIDEST, round(image.height * WIDEST / image.width))
-                buffer = io.BytesIO()
-                image.resize(size, Image.Resampling.LANCZOS).save(buffer, format="PNG", optimize=True)
-                raw = buffer.getvalue()
+            return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError) as error:
         raise UserError(f"cannot read the picture {path}: {error}; remove it, or choose other --runs") from None
-    return f"data:image/png;base64,{base64.b64encode(raw).decode('ascii')}", size
+
+
+def embedded(picture: np.ndarray) -> tuple[str, tuple[int, int]]:
+    """A picture (H,W,3) as a data: address, and its width and height; shrunk if it is wider than a page."""
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    if image.width > WIDEST:
+        image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}", image.size

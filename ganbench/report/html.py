@@ -7,19 +7,22 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ganbench.errors import UserError
-from ganbench.report import comparison, plots, selection
+from ganbench.report import comparison, plots, samples, selection
 from ganbench.report.comparison import AVERAGE, Block, Cell, Column, Entry
-from ganbench.report.folders import RunFolder, embedded, find_runs
+from ganbench.report.folders import RunFolder, embedded, find_runs, kimg_of, opened
 from ganbench.report.plots import Series
 from ganbench.report.reproduce import recipe
 from ganbench.report.statistics import reached, summarise
 from ganbench.report.table import LEGEND, PUBLISHED_TITLE, number, number_or_blank, published_label, runs_of, spread
 
 # Quantities that families with an equilibrium log beside their losses; a panel appears wherever the first is logged.
-EQUILIBRIUM = (("k_t", "weight k of the generated images"), ("M_global", "M_global"), ("ratio", "ratio, generated to real"))
+EQUILIBRIUM = (("k", "k_t, the weight of generated images in the critic's loss"), ("m_global", "M_global"),
+               ("ratio", "error of generated images over error of reals; dashed: gamma, the wanted ratio"))
+WANTED = {"ratio": "gamma"}  # the setting that says where a quantity should be
 VERDICTS = {"best": "differs from every other entry", "tied": "not distinguishable from the leading entry",
             "unsure": "leads, but one seed allows no test", "": ""}
 
@@ -40,7 +43,7 @@ def render(frame: pd.DataFrame, *, title: str = "Comparison of GANs", roots: Seq
     if blocks is None:
         blocks = comparison.build(measured) if len(measured) else []
     folders = find_runs(measured["run"], roots)
-    numbers = {label: i for i, label in enumerate(sorted({e.label for b in blocks for e in b.entries if not e.reference}))}
+    numbers = _numbers(blocks)
     assets = files("ganbench.report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
@@ -51,6 +54,24 @@ def render(frame: pd.DataFrame, *, title: str = "Comparison of GANs", roots: Seq
         blocks=[_block(f"t{i}", block, frame, folders, numbers) for i, block in enumerate(blocks, start=1)],
         published=[r | {"label": published_label(r), "shown": f"{r['value']:.10g}"}
                    for r in selection.published(frame, everything=all_published)])
+
+
+def picture(blocks: Sequence[Block]) -> str:
+    """A small picture for a README, as a whole SVG file: the first headline of the first table, last values and curves.
+
+    Raises UserError if there is nothing to draw.
+    """
+    columns = [c for b in blocks[:1] for c in b.headlines() if c.higher_is_better is not None]
+    charts = _metric(blocks[0], columns[0], _numbers(blocks))["charts"][:2] if columns else []
+    if not charts:
+        raise UserError("there is nothing to draw: no value was measured at the end of a training; leave out --picture")
+    return plots.side_by_side([(c["heading"], c["svg"]) for c in charts], title=f"{blocks[0].title}: {columns[0].title}",
+                              style=(files("ganbench.report") / "page.css").read_text(encoding="utf-8"))
+
+
+def _numbers(blocks: Sequence[Block]) -> dict[str, int]:
+    """Each entry's colour, the same on the whole page."""
+    return {label: i for i, label in enumerate(sorted({e.label for b in blocks for e in b.entries if not e.reference}))}
 
 
 def _block(name: str, block: Block, frame: pd.DataFrame, folders: dict[str, RunFolder],
@@ -234,7 +255,7 @@ def _cost(trained: list[Entry], column: Column, attribute: str, x_label: str, fl
 
 def _nearby(floors: list[tuple[str, float]], series: Sequence[Series]) -> list[tuple[str, float]]:
     values = [v for s in series for v in s.y]
-    return [(n, v) for n, v in floors if v <= max(values) * 1.05 and (v > 0 or min(values) <= 0)]
+    return [(n, v) for n, v in floors if plots.near(v, (min(values), max(values)))]
 
 
 def _reach(trained: list[Entry], rows: list[Any], column: Column) -> dict[str, Any] | None:
@@ -272,32 +293,30 @@ def _samples(trained: list[Entry], folders: dict[str, RunFolder]) -> list[dict[s
     for entry in trained:
         folder = next((f for f in _first(entry, folders) if f.grids), None)
         if folder is not None:
-            path = folder.grids[-1]
-            found.append(_picture(path, f"{entry.label}: generated images",
-                                  ", ".join([entry.label, folder.path.name, *_kimg_of(path)])))
+            kimg = kimg_of(folder.grids[-1])
+            when = [] if kimg is None else [f"{kimg:g} kimg"]
+            found.append(_picture(opened(folder.grids[-1]), f"{entry.label}: generated images",
+                                  ", ".join([entry.label, folder.path.name, *when])))
     return found
-
-
-def _kimg_of(path: Path) -> list[str]:
-    try:
-        return [f"{float(path.stem.removeprefix('kimg-')):g} kimg"]
-    except ValueError:  # a picture somebody named otherwise
-        return []
 
 
 def _strips(trained: list[Entry], folders: dict[str, RunFolder]) -> list[dict[str, Any]]:
+    """The same latents through training, and samples beside the training images nearest to them."""
     found = []
-    for name, about in (("growth", "growth, one latent from the coarsest level to the finest"),
-                        ("neighbours", "samples, each beside its nearest training images")):
+    for about, made in (("through training", samples.through_training), ("nearest reals", samples.beside_reals)):
         for entry in trained:
-            path = next((p for f in _first(entry, folders) if (p := f.picture(name))), None)
-            if path is not None:
-                found.append(_picture(path, f"{entry.label}: {about}", f"{entry.label}: {about}"))
+            result = next((r for f in _first(entry, folders) if (r := made(f)) is not None), None)
+            if result is not None:
+                found.append(_picture(result[0], f"{entry.label}: {about}; {result[1]}", f"{entry.label}, {about} ({result[1]})"))
+    for entry in trained:
+        path = next((p for f in _first(entry, folders) if (p := f.picture("growth"))), None)
+        if path is not None:
+            found.append(_picture(opened(path), f"{entry.label}: growth", f"{entry.label}: growth"))
     return found
 
 
-def _picture(path: Path, told: str, caption: str) -> dict[str, Any]:
-    address, (width, height) = embedded(path)
+def _picture(picture: np.ndarray, told: str, caption: str) -> dict[str, Any]:
+    address, (width, height) = embedded(picture)
     return {"address": address, "width": width, "height": height, "told": told, "caption": caption}
 
 
@@ -323,9 +342,11 @@ def _equilibrium(trained: list[Entry], folders: dict[str, RunFolder], numbers: d
         for name, label in EQUILIBRIUM:
             series = _logged(entry, runs, name, numbers)
             if series:
+                target = runs[0].config.get("config", {}).get(WANTED.get(name, ""))
                 charts.append({"heading": f"{entry.label}: {name}", "caption": label,
                                "svg": plots.line_chart(series, title=f"{entry.label}: {label}", y_label=name, markers=False,
-                                                       x_label="thousands of real images", height=220)})
+                                                       x_label="thousands of real images", height=220,
+                                                       levels=[("gamma", float(target))] if target is not None else [])})
     return charts
 
 

@@ -96,13 +96,14 @@ def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: s
 def interval_chart(rows: Sequence[tuple[Series, float | None, float | None]], *, title: str, x_label: str,
                    levels: Sequence[tuple[str, float]] = ()) -> str:
     """One row an entry: a dot for each seed (series.x), the mean, and a bar from `low` to `high`."""
-    top, step = TOP + (14 if levels else 0), 24  # room for the references' names
-    height = top + step * len(rows) + BOTTOM
     left = min(190, 16 + max([7 * len(s.label) for s, _, _ in rows], default=0))
     values = [v for s, low, high in rows for v in (*s.x, *(b for b in (low, high) if b is not None))]
     span = (min(values), max(values)) if values else (0.0, 1.0)
-    x = Axis(x_label, [*values, *(v for _, v in levels if _near(v, span))], left, WIDTH - RIGHT)
-    parts = _grid_x(x, height)
+    levels = [(name, value) for name, value in levels if near(value, span)]
+    top, step = TOP + 14 * len(levels), 24  # a line of text for each reference's name
+    height = top + step * len(rows) + BOTTOM
+    x = Axis(x_label, [*values, *(v for _, v in levels)], left, WIDTH - RIGHT)
+    parts = _grid_x(x, height, top=top)
     for index, (s, low, high) in enumerate(rows):
         y, colour = top + step * (index + 0.5), f"c{s.number % COLOURS}"
         mean = sum(s.x) / len(s.x)
@@ -112,12 +113,11 @@ def interval_chart(rows: Sequence[tuple[Series, float | None, float | None]], *,
         row += [f'<circle class="seed {colour}" cx="{x(v):.1f}" cy="{y:.1f}" r="2.5"/>' for v in s.x]
         row.append(_marker(s.number, x(mean), y, f"{s.label}: {mean:.4g}", size=5))
         parts.append(f'<g data-entry="{s.number}">{"".join(row)}</g>')
-    for name, value in levels:
-        if _near(value, span):
-            anchor = "start" if x(value) < (left + WIDTH) / 2 else "end"
-            parts.append(f'<path class="level" d="M{x(value):.1f} {top}V{height - BOTTOM}"><title>{escape(name)}: '
-                         f'{value:.4g}</title></path><text class="tick" x="{x(value):.1f}" y="{top - 5}" '
-                         f'text-anchor="{anchor}">{escape(name)}</text>')
+    for index, (name, value) in enumerate(levels):
+        start, line = x(value) < (left + WIDTH) / 2, TOP + 14 * index
+        parts.append(f'<path class="level" d="M{x(value):.1f} {line}V{height - BOTTOM}"><title>{escape(name)}: '
+                     f'{value:.4g}</title></path><text class="tick" x="{x(value) + (4 if start else -4):.1f}" '
+                     f'y="{line + 9}" text-anchor="{"start" if start else "end"}">{escape(name)}</text>')
     told = "; ".join(f"{s.label} {sum(s.x) / len(s.x):.4g}" for s, _, _ in rows)
     return _svg(parts, title, f"{x_label}. {told}", height)
 
@@ -127,10 +127,10 @@ def scatter(series: Sequence[Series], *, title: str, x_label: str, y_label: str,
     """One point an entry, with whiskers from `low` to `high`."""
     values = [v for s in series for part in (s.y, s.low or (), s.high or ()) for v in part]
     span = (min(values), max(values)) if values else (0.0, 1.0)
-    near = [(n, v) for n, v in levels if _near(v, span)]
+    shown = [(n, v) for n, v in levels if near(v, span)]
     x = Axis(x_label, [v for s in series for v in s.x], LEFT, WIDTH - RIGHT, log_beyond=8)
-    y = Axis(y_label, [*values, *(v for _, v in near)], HEIGHT - BOTTOM, TOP)
-    parts = [*_frame(x, y, HEIGHT), *_levels(near, y)]
+    y = Axis(y_label, [*values, *(v for _, v in shown)], HEIGHT - BOTTOM, TOP)
+    parts = [*_frame(x, y, HEIGHT), *_levels(shown, y)]
     for s in series:
         whiskers = [f'<path class="bar c{s.number % COLOURS}" d="M{x(px):.1f} {y(low):.1f}V{y(high):.1f}"/>'
                     for px, low, high in zip(s.x, s.low or (), s.high or ())]
@@ -175,6 +175,23 @@ def thinned(x: Sequence[float], y: Sequence[float], most: int = 240) -> tuple[li
     return [mean(x[p]) for p in pieces], [mean(y[p]) for p in pieces]
 
 
+def side_by_side(charts: Sequence[tuple[str, str]], *, title: str, style: str) -> str:
+    """Charts beside each other as an SVG file of its own, light and dark. `style` is the page's style sheet."""
+    rules = style[style.index(":root"):style.index("* {")] + style[style.index("/* charts */"):style.index("/* pictures")]
+    heights = [float(svg.split('viewBox="0 0 ', 1)[1].split('"')[0].split()[1]) for _, svg in charts]
+    width, height = (WIDTH + 20) * len(charts) + 20, max(heights) + 70
+    font = 'font-family="system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif"'
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:g}" width="{width}" '
+             f'height="{height:g}" {font}><title>{escape(title)}</title><style>{rules}.name,.head{{fill:var(--ink)}}</style>'
+             f'<rect width="100%" height="100%" fill="var(--paper)"/>'
+             f'<text class="head" x="20" y="26" font-size="16" font-weight="600">{escape(title)}</text>']
+    for index, ((heading, svg), tall) in enumerate(zip(charts, heights)):
+        x = 20 + index * (WIDTH + 20)
+        parts.append(f'<text class="head" x="{x}" y="52" font-size="13" font-weight="600">{escape(heading)}</text>')
+        parts.append(svg.replace("<svg ", f'<svg x="{x}" y="62" width="{WIDTH}" height="{tall:g}" ', 1))
+    return "".join([*parts, "</svg>\n"])
+
+
 def _svg(parts: Sequence[str], title: str, told: str, height: float) -> str:
     return (f'<svg class="chart" viewBox="0 0 {WIDTH} {height:g}" role="img"><title>{escape(title)}</title>'
             f'<desc>{escape(told)}</desc>{"".join(parts)}</svg>')
@@ -202,10 +219,10 @@ def _grid_y(y: Axis, height: int) -> list[str]:
     return parts
 
 
-def _grid_x(x: Axis, height: float, lines: bool = True) -> list[str]:
+def _grid_x(x: Axis, height: float, lines: bool = True, top: float = TOP) -> list[str]:
     bottom, parts = height - BOTTOM, []
     for value in x.ticks():
-        line = f"M{x(value):.1f} {TOP}V{bottom}" if lines else f"M{x(value):.1f} {bottom}v4"
+        line = f"M{x(value):.1f} {top}V{bottom}" if lines else f"M{x(value):.1f} {bottom}v4"
         parts.append(f'<path class="grid" d="{line}"/><text class="tick" x="{x(value):.1f}" y="{bottom + 17}" '
                      f'text-anchor="middle">{_tick(value)}</text>')
     if not lines:
@@ -258,10 +275,11 @@ def _marker(number: int, x: float, y: float, title: str = "", size: float = 3.5)
     return f'<path class="mark c{number % COLOURS}" d="{shapes[number % len(shapes)]}">{told}</path>'
 
 
-def _near(value: float, span: tuple[float, float]) -> bool:
+def near(value: float, span: tuple[float, float]) -> bool:
     """Whether a reference line is close enough to the values that drawing it does not flatten them."""
     low, high = span
-    return low - 1.5 * (high - low) <= value <= high + 0.5 * (high - low)
+    close = low - 0.7 * (high - low) <= value <= high + 0.25 * (high - low)
+    return close or (low > 0 and low / 6 <= value <= high)
 
 
 def _tick(value: float) -> str:

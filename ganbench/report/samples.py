@@ -1,0 +1,116 @@
+"""Pictures made from a run's sample grids: the same latents through training, and samples beside their nearest reals."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ganbench.report.folders import RunFolder, kimg_of, opened
+
+COLUMNS, GAP = 8, 2  # how training lays out its grids
+MOMENTS, LATENTS = 8, 4  # columns and rows of a strip
+QUERIES, NEAREST = 8, 3  # columns and rows of reals of a picture of neighbours
+SEARCH_SIDE = 32  # distances are taken at this side at most
+CHUNK = 4096
+
+
+def tiles(picture: np.ndarray, side: int) -> np.ndarray | None:
+    """A grid's images, uint8 (n,side,side,3), from the picture (H,W,3), which may be enlarged by whole pixels.
+
+    None for a picture that is no grid of that side.
+    """
+    height, width = picture.shape[:2]
+    step = side + GAP
+    factor, rest = divmod(width, COLUMNS * step - GAP)
+    if factor < 1 or rest or (height // factor + GAP) % step:
+        return None
+    small = picture[::factor, ::factor]
+    rows = (small.shape[0] + GAP) // step
+    return np.stack([small[y * step:y * step + side, x * step:x * step + side] for y in range(rows) for x in range(COLUMNS)])
+
+
+def through_training(folder: RunFolder) -> tuple[np.ndarray, str] | None:
+    """A few latents' images (rows) at evenly spread moments (columns), and a caption. None without enough grids."""
+    grids = folder.grids
+    if len(grids) < 3:
+        return None
+    chosen = [grids[round(i)] for i in np.linspace(0, len(grids) - 1, min(MOMENTS, len(grids)))]
+    parts = [tiles(opened(path), folder.config["dataset"]["side"]) for path in chosen]
+    if any(part is None for part in parts):
+        return None
+    cells = [[part[row] for part in parts if part is not None] for row in range(LATENTS)]
+    moments = ", ".join(f"{kimg:.4g}" for path in chosen if (kimg := kimg_of(path)) is not None)
+    return _sheet(cells), f"rows: {LATENTS} latents; columns: after {moments} kimg"
+
+
+def beside_reals(folder: RunFolder) -> tuple[np.ndarray, str] | None:
+    """Samples (top row), each above the training images nearest to it. None where the images are not on this machine."""
+    data = folder.config["dataset"]
+    pixels = _training_images(data.get("content_hash", ""), min(data["side"], SEARCH_SIDE), data["side"])
+    samples = tiles(opened(folder.grids[-1]), data["side"]) if folder.grids else None
+    if samples is None or pixels is None:
+        return None
+    coarse, fine = pixels
+    samples = samples[:QUERIES]
+    found = nearest(_shrunk(samples, coarse.shape[-1]), coarse, mirror=bool(data.get("mirror")))
+    rows = [list(samples), *([_colour(fine[found[q, k]]) for q in range(len(samples))] for k in range(found.shape[1]))]
+    return _sheet(rows), (f"top: generated; below each the {NEAREST} nearest of {len(coarse):,} training images "
+                          f"(Euclidean, pixels at {coarse.shape[-1]}×{coarse.shape[-1]})")
+
+
+def nearest(queries: np.ndarray, reals: np.ndarray, *, k: int = NEAREST, mirror: bool = False) -> np.ndarray:
+    """Indices (Q,k) of the real images nearest to each query, nearest first.
+
+    Args:
+        queries: uint8 or float (Q,s,s,3). reals: uint8 (N,C,s,s), C 1 or 3. mirror: a mirrored image counts as itself.
+    """
+    channels = reals.shape[1]
+    wanted = queries.astype(np.float32)
+    wanted = wanted.transpose(0, 3, 1, 2) if channels == 3 else wanted.mean(3)[:, None]
+    views = [wanted, wanted[..., ::-1]] if mirror else [wanted]
+    flat = np.stack([v.reshape(len(v), -1) for v in views])
+    distances = np.empty((len(queries), len(reals)), np.float32)
+    for start in range(0, len(reals), CHUNK):
+        part = np.asarray(reals[start:start + CHUNK], np.float32).reshape(-1, flat.shape[-1])
+        lengths = np.einsum("nd,nd->n", part, part)
+        distances[:, start:start + len(part)] = (lengths - 2 * (flat @ part.T)).min(0)
+    # float32 sums may swap near ties: the front runners are measured again
+    front = np.sort(np.argsort(distances, axis=1)[:, :16 + k], axis=1)
+    part = np.stack([reals[row] for row in front]).reshape(*front.shape, -1).astype(np.float64)
+    exact = np.square(part - flat.astype(np.float64)[:, :, None]).sum(-1).min(0)
+    return np.take_along_axis(front, np.argsort(exact, axis=1, kind="stable")[:, :k], axis=1)
+
+
+def _training_images(content_hash: str, coarse: int, fine: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """A prepared store's levels (memory-mapped), found by the content of its images; nothing is prepared for a page."""
+    from ganbench.data import Store, cache_dir
+    for path in sorted(Path(cache_dir() / "stores").glob("*/manifest.json")):
+        try:
+            same = content_hash and json.loads(path.read_text(encoding="utf-8")).get("content_hash") == content_hash
+        except json.JSONDecodeError:
+            continue  # somebody else's trouble: `ganbench data verify` names it
+        if same:
+            store = Store(path.parent)
+            return store.level(coarse), store.level(fine)
+    return None
+
+
+def _shrunk(images: np.ndarray, side: int) -> np.ndarray:
+    """Box-averaged to `side`, float32."""
+    n, factor = len(images), images.shape[1] // side
+    return images.reshape(n, side, factor, side, factor, 3).mean((2, 4), dtype=np.float32)
+
+
+def _colour(image: np.ndarray) -> np.ndarray:
+    """(C,s,s) -> (s,s,3)."""
+    return np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3))
+
+
+def _sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    side = rows[0][0].shape[0]
+    sheet = np.full((len(rows) * (side + GAP) - GAP, len(rows[0]) * (side + GAP) - GAP, 3), 255, np.uint8)
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            sheet[y * (side + GAP):y * (side + GAP) + side, x * (side + GAP):x * (side + GAP) + side] = image
+    return sheet
