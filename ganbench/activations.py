@@ -89,7 +89,8 @@ class _Guide(_Listen):
 
 def maps(family: Family, images: Tensor, labels: Tensor | None, heard: Callable[[Tensor], None]) -> None:
     """Run the critic in evaluation mode without gradients; each rectified map behind a convolution goes to `heard`."""
-    assert family.critic is not None
+    if family.critic is None:
+        raise UserError("this picture or measure looks into a critic, and this family has none")
     with torch.no_grad(), frozen_modes(family.critic):
         family.critic.eval()
         with _Listen(lambda feature_map: heard(feature_map[:len(images)])):

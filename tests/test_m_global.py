@@ -7,7 +7,7 @@ from measure_support import Call, FakeStore, Known, noise_store, subject_of
 from torch import nn
 
 from ganbench.family import FamilyConfig
-from ganbench.metrics.measures.m_global import MGlobal
+from ganbench.metrics.measures.m_global import MGlobal, numbers
 
 
 class Half(nn.Module):
@@ -68,10 +68,23 @@ def test_equals_float64_numpy_for_a_random_autoencoder(eta):
 def test_the_interval_of_the_mean_is_as_wide_as_theory_says():
     store = noise_store(400)
     family = Known(Call(lambda z: z[:, :1, None, None].expand(-1, 1, 8, 8)), Half(), autoencoder_critic=True)
-    got = levels(MGlobal(n=400, resamples=2000).measure(subject_of(family, store)))["L_fake"]
+    got = levels(MGlobal(n=400).measure(subject_of(family, store)))["L_fake"]
     # L of one fake is |z|/2 with z ~ N(0,1): standard deviation sqrt(1 - 2/pi) / 2.
     theory = 2 * 1.96 * np.sqrt(1 - 2 / np.pi) / 2 / np.sqrt(400)
-    assert got.ci_high - got.ci_low == pytest.approx(theory, rel=0.15)
+    assert got.ci_high - got.ci_low == pytest.approx(theory, rel=0.1)
+
+
+@pytest.mark.parametrize("shift", [0.3, 0.5, 0.9])  # fakes too good, balanced, too bad for gamma = 0.5
+def test_the_errors_are_those_of_repeated_draws(shift):
+    rng, gamma = np.random.default_rng(0), 0.5
+    draws = [numbers(1 + 0.2 * rng.normal(size=200), shift + 0.3 * rng.normal(size=100), gamma) for _ in range(2000)]
+    for level in ("", "L_real", "L_fake", "balance", "ratio"):
+        spread = np.std([d[level][0] for d in draws])
+        error = np.mean([d[level][1] for d in draws])
+        if level == "" and shift == 0.5:
+            assert spread < error < 2 * spread  # in balance the error given is on the safe side
+        else:
+            assert error == pytest.approx(spread, rel=0.06)
 
 
 def test_a_family_may_say_its_energy_itself_and_without_gamma_balance_means_equal_energies():

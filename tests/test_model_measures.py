@@ -153,7 +153,7 @@ def test_wasserstein_gap_is_a_difference_of_means():
 
 def test_bits_per_dim_asks_the_family():
     class Coder(Known):
-        def bits_per_dim(self, images, labels):
+        def bits_per_dim(self, images, random):
             return 4 + images.flatten(1).mean(1)
 
     got = levels(BitsPerDim().measure(subject_of(Coder(nn.Identity()), grey_store([0, 0]), noise_store(30))))

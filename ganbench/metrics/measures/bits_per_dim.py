@@ -1,18 +1,19 @@
 """Code length of images under models that have a likelihood (or a bound of it)."""
 
+from typing import Any, cast
+
 import torch
 
 from ganbench.family import Family, frozen_modes
 from ganbench.metrics.intervals import of_mean
 from ganbench.metrics.metric import ModelMetric, Score, Subject
-from ganbench.metrics.subjects import choose, reals, seeded
-from ganbench.random import derived_seed
+from ganbench.metrics.subjects import choose, reals, stream
 
 
 class BitsPerDim(ModelMetric):
     """Negative log-likelihood in bits per dimension (pixel and channel) of 8-bit images; an upper bound for a VAE.
 
-    A family gives it with a method `bits_per_dim(images, labels) -> (B,)`, on its training weights. Levels: "train" and
+    A family gives it with a method `bits_per_dim(images, random) -> (B,)`, on its training weights. Levels: "train" and
     "" = held out (where the data has a test split). A uniform model over 256 values has 8.
 
     Args:
@@ -39,10 +40,10 @@ class BitsPerDim(ModelMetric):
         return [self._score(subject, level, store) for level, store in splits.items()]
 
     def _score(self, subject: Subject, level: str, store: object) -> Score:
-        family = subject.family
+        family, random = cast(Any, subject.family), stream(subject, f"bits/{level}")
         indices = choose(store, self.n or subject.n, subject.seed)
-        with torch.no_grad(), frozen_modes(family), seeded(derived_seed(subject.seed, "bits", level), subject.device):
+        with torch.no_grad(), frozen_modes(family):
             family.eval()
-            bits = torch.cat([family.bits_per_dim(x, y) for x, y in reals(subject, store, indices)])  # type: ignore[operator]
+            bits = torch.cat([family.bits_per_dim(x, random) for x, _ in reals(subject, store, indices)])
         mean, low, high = of_mean(bits.double().cpu().numpy())
         return Score(mean, level, low, high, "normal, over images", n_real=len(indices))

@@ -5,10 +5,9 @@ import torch
 from torch import Tensor
 
 from ganbench.family import Family, frozen_modes
-from ganbench.metrics.intervals import bootstrap
+from ganbench.metrics.intervals import Z95
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import choose, fakes, reals
-from ganbench.random import derived_seed
 
 
 def energy(family: Family, images: Tensor) -> Tensor:
@@ -43,7 +42,6 @@ class MGlobal(ModelMetric):
 
     Args:
         n: number of real and of generated images; None = as many as the evaluation may use.
-        resamples: size of the bootstrap behind the intervals (over images, the networks held fixed).
     """
 
     title = "M_global"
@@ -51,8 +49,8 @@ class MGlobal(ModelMetric):
     summary = ("How well the critic's autoencoder does on real images, plus how far the run is from the balance it "
                "aims at. Valid within one critic architecture, loss and gamma, not across them.")
 
-    def __init__(self, n: int | None = None, resamples: int = 1000):
-        self.n, self.resamples, self.gamma = n, resamples, float("nan")
+    def __init__(self, n: int | None = None):
+        self.n, self.gamma = n, float("nan")
 
     def applies(self, family: Family) -> str:
         if not family.autoencoder_critic:
@@ -73,17 +71,22 @@ class MGlobal(ModelMetric):
             real_energies = torch.cat([energy(family, x) for x, _ in reals(subject, subject.reals, indices)])
             fake_energies = torch.cat([energy(family, f.images) for f in fakes(subject, n, "m_global")])
         real, fake = (e.double().cpu().numpy() for e in (real_energies, fake_energies))
-        values = self._numbers(real, fake)
-        low, high = bootstrap(self._numbers, real, fake, seed=derived_seed(subject.seed, "bootstrap"),
-                              resamples=self.resamples)
         note = f"gamma = {self.gamma:g}"
-        return [Score(float(values[i]), level, float(low[i]), float(high[i]),
-                      f"percentile bootstrap over images, {self.resamples} resamples, networks fixed",
+        return [Score(value, level, value - Z95 * error, value + Z95 * error, "delta method over images, networks fixed",
                       len(real), len(fake), False if level == "" else None, note)
-                for i, level in enumerate(("", "L_real", "L_fake", "balance", "ratio"))]
+                for level, (value, error) in numbers(real, fake, self.gamma).items()]
 
-    def _numbers(self, real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-        """M, L(x), L(G), balance and ratio from energies of single images."""
-        a, b = real.mean(), fake.mean()
-        balance = self.gamma * a - b
-        return np.array([a + abs(balance), a, b, balance, b / a])
+
+def numbers(real: np.ndarray, fake: np.ndarray, gamma: float) -> dict[str, tuple[float, float]]:
+    """M_global and its parts from energies of single images, each with its standard error.
+
+    M_global is one of two linear functions of the two means, by the sign of the balance; where the balance is within its
+    own noise both could hold, and the larger of their errors is given.
+    """
+    a, b = float(real.mean()), float(fake.mean())
+    error_a, error_b = (float(e.std(ddof=1) / np.sqrt(len(e))) if len(e) > 1 else float("nan") for e in (real, fake))
+    balance, error = gamma * a - b, float(np.hypot(gamma * error_a, error_b))
+    slopes = [1 + gamma, 1 - gamma] if abs(balance) < Z95 * error else [1 + gamma if balance > 0 else 1 - gamma]
+    return {"": (a + abs(balance), max(float(np.hypot(slope * error_a, error_b)) for slope in slopes)),
+            "L_real": (a, error_a), "L_fake": (b, error_b), "balance": (balance, error),
+            "ratio": (b / a, float(np.hypot(error_b, b / a * error_a)) / a)}

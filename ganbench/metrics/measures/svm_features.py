@@ -26,8 +26,9 @@ class SvmFeatures(ModelMetric):
 
     Features: the rectified map behind every convolution of the critic, max-pooled to a 4x4 grid, flattened and joined;
     each is standardised on the training images, and rows are scaled to length 1 on average. One-against-the-rest SVMs
-    with squared hinge; the cost is the best of four on a tenth of the training images. Levels: "" for the run's critic; "random", the control: the same critic with
-    fresh weights; with `draws`, "per_class" for the mean over draws of few labelled images.
+    with squared hinge; the cost is the best of four on a tenth of the training images. Levels: "" for the run's critic;
+    "random", the control: the same critic with fresh weights; with `draws`, "per_class" for the mean over draws of few
+    labelled images.
 
     Args:
         n: labelled training images; None = as many as the evaluation may use, at most 5,000 (features are many).
