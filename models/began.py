@@ -184,7 +184,7 @@ class StallRule(nn.Module):
         super().__init__()
         self.floor, self.window, self.patience = min(floor, rate), window, patience
         for name, value in (("rate", rate), ("mean", 0.0), ("seen", 0.0), ("best", float("inf")), ("stalled", 0.0),
-                            ("last_mean", float("nan"))):
+                            ("last_mean", float("inf"))):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
         self.rate: Tensor
         self.mean: Tensor  # of the window under way
@@ -243,7 +243,7 @@ class BEGAN(Family):
     }
     quantities = {
         "m_global": "L(x) + |gamma L(x) - L(G(z))| of this minibatch: convergence, lower is better",
-        "m_window": "mean of m_global over the last whole window, which the rate rule looks at; nan before the first",
+        "m_window": "mean of m_global over the last whole window, which the rate rule looks at; infinite before the first",
         "k": "the controller's state k_t, 0 to 1: weight of the fakes in the critic's loss",
         "loss_real": "L(x), mean reconstruction error of reals", "loss_fake": "L(G(z)), of fakes",
         "balance": "gamma L(x) - L(G(z)): positive lets k grow",
