@@ -8,7 +8,7 @@ from ganbench.errors import UserError
 from ganbench.metrics import evaluate as evaluation
 from ganbench.metrics.evaluate import Report, evaluate
 from ganbench.metrics.functional import ms_ssim, sliced_wasserstein_distance
-from ganbench.metrics.imageset import ArraySet, GeneratedSet
+from ganbench.metrics.imageset import ArraySet, GeneratedSet, Statistics
 from ganbench.metrics.metric import ImageMetric, ModelMetric, Score
 
 
@@ -124,6 +124,20 @@ def test_a_model_metric_without_a_model_says_so(monkeypatch):
     monkeypatch.setattr(evaluation, "find", lambda name: Measure)
     with pytest.raises(UserError, match="measures a trained model"):
         score(["measure"], *arrays())
+
+
+def test_statistics_stand_for_reals_only_where_a_metric_takes_them(mean_byte):
+    _, fakes = arrays()
+    reals = Statistics(np.zeros(2), np.eye(2), 5, "stats.npz")
+    with pytest.raises(UserError, match=r"swd needs real images, and stats\.npz holds statistics only"):
+        score(["swd"], reals, fakes)
+    taken = []
+    MeanByte.load_reference = lambda self, *given: taken.append(given)
+    try:
+        assert len(score(["mean_byte"], reals, fakes)) == 1
+    finally:
+        del MeanByte.load_reference
+    assert taken[0][0] is reals.mean and taken[0][2] == 5
 
 
 def test_real_images_mirrored_as_in_training():

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ganbench.errors import UserError
-from ganbench.metrics.imageset import FileSet, StoreSet, shuffled, to_pixels
+from ganbench.metrics.imageset import FileSet, Statistics, StoreSet, shuffled
 from ganbench.metrics.opening import open_images
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 3, 16, 16), dtype=np.uint8)
@@ -87,20 +87,16 @@ def test_other_sizes_are_cropped_and_resized_and_said(tmp_path):
     assert images.side == 16
     assert "1 of 7 pictures are not 16x16" in images.warnings[0]
     np.testing.assert_array_equal(whole(images)[-1], np.broadcast_to(np.array([10, 200, 30])[:, None, None], (3, 16, 16)))
-    expected = Image.fromarray(PIXELS[0].transpose(1, 2, 0)).resize((8, 8), Image.Resampling.BICUBIC)
+    expected = Image.fromarray(PIXELS[0].transpose(1, 2, 0)).resize((8, 8), Image.Resampling.LANCZOS)
     np.testing.assert_array_equal(whole(FileSet(folder, side=8))[0], np.asarray(expected).transpose(2, 0, 1))
 
 
-def test_odd_pictures():
-    sixteen = Image.fromarray(np.full((4, 4), 40000, np.uint16))
-    assert to_pixels(sixteen, 4, 1).tolist() == np.full((1, 4, 4), 156).tolist()  # 40000 / 257 = 155.6
-    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert (to_pixels(clear, 4, 3) == 255).all()
-    palette = Image.new("P", (4, 4), 0)
-    palette.putpalette([7, 8, 9] + [0] * 765)
-    assert to_pixels(palette, 4, 3)[:, 0, 0].tolist() == [7, 8, 9]
-    assert to_pixels(Image.new("CMYK", (4, 4), (0, 0, 0, 255)), 4, 3).max() == 0
-    assert to_pixels(Image.new("1", (4, 4), 1), 4, 1).min() == 255
+def test_odd_pictures_go_by_the_rules_of_the_data_room(tmp_path):
+    Image.fromarray(np.full((16, 16), 40000, np.uint16)).save(tmp_path / "a.png")
+    Image.new("RGBA", (16, 16), (255, 0, 0, 0)).save(tmp_path / "b.png")
+    Image.new("CMYK", (16, 16), (0, 0, 0, 255)).save(tmp_path / "c.tif")
+    images = whole(FileSet(tmp_path))
+    assert [image.reshape(3, -1).mean(1).tolist() for image in images] == [[156] * 3, [255] * 3, [0] * 3]
 
 
 def test_lossy_pictures_are_warned_about(tmp_path):
@@ -172,6 +168,22 @@ class Evil:
 
     def __reduce__(self):
         return (setattr, (Evil, "awake", True))
+
+
+def test_statistics_files(tmp_path):
+    mean, covariance = np.arange(3.0), np.eye(3)
+    np.savez(tmp_path / "a.npz", mu=mean, sigma=covariance)
+    torch.save({"mu": mean, "sigma": covariance}, tmp_path / "b.pt")
+    save_file({"mean": torch.from_numpy(mean), "covariance": torch.from_numpy(covariance), "n": torch.tensor(7)},
+              tmp_path / "c.safetensors")
+    for name, n in (("a.npz", 0), ("b.pt", 0), ("c.safetensors", 7)):
+        found = open_images(str(tmp_path / name), side=32)
+        assert isinstance(found, Statistics) and found.n == n
+        np.testing.assert_array_equal(found.mean, mean)
+        np.testing.assert_array_equal(found.covariance, covariance)
+    np.savez(tmp_path / "bad.npz", mu=mean, sigma=np.eye(4))
+    with pytest.raises(UserError, match="covariance of shape"):
+        open_images(str(tmp_path / "bad.npz"))
 
 
 def test_what_is_not_there(tmp_path):

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.metrics import cache
-from ganbench.metrics.imageset import shuffled
-from ganbench.metrics.metric import ImageMetric, MetricBase, ModelMetric, Score, Subject, find
+from ganbench.metrics.imageset import Statistics, shuffled
+from ganbench.metrics.metric import MetricBase, ModelMetric, Score, Subject, find
 from ganbench.plugins import canonical
 
 Progress = Callable[[str, int, int], None]  # what, images done, images in all
@@ -93,8 +93,9 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
     jobs = [job for job in jobs if job.name not in report.failures]
     if use_cache:
         for job in jobs:
-            job.cached = _from_cache(job, reals, side, channels)
-        report.from_cache = [job.name for job in jobs if job.cached]
+            if not job.cached and _from_cache(job, reals, side, channels):
+                job.cached = True
+                report.from_cache.append(job.name)
     for real, images in ((True, reals), (False, fakes)):
         wanting = [j for j in jobs if (j.metric.needs_reals and not j.cached if real else j.metric.needs_fakes)]
         if wanting:
@@ -108,6 +109,16 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
             outcomes[job.name] = [Result(job.name, job.metric.protocol(), _noted(s, job.note)) for s in scores]
         job.metric = None  # its images or features are not needed any more
     return [result for name in dict.fromkeys(map(canonical, names)) for result in outcomes.get(name, [])]
+
+
+def check(names: Sequence[str], options: Mapping[str, Any] | None = None) -> None:
+    """Raise UserError for what can be known before any image is opened: an unknown metric or setting, missing weights."""
+    for name in map(canonical, names):
+        metric = _build(find(name), name, options or {})
+        if hasattr(metric, "network_name"):
+            from ganbench.metrics import weights
+            if metric.network_name in weights.ASSETS:
+                weights.require(metric.network_name)
 
 
 class _Guard:
@@ -151,11 +162,17 @@ def _measure(metric: ModelMetric, name: str, subject: Subject | None) -> list[Re
     return [Result(name, metric.protocol(), score) for score in scores]
 
 
-def _job(name: str, metric: ImageMetric, fakes: Any, reals: Any) -> _Job:
+def _job(name: str, metric: Any, fakes: Any, reals: Any) -> _Job:
     for needed, images, option in ((metric.needs_reals, reals, "--real"), (metric.needs_fakes, fakes, "--fake")):
         if needed and images is None:
             raise UserError(f"{name} needs {'real' if option == '--real' else 'generated'} images: name them with {option}")
     job = _Job(name, metric, {True: None, False: None})
+    if isinstance(reals, Statistics) and metric.needs_reals:
+        if not hasattr(metric, "load_reference"):
+            raise UserError(f"{name} needs real images, and {reals.description} holds statistics only: name images with --real")
+        metric.load_reference(reals.mean, reals.covariance, reals.n or None)
+        job.cached = True
+        return job
     if getattr(metric, "equal_counts", False) and reals.n != fakes.n:
         common = min(reals.n, fakes.n)
         job.note = f"on {common:,} of {reals.n:,} real and {fakes.n:,} generated images: it needs as many of both"
@@ -225,9 +242,10 @@ def _cache_key(job: _Job, reals: Any, side: int, channels: int) -> str | None:
     content = getattr(reals, "content_hash", None) if job.metric.needs_reals else None
     if content is None or not hasattr(job.metric, "real_state"):
         return None
-    protocol = getattr(job.metric, "real_key", job.metric.protocol)()
+    # Metrics that keep the same of the same images share an entry.
+    what = job.metric.real_key() if hasattr(job.metric, "real_key") else f"{job.name}: {job.metric.protocol()}"
     mask = job.take[True]
-    return cache.key(content, side, channels, job.name, protocol, "all" if mask is None else cache.key(mask.tobytes().hex()))
+    return cache.key(content, side, channels, what, "all" if mask is None else mask.tobytes().hex())
 
 
 def _from_cache(job: _Job, reals: Any, side: int, channels: int) -> bool:

@@ -1,8 +1,8 @@
 """Sets of images to score: uint8 (B,C,S,S) batches from a store, a folder, a zip, an array, a generator.
 
 Everything that metrics see comes through an `ImageSet`, so that each image is decoded once for all metrics of a call.
-Pictures of other sizes are brought to one by one rule, `RESIZE`: centre-cropped to a square, then resampled with Pillow's
-bicubic filter, which is antialiased.
+Pictures are decoded and brought to one size by the rules of the data room (ganbench.data.images), so that a folder of
+generated pictures and a prepared store are treated alike.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ganbench.data.images import EXTENSIONS, Unreadable, decode, squared
 from ganbench.errors import UserError
 from ganbench.random import derived_seed
 
-RESIZE = "centre crop, Pillow bicubic"
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
+RESIZE = "centre crop, Pillow Lanczos"
 LOSSY = {"JPEG", "MPO", "WEBP"}
 BATCH = 64
 
@@ -146,6 +146,23 @@ class ArraySet(ImageSet):
             yield torch.from_numpy(np.array(self.array[start:start + size]))
 
 
+class Statistics(ImageSet):
+    """A mean and a covariance of features that stand for images nobody has at hand; only some metrics can use them.
+
+    Args:
+        mean (d,), covariance (d,d); n: images they come from, or 0 where that is unknown.
+    """
+
+    def __init__(self, mean: np.ndarray, covariance: np.ndarray, n: int, description: str):
+        super().__init__(description)
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise UserError(f"{description} holds a mean of shape {mean.shape} and a covariance of shape {covariance.shape}: "
+                            "expected (d,) and (d,d)")
+        self.mean, self.covariance, self.n, self.side, self.channels = mean, covariance, n, 0, 0
+        self.warnings.append(f"{description} does not say how its features were made: they must come from the same network, "
+                             "layer and resize")
+
+
 class FileSet(ImageSet):
     """Picture files in a folder (with its subfolders) or in a zip.
 
@@ -160,7 +177,7 @@ class FileSet(ImageSet):
         super().__init__(str(path))
         self.files: list[_File] = _zip_members(Path(path)) if Path(path).is_file() else _folder_files(Path(path))
         if not self.files:
-            raise UserError(f"no pictures in {path} ({', '.join(sorted(SUFFIXES))}): name a folder or zip that holds some")
+            raise UserError(f"no pictures in {path} ({', '.join(sorted(EXTENSIONS))}): name a folder or zip that holds some")
         if n is not None and n < len(self.files):
             self.files = [self.files[i] for i in np.sort(shuffled(len(self.files))[:n])]
         shapes = self._look(skip_bad)
@@ -214,33 +231,10 @@ class FileSet(ImageSet):
 
     def _decode(self, file: "_File") -> np.ndarray:
         try:
-            with file.open() as stream, Image.open(stream) as picture:
-                return to_pixels(picture, self.side, self.channels)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            with file.open() as stream:
+                return squared(decode(stream.read()), self.side, self.channels)
+        except (Unreadable, OSError) as error:
             raise UserError(f"cannot decode {file.name} ({_first_line(error)}): remove or replace the file") from None
-
-
-def to_pixels(picture: Image.Image, side: int, channels: int) -> np.ndarray:
-    """One picture as uint8 (C,side,side): turned as its EXIF says, transparency on white, 16 bits to their upper 8, first
-    frame of an animation, then centre crop and bicubic resize where the size is another."""
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture).astype(np.float64)
-        scale = 257.0 if picture.mode.startswith("I") and (";16" in picture.mode or values.max() > 255) else 1.0
-        picture = Image.fromarray(np.clip(np.rint(values / scale), 0, 255).astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    picture = picture.convert("RGB" if channels == 3 else "L")
-    width, height = picture.size
-    if width != height:
-        edge = min(width, height)
-        left, top = (width - edge) // 2, (height - edge) // 2
-        picture = picture.crop((left, top, left + edge, top + edge))
-    if picture.size != (side, side):
-        picture = picture.resize((side, side), Image.Resampling.BICUBIC)
-    pixels = np.asarray(picture)
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 class _File:
@@ -254,7 +248,7 @@ class _File:
 
 
 def _folder_files(path: Path) -> list[_File]:
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
     return [_File(str(p.relative_to(path)), p) for p in found]
 
 
@@ -264,7 +258,7 @@ def _zip_members(path: Path) -> list[_File]:
         names = sorted(i.filename for i in archive.infolist() if not i.is_dir())
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(f"cannot read {path} as a zip ({_first_line(error)})") from None
-    return [_File(name, path, archive) for name in names if Path(name).suffix.lower() in SUFFIXES]
+    return [_File(name, path, archive) for name in names if Path(name).suffix.lower() in EXTENSIONS]
 
 
 def _has_colour(picture: Image.Image) -> bool:

@@ -1,6 +1,7 @@
 """What stands after --fake and --real, as a set of images."""
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ from safetensors.numpy import load_file
 
 from ganbench.errors import UserError
 from ganbench.metrics import generators
-from ganbench.metrics.imageset import ArraySet, FileSet, ImageSet, StoreSet
+from ganbench.metrics.imageset import ArraySet, FileSet, ImageSet, Statistics, StoreSet
+
+# All that torch's restricted reader needs for a plain array; nothing of it runs code.
+_RECONSTRUCT = np.empty(0).__reduce__()[0]
+NUMPY_ARRAYS: list[Any] = [_RECONSTRUCT, (_RECONSTRUCT, "numpy.core.multiarray._reconstruct"), np.ndarray, np.dtype,
+                           type(np.dtype(np.float64)), type(np.dtype(np.float32))]
+
 
 
 def open_images(spec: str, *, n: int | None = None, side: int | None = None, channels: int | None = None,
@@ -28,7 +35,7 @@ def open_images(spec: str, *, n: int | None = None, side: int | None = None, cha
         UserError: nothing there, or nothing that can be scored, in one line.
     """
     opened = _open(spec, n, side, channels, split, seed, torch.device(device), latent, skip_bad, data)
-    if side is not None and opened.side != side:
+    if side is not None and opened.side not in (side, 0):
         raise UserError(f"{spec} holds images of side {opened.side}, the others have {side}: "
                         "bring them to one side (pictures in a folder are resized by --side)")
     if n is not None and opened.n < n:
@@ -42,6 +49,8 @@ def _open(spec: str, n: int | None, side: int | None, channels: int | None, spli
     if path.is_file():
         if suffix == ".zip":
             return FileSet(path, n, side, channels, skip_bad)
+        if suffix in (".npz", ".npy", ".safetensors", ".pt", ".pth") and (statistics := _statistics(path)) is not None:
+            return statistics
         if suffix in (".npz", ".npy"):
             return ArraySet(_numpy_array(path), spec, n)
         if suffix == ".safetensors":
@@ -64,6 +73,30 @@ def _open(spec: str, n: int | None, side: int | None, channels: int | None, spli
     from ganbench.data import open_dataset
     store = open_dataset(spec, side=side, split=split, channels=channels, skip_bad=skip_bad, **data)
     return StoreSet(store, min(n, store.n) if n else None)
+
+
+def _statistics(path: Path) -> Statistics | None:
+    """Feature statistics as pytorch-fid and clean-fid (.npz), torch-fidelity (.pt) and others write them: mu and sigma."""
+    try:
+        if path.suffix == ".npz":
+            found: Any = np.load(path, allow_pickle=False)
+        elif path.suffix == ".safetensors":
+            found = load_file(path)
+        elif path.suffix in (".pt", ".pth") and not _is_torchscript(path):
+            with torch.serialization.safe_globals(NUMPY_ARRAYS):
+                found = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            return None
+    except Exception:  # whatever is wrong with the file is said where it is opened as images
+        return None
+    if not isinstance(found, Mapping):
+        return None
+    for mean, covariance in (("mu", "sigma"), ("mean", "covariance")):
+        if mean in found and covariance in found:
+            n = int(np.asarray(found["n"])) if "n" in found else 0
+            return Statistics(np.asarray(found[mean], dtype=np.float64), np.asarray(found[covariance], dtype=np.float64), n,
+                              str(path))
+    return None
 
 
 def _numpy_array(path: Path) -> np.ndarray:

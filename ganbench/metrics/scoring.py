@@ -10,10 +10,10 @@ import torch
 
 from ganbench.environment import provenance
 from ganbench.errors import UserError
-from ganbench.metrics.evaluate import Report, Result, evaluate
+from ganbench.metrics.evaluate import Report, Result, check, evaluate
 from ganbench.metrics.floor import noise_floor
 from ganbench.metrics.imageset import GeneratedSet, ImageSet, StoreSet
-from ganbench.metrics.metric import Subject, find
+from ganbench.metrics.metric import Subject
 from ganbench.metrics.opening import open_images
 from ganbench.plugins import canonical
 
@@ -59,8 +59,7 @@ class Scored:
 def answer(asked: Question, say: Callable[[str], None] = lambda text: None) -> Scored:
     """Score what was asked for. Raises UserError for whatever the caller can put right."""
     if not asked.keep_going:
-        for name in asked.names:  # before anything is opened: a misspelt metric should not cost minutes
-            find(name)
+        check(asked.names, asked.options)  # before anything is opened: a misspelt metric should not cost minutes
     device = _device(asked.device)
     if asked.fake is None:
         fakes, reals, subject, context = _of_run(asked, device, say)

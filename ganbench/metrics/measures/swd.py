@@ -41,6 +41,7 @@ class SWD(ImageMetric):
         super().__init__(**kwargs)
         self.mirror = mirror
         self._n = 0
+        self._room: dict[str, Tensor] = {}  # the states are the beginnings of these
         self.seed, self.patches, self.size, self.repeats, self.directions = seed, patches, size, repeats, directions
         self.add_state("real_images", default=[], dist_reduce_fx="cat")
         self.add_state("fake_images", default=[], dist_reduce_fx="cat")
@@ -51,25 +52,40 @@ class SWD(ImageMetric):
 
     def real_key(self) -> str:
         """All that the state of the reals depends on, apart from the images."""
-        return f"bytes;mirror={self.seed if self.mirror else None}"
+        return f"swd;bytes;mirror={self.seed if self.mirror else None}"
 
     def real_state(self) -> dict[str, Tensor]:
         """What the reals have left behind: their bytes."""
-        return {"real_images": self._joined("real_images")}
+        return {"real_images": self._whole("real_images")}
 
     def load_real_state(self, state: dict[str, Tensor]) -> None:
+        self._room.pop("real_images", None)
         self.real_images = [state["real_images"]]
 
     def update(self, images: Tensor, real: bool = False) -> None:
         """Add images, uint8 (N,1 or 3,S,S)."""
         images = checked(images, "real" if real else "generated")
-        kept = images.to(torch.device("cpu"), copy=True)
-        if real and self.mirror:
-            # One number an image, so that batches do not matter.
-            start = self._count(self.real_images)
-            flip = [derived_seed(self.seed, "mirror", i) % 2 == 1 for i in range(start, start + len(kept))]
-            kept[flip] = kept[flip].flip(3)
-        (self.real_images if real else self.fake_images).append(kept)
+        name = "real_images" if real else "fake_images"
+        state = getattr(self, name)
+        kept = self._whole(name) if len(state) else images[:0].cpu()
+        if kept.shape[1:] != images.shape[1:]:
+            raise UserError(f"SWD got images of shapes {tuple(kept.shape[1:])} and {tuple(images.shape[1:])}: bring them to one")
+        buffer, count = self._room.get(name), len(kept)
+        if buffer is None or count + len(images) > len(buffer):  # memory that nobody has written to costs nothing yet
+            buffer = torch.empty((2 * count + max(len(images), 1024), *images.shape[1:]), dtype=torch.uint8)
+            buffer[:count] = kept
+            self._room[name] = buffer
+        added = buffer[count:count + len(images)]
+        added.copy_(images)
+        if real and self.mirror:  # one number an image, so that batches do not matter
+            flip = [derived_seed(self.seed, "mirror", i) % 2 == 1 for i in range(count, count + len(added))]
+            added[flip] = added[flip].flip(3)
+        setattr(self, name, [buffer[:count + len(images)]])
+
+    def reset(self) -> None:
+        super().reset()
+        self._room.clear()
+        self._n = 0
 
     def compute(self) -> SlicedWasserstein:
         """Level's side -> SWD x 1e3; `["avg"]` is their mean. Needs as many real as generated images."""
@@ -97,28 +113,15 @@ class SWD(ImageMetric):
         if not self._count(self.real_images) or not self._count(self.fake_images):
             raise UserError("SWD has seen no " + ("real" if not self._count(self.real_images) else "generated")
                             + " images: update it with both")
-        real, fake = self._joined("real_images"), self._joined("fake_images")
+        real, fake = self._whole("real_images"), self._whole("fake_images")
         self._n = len(fake)
         return SlicedWasserstein(swd(real, fake, self._draws(), size=self.size, repeats=self.repeats, device=self.device,
                                      on_level=on_level))
 
-    def _joined(self, name: str) -> Tensor:
-        """All images of a set as one tensor, which then is the state, so that they are not kept twice."""
+    def _whole(self, name: str) -> Tensor:
+        """All images of a set as one tensor."""
         state = getattr(self, name)
-        if isinstance(state, Tensor):  # torchmetrics has gathered it from all processes
-            return state
-        if len(state) > 1:
-            whole = torch.empty((self._count(state), *state[0].shape[1:]), dtype=torch.uint8)
-            start = 0
-            while state:
-                part = state.pop(0)
-                if part.shape[1:] != whole.shape[1:]:
-                    raise UserError(f"SWD got images of shapes {tuple(whole.shape[1:])} and {tuple(part.shape[1:])}: "
-                                    "bring them to one")
-                whole[start:start + len(part)] = part
-                start += len(part)
-            state.append(whole)
-        return state[0]
+        return state if isinstance(state, Tensor) else state[0] if len(state) == 1 else torch.cat(state)
 
     @staticmethod
     def _count(state: Any) -> int:
