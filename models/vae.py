@@ -136,7 +136,10 @@ class VAE(Family):
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         c = self.config
-        return {"model": torch.optim.Adam([p for p in self.parameters() if p.requires_grad], c.rate, (c.beta1, c.beta2))}
+        networks = [*self.encoder.parameters(), *self.generator.parameters()]
+        # One number against all pixels: at the networks' rate the deviation would take thousands of steps from 1 to 0.1.
+        deviation = [{"params": [self.log_sigma], "lr": 10 * c.rate}] if self.log_sigma.requires_grad else []
+        return {"model": torch.optim.Adam([{"params": networks}, *deviation], c.rate, (c.beta1, c.beta2))}
 
     def stage(self, clock: Clock) -> Stage:
         return Stage(self.images.side, self.config.batch)

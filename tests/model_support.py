@@ -52,7 +52,7 @@ class WatchedEngine(TrainingEngine):
         self.enter(family.stage(self.clock))
 
     def update(self, loss, optimizer, clip_norm=None):
-        self.updates.append((optimizer, float(loss)))
+        self.updates.append((optimizer, float(loss.detach())))
         done = super().update(loss, optimizer, clip_norm)
         self.after(optimizer)
         return done
