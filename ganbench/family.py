@@ -114,6 +114,9 @@ class Engine(Protocol):
     def mean(self, value: Tensor) -> Tensor:
         """A scalar averaged over processes (for controllers such as BEGAN's k_t)."""
 
+    def whole_batch(self, x: Tensor) -> Tensor:
+        """(B/world, ...) of each process -> (B, ...) on all, in order and differentiable: for losses that compare samples."""
+
     @property
     def local_batch(self) -> int:
         """This process's share of stage.batch."""

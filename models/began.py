@@ -338,7 +338,7 @@ class BEGAN(Family):
         self.stall.update(m.double())
         return {**logs, "m_global": m, "m_window": self.stall.last_mean.clone(), "loss_real": real, "loss_fake": fakes,
                 "balance": self.balance.error(real, fakes), "ratio": fakes / real, "critic_loss": critic_loss.detach(),
-                "generator_loss": fakes, "sample_std": fake.detach().std(0, correction=0).mean()}
+                "generator_loss": fakes, "sample_std": engine.whole_batch(fake.detach()).std(0, correction=0).mean()}
 
     def embed(self, images: Tensor, random: Random, *, steps: int = 2000, rate: float = 0.01,
               generator: nn.Module | None = None) -> Tensor:

@@ -162,7 +162,7 @@ class EBGAN(Family):
         # The gradient flows through the image and through its reconstruction (equation 2).
         code = self.critic.encoder(fake)
         energy = self.distance(fake, self.critic.decoder(code)).mean()
-        pulling = losses.pulling_away(code)
+        pulling = losses.pulling_away(engine.whole_batch(code))
         generator_loss = energy + c.pull_away * pulling
         engine.update(generator_loss, "generator")
 

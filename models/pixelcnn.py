@@ -104,7 +104,7 @@ class PixelNet(nn.Module):
 
     def values(self, levels: Tensor) -> Tensor:
         """Levels -> [-1,1], the lowest to -1 and the highest to 1."""
-        return levels.float() / (self.levels - 1) * 2 - 1
+        return levels.to(torch.get_default_dtype()) / (self.levels - 1) * 2 - 1
 
 
 class PixelCNN(Family):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ganbench.errors import Diverged, UserError
 from ganbench.family import Clock, Family, Stage
 from ganbench.random import Random, derived_seed
+from ganbench.training import distributed
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 NON_FINITE_LIMIT = 20  # that many skipped updates in a row, and the run has diverged
@@ -87,6 +88,9 @@ class TrainingEngine:
             dist.all_reduce(value)
             value /= self.world
         return value
+
+    def whole_batch(self, x: Tensor) -> Tensor:
+        return distributed.whole_batch(x)
 
     @property
     def local_batch(self) -> int:
