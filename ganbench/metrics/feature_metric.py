@@ -37,8 +37,10 @@ class FeatureMetric(ImageMetric):
         self.compat, self.dtype_name, self.seed = find_compat(compat), dtype, seed
         name, chosen = self._network_defaults()
         self.network_name = network.name if isinstance(network, FeatureNetwork) else network or name
-        self.layer = layer or (chosen if self.network_name == name and chosen else
-                               default_layer(self.network_name, self.kind))
+        if layer is None and isinstance(network, FeatureNetwork) and len(network.layers) == 1:
+            layer = network.layers[0]
+        usual = chosen if self.network_name == name else ""
+        self.layer = layer or usual or default_layer(self.network_name, self.kind)
         self._network: FeatureNetwork | None = None
         if isinstance(network, FeatureNetwork):
             self.bind(network)

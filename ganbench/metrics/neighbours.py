@@ -79,8 +79,7 @@ def tallies(real: Any, fake: Any, k: int, strict: bool) -> Tallies:
         if not 1 <= k < len(points):
             raise UserError(f"k = {k} nearest neighbours need more than {k} {what} images, and there are {len(points)}")
     centre = common_mean(real, fake)
-    real, fake = (real.double() - centre).to(real.dtype), (fake.double() - centre).to(fake.dtype)
-    reals, fakes = _Cloud(real, k), _Cloud(fake, k)
+    reals, fakes = _Cloud(real, centre, k), _Cloud(fake, centre, k)
     around_fake = torch.zeros(len(fake), dtype=torch.int64, device=real.device)
     around_real = torch.zeros(len(real), dtype=torch.int64, device=real.device)
     covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
@@ -95,11 +94,12 @@ def tallies(real: Any, fake: Any, k: int, strict: bool) -> Tallies:
 
 
 class _Cloud:
-    """Points, their squared norms, and the squared radii of their balls."""
+    """Points as given (for exact distances), centred (for fast ones), and the squared radii of their balls."""
 
-    def __init__(self, points: Tensor, k: int):
+    def __init__(self, points: Tensor, centre: Tensor, k: int):
         self.points = points
-        self.norms = points.double().square().sum(1).to(points.dtype)
+        self.centred = torch.cat([(part.double() - centre).to(points.dtype) for part in points.split(BLOCK)])
+        self.norms = self.centred.square().sum(1, dtype=torch.float64).to(points.dtype)
         self.radii = self._radii(k)
 
     def _radii(self, k: int) -> Tensor:
@@ -120,7 +120,7 @@ class _Cloud:
 
 def _squares(a: _Cloud, rows: slice, b: _Cloud) -> tuple[Tensor, Tensor]:
     """Fast squared distances (rows,M), and a bound (rows,1) on their error."""
-    squares = (a.points[rows] @ b.points.T).mul_(-2).add_(a.norms[rows, None]).add_(b.norms[None])
+    squares = (a.centred[rows] @ b.centred.T).mul_(-2).add_(a.norms[rows, None]).add_(b.norms[None])
     # rounding of a d-term product grows like sqrt(d) in practice; 4 sqrt(d) eps |a||b| is generous
     scale = 4 * a.points.shape[1] ** 0.5 * torch.finfo(squares.dtype).eps
     return squares, scale * (a.norms[rows, None] + b.norms.max())
