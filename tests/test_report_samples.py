@@ -94,17 +94,16 @@ def test_two_grids_are_no_strip(tmp_path: Path) -> None:
 
 def test_neighbours_come_from_the_prepared_images_of_equal_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANBENCH_CACHE", str(tmp_path / "cache"))
-    store = tmp_path / "cache" / "stores" / "mine"
-    store.mkdir(parents=True)
-    reals = np.random.default_rng(1).integers(0, 256, (20, 3, SIDE, SIDE), dtype=np.uint8)
-    np.save(store / "8.npy", reals)
-    manifest = {"format": 1, "name": "mine", "n": 20, "split": "train", "side": SIDE, "channels": 3, "crop": "none",
-                "classes": [], "mirror": False, "content_hash": "h1", "levels": [SIDE], "attribute_names": []}
-    (store / "manifest.json").write_text(json.dumps(manifest))
+    from ganbench.data import open_dataset
+    store = open_dataset("digits", side=SIDE)
+    reals, stores = store.level(SIDE), store.path.parent
+    for name, text in (("older", json.dumps(store.manifest | {"format": 0})), ("cut", '{"form')):  # are passed over
+        (stores / f"a-{name}").mkdir()
+        (stores / f"a-{name}" / "manifest.json").write_text(text)
     images = _images(64)
     images[3] = reals[11].transpose(1, 2, 0)
-    made = samples.beside_reals(_folder(tmp_path / "run", {5.0: _grid(images)}))
-    assert made is not None and "3 nearest of 20 training images" in made[1]
+    made = samples.beside_reals(_folder(tmp_path / "run", {5.0: _grid(images)}, content_hash=store.content_hash))
+    assert made is not None and f"3 nearest of {store.n:,} training images" in made[1]
     step = SIDE + 2
     for row in (0, 1):  # the sample, and under it the training image that it copies
         np.testing.assert_array_equal(made[0][row * step:row * step + SIDE, 3 * step:3 * step + SIDE], images[3])

@@ -146,9 +146,9 @@ def _verdict(block: Block, column: Column) -> str:
         return f"{column.title}: {leader.label} leads with {value}, and differs from every other entry."
     rivals = [e.label for e, c in placed if e is not leader and c.standing and c.standing.mark == "tied"]
     if not rivals:
-        return f"{column.title}: {leader.label} has the lowest mean, {value}, from one seed: no test is possible." \
-            if not column.higher_is_better else \
-            f"{column.title}: {leader.label} has the highest mean, {value}, from one seed: no test is possible."
+        end = "highest" if column.higher_is_better else "lowest"
+        return (f"{column.title}: {leader.label} has the {end} mean, {value}, but single seeds allow no test: "
+                "whether it leads is open.")
     return (f"{column.title}: {leader.label} leads with {value}, but is not distinguishable from "
             f"{', '.join(rivals[:-1]) + ' and ' + rivals[-1] if len(rivals) > 1 else rivals[0]}.")
 
@@ -263,7 +263,9 @@ def _reach(trained: list[Entry], rows: list[Any], column: Column) -> dict[str, A
     ends = [s.mean for e in trained if (s := e.cells[column].last_summary)]
     if len(ends) < 2 or column.higher_is_better is None:
         return None
-    target, lines = statistics.median(ends), []
+    # The worse of the two in the middle where their number is even: a value that somebody really ended at.
+    target = (statistics.median_low if column.higher_is_better else statistics.median_high)(ends)
+    lines = []
     for entry in trained:
         times: dict[str, list[float | None]] = {}
         for axis in ("kimg", "seconds"):

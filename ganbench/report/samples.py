@@ -85,12 +85,13 @@ def nearest(queries: np.ndarray, reals: np.ndarray, *, k: int = NEAREST, mirror:
 def _training_images(content_hash: str, coarse: int, fine: int) -> tuple[np.ndarray, np.ndarray] | None:
     """A prepared store's levels (memory-mapped), found by the content of its images; nothing is prepared for a page."""
     from ganbench.data import Store, cache_dir
+    from ganbench.data.store import FORMAT
     for path in sorted(Path(cache_dir() / "stores").glob("*/manifest.json")):
         try:
-            same = content_hash and json.loads(path.read_text(encoding="utf-8")).get("content_hash") == content_hash
+            manifest = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError:
             continue  # somebody else's trouble: `ganbench data verify` names it
-        if same:
+        if content_hash and manifest.get("content_hash") == content_hash and manifest.get("format") == FORMAT:
             store = Store(path.parent)
             return store.level(coarse), store.level(fine)
     return None
