@@ -21,6 +21,7 @@ from ganbench.errors import Diverged, UserError
 from ganbench.family import Clock, Family, FamilyConfig, ImageSpec, Preset, configure, find, short_name
 from ganbench.grid import magnified, save_png, tile
 from ganbench.metrics.metric import find as find_metric
+from ganbench.pictures import growth_strip
 from ganbench.run import new_run_folder, read_config, sample_batches, write_json
 from ganbench.scoring import score
 from ganbench.training import distributed
@@ -29,7 +30,7 @@ from ganbench.training.log import Log
 from ganbench.training.loop import Hooks, Plan, seed_everything, train
 from ganbench.training.progress import ProgressLine, duration
 
-GRID = 8  # a sample grid has GRID x GRID images
+GRID = 8  # images in a row of a sample grid, and rows
 DEFAULT_DATASET = "digits"
 
 
@@ -132,6 +133,8 @@ def run(options: Options) -> Outcome:
     status, reason, seconds = "ok", "", 0.0
     try:
         seconds = train(engine, stream, plan, log, hooks, folder / "checkpoints", progress, held_out)
+        if first and family.stage(Clock(dataset_size=store.n)).side < engine.stage.side:
+            save_png(growth_strip(sorted((folder / "grids").glob("*.png"))), folder / "growth.png")
     except Diverged as error:
         status, reason = "diverged", str(error)
         recorder.append([recorder.row(engine, 0.0) | {"status": status, "reason": reason}])
@@ -156,11 +159,12 @@ class _Recorder:
     def grid(self, engine: TrainingEngine) -> None:
         if engine.rank != 0:
             return
-        labels = None
+        labels, n = None, GRID * GRID
         if self.family.needs_labels:  # one class a row
-            labels = (torch.arange(GRID * GRID) // GRID) % self.family.images.classes
-        images = torch.cat(list(sample_batches(self.family, copy.deepcopy(engine.generator), GRID * GRID,
-                                               self.options.seed, engine.device, labels=labels)))
+            labels = torch.arange(min(self.family.images.classes, 2 * GRID)).repeat_interleave(GRID)
+            n = len(labels)
+        images = torch.cat(list(sample_batches(self.family, copy.deepcopy(engine.generator), n, self.options.seed,
+                                               engine.device, labels=labels)))
         path = self.folder / "grids" / f"kimg-{engine.clock.kimg:010.3f}.png"
         save_png(magnified(tile(images, GRID)), path)
 
