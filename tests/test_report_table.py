@@ -177,6 +177,13 @@ def test_references_stand_on_top_and_do_not_compete(tmp_path: Path) -> None:
     assert first("floor") < first("a (paper)") < first("b (paper)")
 
 
+def test_images_from_elsewhere_are_entries_of_their_own_not_seeds_of_one(tmp_path: Path) -> None:
+    other = {"origin": "external", "preset": "", "config_hash": "", "kimg": None}
+    block, = _blocks(tmp_path, [_row("", None, 5.0, **other, run="folder-a"), _row("", None, 9.0, **other, run="folder-b")])
+    assert [(e.label, list(e.cells[block.columns[0]].last.values())) for e in block.entries] == [
+        ("folder-a", [5.0]), ("folder-b", [9.0])]
+
+
 def test_published_rows_never_enter_a_comparison(tmp_path: Path) -> None:
     frame = _frame(tmp_path, [_row("a", 0, 5.0), _row("a", 9, 0.01, origin="published", run="paper", source="A 2017",
                                                       note="as recalled")])
@@ -195,6 +202,7 @@ def test_evaluation_noise_has_its_own_number(tmp_path: Path) -> None:
     assert cell.last == {0: pytest.approx(10.1), 1: pytest.approx(11.1)}  # evaluations of one model are averaged
     assert cell.noise == pytest.approx(stats.t.ppf(0.975, 4) * 0.1)
     assert cell.noise_method == "repeated evaluations"
+    assert any(note.startswith("fid: evaluation noise alone is ± 0.28 to 0.28 (half") for note in block.notes)
 
 
 def test_one_seed_says_so_and_gets_no_interval(tmp_path: Path) -> None:

@@ -137,6 +137,9 @@ def build(frame: pd.DataFrame) -> list[Block]:
     numbers = {"side", "channels", "n_real", "n_fake"}
     text = [c for c in (*BLOCK, *COLUMN, *CONFIGURATION, "run", "status", "date", "ci_method") if c not in numbers]
     rows[text] = rows[text].fillna("")
+    external = rows["origin"] == "external"  # images from elsewhere: each its own entry, not seeds of one
+    rows.loc[external, "config_hash"] = rows.loc[external, "run"]
+    rows["family"] = rows["family"].where(~external | (rows["family"] != ""), rows["run"])
     rows = with_outcome(rows)
     measured = rows[(rows["metric"] != "") & rows["value"].notna() & (rows["status"] == "ok")]
     if measured.empty:
@@ -343,6 +346,12 @@ def _notes(columns: list[Column], references: list[Entry], entries: list[Entry])
             notes.append(f"{replace(members[0][0], level='').title}: {members[0][1]}")
         else:  # levels measured under conditions of their own
             notes += [f"{column.title}: {text}" for column, text in members]
+    for column in _headlines(columns):
+        noise = sorted(e.cells[column].noise or 0.0 for e in entries if e.cells[column].noise is not None)
+        if noise:
+            methods = sorted({e.cells[column].noise_method for e in entries} - {""})
+            notes.append(f"{column.title}: evaluation noise alone is ± {noise[0]:.2g} to {noise[-1]:.2g} (half of one "
+                         f"evaluation's 95% interval; {', '.join(methods)})")
     for reference in references:
         for lent in dict.fromkeys(c.lent for c in reference.cells.values() if c.lent):
             notes.append(f"† {reference.label}: measured on {lent} images; distances fall with more of them")
