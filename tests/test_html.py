@@ -214,6 +214,14 @@ def test_more_series_than_colours_are_told_apart_by_dash_and_marker() -> None:
     assert "stroke-dasharray" in plots.swatch(plots.COLOURS) and "stroke-dasharray" not in plots.swatch(0)
 
 
+@pytest.mark.parametrize(("value", "span", "shown"), [
+    (0.05, (6.0, 50.0), False), (2.0, (6.0, 100.0), True), (0.5, (0.6, 0.9), True), (0.1, (0.6, 0.9), False),
+    (210.0, (150.0, 200.0), True), (500.0, (150.0, 200.0), False), (-1.0, (0.0, 2.0), True)])
+def test_a_reference_is_drawn_only_where_it_does_not_flatten_the_rest(value: float, span: tuple[float, float],
+                                                                      shown: bool) -> None:
+    assert plots.near(value, span) is shown
+
+
 def test_thinning_keeps_means_and_the_range() -> None:
     x, y = plots.thinned([float(i) for i in range(1000)], [2.0 * i for i in range(1000)], most=100)
     assert len(x) == 100 and x[0] == 4.5

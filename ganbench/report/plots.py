@@ -12,6 +12,7 @@ from html import escape
 COLOURS, DASHES = 7, ("", "7 3", "2 3", "9 3 2 3")
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 44
+LOG_BEYOND = 25.0  # an axis whose values span a larger factor is logarithmic
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Axis:
     values: Iterable[float]
     start: float
     end: float
-    log_beyond: float = 25.0
+    log_beyond: float = LOG_BEYOND
     zero: bool = False
     log: bool = field(init=False)
     low: float = field(init=False)
@@ -234,8 +235,10 @@ def _grid_x(x: Axis, height: float, lines: bool = True, top: float = TOP) -> lis
 
 
 def _levels(levels: Sequence[tuple[str, float]], y: Axis) -> list[str]:
+    # The name stands under its line, away from the curves, unless that is where the axis is.
+    below = lambda at: at + 13 if at + 16 < y.start else at - 4
     return [f'<path class="level" d="M{LEFT} {y(v):.1f}H{WIDTH - RIGHT}"/><text class="tick" x="{WIDTH - RIGHT - 2}" '
-            f'y="{y(v) - 4:.1f}" text-anchor="end">{escape(name)}</text>' for name, v in levels]
+            f'y="{below(y(v)):.1f}" text-anchor="end">{escape(name)}</text>' for name, v in levels]
 
 
 def _curve(s: Series, x: Axis, y: Axis, markers: bool) -> list[str]:
@@ -278,8 +281,9 @@ def _marker(number: int, x: float, y: float, title: str = "", size: float = 3.5)
 def near(value: float, span: tuple[float, float]) -> bool:
     """Whether a reference line is close enough to the values that drawing it does not flatten them."""
     low, high = span
-    close = low - 0.7 * (high - low) <= value <= high + 0.25 * (high - low)
-    return close or (low > 0 and low / 6 <= value <= high)
+    if min(low, value) > 0 and max(high, value) / min(low, value) > LOG_BEYOND:  # the axis would be logarithmic
+        return low / 6 <= value <= high * 1.5
+    return low - 0.7 * (high - low) <= value <= high + 0.25 * (high - low)
 
 
 def _tick(value: float) -> str:
