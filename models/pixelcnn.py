@@ -151,6 +151,8 @@ class PixelCNN(Family):
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
         super().check(config, images)
         assert isinstance(config, PixelCNNConfig)
+        if 256 % config.levels:
+            raise UserError(f"pixelcnn: {config.levels} levels do not divide the 256 of the data: choose 2, 4, 8 ... 256")
         if min(config.hidden, config.head) < images.channels:
             raise UserError(f"pixelcnn needs at least one map for each of {images.channels} colours: raise hidden and head")
 
@@ -180,8 +182,11 @@ class PixelCNN(Family):
         return F.cross_entropy(logits.transpose(1, 2), levels, reduction="none").flatten(1).sum(1)
 
     def bits_per_dim(self, images: Tensor, random: Random) -> Tensor:
-        """-log2 p(x) per pixel and channel of each image, (B,); nothing is drawn."""
-        return self.bits(self.code_lengths(images))
+        """-log2 p(x) per pixel and channel of each 8-bit image, (B,); nothing is drawn.
+
+        A model of fewer levels spreads each evenly over its share of the 256.
+        """
+        return self.bits(self.code_lengths(images)) + math.log2(256 / self.config.levels)
 
     def bits(self, nll: Tensor) -> Tensor:
         return nll / (self.images.channels * self.images.side ** 2 * math.log(2))

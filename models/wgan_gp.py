@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
 from ganbench.models.nn import losses
-from ganbench.models.nn.layers import LEAK, LayerNorm, batch_statistics, uniform_weights
+from ganbench.models.nn.layers import LEAK, LayerNorm, SignedPixels, UnitPixels, batch_statistics, uniform_weights
 from ganbench.random import Random
 
 
@@ -218,7 +218,7 @@ class WGANGP(Family):
         "resnet": Preset("ResNet of the 64x64 script with layer norm in the critic: a GPU, a day or two", net="resnet",
                          dim=64, critic_norm="layer"),
         "laptop": Preset("readable digits after a minute on two cores; Fashion-MNIST takes five", kimg=200, dim=24,
-                         latent=64, beta1=0.5, rate=5e-4, n_critic=3, batch=32),
+                         latent=64, beta1=0.5, rate=1e-3, n_critic=2, batch=16),
         "smoke": Preset("seconds: does it run?", kimg=1, dim=8, latent=16, beta1=0.5, n_critic=2, batch=16),
     }
     quantities = {
@@ -259,7 +259,10 @@ class WGANGP(Family):
             rising[0] = rising[1]
             network = ResNetGenerator(c.latent, rising, colours, c.generator_norm, first_bias=False)
             self.critic = ResNetCritic(colours, rising[::-1], c.critic_norm)
-        self.generator = nn.Sequential(network, nn.Tanh() if c.output == "tanh" else nn.Sigmoid())
+        self.generator = nn.Sequential(network, nn.Tanh())
+        if c.output == "sigmoid":  # networks work on pixels in [0,1], all around them on [-1,1]
+            self.generator = nn.Sequential(network, nn.Sigmoid(), SignedPixels())
+            self.critic = nn.Sequential(UnitPixels(), self.critic)
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
@@ -296,17 +299,18 @@ class WGANGP(Family):
     def latents(self, n: int, random: Random) -> Tensor:
         return random.normal(n, self.config.latent)
 
-    def generate(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
-        images = generator(z)
-        return images if self.config.output == "tanh" else images * 2 - 1
-
     def as_seen(self, images: Tensor, engine: Engine) -> Tensor:
-        """Reals in [-1,1] as the networks see them: in [0,1] beside a sigmoid, dequantised where that is set."""
-        if self.config.dequantise:  # v/255 -> v/256 + U(0,1/256), both then to [-1,1]
-            levels = images * 127.5 + 127.5
-            noise = engine.random("dequantise").uniform(*images.shape)
-            images = (levels + noise) / 128 - 1
-        return images if self.config.output == "tanh" else (images + 1) / 2
+        """Reals (B,C,S,S) in [-1,1] as the critic gets them: dequantised where that is set."""
+        if not self.config.dequantise:
+            return images
+        levels = images * 127.5 + 127.5  # v/255 -> (v + U(0,1))/256, both then to [-1,1]
+        return (levels + engine.random("dequantise").uniform(*images.shape)) / 128 - 1
+
+    def gradient_norms(self, x: Tensor, fake: Tensor, engine: Engine) -> Tensor:
+        """Norms (B,) of the critic's gradient at random points between reals and fakes."""
+        norms = losses.gradient_norms(self.critic, x, fake, engine.random("penalty").uniform(len(x)))
+        # Beside a sigmoid the gradient is with respect to pixels in [0,1], twice that on [-1,1].
+        return norms * 2 if self.config.output == "sigmoid" else norms
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         c = self.config
@@ -324,7 +328,7 @@ class WGANGP(Family):
             fake = self.generator(self.latents(len(x), engine.random("latents")))
         real_scores, fake_scores = self.critic(x), self.critic(fake)
         wasserstein = -losses.wasserstein_critic(real_scores, fake_scores)
-        norms = losses.gradient_norms(self.critic, x, fake, engine.random("penalty").uniform(len(x)))
+        norms = self.gradient_norms(x, fake, engine)
         penalty = losses.gradient_penalty(norms, c.target)
         loss = -wasserstein + c.penalty * penalty
         engine.update(loss, "critic")

@@ -167,6 +167,22 @@ def test_levels_there_and_back(levels):
     assert torch.bincount(net.quantise(grey)).tolist() == [256 // levels] * levels
 
 
+@pytest.mark.parametrize("name", ["vae", "pixelcnn"])
+def test_bits_per_dim_of_single_images(name):
+    family = build(name, "smoke").eval()
+    x = torch.randint(0, 256, (3, 1, 32, 32)) / 127.5 - 1
+    bits = family.bits_per_dim(x, Random(0)).detach()
+    assert bits.shape == (3,) and (bits > 0).all()
+    if name == "pixelcnn":  # 4 levels: each holds 64 of the 256, evenly
+        expected = float(family.nll(x[:1]).detach()) / (1024 * math.log(2)) + 6
+        assert float(bits[0]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_levels_that_do_not_divide_256_are_one_clear_line():
+    with pytest.raises(UserError, match="levels"):
+        build("pixelcnn", "smoke", levels=100)
+
+
 def test_too_few_maps_for_the_colours_is_one_clear_line():
     with pytest.raises(UserError, match="colours"):
         build("pixelcnn", "smoke", channels=3, hidden=2)

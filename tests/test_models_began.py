@@ -146,7 +146,7 @@ def test_m_global():
 
 def test_the_rate_is_halved_after_two_windows_without_progress_and_not_below_the_floor():
     rule, seen = StallRule(1e-4, 2e-5, window=10, patience=2), []
-    for window, m in enumerate((1.0, 0.9, 0.895, 0.893, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)):
+    for m in (1.0, 0.9, 0.895, 0.893, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5):
         for _ in range(10):
             rule.update(torch.tensor(m, dtype=torch.float64))
         seen.append(round(float(rule.rate) * 1e5, 3))

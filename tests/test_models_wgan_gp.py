@@ -34,7 +34,7 @@ def test_parameter_counts(preset, side, channels, generator, critic, overrides):
 @pytest.mark.parametrize("side", [32, 64, 128])
 def test_every_net_has_every_side_and_no_batch_norm_in_its_critic(preset, side):
     family = build("wgan_gp", preset, side=side, channels=3, dim=4)
-    images = family.generate(family.latents(2, Random(0)), None, family.generator)
+    images = family.generator(family.latents(2, Random(0)))
     assert images.shape == (2, 3, side, side) and images.abs().max() <= 1  # tanh saturates in float32
     assert family.critic(images).shape == (2,)
     assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in family.critic.modules())
@@ -136,10 +136,15 @@ def test_rate_of_the_cifar_resnet_falls_linearly_to_0():
 
 def test_networks_beside_a_sigmoid_work_on_0_to_1():
     family = build("wgan_gp", "mnist", dim=4)
-    engine = WatchedEngine(family)
-    assert torch.equal(family.as_seen(torch.tensor([-1.0, 0.0, 1.0]), engine), torch.tensor([0, 0.5, 1]))
-    raw = family.generator(torch.zeros(1, 128))
-    assert torch.allclose(family.generate(torch.zeros(1, 128), None, family.generator), raw * 2 - 1)
+    engine, x = WatchedEngine(family), torch.rand(3, 1, 32, 32) * 2 - 1
+    raw = family.generator[0](torch.zeros(1, 128))
+    assert torch.allclose(family.generator(torch.zeros(1, 128)), raw.sigmoid() * 2 - 1)
+    assert torch.allclose(family.critic(x), family.critic[1]((x + 1) / 2))
+    # the penalty is on the gradient with respect to pixels in [0,1]
+    unit = ((x + 1) / 2).requires_grad_()
+    gradient, = torch.autograd.grad(family.critic[1](unit).sum(), unit)
+    norms = family.gradient_norms(x, x, engine)
+    assert norms.detach().numpy() == pytest.approx(gradient.flatten(1).norm(dim=1).numpy(), rel=1e-4)
 
 
 def test_dequantised_reals_fill_their_grey_level():
