@@ -6,6 +6,7 @@ checkpoint, so that a resumed run does at each point exactly what the undisturbe
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,16 @@ def train(engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: H
         log.restart()
         engine.enter(family.stage(clock))
         family.before_training(_some_images(stream, engine.stage.side, engine.device))
-    begun = time.monotonic()
-    seconds = lambda: seconds_before + time.monotonic() - begun
+    begun, aside = time.monotonic(), 0.0
+    seconds = lambda: seconds_before + time.monotonic() - begun - aside
+
+    @contextmanager
+    def off_the_clock() -> Iterator[None]:
+        """Pictures, scores and checkpoints are no training time: a family must not pay for being looked at often."""
+        nonlocal aside
+        since = time.monotonic()
+        yield
+        aside += time.monotonic() - since
 
     def fraction() -> float:
         share = plan.fraction(clock.images, clock.steps, seconds())
@@ -92,17 +101,25 @@ def train(engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: H
                  "score_pending": score_follows, "log": log.state(), **{n: p["json"] for n, p in packed.items()}}
         tensors |= {f"{n}/{k}": v for n, p in packed.items() for k, v in p["tensors"].items()}
         if engine.rank == 0:
-            checkpoint.save(folder, clock.images, whole, tensors, keep=plan.keep)
+            with off_the_clock():
+                checkpoint.save(folder, clock.images, whole, tensors, keep=plan.keep)
 
     scored_at = -1
 
     def score() -> None:
         nonlocal scored_at
         scored_at = clock.images
-        result = hooks.score(engine, seconds())
+        trained = seconds()
+        with off_the_clock():
+            result = hooks.score(engine, trained)
         if result is not None and engine.rank == 0:
             metric, value, higher = result
             checkpoint.mark_if_best(folder, checkpoint.everyone(folder)[-1], metric, value, higher_is_better=higher)
+
+    def grid() -> None:
+        with off_the_clock():
+            hooks.grid(engine)
+        due["grid"] = _next(due["grid"], plan.grid_every, clock.images)
 
     if score_pending:  # the former process was stopped between writing this checkpoint and scoring it
         score()
@@ -114,8 +131,7 @@ def train(engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: H
         engine.enter(stage)
         engine.average()
         if clock.steps == 0 and due["grid"] == 0:
-            hooks.grid(engine)
-            due["grid"] = _next(due["grid"], plan.grid_every, clock.images)
+            grid()
         with explained_memory(stage, engine.device), engine.autocast(), distributed.together():
             scalars = dict(family.step(_batches(stream, stage), engine))
         clock.steps += 1
@@ -130,8 +146,7 @@ def train(engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: H
 
         # --- what is due
         if clock.images >= due["grid"]:
-            hooks.grid(engine)
-            due["grid"] = _next(due["grid"], plan.grid_every, clock.images)
+            grid()
         score_due = clock.images >= due["score"]
         if score_due or clock.images >= due["checkpoint"]:
             if score_due:
@@ -147,7 +162,7 @@ def train(engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: H
         log.write(clock, total, scalars)
     progress.show(clock, engine.stage, 1.0, log.last, last=True)
     if scored_at != clock.images:
-        hooks.grid(engine)
+        grid()
         save(True)
         score()
     return total

@@ -108,7 +108,7 @@ def run(options: Options) -> Outcome:
     family = distributed.convert(cls(config, images).to(device))
     clock = Clock(dataset_size=store.n, total_images=round(plan.kimg * 1000) if plan.kimg else 0)
     engine = TrainingEngine(family, clock, device=device, seed=options.seed, precision=options.precision)
-    place = {"device": device, "rank": engine.rank, "world": engine.world}
+    place: dict[str, Any] = {"device": device, "rank": engine.rank, "world": engine.world}
     stream = Stream(store, options.seed, mirror=options.mirror, **place)
     held_out = _held_out(options, family, store, place)
     first = engine.rank == 0  # one process writes
