@@ -15,6 +15,13 @@ class Box(NamedTuple):
     resample: str = "lanczos"  # how it is brought to the side
 
 
+# For pictures of any size.
+GENERIC = {
+    "centre": "the largest square in the middle",
+    "fit": "the whole picture, squeezed to a square",
+    "pad": "the whole picture, in the middle of a black square",
+}
+
 # CelebA's aligned images are 178 wide and 218 high.
 CELEBA: dict[str, Box] = {
     "c108": Box(35, 55, 143, 163, 178, 218),  # DCGAN practice: centre 108

@@ -2,12 +2,15 @@
 
 import gzip
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from ganbench.data.source import Source, cache_dir
 from ganbench.errors import UserError
+
+MAX_BYTES = 1 << 32  # unpacked; above that a file is refused
 
 
 class IdxSource(Source):
@@ -18,62 +21,89 @@ class IdxSource(Source):
     pad = 2
     places: tuple[str, ...] = ()  # folders to look in besides --root and the cache
     download = ""  # name of the torchvision data set that downloads the files
+    address = ""  # where people get the files by hand
 
     def open(self) -> None:
         parts = {"train": ["train"], "test": ["t10k"], "all": ["train", "t10k"]}[self.split]
-        folders = self._folders()
-        found = [_locate(folders, part) for part in parts]
-        if None in found:
-            self._fetch()
-            found = [_locate(folders, part) for part in parts]
-        if None in found:
-            first = self.root or cache_dir() / "downloads" / self.name()
-            raise UserError(f"{self.name()} is not here and could not be downloaded: put train-images-idx3-ubyte, "
-                            "train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte (.gz or not) "
-                            f"into {first}, then run the same command again")
-        images = [read_idx(pair[0]) for pair in found if pair]
-        self.images = np.concatenate(images)
-        self.labels = np.concatenate([read_idx(pair[1]) for pair in found if pair]).astype(np.int64)
+        self.pairs = self._found(parts) or self._fetched(parts)
+        self.files = [file for pair in self.pairs for file in pair]
+        counts = [_shape(pair[0])[0] for pair in self.pairs]
+        self.names = [f"{part}-{i:05d}" for part, count in zip(parts, counts) for i in range(count)]
+
+    def load(self) -> None:
+        self.images = np.concatenate([read_idx(images) for images, _ in self.pairs])
+        self.labels = np.concatenate([read_idx(labels) for _, labels in self.pairs]).astype(np.int64)
         if len(self.images) != len(self.labels):
-            raise UserError(f"{self.name()}: {len(self.images)} images but {len(self.labels)} labels in {folders[0]}")
-        self.names = [f"{self.split}-{i:05d}" for i in range(len(self.images))]
+            raise UserError(f"{self.name()}: {len(self.images)} images but {len(self.labels)} labels in "
+                            f"{self.pairs[0][0].parent}: get the files again")
+        if self.labels.max() >= len(self.classes):
+            raise UserError(f"{self.pairs[0][1]} has labels up to {self.labels.max()}, {self.name()} has "
+                            f"{len(self.classes)} classes: is it another data set?")
 
     def read(self, index: int) -> np.ndarray:
         return self.images[index]
 
-    def _folders(self) -> list[Path]:
-        home = cache_dir() / "downloads" / self.name()
-        folders = [self.root] if self.root else []
-        folders += [home, *map(Path, self.places)]
-        inside = [f / sub for f in folders for sub in ("", "raw", f"{self.download}/raw", self.name())]
-        return inside
+    def _found(self, parts: list[str]) -> list[tuple[Path, Path]] | None:
+        folders = [home / sub for home in self.homes(*self.places) for sub in ("", "raw", f"{self.download}/raw", self.name())]
+        found = [_locate(folders, part) for part in parts]
+        return [pair for pair in found if pair] if all(found) else None
 
-    def _fetch(self) -> None:
-        import torchvision
-        try:
-            getattr(torchvision.datasets, self.download)(str(cache_dir() / "downloads" / self.name()), download=True)
-        except (RuntimeError, OSError):
-            return  # no network: the caller says what to put where
+    def _fetched(self, parts: list[str]) -> list[tuple[Path, Path]]:
+        why = ""
+        if not self.location and not self.root:  # a folder the user named is not written to
+            import torchvision
+            try:
+                getattr(torchvision.datasets, self.download)(str(cache_dir() / "downloads" / self.name()), download=True)
+            except (RuntimeError, OSError) as error:
+                why = f" (downloading failed: {' '.join(str(error).split())[:80]})"
+        found = self._found(parts)
+        if found is None:
+            raise self.missing("train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
+                               "t10k-labels-idx1-ubyte (.gz or not)", self.address + why)
+        return found
 
 
 def _locate(folders: list[Path], part: str) -> tuple[Path, Path] | None:
     for folder in folders:
         for ending in ("", ".gz"):
-            images, labels = (folder / f"{part}-{kind}-ubyte{ending}" for kind in ("images-idx3", "labels-idx1"))
-            if images.is_file() and labels.is_file():
-                return images, labels
+            for dash in ("-", "."):
+                images, labels = (folder / f"{part}-{kind}{dash}idx{rank}-ubyte{ending}"
+                                  for kind, rank in (("images", 3), ("labels", 1)))
+                if images.is_file() and labels.is_file():
+                    return images, labels
     return None
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An IDX file as uint8 array of its own shape. Raises UserError if it is not one, or cut short."""
+    """An IDX file of bytes as uint8 array of its own shape. Raises UserError if it is not one, or not whole."""
+    shape = _shape(path)
+    size = int(np.prod(shape, dtype=object))
+    if size > MAX_BYTES:
+        raise UserError(f"{path} claims to hold {size / 1e9:.1f} GB: refused")
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zero, kind, dimensions = struct.unpack(">HBB", data[:4])
-        shape = struct.unpack(f">{dimensions}I", data[4:4 + 4 * dimensions])
-    except (OSError, EOFError, struct.error) as error:
+        with _opened(path) as file:
+            file.read(4 + 4 * len(shape))
+            values = np.frombuffer(file.read(size), np.uint8)
+            longer = bool(file.read(1))
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is not a whole IDX file ({error}): get it again") from None
-    values = np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions)
-    if zero != 0 or kind != 8 or len(values) != int(np.prod(shape)):
-        raise UserError(f"{path} is not a whole IDX file of bytes: get it again")
+    if len(values) != size or longer:
+        raise UserError(f"{path} is not a whole IDX file: {len(values):,} bytes{' and more' if longer else ''} where its "
+                        f"head says {size:,}: get it again")
     return values.reshape(shape)
+
+
+def _shape(path: Path) -> tuple[int, ...]:
+    try:
+        with _opened(path) as file:
+            zero, kind, dimensions = struct.unpack(">HBB", file.read(4))
+            shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
+    except (OSError, EOFError, struct.error, zlib.error) as error:
+        raise UserError(f"{path} is not a whole IDX file ({error}): get it again") from None
+    if zero != 0 or kind != 8 or not shape:
+        raise UserError(f"{path} is not an IDX file of bytes: get it again")
+    return shape
+
+
+def _opened(path: Path):  # type: ignore[no-untyped-def]
+    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")

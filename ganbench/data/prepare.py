@@ -4,70 +4,82 @@ import fcntl
 import json
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ganbench.data.images import Unreadable, squared
-from ganbench.data.source import Source, cache_dir, digest
-from ganbench.data.store import FORMAT, Store, content_hash, halved
+from ganbench.data.decoding import JOURNAL, Job, Note, Progress, decode_all
+from ganbench.data.images import Unreadable
+from ganbench.data.source import MissingData, Source, cache_dir, digest
+from ganbench.data.store import FORMAT, Store, content_hash
 from ganbench.errors import UserError, nearest
-from ganbench.plugins import load, names
+from ganbench.plugins import canonical, load, names
 
-CHUNK = 512  # images between two notes of progress
-RULES = 1  # version of the rules that turn pictures into pixels
-
-Progress = Callable[[int, int], None]  # images done, images in all
+RULES = 2  # version of the rules that turn pictures into pixels
+MAX_SIDE = 4096
 
 
 def find_source(spec: str, *, split: str = "train", root: str | None = None) -> Source:
     """The source that a data set's name, `name:location` or path means. Raises UserError with what is known."""
     name, colon, location = spec.partition(":")
-    if colon and name.replace("-", "_") in names("dataset"):
-        return load("dataset", name, Source)(location, split=split, root=root)
+    if canonical(name) in names("dataset"):
+        if colon and not location:
+            raise UserError(f"'{spec}' names no place after the colon: write {name}, or {name}:PATH")
+        return load("dataset", name, Source)(location or None, split=split, root=root)
+    if name.endswith(".py"):
+        return load("dataset", name, Source)(location or None, split=split, root=root)
     path = Path(spec).expanduser()
-    if path.exists() or "/" in spec or path.suffix:
+    if path.exists():
         for candidate in names("dataset"):
             source = load("dataset", candidate, Source)
-            if any(spec.lower().endswith(ending) for ending in source.suffixes):
+            if source.claims(path):
                 return source(str(path), split=split, root=root)
-        if path.is_file():
-            raise UserError(f"{spec}: no data source reads such a file; give a folder of images, a .zip or a .npz")
-        return load("dataset", "folder", Source)(str(path), split=split, root=root)
-    if name.replace("-", "_") not in names("dataset"):
-        known = [n.replace("_", "-") for n in names("dataset")]
-        raise UserError(f"unknown data set '{spec}', and no folder of that name.{nearest(spec, known)} "
-                        f"Known: {', '.join(known)}; or folder:PATH, a .npz, a .zip")
-    return load("dataset", name, Source)(None, split=split, root=root)
+        if path.is_dir():
+            return load("dataset", "folder", Source)(str(path), split=split, root=root)
+        raise UserError(f"{spec}: no data source reads such a file; give a folder of images, a .zip, a .tar or a .npz")
+    if "/" in spec or path.suffix:
+        raise MissingData(f"no such file or folder: {spec}")
+    known = [n.replace("_", "-") for n in names("dataset")]
+    raise UserError(f"unknown data set '{spec}', and no folder of that name.{nearest(spec, known)} "
+                    f"Known: {', '.join(known)}; or folder:PATH, a .npz, a .zip")
 
 
 def open_dataset(spec: str, *, side: int | None = None, split: str = "train", crop: str | None = None,
                  channels: int | None = None, root: str | None = None, skip_bad: bool = False,
-                 progress: Progress | None = None) -> Store:
+                 progress: Progress | None = None, workers: int | None = None) -> Store:
     """A data set as a prepared store; it is prepared on first use and found again afterwards.
 
     Args:
         spec: a name from `ganbench list`, `name:location`, a folder, a .npz, a .zip, or a prepared store's folder.
         side: a power of two; default: as the source says. channels: 1 or 3; default: as the images are.
+        split: "train", "test" or "all". crop: by name, default: as the source says. root: folder the files are in.
         skip_bad: leave out unreadable images (they are listed in the manifest) instead of refusing.
+        progress: called with images done and images in all. workers: decoding processes, default: one a core.
+    Where the files are gone but a store was prepared from them, that store is opened.
     """
     if (Path(spec) / "manifest.json").is_file():
-        return Store(spec)
-    source = find_source(spec, split=split, root=root)
+        return _checked(Store(spec), side, channels)
+    if side is not None and (side < 4 or side & (side - 1) or side > MAX_SIDE):
+        raise UserError(f"side {side} is not a power of two from 4 to {MAX_SIDE}: choose --side 32, 64, 128 ...")
+    if channels not in (None, 1, 3):
+        raise UserError(f"--channels {channels}: images have 1 (grey) or 3 (colour)")
+    try:
+        source = find_source(spec, split=split, root=root)
+    except MissingData as missing:
+        store = _kept(spec, split, side, crop, channels) if root is None else None
+        if store is None:
+            raise missing from None
+        return store
     if len(source) == 0:
         raise UserError(f"{spec}: no images in split '{split}'")
     side = side or source.default_side or _natural_side(source)
-    if side < 4 or side & (side - 1):
-        raise UserError(f"side {side} is not a power of two: choose --side 32, 64, 128 ...")
-    if channels not in (None, 1, 3):
-        raise UserError(f"--channels {channels}: images have 1 (grey) or 3 (colour)")
-    crop, box = source.crop_for(side, crop)
-    key = digest([source.name(), source.location, source.fingerprint(), split, crop, side, channels, skip_bad, RULES])[:16]
+    crop, _ = source.crop_for(side, crop)
+    place = str(Path(source.location).expanduser().absolute()) if source.location else None
+    key = digest([source.name(), place, source.fingerprint(), split, crop, side, channels, skip_bad, RULES, FORMAT])[:16]
     home = cache_dir() / "stores"
     target = home / f"{source.name()}-{side}-{crop}-{split}-{key}"
     if not (target / "manifest.json").exists():
@@ -75,99 +87,153 @@ def open_dataset(spec: str, *, side: int | None = None, split: str = "train", cr
             home.mkdir(parents=True, exist_ok=True)
             with _only_one(home / f".{target.name}.lock"):
                 if not (target / "manifest.json").exists():
-                    _prepare(source, target, side, channels or source.channels, crop, box, skip_bad, progress)
+                    _Preparation(source, target, side, channels, crop, skip_bad).run(workers or _cores(), progress)
         except OSError as error:
             raise UserError(f"cannot write the store {target}: {error.strerror or error}; "
                             "make room, or set GANBENCH_CACHE to another folder") from None
     return Store(target)
 
 
-def _prepare(source: Source, target: Path, side: int, channels: int | None, crop: str, box: Any, skip_bad: bool,
-             progress: Progress | None) -> None:
-    """Write the store under a temporary name, then rename it. Goes on with what a killed process left."""
-    n, scratch = len(source), target.with_name(f".{target.name}.partial")
-    channels = channels or _channels_of(source)
-    needed = int(n * channels * side * side * 1.5)
-    free = shutil.disk_usage(target.parent).free
-    if free < needed:
-        raise UserError(f"the store of {source.name()} needs {needed / 1e9:.1f} GB in {target.parent}, {free / 1e9:.1f} GB "
-                        "are free: make room, or set GANBENCH_CACHE to another folder")
-    scratch.mkdir(exist_ok=True)
-    raw, note = scratch / "raw.bin", scratch / "progress.json"
-    done: dict[str, Any] = {"images": 0, "bad": [], "enlarged": 0}
-    if note.exists() and raw.exists():
-        done = json.loads(note.read_text(encoding="utf-8"))
-    shape = (n, channels, side, side)
-    pixels = np.memmap(raw, np.uint8, "r+" if raw.exists() and raw.stat().st_size == np.prod(shape) else "w+", shape=shape)
+class _Preparation:
+    """Makes one store, under a temporary name, then renames it."""
 
-    def one(index: int) -> str | None:
+    def __init__(self, source: Source, target: Path, side: int, channels: int | None, crop: str, skip_bad: bool):
+        self.source, self.target, self.skip_bad = source, target, skip_bad
+        self.scratch = target.with_name(f".{target.name}.partial")
+        source.load()
+        channels = channels or source.channels or _channels_of(source)
+        self.job = Job(source, self.scratch, side, channels, *source.crop_for(side, crop))
+
+    def run(self, workers: int, progress: Progress | None) -> None:
+        if not (self.scratch / "manifest.json").exists():  # else: killed between the manifest and the renaming
+            if not self.scratch.exists():
+                self._ask_for_room(1.0)
+            self.scratch.mkdir(exist_ok=True)
+            try:
+                notes = decode_all(self.job, workers, progress)
+                good = self._readable(notes)
+                folder = self.scratch if len(good) == self.job.n else self._compacted(good)
+                self._describe(folder, good, notes)
+            except UserError:
+                shutil.rmtree(self.scratch)
+                raise
+            if folder != self.scratch:
+                os.rename(folder, self.target)
+                shutil.rmtree(self.scratch)
+                return
+        (self.scratch / JOURNAL).unlink(missing_ok=True)
+        os.rename(self.scratch, self.target)
+
+    def _ask_for_room(self, copies: float) -> None:
+        needed = int(sum(self.job.n * self.job.channels * level * level for level in self.job.levels) * copies) + 1_000_000
+        free = shutil.disk_usage(self.target.parent).free
+        if free < needed:
+            raise UserError(f"the store of {self.source.label()} needs {needed / 1e9:.2f} GB in {self.target.parent}, "
+                            f"{free / 1e9:.2f} GB are free: make room, or set GANBENCH_CACHE to another folder")
+
+    def _readable(self, notes: list[Note]) -> np.ndarray:
+        """Indices of the readable images. Raises UserError that names the others, unless they may be skipped."""
+        bad = [(index, reason) for note in notes for index, reason in note["bad"]]
+        listed = "; ".join(f"{_shown(self.source.names[index])}: {reason}" for index, reason in bad[:5])
+        listed += " ..." if len(bad) > 5 else ""
+        if len(bad) == self.job.n:
+            raise UserError(f"none of {self.job.n} images of {self.source.label()} can be read: {listed}")
+        if bad and not self.skip_bad:
+            raise UserError(f"{len(bad)} of {self.job.n} images of {self.source.label()} cannot be read: {listed}. "
+                            "Mend or remove them, or add --skip-bad")
+        return np.setdiff1d(np.arange(self.job.n), [index for index, _ in bad])
+
+    def _compacted(self, good: np.ndarray) -> Path:
+        """A copy of all levels without the unreadable images. The original stays as it is, in case we are killed."""
+        folder = self.scratch.with_name(self.scratch.name + "-compact")
+        shutil.rmtree(folder, ignore_errors=True)
+        self._ask_for_room(1.0)
+        folder.mkdir()
+        for level in self.job.levels:
+            shape = (len(good), self.job.channels, level, level)
+            out = np.lib.format.open_memmap(folder / f"{level}.npy", "w+", np.uint8, shape)
+            for start in range(0, len(good), self.job.chunk):
+                out[start:start + self.job.chunk] = self.job.rows(level)[good[start:start + self.job.chunk]]
+            out.flush()
+        return folder
+
+    def _describe(self, folder: Path, good: np.ndarray, notes: list[Note]) -> None:
+        """Labels, attributes, names, and the manifest last."""
+        source, job = self.source, self.job
+        labels = source.labels[good].astype(np.int64) if source.labels is not None else None
+        if labels is not None:
+            np.save(folder / "labels.npy", labels)
+        if source.attributes is not None:
+            np.save(folder / "attributes.npy", source.attributes[good].astype(np.uint8))
+        named = [source.names[i] for i in good]
+        _write_json(folder / "names.json", [_shown(name) for name in named])
+        rules, sizes = Counter[str](), Counter[str]()
+        for note in notes:
+            rules.update(note["rules"])
+            sizes.update(note["sizes"])
+        images = [image for note in notes for image in note["images"]]
+        manifest = {
+            "format": FORMAT, "rules": RULES, "name": source.label(), "source": source.name(), "title": source.title,
+            "location": str(Path(source.location).expanduser().absolute()) if source.location else None,
+            "split": source.split, "crop": job.crop, "side": job.side, "channels": job.channels, "n": len(good),
+            "labelled": labels is not None, "classes": list(source.classes) if labels is not None else [],
+            "mirror": source.mirror, "attribute_names": list(source.attribute_names) if source.attributes is not None else [],
+            "levels": job.levels, "converted": dict(sorted(rules.items())), "sizes": dict(sizes.most_common(100)),
+            "sizes_other": sum(count for _, count in sizes.most_common()[100:]),
+            "skipped": [f"{_shown(source.names[index])}: {reason}" for note in notes for index, reason in note["bad"]],
+            **_duplicates([images[i] for i in good], named)}
+        full = np.load(folder / f"{job.side}.npy", mmap_mode="r")
+        manifest["content_hash"] = content_hash(full, labels)
+        for file in folder.iterdir():
+            with open(file, "rb") as written:
+                os.fsync(written.fileno())
+        _write_json(folder / "manifest.json", manifest)
+
+
+def _duplicates(images: list[str], named: list[str], listed: int = 100) -> dict[str, Any]:
+    """Images whose prepared pixels equal an earlier one's: how many, and the first of them with their originals."""
+    first: dict[str, int] = {}
+    pairs = [[_shown(named[first[image]]), _shown(named[i])] for i, image in enumerate(images)
+             if first.setdefault(image, i) != i]
+    return {"duplicate_count": len(pairs), "duplicates": pairs[:listed]}
+
+
+def _shown(name: str) -> str:
+    """A file's name as text that fits one line, whatever bytes are in it."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _kept(spec: str, split: str, side: int | None, crop: str | None, channels: int | None) -> Store | None:
+    """A prepared store of data whose files are gone, if exactly one fits what is asked for."""
+    name, _, location = spec.partition(":")
+    if canonical(name) not in names("dataset"):
+        name, location = "", spec
+    place = str(Path(location).expanduser().absolute()) if location else None
+    fitting: dict[str, Store] = {}
+    for path in sorted((cache_dir() / "stores").glob("*/manifest.json")):
         try:
-            picture = source.read(index)
-            pixels[index] = squared(picture, side, channels, box=box, pad=source.pad, smooth=source.smooth)
-            return None
-        except Unreadable as reason:
-            return f"{source.names[index]}: {reason}"
-
-    told = time.monotonic()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets other threads run while it decodes
-        for start in range(done["images"], n, CHUNK):
-            stop = min(start + CHUNK, n)
-            for index, problem in zip(range(start, stop), pool.map(one, range(start, stop))):
-                if problem is not None:
-                    done["bad"].append([index, problem])
-            done["images"] = stop
-            if progress is not None:
-                progress(stop, n)
-            if time.monotonic() - told > 2 or stop == n:
-                pixels.flush()
-                _write_json(note, done)
-                told = time.monotonic()
-    if done["bad"] and not skip_bad:
-        shutil.rmtree(scratch)
-        listed = "; ".join(repr(problem)[1:-1] for _, problem in done["bad"][:5])
-        raise UserError(f"{len(done['bad'])} of {n} images cannot be read: {listed}"
-                        f"{' ...' if len(done['bad']) > 5 else ''}. Mend or remove them, or add --skip-bad")
-    _finish(source, scratch, pixels, done, {"crop": crop, "side": side, "channels": channels})
-    os.rename(scratch, target)
+            store = Store(path.parent)
+        except UserError:  # of an older version; `ganbench data list` names it
+            continue
+        same = not name or canonical(store.manifest["source"]) == canonical(name)
+        if (same and store.manifest["location"] in ({place} if place else {None, store.manifest["location"]})
+                and store.split == split and side in (None, store.side) and crop in (None, "default", store.crop)
+                and channels in (None, store.channels)):
+            fitting[store.content_hash] = store
+    return next(iter(fitting.values())) if len(fitting) == 1 else None
 
 
-def _finish(source: Source, scratch: Path, pixels: np.ndarray, done: dict[str, Any], what: dict[str, Any]) -> None:
-    """All levels, labels and the manifest, into the scratch folder."""
-    bad = {index for index, _ in done["bad"]}
-    good = np.array([i for i in range(len(pixels)) if i not in bad], dtype=np.int64)
-    if len(good) == 0:
-        raise UserError(f"{source.name()}: none of {len(pixels)} images can be read, the first: {done['bad'][0][1]}")
-    labels = source.labels[good].astype(np.int64) if source.labels is not None else None
-    levels = [1 << k for k in range(2, what["side"].bit_length())]
-    for level in levels:
-        out = np.lib.format.open_memmap(scratch / f"{level}.npy", "w+", np.uint8,
-                                        (len(good), what["channels"], level, level))
-        for start in range(0, len(good), CHUNK):
-            part = pixels[good[start:start + CHUNK]]
-            out[start:start + CHUNK] = part if level == what["side"] else halved(part, level)
-        out.flush()
-    if labels is not None:
-        np.save(scratch / "labels.npy", labels)
-    if source.attributes is not None:
-        np.save(scratch / "attributes.npy", source.attributes[good].astype(np.uint8))
-    full = np.load(scratch / f"{what['side']}.npy", mmap_mode="r")
-    manifest = {"format": FORMAT, "rules": RULES, "name": source.name() if source.location is None else _label(source),
-                "source": source.name(), "location": source.location, "split": source.split, **what, "n": len(good),
-                "classes": source.classes if labels is not None else [], "mirror": source.mirror,
-                "attribute_names": source.attribute_names, "levels": levels,
-                "content_hash": content_hash(full, labels), "skipped": [problem for _, problem in done["bad"]]}
-    (scratch / "raw.bin").unlink()
-    (scratch / "progress.json").unlink(missing_ok=True)
-    _write_json(scratch / "manifest.json", manifest)
-
-
-def _label(source: Source) -> str:
-    """The data set's name in tables: the folder's or file's own."""
-    return Path(str(source.location).rstrip("/")).name or source.name()
+def _checked(store: Store, side: int | None, channels: int | None) -> Store:
+    if side not in (None, store.side) or channels not in (None, store.channels):
+        raise UserError(f"{store.path} was prepared as {store.channels}x{store.side}x{store.side}: "
+                        f"leave out --side and --channels, or name its data set instead")
+    return store
 
 
 def _natural_side(source: Source, look_at: int = 16) -> int:
     """The largest power of two that enlarges none of the first images, between 4 and 1024."""
+    source.load()
     smallest = 1024
     for index in range(min(look_at, len(source))):
         try:
@@ -206,3 +272,7 @@ def _write_json(path: Path, document: Any) -> None:
     scratch = path.with_name(path.name + ".tmp")
     scratch.write_text(json.dumps(document), encoding="utf-8")
     os.replace(scratch, path)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,15 +7,19 @@ alike by ganbench.data.prepare.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
-from ganbench.data.crops import Box
+from ganbench.data.crops import GENERIC, Box
 from ganbench.errors import UserError, nearest
+
+
+class MissingData(UserError):
+    """The files of a data set are not where it was looked for."""
 
 
 def cache_dir() -> Path:
@@ -30,24 +34,27 @@ class Source:
         location: what follows the name in `name:location`, or the path itself for sources found by a path's ending.
         split: "train", "test" or "all"; what it means is the source's affair, and stands in its docstring.
         root: folder to look in first (`--root`).
-    Subclasses set `names` (one for each image, for messages and fingerprints) and, where there are labels, `labels`
-    (int64, one for each image) and `classes`.
+    Subclasses find their files in `open` and set `names` (one for each image, for messages and fingerprints). `labels`
+    (int64, one for each image), `classes` and `attributes` may wait for `load`, which is called once before anything is
+    read, so that opening stays quick.
     """
 
     title: ClassVar[str] = ""
-    default_side: ClassVar[int | None] = None  # None: the smallest power of two that does not enlarge
+    default_side: ClassVar[int | None] = None  # None: the largest power of two that does not enlarge
     channels: ClassVar[int | None] = None  # 1, 3, or None: decided from the images
     mirror: ClassVar[bool] = False  # whether reals are mirrored in training by default
-    crops: ClassVar[dict[str, Box]] = {}  # named crops; without one the centre square is taken
+    crops: ClassVar[dict[str, Box]] = {}  # named crops besides centre, fit and pad
     default_crops: ClassVar[dict[int, str]] = {}  # crop by side; key 0 for all others
     suffixes: ClassVar[tuple[str, ...]] = ()  # endings of paths that this source reads
     splits: ClassVar[tuple[str, ...]] = ("train", "test", "all")
+    unnamed: ClassVar[bool] = False  # the data set has no name of its own: it is called as its file or folder
 
     names: Sequence[str]
     labels: np.ndarray | None = None
     classes: list[str] = []
     attributes: np.ndarray | None = None  # uint8 (N,A), several marks for one image
     attribute_names: list[str] = []
+    files: Sequence[Path] = ()  # files whose size and time tell whether the images changed
     pad: int = 0  # pixels of zero added on each side before anything else (28 -> 32)
     smooth: bool = True  # how small images are enlarged: True bicubic, False by whole pixels
 
@@ -60,31 +67,61 @@ class Source:
 
     @classmethod
     def name(cls) -> str:
-        return cls.__module__.split(".")[-1].replace("_", "-")
+        return cls.__module__.split(".")[-1].removeprefix("ganbench_file_").replace("_", "-")
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Whether a path given without a source's name is for this source. Default: by its ending."""
+        return str(path).lower().endswith(cls.suffixes) if cls.suffixes else False
 
     def open(self) -> None:
-        """Find the files and set `names` and `labels`. Raises UserError that says what is missing and how to get it."""
+        """Find the files and set `names`. Raises UserError that says what is missing and how to get it."""
         raise NotImplementedError
 
+    def load(self) -> None:
+        """Called once before the first `read`; may set labels, classes and attributes."""
+
+    def fresh(self) -> None:
+        """Called in each decoding process at its start: open again what processes cannot share."""
+
     def read(self, index: int) -> Image.Image | np.ndarray:
-        """The image as it is stored: a PIL image, or uint8 (H,W) or (H,W,3)."""
+        """The image as it is stored: a PIL image, or uint8 (H,W) or (H,W,3). Raises Unreadable with the reason."""
         raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.names)
 
+    def label(self) -> str:
+        """What the data set is called in tables."""
+        if self.unnamed and self.location:
+            return Path(self.location.rstrip("/")).name or self.name()
+        return self.name()
+
     def fingerprint(self) -> str:
-        """Changes whenever the images may have changed; quick. Default: the names (with what else they are given)."""
-        return digest(list(self.names))
+        """Changes whenever the images may have changed; quick. Default: the names, and the state of `files`."""
+        return digest([list(self.names), states(self.files)])
+
+    def homes(self, *others: str | Path) -> list[Path]:
+        """Folders to look in: what the user named, and nothing else; or the usual places."""
+        named = [Path(p).expanduser() for p in (self.location, self.root) if p]
+        return named or [cache_dir() / "downloads" / self.name(), Path("data") / self.name(), Path("data"),
+                         *(Path(other) for other in others)]
+
+    def missing(self, what: str, where_from: str) -> MissingData:
+        """The error for files that are not there: which, where from, where to put them, what to run then."""
+        homes = self.homes()
+        return MissingData(f"{self.name()} is not in {homes[0]}: it needs {what}, from {where_from}; put them there, or name "
+                           f"their folder: ganbench data prepare {self.name()} --from FOLDER")
 
     def crop_for(self, side: int, crop: str | None) -> tuple[str, Box | None]:
-        """The name and box of the crop to take at this side."""
+        """The name and box of the crop to take at this side; the generic crops have no box."""
         if crop in (None, "default"):
             crop = self.default_crops.get(side, self.default_crops.get(0, "centre"))
-        if crop == "centre":
-            return "centre", None
+        crop = "centre" if crop == "center" else crop
+        if crop in GENERIC:
+            return crop, None
         if crop not in self.crops:
-            known = [*self.crops, "centre"]
+            known = [*self.crops, *GENERIC]
             raise UserError(f"{self.name()} has no crop '{crop}'.{nearest(crop or '', known)} Known: {', '.join(known)}")
         return crop, self.crops[crop]
 
@@ -93,12 +130,23 @@ def digest(thing: object) -> str:
     return hashlib.sha256(json.dumps(thing, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def states(files: Iterable[Path]) -> list[list[object]]:
+    """Path, size and time of change of each file."""
+    found = [(file, file.stat()) for file in files]
+    return [[str(file), state.st_size, state.st_mtime_ns] for file, state in found]
+
+
 def by_hash(names: Sequence[str], split: str, tenth: int = 0) -> list[int]:
     """A fixed tenth of the images, chosen by a hash of their names, is "test"; the others are "train".
 
-    For data without a split of its own: the same image falls on the same side wherever the folder lies.
+    For data without a split of its own: the same image falls on the same side wherever the folder lies. Where a handful
+    of names happens to fall wholly on the other side, one is moved, so that neither split of two or more is empty.
     """
     if split == "all":
         return list(range(len(names)))
-    held = [hashlib.sha256(n.encode("utf-8", "surrogateescape")).digest()[0] % 10 == tenth for n in names]
+    rank = [hashlib.sha256(n.encode("utf-8", "surrogateescape")).digest() for n in names]
+    held = [r[0] % 10 == tenth for r in rank]
+    if len(names) > 1 and len(set(held)) == 1:
+        odd = min(range(len(names)), key=rank.__getitem__)
+        held[odd] = not held[odd]
     return [i for i, test in enumerate(held) if test == (split == "test")]

@@ -1,8 +1,9 @@
 """The multi-resolution store: uint8 pyramids in plain .npy files, one a level, and a manifest.json.
 
-    manifest.json    data set, side, channels, crop, split, counts, classes, content hash, what was skipped
+    manifest.json    data set, side, channels, crop, split, counts, classes, content hash, what was skipped or converted
     4.npy ... S.npy  (N,C,s,s) uint8, readable by anything that reads NumPy
     labels.npy       (N,) int64, where there are labels;  attributes.npy (N,A) uint8, where there are several
+    names.json       where each image came from, in order
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import numpy as np
 
 from ganbench.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Store:
@@ -34,15 +35,22 @@ class Store:
             self.content_hash, self.levels = manifest["content_hash"], manifest["levels"]
             self.attribute_names = manifest["attribute_names"]
             self.manifest = manifest
+            if manifest["format"] != FORMAT:
+                raise UserError(f"{self.path} has store format {manifest['format']}, this version reads {FORMAT}: "
+                                "prepare it again")
         except FileNotFoundError:
             raise UserError(f"{self.path} is not a prepared store: it has no manifest.json") from None
-        except (KeyError, json.JSONDecodeError) as error:
+        except (OSError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise UserError(f"{self.path / 'manifest.json'} is damaged ({error}): remove the folder and prepare it again") from None
-        if manifest["format"] != FORMAT:
-            raise UserError(f"{self.path} has store format {manifest['format']}, this version reads {FORMAT}: prepare it again")
-        self.labels = np.load(self.path / "labels.npy") if (self.path / "labels.npy").exists() else None
-        self.attributes = np.load(self.path / "attributes.npy") if (self.path / "attributes.npy").exists() else None
+        self.labels = self._array("labels") if manifest["labelled"] else None
+        self.attributes = self._array("attributes") if self.attribute_names else None
         self._open: dict[int, np.ndarray] = {}
+
+    def _array(self, what: str) -> np.ndarray:
+        try:
+            return np.load(self.path / f"{what}.npy", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{self.path / what}.npy is damaged ({error}): remove {self.path} and prepare it again") from None
 
     def level(self, side: int) -> np.ndarray:
         """All images at this side, memory-mapped uint8 (N,C,side,side). Raises UserError for a level it lacks."""
@@ -53,12 +61,19 @@ class Store:
                                 f"{', '.join(map(str, self.levels))}: prepare it again with --side {side}")
             try:
                 array = np.load(path, mmap_mode="r")
-            except ValueError as error:
+            except (ValueError, EOFError) as error:
                 raise UserError(f"{path} is damaged ({error}): remove {self.path} and prepare it again") from None
             if array.shape != (self.n, self.channels, side, side) or array.dtype != np.uint8:
                 raise UserError(f"{path} holds {array.dtype} {array.shape}, not what the manifest says: prepare it again")
             self._open[side] = array
         return self._open[side]
+
+    def names(self) -> list[str]:
+        """Where each image came from, in order."""
+        try:
+            return json.loads((self.path / "names.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise UserError(f"{self.path / 'names.json'} is damaged ({error}): remove {self.path} and prepare it again") from None
 
     def __len__(self) -> int:
         return self.n
@@ -86,12 +101,31 @@ def halved(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.rint(sums / (factor * factor)).astype(np.uint8)
 
 
+def pyramid(pixels: np.ndarray) -> dict[int, np.ndarray]:
+    """All levels from 4 to the full side, equal to `halved` of each, in one descent.
+
+    Args: pixels: uint8 (N,C,S,S). Returns: side -> uint8 (N,C,side,side), the full side included.
+    """
+    levels, side = {pixels.shape[-1]: pixels}, pixels.shape[-1]
+    sums, count = pixels.astype(np.float32), 1
+    while side > 4:
+        rows = sums[:, :, 0::2] + sums[:, :, 1::2]
+        sums = rows[..., 0::2] + rows[..., 1::2]
+        side, count = side // 2, count * 4
+        levels[side] = np.rint(sums * (1 / count)).astype(np.uint8)  # 1/4^k is exact, so nothing is rounded twice
+    return levels
+
+
 def verify(store: Store) -> None:
     """Read everything again: the content hash, and every lower level made anew from the full one.
 
     Raises UserError naming the first file that is not what was written.
     """
     full = store.level(store.side)
+    if len(store.names()) != store.n:
+        raise UserError(f"{store.path / 'names.json'} names {len(store.names())} images, not {store.n}: prepare it again")
+    if store.labels is not None and len(store.labels) != store.n:
+        raise UserError(f"{store.path / 'labels.npy'} has {len(store.labels)} labels, not {store.n}: prepare it again")
     if content_hash(full, store.labels) != store.content_hash:
         raise UserError(f"{store.path}: the images or labels are not those that were prepared (their content hash differs): "
                         "remove the folder and prepare it again")

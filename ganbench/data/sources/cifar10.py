@@ -1,13 +1,26 @@
 """CIFAR-10 (Krizhevsky 2009)."""
 
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from ganbench.data.source import Source, cache_dir
+from ganbench.data.sources.npz import read_arrays
 from ganbench.errors import UserError
+
+BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+PACKED = ("cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
 
 
 class CIFAR10(Source):
-    """50,000 + 10,000 colour images of 32x32, through torchvision or from cifar10-train.npz and cifar10-test.npz."""
+    """50,000 + 10,000 colour images of 32x32. Train and test as published.
+
+    Read from the binary or the Python version, packed or not, or from cifar10-train.npz and cifar10-test.npz (or one
+    cifar10.npz with x_train, y_train, x_test, y_test); else downloaded by torchvision.
+    """
 
     title = "CIFAR-10, 50,000 colour 32x32, 10 classes (Krizhevsky 2009)"
     default_side = 32
@@ -15,31 +28,109 @@ class CIFAR10(Source):
     classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
     def open(self) -> None:
-        parts = ["train", "test"] if self.split == "all" else [self.split]
-        loaded = [self._part(part) for part in parts]
+        self.parts = ["train", "test"] if self.split == "all" else [self.split]
+        if not self._find() and not (self._fetch() and self._find()):
+            raise self.missing("cifar-10-python.tar.gz or cifar-10-binary.tar.gz, packed or unpacked, or cifar10-train.npz "
+                               f"and cifar10-test.npz{self.why}", "https://www.cs.toronto.edu/~kriz/cifar.html")
+        self.names = [f"{part}-{i:05d}" for part, files in self.found.items() for i in range(self._count(part, files))]
+
+    def load(self) -> None:
+        loaded = [self._read_part(part, files) for part, files in self.found.items()]
         self.images = np.concatenate([images for images, _ in loaded])
-        self.labels = np.concatenate([labels for _, labels in loaded]).astype(np.int64)
-        self.names = [f"{self.split}-{i:05d}" for i in range(len(self.images))]
+        self.labels = np.concatenate([labels for _, labels in loaded])
+        self.names = [f"{part}-{i:05d}" for (part, _), (images, _) in zip(self.found.items(), loaded)
+                      for i in range(len(images))]
+        if self.labels.max() > 9:
+            raise UserError(f"{self.files[0]} has labels above 9: is it another data set?")
 
     def read(self, index: int) -> np.ndarray:
         return self.images[index]
 
-    def _part(self, part: str) -> tuple[np.ndarray, np.ndarray]:
-        home = cache_dir() / "downloads" / "cifar10"
-        folders = [self.root, home] if self.root else [home]
+    def _find(self) -> bool:
+        folders = [home / sub for home in self.homes() for sub in
+                   ("", "cifar-10-batches-py", "cifar-10-batches-bin", "cifar10")]
+        named = Path(self.location).expanduser() if self.location else None
         for folder in folders:
-            if (folder / f"cifar10-{part}.npz").is_file():
-                with np.load(folder / f"cifar10-{part}.npz", allow_pickle=False) as arrays:
-                    return arrays["images"], arrays["labels"]
+            choices = [{part: [folder / f"{b}{ending}" for b in BATCHES[part]] for part in self.parts} for ending in (".bin", "")]
+            choices += [{part: [folder / f"cifar10-{part}.npz"] for part in self.parts}]
+            choices += [{part: [folder / name] for part in self.parts} for name in (*PACKED, "cifar10.npz")]
+            if named is not None and named.is_file():
+                choices = [{part: [named] for part in self.parts}]
+            for choice in choices:
+                if all(file.is_file() for files in choice.values() for file in files):
+                    self.found = choice
+                    self.files = sorted({file for files in choice.values() for file in files})
+                    return True
+        return False
+
+    why = ""
+
+    def _fetch(self) -> bool:
+        if self.location or self.root:  # a folder the user named is not written to
+            return False
         import torchvision
-        for folder in folders:
-            for download in (False, True):
-                try:
-                    found = torchvision.datasets.CIFAR10(str(folder), train=part == "train",
-                                                         download=download and folder == home)
-                    return found.data, np.array(found.targets)
-                except (RuntimeError, OSError):
-                    continue
-        raise UserError(f"cifar10 is not here and could not be downloaded: put the folder cifar-10-batches-py (from "
-                        f"cifar-10-python.tar.gz, cs.toronto.edu/~kriz/cifar.html) into {folders[0]}, then run the same "
-                        "command again")
+        try:
+            torchvision.datasets.CIFAR10(str(cache_dir() / "downloads" / self.name()), download=True)
+        except (RuntimeError, OSError) as error:
+            self.why = f" (downloading failed: {' '.join(str(error).split())[:80]})"
+            return False
+        return True
+
+    def _count(self, part: str, files: list[Path]) -> int:
+        """As published, unless it can be told quickly; `load` corrects it for partial copies."""
+        if files[0].suffix == ".bin":
+            return sum(file.stat().st_size // 3073 for file in files)
+        return {"train": 50_000, "test": 10_000}[part]
+
+    def _read_part(self, part: str, files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+        if files[0].suffix == ".npz":
+            images, labels, own = read_arrays(files[0], part)
+            if labels is None or images.shape[1:] != (32, 32, 3) or (files[0].name == "cifar10.npz" and not own):
+                raise UserError(f"{files[0]} has {images.shape} images{'' if labels is not None else ' without labels'}; "
+                                "it must have (N,32,32,3) and labels, train and test apart")
+            return images, labels
+        blocks = [_batch(name, data) for name, data in _contents(part, files)]
+        return np.concatenate([i for i, _ in blocks]), np.concatenate([m for _, m in blocks])
+
+
+def _contents(part: str, files: list[Path]) -> list[tuple[str, bytes]]:
+    if not files[0].name.endswith(".gz"):
+        return [(str(file), file.read_bytes()) for file in files]
+    try:
+        with tarfile.open(files[0]) as tar:
+            members = {Path(m.name).stem: m for m in tar if m.isfile() and m.size < 1 << 28}
+            wanted = [(f"{files[0]}: {b}{Path(members[b].name).suffix}", tar.extractfile(members[b])) for b in BATCHES[part]]
+            return [(name, file.read()) for name, file in wanted if file]
+    except (tarfile.TarError, OSError, EOFError, KeyError) as error:
+        raise UserError(f"{files[0]} is damaged or not CIFAR-10 ({error}): get it again") from None
+
+
+def _batch(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N,32,32,3) and labels of one batch file of either version."""
+    if name.endswith(".bin"):
+        if len(data) % 3073:
+            raise UserError(f"{name} is cut short: get it again")
+        rows = np.frombuffer(data, np.uint8).reshape(-1, 3073)
+        return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), rows[:, 0].astype(np.int64)
+    import io
+    try:
+        found = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
+        pixels, labels = np.asarray(found["data"]), np.asarray(found["labels"], dtype=np.int64)
+        return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise UserError(f"{name} is damaged or not CIFAR-10 ({error}): get it again") from None
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """The Python version of CIFAR-10 is pickled; nothing but NumPy arrays is let out of it."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return getattr(np, name)
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            from numpy._core import multiarray
+            return multiarray._reconstruct
+        if (module, name) == ("_codecs", "encode"):
+            import _codecs
+            return _codecs.encode
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not an array")

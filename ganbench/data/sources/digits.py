@@ -6,7 +6,7 @@ from ganbench.data.source import Source, by_hash
 
 
 class Digits(Source):
-    """The embedded default. Enlarged from 8x8 by bicubic interpolation. Test: a fixed tenth."""
+    """The embedded default. Enlarged from 8x8 by bicubic interpolation. Test: a fixed tenth, by a hash of the names."""
 
     title = "handwritten digits of scikit-learn, 1,797 grey 8x8, enlarged"
     default_side = 32
@@ -14,13 +14,15 @@ class Digits(Source):
     classes = [str(i) for i in range(10)]
 
     def open(self) -> None:
+        every = [f"digit-{i:04d}" for i in range(1797)]
+        self.chosen = by_hash(every, self.split)
+        self.names = [every[i] for i in self.chosen]
+
+    def load(self) -> None:
         from sklearn.datasets import load_digits
         found = load_digits()
-        every = [f"digit-{i:04d}" for i in range(len(found.images))]
-        chosen = by_hash(every, self.split)
-        self.names = [every[i] for i in chosen]
-        self.images = np.rint(found.images[chosen] * (255 / 16)).astype(np.uint8)  # 0..16 -> 0..255
-        self.labels = found.target[chosen].astype(np.int64)
+        self.images = np.rint(found.images[self.chosen] * (255 / 16)).astype(np.uint8)  # 0..16 -> 0..255
+        self.labels = found.target[self.chosen].astype(np.int64)
 
     def read(self, index: int) -> np.ndarray:
         return self.images[index]

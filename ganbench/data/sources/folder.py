@@ -1,65 +1,62 @@
-"""Any folder of images."""
+"""Any folder of images, or a zip or tar of one."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ganbench.data.images import EXTENSIONS, decode
-from ganbench.data.source import Source, by_hash, digest
+from ganbench.data.places import ARCHIVES, open_place
+from ganbench.data.source import Source, by_hash
 from ganbench.errors import UserError
+
+NAMES = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
 
 
 class Folder(Source):
-    """Any folder of images, with all its subfolders. If every image lies in a subfolder, those are the classes.
+    """Any folder of images, or a zip or tar of one. If every image lies in a subfolder, those are the classes.
 
-    Train: all images. Test: a fixed tenth, when there is no folder `test` or `val` beside `train`.
+    Splits: where there are folders `train` and `test` (or `val`), these; else a fixed tenth of the images, chosen by a
+    hash of their names, is the test split and the others are the train split. `--split all` takes all.
     """
 
-    title = "any folder of images; subfolders are classes"
+    title = "any folder, zip or tar of images; subfolders are classes"
+    unnamed = True
+    suffixes = ARCHIVES
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        return path.is_file() and super().claims(path)
 
     def open(self) -> None:
-        home = Path(self.location or self.root or "").expanduser()
         if not self.location and not self.root:
             raise UserError("folder needs a path: --dataset folder:PATH, or simply --dataset PATH")
-        if not home.is_dir():
-            raise UserError(f"no such folder: {home}")
-        self.home = home
-        named = {"train": ("train",), "test": ("test", "val", "valid"), "all": ()}[self.split]
-        own = next((home / n for n in named if (home / n).is_dir()), None)
-        if own is not None:
-            self.home, chosen = own, "all"
-        else:
-            chosen = "test" if self.split == "test" else "all"
-        found = sorted(_pictures(self.home))
+        home = Path(self.location or self.root or "").expanduser()
+        if self.location and self.root and not home.is_absolute() and not home.exists():
+            home = self.root / home
+        self.place = open_place(home)
+        found = self.place.names
         if not found:
-            raise UserError(f"{self.home} holds no images (looked for {', '.join(sorted(EXTENSIONS))}, in all subfolders)")
-        self.names = [found[i] for i in by_hash(found, chosen)]
-        tops = [name.split(os.sep)[0] if os.sep in name else None for name in self.names]
-        if None not in tops and len(set(tops)) > 1:
-            self.classes = sorted({top for top in tops if top})
-            self.labels = np.array([self.classes.index(top) for top in tops if top], dtype=np.int64)
+            raise UserError(f"{home} holds no images (looked for {', '.join(sorted(EXTENSIONS))}, in all subfolders)")
+        tops = {name.split("/")[0] for name in found if "/" in name}
+        both = all(tops & set(NAMES[split]) for split in NAMES)
+        if both and self.split != "all":
+            inside = tuple(f"{top}/" for top in sorted(tops & set(NAMES[self.split])))
+            self.names = [name for name in found if name.startswith(inside)]
+        else:
+            self.names = [found[i] for i in by_hash(found, self.split)]
+        depth = 1 if both else 0
+        folders = [name.split("/")[depth:-1][:1] for name in found]
+        if all(folders) and len({f[0] for f in folders}) > 1:
+            self.classes = sorted({f[0] for f in folders})
+            number = {name: i for i, name in enumerate(self.classes)}
+            self.labels = np.array([number[name.split("/")[depth]] for name in self.names], dtype=np.int64)
+
+    def fresh(self) -> None:
+        self.place.fresh()
 
     def read(self, index: int) -> Image.Image:
-        return decode(self.home / self.names[index])
+        return decode(self.place.read(self.names[index]))
 
     def fingerprint(self) -> str:
-        states = [(name, (self.home / name).stat()) for name in self.names]
-        return digest([[name, s.st_size, s.st_mtime_ns] for name, s in states])
-
-
-def _pictures(home: Path) -> list[str]:
-    """Paths of images below `home`, relative to it. Links to folders are followed once; loops are left alone."""
-    found, seen = [], set()
-    for folder, below, files in os.walk(home, followlinks=True):
-        state = os.stat(folder)
-        if (state.st_dev, state.st_ino) in seen:
-            below.clear()
-            continue
-        seen.add((state.st_dev, state.st_ino))
-        below[:] = [b for b in below if not b.startswith(".")]
-        for file in files:
-            if os.path.splitext(file)[1].lower() in EXTENSIONS and not file.startswith("."):
-                found.append(os.path.relpath(os.path.join(folder, file), home))
-    return found
+        return self.place.fingerprint()

@@ -1,0 +1,181 @@
+"""Decoding on all cores, into the levels of a store that is being made.
+
+Work is cut into chunks of images. A process that finishes a chunk has written its rows of every level; the parent then
+notes it in a journal. After a kill, chunks in the journal whose rows still have the noted checksum are not done again.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from hashlib import blake2b
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganbench.data.crops import Box
+from ganbench.data.images import Unreadable, rules_of, squared
+from ganbench.data.source import Source
+from ganbench.data.store import pyramid
+from ganbench.errors import UserError
+
+CHUNK_BYTES = 8_000_000  # of the full level, in one chunk of work
+FEW = 2_000  # so few images are decoded in this process: starting others takes longer
+JOURNAL = "journal.jsonl"
+
+Progress = Callable[[int, int], None]  # images done, images in all
+Note = dict[str, Any]  # what is known of one finished chunk
+
+
+class Job:
+    """What to decode, into which folder."""
+
+    def __init__(self, source: Source, folder: Path, side: int, channels: int, crop: str, box: Box | None):
+        self.source, self.folder = source, folder
+        self.side, self.channels, self.crop, self.box = side, channels, crop, box
+        self.n, self.levels = len(source), [1 << k for k in range(2, side.bit_length())]
+        self.chunk = max(1, min(512, CHUNK_BYTES // (channels * side * side)))
+        self._rows: dict[int, np.ndarray] = {}
+
+    def rows(self, level: int) -> np.ndarray:
+        """The level's file, open for writing in this process."""
+        if level not in self._rows:
+            self._rows[level] = np.load(self.folder / f"{level}.npy", mmap_mode="r+")
+        return self._rows[level]
+
+    def allocate(self) -> None:
+        """Make the files of all levels at their full size, on the disk, so that it cannot run full half-way."""
+        for level in self.levels:
+            path = self.folder / f"{level}.npy"
+            shape = (self.n, self.channels, level, level)
+            if not _is_array(path, shape):
+                np.lib.format.open_memmap(path, "w+", np.uint8, shape).flush()
+                with open(path, "r+b") as file:
+                    if hasattr(os, "posix_fallocate"):
+                        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+
+    def decode(self, chunk: int) -> Note:
+        """Decode one chunk into its rows of every level. Unreadable images leave black rows and a reason."""
+        start, stop = chunk * self.chunk, min((chunk + 1) * self.chunk, self.n)
+        pixels = np.zeros((stop - start, self.channels, self.side, self.side), np.uint8)
+        rules: Counter[str] = Counter()
+        sizes: Counter[str] = Counter()
+        bad = []
+        for index in range(start, stop):
+            try:
+                picture = self.source.read(index)
+                pixels[index - start] = squared(picture, self.side, self.channels, crop=self.crop, box=self.box,
+                                                pad=self.source.pad, smooth=self.source.smooth)
+            except Unreadable as reason:
+                bad.append([index, str(reason)])
+                continue
+            rules.update(rules_of(picture, self.side, self.channels))
+            width, height = picture.shape[1::-1] if isinstance(picture, np.ndarray) else picture.size
+            sizes[f"{width}x{height}"] += 1
+        for level, small in pyramid(pixels).items():
+            self.rows(level)[start:stop] = small
+        return {"chunk": chunk, "bad": bad, "rules": rules, "sizes": sizes, "check": zlib.crc32(pixels.data),
+                "images": [blake2b(image.tobytes(), digest_size=8).hexdigest() for image in pixels]}
+
+    def still_there(self, note: Note) -> bool:
+        """Whether a chunk's rows are what its note says (after a power cut they may not be)."""
+        start = note["chunk"] * self.chunk
+        pixels = np.ascontiguousarray(self.rows(self.side)[start:start + self.chunk])
+        if zlib.crc32(pixels.data) != note["check"]:
+            return False
+        return all(np.array_equal(self.rows(level)[start:start + self.chunk], small)
+                   for level, small in pyramid(pixels).items() if level != self.side)
+
+
+def decode_all(job: Job, workers: int, progress: Progress | None) -> list[Note]:
+    """Decode what the journal does not have yet. Returns the notes of all chunks, in order."""
+    job.allocate()
+    journal = job.folder / JOURNAL
+    notes = {note["chunk"]: note for note in _read_journal(journal) if job.still_there(note)}
+    todo = [chunk for chunk in range(-(-job.n // job.chunk)) if chunk not in notes]
+    done = job.n - sum(min((chunk + 1) * job.chunk, job.n) - chunk * job.chunk for chunk in todo)
+    with open(journal, "w", encoding="utf-8") as file:
+        for note in notes.values():
+            file.write(json.dumps(note) + "\n")
+        if progress is not None:
+            progress(done, job.n)
+        for note in _decoded(job, todo, workers):
+            notes[note["chunk"]] = note
+            file.write(json.dumps(note) + "\n")
+            file.flush()
+            done += len(note["images"])
+            if progress is not None:
+                progress(done, job.n)
+    return [notes[chunk] for chunk in sorted(notes)]
+
+
+def _decoded(job: Job, todo: list[int], workers: int) -> Iterator[Note]:
+    """Notes as chunks get finished, in any order."""
+    if workers == 1 or len(todo) < 2 or job.n < FEW:
+        yield from map(job.decode, todo)
+        return
+    with _pool(job, min(workers, len(todo))) as pool:
+        try:
+            waiting = [pool.submit(_decode, chunk) for chunk in todo]
+            for future in as_completed(waiting):
+                yield future.result()
+        except BrokenProcessPool:
+            raise UserError("a decoding process was killed, probably for want of memory: run it again with fewer "
+                            "(--workers 1); it goes on where it was") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+# The job reaches the worker processes by being there when they are forked; it is never pickled.
+_job: Job | None = None
+
+
+def _pool(job: Job, workers: int) -> Executor:
+    global _job
+    _job = job
+    if sys.platform != "linux":  # forking is not safe everywhere; Pillow lets other threads run while it decodes
+        return ThreadPoolExecutor(workers)
+    return ProcessPoolExecutor(workers, get_context("fork"), initializer=_start, initargs=(os.getpid(),))
+
+
+def _start(parent: int) -> None:
+    """A worker does not outlive a parent that was killed: it holds the store's lock."""
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    assert _job is not None
+    _job.source.fresh()
+
+
+def _decode(chunk: int) -> Note:
+    assert _job is not None
+    return _job.decode(chunk)
+
+
+def _read_journal(path: Path) -> Iterator[Note]:
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        try:
+            note = json.loads(line)
+        except json.JSONDecodeError:  # killed in mid-line; whatever follows is not trusted
+            return
+        yield note
+
+
+def _is_array(path: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        return np.load(path, mmap_mode="r").shape == shape
+    except (OSError, ValueError, EOFError):
+        return False

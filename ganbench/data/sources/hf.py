@@ -1,0 +1,71 @@
+"""Hugging Face datasets: hf:NAME from the hub, or hf:PATH of a dataset saved to disk."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ganbench.data.images import Unreadable, decode, plain
+from ganbench.data.source import Source, by_hash
+from ganbench.errors import UserError
+
+
+class HuggingFace(Source):
+    """A data set with an image column and, if any, a class label column. Needs the extra ganbench[hf].
+
+    Splits: its own train and test (or validation); where there is only one, a fixed tenth of it is the test split.
+    """
+
+    title = "Hugging Face data sets: hf:NAME or hf:FOLDER (extra ganbench[hf])"
+    unnamed = True
+
+    def open(self) -> None:
+        if not self.location:
+            raise UserError("hf needs a data set: hf:NAME as on the hub, or hf:FOLDER made by save_to_disk")
+        try:
+            import datasets
+        except ImportError:
+            raise UserError("Hugging Face data sets need the package datasets: pip install 'ganbench[hf]'") from None
+        place = Path(self.location).expanduser()
+        try:
+            found: Any = datasets.load_from_disk(str(place)) if place.is_dir() else datasets.load_dataset(self.location)
+        except Exception as error:  # whatever the library meets: no network, no such name, a damaged file
+            raise UserError(f"hf:{self.location} cannot be opened ({' '.join(str(error).split())[:120]}): check the name, or "
+                            "save it with save_to_disk where there is a network, and name that folder") from None
+        self.table, whole = self._chosen(found)
+        features = self.table.features
+        self.column = next((k for k, f in features.items() if type(f).__name__ == "Image"), "")
+        if not self.column:
+            raise UserError(f"hf:{self.location} has no column of images (it has {', '.join(features)})")
+        # Undecoded bytes go through the same rules as files.
+        self.table = self.table.cast_column(self.column, datasets.Image(decode=False))
+        every = [f"{self.split if whole else 'image'}-{i:07d}" for i in range(len(self.table))]
+        self.chosen = list(range(len(every))) if whole else by_hash(every, self.split)
+        self.names = [every[i] for i in self.chosen]
+        mark = next((k for k, f in features.items() if type(f).__name__ == "ClassLabel"), None)
+        if mark is not None:
+            self.labels = np.array(self.table[mark], dtype=np.int64)[self.chosen]
+            self.classes = list(features[mark].names)
+
+    def _chosen(self, found: Any) -> tuple[Any, bool]:
+        if not isinstance(found, dict):
+            return found, self.split == "all"
+        wanted = {"train": ("train",), "test": ("test", "validation", "valid"), "all": ()}[self.split]
+        for name in wanted:
+            if name in found and len(found) > 1:
+                return found[name], True
+        if len(found) == 1:
+            return next(iter(found.values())), self.split == "all"
+        raise UserError(f"hf:{self.location} has no split for '{self.split}' (it has {', '.join(found)})")
+
+    def read(self, index: int) -> Image.Image:
+        value = self.table[self.chosen[index]][self.column]
+        if isinstance(value, dict):
+            if value.get("bytes") is None and not value.get("path"):
+                raise Unreadable("has neither bytes nor a path")
+            return decode(value["bytes"] if value.get("bytes") is not None else Path(value["path"]))
+        return plain(value)
+
+    def fingerprint(self) -> str:
+        return f"{getattr(self.table, '_fingerprint', '')}-{super().fingerprint()}"

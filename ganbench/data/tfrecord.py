@@ -1,0 +1,111 @@
+"""Reading TFRecord files without TensorFlow: records, and the tf.train.Example messages in them."""
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ganbench.errors import UserError
+
+
+def positions(path: Path) -> list[tuple[int, int]]:
+    """Offset and length of each record. Raises UserError where the file is cut short or is none."""
+    size, offset = path.stat().st_size, 0
+    found: list[tuple[int, int]] = []
+    with open(path, "rb") as file:
+        while offset < size:
+            file.seek(offset)
+            head = file.read(12)
+            length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else size
+            if len(head) < 12 or struct.unpack("<I", head[8:])[0] != _masked_crc(head[:8]):
+                raise UserError(f"{path} is damaged or no TFRecord file (byte {offset:,}): get it again")
+            if offset + length + 16 > size:
+                raise UserError(f"{path} is cut short in record {len(found)}: get it again")
+            found.append((offset + 12, length))
+            offset += length + 16
+    return found
+
+
+def read_at(path: Path, offset: int, length: int) -> bytes:
+    with open(path, "rb") as file:
+        return os.pread(file.fileno(), length, offset)
+
+
+def parse_example(message: bytes) -> dict[str, Any]:
+    """The features of a tf.train.Example: name -> list of bytes or of ints. Raises ValueError if it is not one."""
+    features: dict[str, Any] = {}
+    for number, inner in _fields(message):
+        for _, entry in _fields(inner) if number == 1 else ():
+            parts = dict(_fields(entry))
+            features[bytes(parts[1]).decode()] = _values(parts.get(2, b""))
+    return features
+
+
+def _values(message: bytes) -> list[Any]:
+    for number, inner in _fields(message):
+        if number == 1:
+            return [value for _, value in _fields(inner)]
+        if number == 3:
+            return [i for _, value in _fields(inner) for i in ([value] if isinstance(value, int) else _varints(value))]
+    return []
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        if tag & 7 == 0:
+            value, at = _varint(message, at)
+            yield tag >> 3, value
+        elif tag & 7 == 2:
+            length, at = _varint(message, at)
+            if at + length > len(message):
+                raise ValueError("a field reaches beyond the message")
+            yield tag >> 3, message[at:at + length]
+            at += length
+        elif tag & 7 in (1, 5):
+            at += 8 if tag & 7 == 1 else 4
+        else:
+            raise ValueError(f"wire type {tag & 7}")
+
+
+def _varints(message: bytes) -> list[int]:
+    found, at = [], 0
+    while at < len(message):
+        value, at = _varint(message, at)
+        found.append(value)
+    return found
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value, shift = 0, 0
+    while True:
+        if at >= len(message) or shift > 63:
+            raise ValueError("a number does not end")
+        value |= (message[at] & 127) << shift
+        at += 1
+        if message[at - 1] < 128:
+            return value, at
+        shift += 7
+
+
+def _crc_table() -> list[int]:
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = (byte >> 1) ^ (0x82F63B78 if byte & 1 else 0)
+        table.append(byte)
+    return table
+
+
+_TABLE = _crc_table()
+
+
+def _masked_crc(data: bytes) -> int:
+    """CRC-32C, rotated and shifted as TFRecord does."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _TABLE[(crc ^ byte) & 255] ^ (crc >> 8)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
