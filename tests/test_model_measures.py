@@ -62,6 +62,15 @@ def test_class_accuracy_counts_samples_that_show_the_class_asked_for(judge):
     assert "conditional" in ClassAccuracy().applies(Known(nn.Identity()))
 
 
+def test_a_generator_in_training_mode_is_measured_as_it_samples():
+    generator = nn.Sequential(nn.Linear(4, 64), nn.Dropout(0.5), nn.BatchNorm1d(64), nn.Unflatten(1, (1, 8, 8)))
+    subject = subject_of(Known(generator), noise_store(), noise_store(seed=1))
+    as_sampled = Nnd().measure(subject_of(Known(generator.eval()), noise_store(), noise_store(seed=1)))
+    generator.train()
+    assert Nnd().measure(subject) == as_sampled
+    assert generator.training and generator[2].num_batches_tracked == 0
+
+
 def test_labels_are_drawn_as_often_as_in_the_training_data(judge):
     family = Known(Call(lambda z, y: grey(60 * y)), needs_labels=True, classes=4)
     got = levels(ModeCoverage(n=500).measure(subject_of(family, grey_store([0] * 9 + [2]))))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.family import to_uint8
+from ganbench.family import frozen_modes, to_uint8
 from ganbench.metrics.metric import Subject
 from ganbench.random import Random, derived_seed
 
@@ -40,6 +40,14 @@ def draw_labels(subject: Subject, n: int, random: Random) -> Tensor | None:
 
 
 @contextmanager
+def sampling(subject: Subject, seed: int) -> Iterator[None]:
+    """The generator in the mode in which it samples, its inner noise starting at `seed`, its modes restored after."""
+    with frozen_modes(subject.generator), seeded(seed, subject.device):
+        subject.family.sample_mode(subject.generator)
+        yield
+
+
+@contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Noise drawn inside a network starts at `seed`; outside, torch's global stream goes on as if nothing was drawn."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -57,7 +65,7 @@ def fakes(subject: Subject, n: int, name: str, batch: int = 64, *, native: bool 
     for start in range(0, n, batch):
         size = min(batch, n - start)
         z, labels = family.latents(size, random), draw_labels(subject, size, random)
-        with torch.no_grad(), seeded(derived_seed(subject.seed, "noise", name, start), subject.device):
+        with torch.no_grad(), sampling(subject, derived_seed(subject.seed, "noise", name, start)):
             images = family.generate(z, labels, subject.generator).float()
             images = images if native else full_side(images, family.images.side)
         yield Fakes(images, labels, z)

@@ -9,6 +9,7 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from ganbench.environment import describe, provenance
 from ganbench.errors import Diverged, UserError
 from ganbench.family import Clock, Family, FamilyConfig, ImageSpec, Preset, configure, find, short_name
 from ganbench.grid import magnified, save_png, tile
+from ganbench.metrics.metric import ModelMetric
 from ganbench.metrics.metric import find as find_metric
 from ganbench.pictures import growth_strip
 from ganbench.run import new_run_folder, read_config, sample_batches, write_json
-from ganbench.scoring import score
+from ganbench.scoring import held_out_split, score
 from ganbench.training import distributed
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.log import Log
@@ -172,7 +174,8 @@ class _Recorder:
         if not self.options.metrics:
             return None
         results = score(self.family, copy.deepcopy(engine.generator), self.store, self.options.metrics,
-                        n=self.options.n_eval, seed=self.options.eval_seed, device=engine.device, labels=self.labels)
+                        n=self.options.n_eval, seed=self.options.eval_seed, device=engine.device, labels=self.labels,
+                        held_out=self.test_split)
         if engine.rank != 0:
             return None
         context = self.row(engine, seconds)
@@ -181,6 +184,13 @@ class _Recorder:
         shown = next((r for r in self.last if r["level"] in ("avg", "")), self.last[0])
         self.progress.say(f"  {engine.clock.kimg:.2f} kimg: {shown['metric']} {shown['level']} {shown['value']:.4g}")
         return shown["metric"], shown["value"], bool(shown["higher_is_better"])
+
+    @cached_property
+    def test_split(self) -> Store | None:
+        """Images kept from training, opened only for metrics that measure the model itself; None if there are none."""
+        if not any(issubclass(find_metric(name), ModelMetric) for name in self.options.metrics):
+            return None
+        return held_out_split(self.store, self.options.dataset, root=self.options.root, skip_bad=self.options.skip_bad)
 
     def row(self, engine: TrainingEngine, seconds: float) -> dict[str, Any]:
         """The columns that every row of this run shares at this moment."""

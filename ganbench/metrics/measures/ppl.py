@@ -14,7 +14,7 @@ from ganbench.family import Family
 from ganbench.latents import Path, between, lerp, mapped, natural_path
 from ganbench.metrics.intervals import of_trimmed_mean
 from ganbench.metrics.metric import ModelMetric, Score, Subject
-from ganbench.metrics.subjects import draw_labels, full_side, seeded, stream
+from ganbench.metrics.subjects import draw_labels, full_side, sampling, stream
 from ganbench.random import derived_seed
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # two batches of images to (B,) squared-difference distances
@@ -93,7 +93,7 @@ class Ppl(ModelMetric):
         """The image at t + step, (B,C,S,S), cropped and averaged down. Draws inside the generator start at `noise`."""
         family, generator = subject.family, cast(Any, subject.generator)
         place = t.double() + step  # a step of 1e-4 has only three digits in single precision
-        with seeded(noise, subject.device):
+        with sampling(subject, noise):
             if space == "w":
                 w1, w2 = (mapped(family, generator, z, labels).double() for z in (z1, z2))
                 w = lerp(w1, w2, place)
