@@ -7,7 +7,7 @@ what is left). The jackknife's variance is not too small on average (Efron and S
 *expected SWD at this number of images*, floor included; it says nothing about other numbers of images.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -64,25 +64,34 @@ class Jackknife:
 
 def _without_each(real: Descriptors, fake: Descriptors, direction: np.ndarray) -> np.ndarray:
     """Distance along one direction without each group of images, (GROUPS,)."""
-    sets = [(by_channel(s.values, direction), s.moments) for s in (real, fake)]
-    distances = []
-    for group in range(GROUPS):
-        left = []
-        for (partial, shift), moments in sets:
-            # Every GROUPS-th image: sets are often sorted by class, and a group should look like the whole.
-            keep = np.arange(moments.sums.shape[1]) % GROUPS != group
-            mean, deviation = moments.mean_and_deviation()
-            new_mean, new_deviation = moments.mean_and_deviation(keep)
-            kept = partial.reshape(len(mean), len(keep), -1)[:, keep].reshape(len(mean), -1)
-            line = (deviation / new_deviation).astype(np.float32) @ kept
-            line += np.float32(((mean - new_mean) / new_deviation * shift).sum())
-            line.sort()
-            left.append(line)
-        distances.append(np.abs(left[0] - left[1]).mean(dtype=np.float64))
-    return np.array(distances)
+    lines = zip(_left_lines(real, direction), _left_lines(fake, direction), strict=True)
+    return np.array([np.abs(a - b).mean(dtype=np.float64) for a, b in lines])
 
 
-def by_channel(values: Any, direction: np.ndarray, channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
+def _left_lines(descriptors: Descriptors, direction: np.ndarray) -> Iterator[np.ndarray]:
+    """For each group: the sorted projections of the other groups' patches, as normalised without it. Float32."""
+    moments = descriptors.moments
+    images = moments.sums.shape[1]
+    # Every GROUPS-th image makes a group: sets are often sorted by class, and a group should look like the whole.
+    group = np.arange(images) % GROUPS
+    order = np.argsort(group, kind="stable")
+    partial, shift = by_channel(descriptors.values, direction, len(moments.sums))
+    patches = partial.shape[1] // images
+    partial = np.ascontiguousarray(partial.reshape(len(partial), images, patches)[:, order]).reshape(len(partial), -1)
+    ends = patches * np.cumsum(np.bincount(group, minlength=GROUPS))
+    mean, deviation = moments.mean_and_deviation()
+    for left, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        new_mean, new_deviation = moments.mean_and_deviation(group != left)
+        scale = (deviation / new_deviation).astype(np.float32)
+        line = np.empty(partial.shape[1] - (end - start), np.float32)
+        np.matmul(scale, partial[:, :start], out=line[:start])
+        np.matmul(scale, partial[:, end:], out=line[start:])
+        line += np.float32(((mean - new_mean) / new_deviation * shift).sum())
+        line.sort()
+        yield line
+
+
+def by_channel(values: Any, direction: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """What each channel adds to the projections, float32 (channels, n), and the sum of its weights, (channels,)."""
     parts = direction.reshape(channels, -1)
     rows = len(values) // channels
