@@ -100,6 +100,32 @@ def test_slurm_engine_with_jobs_of_their_own(tmp_path):
     assert {e.key: e.status for e in events if e.kind == "ended"} == {name: ENDINGS[name][1] for name in names}
 
 
+@pytest.mark.slow
+def test_jobs_that_outlive_a_killed_driver_are_waited_for_not_started_again(tmp_path):
+    submitit = pytest.importorskip("submitit")
+
+    class Patient(submitit.LocalJob):  # Slurm knows of other processes' jobs; submitit's stand-in for it does not
+        def done(self, force_check=False):
+            return self.paths.result_pickle.exists()
+
+    code = ("import pathlib, sys, time; d = pathlib.Path(sys.argv[1]); d.mkdir(exist_ok=True)\n"
+            "(d / 'starts').open('a').write('x'); time.sleep(8)")
+    task = make_task(tmp_path, "long", code)
+    driver = ("import sys; sys.path.insert(0, sys.argv[1]); from test_bench_engines import *\n"
+              f"list(SlurmEngine(Path({str(tmp_path)!r}) / 'slurm', jobs=1, cluster='local').run([{task!r}]))")
+    process = subprocess.Popen([sys.executable, "-c", driver, str(Path(__file__).parent)])
+    while not (tmp_path / "long" / "starts").exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    engine = SlurmEngine(tmp_path / "slurm", jobs=1, cluster="local")
+    engine.attach = Patient
+    events = list(engine.run([task]))
+    assert [(e.key, e.status) for e in events if e.kind == "ended"] == [("long", "ok")]
+    assert (tmp_path / "long" / "starts").read_text() == "x"
+
+
 def test_slurm_engine_without_slurm_says_so(tmp_path, monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))

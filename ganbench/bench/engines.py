@@ -6,6 +6,7 @@ is killed takes nothing else with it, and the three engines give the same number
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -258,10 +259,18 @@ class SlurmEngine:
         if cluster == "slurm":
             arguments["slurm_array_parallelism"] = jobs
         self.executor.update_parameters(**arguments)
+        # jobs outlive a killed driver: the next one goes on waiting for them instead of starting them twice
+        self.attach = {"slurm": submitit.SlurmJob, "local": submitit.LocalJob}.get(cluster or "slurm")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.ledger = folder, folder / "jobs.json"
         self.about = f"Slurm, an array of at most {jobs} at once"
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Event]:
-        jobs = dict(zip(self.executor.map_array(execute, list(tasks)), tasks))
+        jobs = self._still_running(tasks)
+        fresh = [task for task in tasks if task not in jobs.values()]
+        if fresh:
+            jobs |= dict(zip(self.executor.map_array(execute, fresh), fresh))
+        self.ledger.write_text(json.dumps({task.key: job.job_id for job, task in jobs.items()}), encoding="utf-8")
         for task in tasks:
             yield Event("begun", task.key)
         try:
@@ -281,6 +290,14 @@ class SlurmEngine:
         finally:
             for job in jobs:
                 job.cancel()
+
+    def _still_running(self, tasks: Sequence[Task]) -> dict[Any, Task]:
+        """The jobs of an earlier call that have not ended."""
+        if self.attach is None or not self.ledger.is_file():
+            return {}
+        known = json.loads(self.ledger.read_text(encoding="utf-8"))
+        found = {self.attach(self.folder, known[task.key]): task for task in tasks if task.key in known}
+        return {job: task for job, task in found.items() if not job.done()}
 
 
 def _bring_home(task: Task, results: str) -> None:
