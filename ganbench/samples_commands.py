@@ -26,7 +26,7 @@ def sample(
     interpolate: Annotated[str | None, typer.Option(help="z or w: from latent to latent, a pair a row")] = None,
     embed: Annotated[bool, typer.Option("--embed", help="From real image to real image by their latents")] = False,
     classes: Annotated[bool, typer.Option("--classes", help="One class a row, one latent a column")] = False,
-    truncation_sweep: Annotated[bool, typer.Option("--truncation-sweep", help="psi from 1 to -1, latent a row")] = False,
+    truncation_sweep: Annotated[bool, typer.Option("--truncation-sweep", help="psi 1 to -1, a latent a row")] = False,
     mixing_sheet: Annotated[bool, typer.Option("--mixing-sheet", help="Styles of rows and columns crossed")] = False,
     noise_variation: Annotated[bool, typer.Option("--noise-variation", help="One latent, many draws of noise")] = False,
     arithmetic: Annotated[str | None, typer.Option(

@@ -1,5 +1,7 @@
 """`ganbench show FAMILY` and `ganbench presets`: a family's page, made from what its class says of itself."""
 
+import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,10 +18,17 @@ presets_app = typer.Typer(no_args_is_help=True, help="Compare a family's presets
 
 
 def show(
-    family: Annotated[str, typer.Argument(help="A family from `ganbench list`, or the path of a Python file")],
+    family: Annotated[str | None, typer.Argument(help="A family from `ganbench list`, or a Python file")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a file")] = False,
+    out: Annotated[str | None, typer.Option(help="Write Markdown pages here, of all families unless one is named")] = None,
 ) -> None:
     """A family's page: paper, idea, presets, settings, every logged quantity, health and sickness, known misprints."""
+    if out is not None:
+        for path in write_pages(out, family):
+            print(f"wrote {path}")
+        return
+    if family is None:
+        raise UserError("name a family (see `ganbench list`), or a folder for the pages of all with --out")
     text = page(family)
     if markdown:
         print(text)
@@ -57,6 +66,24 @@ def list_(family: Annotated[str, typer.Argument(help="A family from `ganbench li
     print_presets(family, preset_table(family))
 
 
+def write_pages(folder: str, family: str | None = None) -> list[Path]:
+    """Markdown pages FAMILY.md in a folder, of one family or of all; returns their paths."""
+    from ganbench.plugins import canonical, names
+
+    place, written = Path(folder), []
+    pages = {canonical(Path(name).stem): page(name) for name in ([family] if family else names("family"))}
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for name, text in pages.items():
+            scratch = place / f".{name}.{os.getpid()}.tmp"
+            scratch.write_text(text + "\n", encoding="utf-8")
+            written.append(place / f"{name}.md")
+            os.replace(scratch, written[-1])
+    except OSError as error:
+        raise UserError(f"cannot write pages to {place}: {error.strerror or error}") from None
+    return written
+
+
 def page(name: str) -> str:
     """A family's page as Markdown."""
     from ganbench.family import find, short_name
@@ -79,8 +106,8 @@ def page(name: str) -> str:
     lines += ["## Logged quantities", "", *_table(("quantity", "what it says"), [
         (f"`{key}`", about) for key, about in family.quantities.items()]), ""]
     if family.convergence:
-        lines += [f"Watch `{family.convergence}` ({family.convergence_smoothing}): it is the one that means convergence.",
-                  ""]
+        watch = f"Watch `{family.convergence}` ({family.convergence_smoothing}): it is the one that means convergence."
+        lines += [watch, ""]
     elif family.adversarial:
         lines += ["No logged loss says by itself whether training converges; look at the metrics.", ""]
     for heading, text in (("Healthy training", family.healthy), ("Sick training", family.sick),

@@ -123,7 +123,8 @@ def test_classes_stand_in_rows_and_latents_in_columns():
 
 
 def test_truncation_pulls_w_to_its_mean(styled):
-    got = cells(pictures.truncation_sweep(styled, styled.generator, torch.tensor([[0.4], [-0.2]]), None, (1, 0.5, 0, -1)), 2, 4)
+    z = torch.tensor([[0.4], [-0.2]])
+    got = cells(pictures.truncation_sweep(styled, styled.generator, z, None, (1, 0.5, 0, -1)), 2, 4)
     np.testing.assert_array_equal(got[0, :, 0], grey_of([0.8, 0.45, 0.1, -0.6]))
     np.testing.assert_array_equal(got[1, :, 0], grey_of([-0.4, -0.15, 0.1, 0.6]))
 
@@ -134,8 +135,9 @@ def test_a_mixing_sheet_crosses_rows_with_columns(styled):
     np.testing.assert_array_equal(got[0, 0], [255] * 3)
     np.testing.assert_array_equal(got[0, 1:, 0], grey_of([-0.2, -0.4]))
     np.testing.assert_array_equal(got[1:, 0, 0], grey_of([0.2, 0.4, 0.6]))
-    np.testing.assert_array_equal(got[1:, 1:, 0], np.broadcast_to(grey_of([-0.2, -0.4]), (3, 2)))  # red: the column's
-    np.testing.assert_array_equal(got[1:, 1:, 1], np.broadcast_to(grey_of([[0.2], [0.4], [0.6]]), (3, 2)))  # green: row's
+    red, green = np.broadcast_to(grey_of([-0.2, -0.4]), (3, 2)), np.broadcast_to(grey_of([[0.2], [0.4], [0.6]]), (3, 2))
+    np.testing.assert_array_equal(got[1:, 1:, 0], red)  # the column's
+    np.testing.assert_array_equal(got[1:, 1:, 1], green)  # the row's
 
 
 def test_noise_variation_shows_draws_and_their_deviation():

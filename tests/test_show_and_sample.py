@@ -49,10 +49,12 @@ def app_of(room):
 
 def test_a_page_says_everything_the_class_says(mine):
     page = show_commands.page(mine)
-    for text in ("# MineGAN", "**Paper.** Author 2020", "A second sentence.", "| `paper` (default) | any | 100 | as the paper |",
+    for text in ("# MineGAN", "**Paper.** Author 2020", "A second sentence.",
+                 "| `paper` (default) | any | 100 | as the paper |",
                  "| `small` | any | 1 | quick | width=8 |", "| `width` | 64 | maps at the finest layer | table 2 |",
                  "learning rate \\| both", "| `loss` | the critic's loss |", "Watch `loss` (ema0.99)",
-                 "## Healthy training\n\nIt falls.", "## Sick training\n\nIt rises.", "## Known misprints\n\nTable 2 says 46."):
+                 "## Healthy training\n\nIt falls.", "## Sick training\n\nIt rises.",
+                 "## Known misprints\n\nTable 2 says 46."):
         assert text in page
 
 
@@ -71,6 +73,17 @@ def test_show_prints_markdown_or_a_rendered_page(mine):
     assert plain.exit_code == 0 and plain.output.strip() == show_commands.page(mine).strip()
     rendered = CliRunner().invoke(app, ["show", mine])
     assert rendered.exit_code == 0 and "MineGAN" in rendered.output and "##" not in rendered.output.split("Presets")[0]
+
+
+def test_pages_of_all_families_are_written_for_docs(tmp_path, mine):
+    written = show_commands.write_pages(str(tmp_path / "pages"))
+    assert [p.stem for p in written] == sorted(names("family"))
+    assert written[0].read_text().strip() == show_commands.page(written[0].stem)
+    (only,) = show_commands.write_pages(str(tmp_path / "one"), mine)
+    assert only.name == "mine.md" and "# MineGAN" in only.read_text()
+    with pytest.raises(UserError, match="cannot write pages"):
+        show_commands.write_pages(str(only))
+    assert CliRunner().invoke(app_of(show_commands), ["show"]).exception.args[0].startswith("name a family")
 
 
 def test_presets_diff_names_what_differs_and_nothing_else(mine):
