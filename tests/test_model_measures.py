@@ -15,7 +15,7 @@ from ganbench.metrics import classifier
 from ganbench.metrics.intervals import bootstrap, of_mean, of_share
 from ganbench.metrics.measures.bits_per_dim import BitsPerDim
 from ganbench.metrics.measures.class_accuracy import ClassAccuracy
-from ganbench.metrics.measures.mode_coverage import ModeCoverage
+from ganbench.metrics.measures.mode_coverage import ModeCoverage, symbols_a_channel
 from ganbench.metrics.measures.nnd import Nnd, nearest_neighbours
 from ganbench.metrics.measures.wasserstein_gap import WassersteinGap
 from ganbench.metrics.metric import MetricBase, ModelMetric
@@ -88,6 +88,27 @@ def test_mode_coverage_counts_classes_and_their_divergence(judge):
     assert got["kl"].ci_low <= got["kl"].value <= got["kl"].ci_high and "grey" in measure.protocol()
     with pytest.raises(UserError, match="labels"):
         measure.measure(subject_of(family, noise_store()))
+
+
+def test_stacked_data_is_sorted_channel_by_channel_and_other_data_is_not(monkeypatch):
+    assert symbols_a_channel([f"{i:03d}" for i in range(1000)], 3) == 10
+    assert symbols_a_channel([str(i) for i in range(1000)], 3) == 0  # a thousand classes of colour images, no words
+    assert symbols_a_channel([str(i) for i in range(10)], 1) == symbols_a_channel(["cat", "dog"], 3) == 0
+
+    class ChannelJudge(GreyJudge):
+        """One channel's symbol: dark 0, bright 1."""
+
+        def classify(self, pixels, batch=256):
+            assert pixels.shape[1] == 1
+            return (pixels.float().flatten(1).mean(1) > 128).long().numpy()
+
+    monkeypatch.setattr(classifier, "of_channels", lambda *a, **k: ChannelJudge())
+    levels_of = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0]])  # words 00, 10, 11; never 01
+    family = Known(Call(lambda z: levels_of[torch.arange(len(z)) % 3][:, :, None, None].expand(-1, -1, 8, 8)), channels=2)
+    store = noise_store(12, channels=2)
+    store.labels, store.classes = np.arange(12) % 4, ["00", "01", "10", "11"]
+    got = levels(ModeCoverage(n=63).measure(subject_of(family, store)))
+    assert got[""].value == 3 and got["kl"].value == pytest.approx(math.log(4 / 3))
 
 
 def test_mixture_coverage_by_hand():

@@ -1,5 +1,7 @@
 """How many of the data's classes a generator makes, and how evenly."""
 
+from itertools import product
+
 import numpy as np
 from torch import Tensor
 
@@ -14,9 +16,9 @@ from ganbench.random import derived_seed
 class ModeCoverage(ModelMetric):
     """Classes found among the samples, and KL(samples' classes || reals' classes) in nats.
 
-    The evaluation classifier sorts the samples. Data whose classes are K^C combinations of one symbol a channel
-    (stacked MNIST: 3 channels, 1,000 classes) is sorted channel by channel, as Metz et al. 2016 do it. Levels: "" =
-    classes found at least once (of all classes), "kl".
+    The evaluation classifier sorts the samples. Data whose classes are all words of one symbol a channel (stacked MNIST:
+    "000" to "999" in three channels) is sorted channel by channel, as Metz et al. 2016 do it. Levels: "" = classes found
+    at least once (of all classes), "kl".
 
     Args:
         n: samples; None = as many as the evaluation may use (stacked MNIST: published with 25,600).
@@ -48,8 +50,7 @@ class ModeCoverage(ModelMetric):
     def _sort(self, subject: Subject, made: Tensor) -> np.ndarray:
         """The class of each uint8 image (n,C,S,S)."""
         store = subject.reals
-        symbols = round(len(store.classes) ** (1 / store.channels)) if store.channels > 1 else 0
-        if store.channels > 1 and symbols > 1 and symbols ** store.channels == len(store.classes) >= 1000:
+        if symbols := symbols_a_channel(store.classes, store.channels):
             judge = classifier.of_channels(store, symbols, subject.device)
             parts = [judge.classify(made[:, c:c + 1]) for c in range(store.channels)]
             found = np.ravel_multi_index(tuple(parts), (symbols,) * store.channels)
@@ -58,3 +59,10 @@ class ModeCoverage(ModelMetric):
             found = judge.classify(made)
         self.judge = judge.identity
         return found
+
+
+def symbols_a_channel(classes: list[str], channels: int) -> int:
+    """How many symbols each channel shows, where the classes are all words of `channels` symbols in order; else 0."""
+    symbols = sorted(set("".join(classes)))
+    words = ["".join(word) for word in product(symbols, repeat=channels)] if len(symbols) ** channels < 10**6 else []
+    return len(symbols) if channels > 1 and classes == words else 0
