@@ -157,6 +157,14 @@ def own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("GANBENCH_CACHE", str(tmp_path / "cache"))
 
 
+class FromFiles(ArraySet):
+    at_hand = False  # as if they had to be decoded
+
+
+def from_files():
+    return FromFiles(images(20, 1), "reals"), FromFiles(images(20, 2), "fakes")
+
+
 def cached_run(reals, fakes, names=("swd", "mean_byte")):
     report = Report()
     before = reals.decoded
@@ -165,34 +173,34 @@ def cached_run(reals, fakes, names=("swd", "mean_byte")):
 
 
 def test_second_call_is_served_from_the_cache(mean_byte, own_cache):
-    reals, fakes = arrays()
+    reals, fakes = from_files()
     first, served, decoded = cached_run(reals, fakes)
     assert (served, decoded) == ([], 20)
-    second, served, decoded = cached_run(ArraySet(reals.array.copy(), "the same under another name"), fakes)
+    second, served, decoded = cached_run(FromFiles(reals.array.copy(), "the same under another name"), fakes)
     assert (served, decoded) == (["swd", "mean_byte"], 0)
     assert first == second
 
 
 def test_one_changed_pixel_misses(mean_byte, own_cache):
-    reals, fakes = arrays()
+    reals, fakes = from_files()
     cached_run(reals, fakes)
     changed = reals.array.copy()
     changed[7, 1, 3, 3] ^= 1
-    _, served, decoded = cached_run(ArraySet(changed, "reals"), fakes)
+    _, served, decoded = cached_run(FromFiles(changed, "reals"), fakes)
     assert (served, decoded) == ([], 20)
 
 
 def test_other_counts_of_fakes_take_other_reals(mean_byte, own_cache):
-    reals, fakes = arrays()
+    reals, fakes = from_files()
     cached_run(reals, fakes)
-    found, served, _ = cached_run(reals, ArraySet(fakes.array[:10], "fewer"), ["swd"])
+    found, served, _ = cached_run(reals, FromFiles(fakes.array[:10], "fewer"), ["swd"])
     assert served == []
-    assert found == [r.score.value for r in score(["swd"], reals, ArraySet(fakes.array[:10], "fewer"))]
+    assert found == [r.score.value for r in score(["swd"], reals, FromFiles(fakes.array[:10], "fewer"))]
 
 
 def test_a_damaged_entry_is_made_again(mean_byte, own_cache):
     from ganbench.metrics import cache
-    reals, fakes = arrays()
+    reals, fakes = from_files()
     first, _, _ = cached_run(reals, fakes)
     for entry in cache.entries():
         (cache.folder() / f"{entry.key}.safetensors").write_bytes(b"half a fi")
@@ -200,3 +208,10 @@ def test_a_damaged_entry_is_made_again(mean_byte, own_cache):
     assert (served, again) == ([], first)
     assert len(cache.entries()) == 2 and all(e.what.endswith("of reals") for e in cache.entries())
     assert cache.clear()[0] == 2 and cache.entries() == []
+
+
+def test_pixels_that_are_at_hand_are_not_kept_twice(own_cache):
+    from ganbench.metrics import cache
+    reals, fakes = arrays()
+    cached_run(reals, fakes, ["swd"])
+    assert cache.entries() == []

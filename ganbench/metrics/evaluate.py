@@ -238,10 +238,12 @@ def _noted(score: Score, note: str) -> Score:
 # --- the cache of reals -----------------------------------------------------------------------------------------------
 
 def _cache_key(job: _Job, reals: Any, side: int, channels: int) -> str | None:
-    """None where nothing can be kept: no content hash, or a metric that has no state of reals."""
+    """None where nothing is kept: no content hash, a metric that has no state of reals, or nothing to be gained."""
     content = getattr(reals, "content_hash", None) if job.metric.needs_reals else None
     if content is None or not hasattr(job.metric, "real_state"):
         return None
+    if job.group is None and getattr(reals, "at_hand", False):
+        return None  # such a metric keeps pixels, and these need no second copy
     # Metrics that keep the same of the same images share an entry.
     what = job.metric.real_key() if hasattr(job.metric, "real_key") else f"{job.name}: {job.metric.protocol()}"
     mask = job.take[True]

@@ -35,12 +35,13 @@ class ImageSet:
     Attributes:
         n, side, channels: how many, their side in pixels, 1 or 3. description: one phrase for tables and messages.
         warnings: one line each, about what may spoil a comparison. dataset, split, crop: where they are known.
-        decoded: images handed out so far, over all passes.
+        decoded: images handed out so far, over all passes. at_hand: reading them again costs next to nothing.
     """
 
     n: int
     side: int
     channels: int
+    at_hand = False
 
     def __init__(self, description: str):
         self.description = description
@@ -76,6 +77,8 @@ class StoreSet(ImageSet):
         n: how many; default all. Fewer than there are: a sample drawn with `seed`, the same for every model.
         part: 1 takes n other images than part 0 does (for noise floors).
     """
+
+    at_hand = True
 
     def __init__(self, store: Any, n: int | None = None, *, part: int = 0, seed: int = 0):
         super().__init__(f"{store.name} {store.split}")
@@ -118,6 +121,8 @@ class GeneratedSet(ImageSet):
 
 class ArraySet(ImageSet):
     """Images that are an array already: uint8 (N,C,S,S) or (N,S,S,C), or (N,S,S) for grey."""
+
+    at_hand = True
 
     def __init__(self, array: np.ndarray, description: str, n: int | None = None):
         super().__init__(description)

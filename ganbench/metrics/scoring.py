@@ -84,6 +84,9 @@ def answer(asked: Question, say: Callable[[str], None] = lambda text: None) -> S
             floors = [{**common, "run": f"{common['dataset']}-reals", "origin": "reference", "family": "reals", **as_row(r)}
                       for r in found]
     warnings = [*fakes.warnings, *reals.warnings, *_doubts(asked, fakes, reals)]
+    if floors and floors[0]["n_fake"] < (count := next(r.score.n_fake for r in results if r.metric in WITH_FLOOR)):
+        warnings.append(f"the floor is of {floors[0]['n_fake']:,} real images on a side, the score of {count:,}: "
+                        "with as many the floor would be lower")
     title = f"{fakes.description} against {reals.description}"
     return Scored([{**common, **context, **as_row(r)} for r in results], floors, title, report, warnings)
 
