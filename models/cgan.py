@@ -1,7 +1,7 @@
 """Conditional GAN (Mirza, Osindero 2014, arXiv 1411.1784): generator and critic are told the class.
 
 The paper's dense networks (`paper`), and two convolutional ones: the DCGAN authors' (`alt:newmu`), and DCGAN with the
-class beside the latents and beside the critic's last features (`alt:dcgan_cond`).
+class beside the latents, the critic's image and its last features (`alt:dcgan_cond`).
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from ganbench.random import Random
 class CGANConfig(FamilyConfig):
     # networks
     net: Literal["mlp", "newmu", "dcgan"] = knob("mlp", "dense; labels at every layer of a small conv net; or DCGAN's with "
-                                                        "labels at its two ends", "section 4.1: mlp")
+                                                        "labels at its ends", "section 4.1: mlp")
     ngf: int = knob(64, "dcgan: generator maps at half the side", ge=1)
     ndf: int = knob(64, "dcgan: critic maps at half the side", ge=1)
     latent: int = knob(100, "latent components", "section 4.1", ge=1)
@@ -133,7 +133,7 @@ class NewmuCritic(nn.Module):
         return self.head(beside(h, y)).squeeze(1)
 
 
-# --- DCGAN with labels at its two ends ------------------------------------------------------------------------------
+# --- DCGAN with labels at its ends -----------------------------------------------------------------------------------
 
 class EndsGenerator(nn.Module):
     """DCGAN's generator; the one-hot label is appended to the latents."""
@@ -150,20 +150,25 @@ class EndsGenerator(nn.Module):
 
 
 class EndsCritic(nn.Module):
-    """DCGAN's critic; label and 4x4 features go through one hidden layer together, so that they can meet."""
+    """DCGAN's critic; the one-hot label is appended to the image, as constant maps, and to the 4x4 features.
+
+    At the features alone it comes too late: a class is not told apart there within a short training. The hidden layer
+    has no batch norm, which would take away just what all images of a batch, real or fake, have in common.
+    """
 
     def __init__(self, config: CGANConfig, images: ImageSpec):
         super().__init__()
         self.classes = images.classes
         rising = dcgan.widths(images.side, config.ndf)[::-1]
-        net = dcgan.Discriminator(images.channels, [(w, 2) for w in rising], 4)
+        net = dcgan.Discriminator(images.channels + images.classes, [(w, 2) for w in rising], 4)
         self.features, hidden = net.features, rising[-1]
-        self.head = nn.Sequential(nn.Linear(hidden * 16 + images.classes, hidden, bias=False), nn.BatchNorm1d(hidden),
-                                  nn.LeakyReLU(LEAK), nn.Linear(hidden, 1, bias=False))
+        self.head = nn.Sequential(nn.Linear(hidden * 16 + images.classes, hidden), nn.LeakyReLU(LEAK),
+                                  nn.Linear(hidden, 1))
         normal_weights(self, 0.02)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.head(beside(self.features(images), one_hot(labels, self.classes, images))).squeeze(1)
+        y = one_hot(labels, self.classes, images)
+        return self.head(beside(self.features(beside(images, y)), y)).squeeze(1)
 
 
 def one_hot(labels: Tensor, classes: int, like: Tensor) -> Tensor:
@@ -194,7 +199,7 @@ class CGAN(Family):
         "alt:newmu": Preset("the DCGAN authors' conditional network, labels at every layer, 200 epochs", net="newmu",
                             latents_from="signed", order="alternate", optimizer="adam", rate=2e-4, constant_epochs=100.0,
                             weight_decay=2.5e-5, batch=128),
-        "alt:dcgan_cond": Preset("DCGAN (64 maps) with labels at its two ends, any side", **CONV),
+        "alt:dcgan_cond": Preset("DCGAN (64 maps) with labels at its ends, any side", **CONV),
         "laptop": Preset("a class a row, recognisable, after two minutes on two cores", kimg=120,
                          **{**CONV, "ngf": 32, "ndf": 32, "batch": 32}),
         "smoke": Preset("seconds: does it run?", kimg=1, **{**CONV, "ngf": 8, "ndf": 8, "batch": 16}),

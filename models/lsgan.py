@@ -107,7 +107,7 @@ class LSGAN(Family):
         "alt:no_norm": Preset("stability test of section 4.2: no batch norm at all, RMSProp, targets (-1,1,0)",
                               generator_norm=False, critic_norm=False, optimizer="rmsprop", a=-1.0, b=1.0, c=0.0, **DCGAN),
         "laptop": Preset("recognisable digits after a minute on two cores, clothes after three", kimg=120,
-                         **{**DCGAN, "width": 32, "batch": 32}),
+                         **{**DCGAN, "width": 32, "batch": 32, "rate": 5e-4}),
         "smoke": Preset("seconds: does it run?", kimg=1, **{**DCGAN, "width": 8, "batch": 16}),
     }
     quantities = {

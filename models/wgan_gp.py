@@ -217,7 +217,7 @@ class WGANGP(Family):
                            rate=2e-4, decay_steps=100_000, generator_batch=128, dequantise=True, kimg=32_000),
         "resnet": Preset("ResNet of the 64x64 script with layer norm in the critic: a GPU, a day or two", net="resnet",
                          dim=64, critic_norm="layer"),
-        "laptop": Preset("readable digits after a minute on two cores; Fashion-MNIST takes five", kimg=200, dim=24,
+        "laptop": Preset("readable digits after a minute on two cores; Fashion-MNIST takes five", kimg=120, dim=24,
                          latent=64, beta1=0.5, rate=1e-3, n_critic=2, batch=16),
         "smoke": Preset("seconds: does it run?", kimg=1, dim=8, latent=16, beta1=0.5, n_critic=2, batch=16),
     }
