@@ -93,3 +93,32 @@ def test_bad_input(state):
         LPIPS.from_state(broken)
     with pytest.raises(UserError, match="not LPIPS-VGG16"):
         LPIPS.from_state({**state, "features.0.weight": torch.zeros(1)})
+
+
+@pytest.mark.slow
+def test_the_published_weights_are_those_of_the_lpips_package_and_give_its_distances():
+    from pathlib import Path
+
+    from ganbench.metrics import lpips as own
+    from ganbench.metrics import weights
+
+    package = pytest.importorskip("lpips")
+    if weights.present("lpips-vgg16") is None:
+        pytest.skip("put the cache with lpips-vgg16 into GANBENCH_TEST_CACHE to run this")
+    state = weights.load("lpips-vgg16")
+    heads = torch.load(Path(package.__file__).parent / "weights/v0.1/vgg.pth", map_location="cpu", weights_only=True)
+    for index in range(5):
+        assert torch.equal(state[f"lin{index}.weight"], heads[f"lin{index}.model.1.weight"])
+    # Blocks of 16 equal pixels: pictures that VGG16 sees something in.
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randint(256, (2, 3, 8, 8), generator=generator).repeat_interleave(16, 2).repeat_interleave(16, 3)
+    a, b = (blocks.float() / 127.5 - 1).split(1)
+    theirs = package.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
+    theirs.load_state_dict(heads, strict=False)
+    for slice_ in (theirs.net.slice1, theirs.net.slice2, theirs.net.slice3, theirs.net.slice4, theirs.net.slice5):
+        for name, layer in slice_.named_children():
+            if hasattr(layer, "weight"):
+                layer.weight.data.copy_(state[f"features.{name}.weight"])
+                layer.bias.data.copy_(state[f"features.{name}.bias"])
+    with torch.no_grad():
+        torch.testing.assert_close(own.load()(a, b), theirs.eval()(a, b).flatten(), rtol=1e-5, atol=1e-5)
