@@ -33,7 +33,7 @@ def smallest_preset(family):
 def options(family=TOY, **changes):
     settings = {"steps": 10, "out": "run", "results": None, "metrics": ["swd"], "n_eval": 32, "log_every": 1,
                 "eval_every": 0.04, "checkpoint_every": 0.04, "grid_every": 0.08, "keep": 3, "quiet": True}
-    return Options(family=family, preset=smallest_preset(family), **(settings | changes))
+    return Options(family=family, **({"preset": smallest_preset(family)} | settings | changes))
 
 
 def logged(folder):
@@ -87,6 +87,23 @@ def test_a_run_leaves_what_it_promises(elsewhere):
     assert set(frame.level) >= {"32", "16", "avg"}
     pd.testing.assert_frame_equal(pd.read_csv("results/all.csv"), pd.read_csv(folder / "results.csv"))
     assert (folder / "checkpoints" / "best.json").exists()
+
+
+def test_every_value_says_where_it_comes_from(elsewhere):
+    run(options(steps=2, preset="fast", overrides={"batch": "16"}))
+    config = json.loads(Path("run/config.json").read_text())
+    assert config["origin"] == {"rate": "preset", "batch": "flag", "decay": "default", "fail_at": "default",
+                                "phase_every": "default"}
+    assert config["config"]["batch"] == 16 and config["config"]["rate"] == 0.1
+
+
+def test_tensorboard_holds_what_the_log_holds(elsewhere):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run(options(steps=4, tensorboard=True))
+    events = accumulator.EventAccumulator("run/tensorboard")
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [
+        (line["images"], pytest.approx(line["loss"])) for line in logged("run")]
 
 
 def test_equal_seeds_give_equal_runs_and_others_do_not(elsewhere):

@@ -251,7 +251,11 @@ def _plan(options: Options, cls: type[Family], preset: Preset) -> Plan:
 
 def _document(options: Options, cls: type[Family], config: FamilyConfig, origin: dict[str, str], store: Store,
               plan: Plan, device: torch.device) -> dict[str, Any]:
-    """config.json: every resolved value with its origin, so that the run can be made again."""
+    """config.json: every resolved value with its origin, so that the run can be made again.
+
+    "origin" says for each of the family's settings whether it is the default, the preset's or a flag's; "flags" lists
+    the other options that were given; what they resolved to stands in "training" and "dataset".
+    """
     settings = config.model_dump(mode="json")
     source = str(Path(options.family).resolve()) if options.family.endswith(".py") else short_name(cls)
     data = {"spec": options.dataset, "name": store.name, "side": store.side, "crop": store.crop, "split": store.split,
@@ -259,11 +263,13 @@ def _document(options: Options, cls: type[Family], config: FamilyConfig, origin:
             "content_hash": store.content_hash, "skip_bad": options.skip_bad,
             "mirror": store.mirror if options.mirror is None else options.mirror}
     preset = options.preset or cls.default_preset
+    asked = Options(options.family)
+    flags = [f for f, value in asdict(options).items() if value != getattr(asked, f)]
     decisive = {"family": short_name(cls), "config": settings, "data": store.content_hash, "side": store.side,
                 "mirror": data["mirror"], "precision": options.precision}
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
     return {"run": "", "family": short_name(cls), "family_source": source, "preset": preset, "config": settings,
-            "origin": origin, "config_hash": digest, "seed": options.seed, "dataset": data, "training": asdict(plan),
+            "origin": origin, "flags": flags, "config_hash": digest, "seed": options.seed, "dataset": data, "training": asdict(plan),
             "options": asdict(options), "environment": describe(device), "command": " ".join(sys.argv),
             "created": datetime.now(UTC).isoformat(timespec="seconds")}
 
