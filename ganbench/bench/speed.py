@@ -139,7 +139,7 @@ class SavedTensors:
 
 class _Kept:
     def __init__(self, tensor: Tensor, counter: SavedTensors):
-        self.tensor, self.counter = tensor, counter
+        self.tensor, self.counter = tensor.detach(), counter  # with its history it would keep itself alive
         storage = tensor.untyped_storage()
         self.key, self.size = storage.data_ptr(), storage.nbytes()
         counter.held[self.key] = counter.held.get(self.key, 0) + 1
