@@ -30,7 +30,7 @@ def write_images(folder, count=7, size=(40, 30), seed=0, ending="png"):
 
 
 def leftovers(cache):
-    return sorted(p.name for p in (cache / "stores").iterdir() if not p.name.endswith(".lock")) if (cache / "stores").exists() else []
+    return sorted(p.name for p in (cache / "stores").glob("*") if not p.name.endswith(".lock"))
 
 
 def test_levels_are_box_averages_of_unrounded_values_rounded_half_to_even():
@@ -146,7 +146,7 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatc
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GANBENCH_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="cannot write the store .*GANBENCH_CACHE"):
+    with pytest.raises(UserError, match=r"cannot write the store .*GANBENCH_CACHE"):
         open_dataset(str(write_images(tmp_path / "pics")))
 
 
@@ -177,7 +177,7 @@ def flip(path):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 99}', '"x"'])
 def test_a_damaged_manifest_is_named(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(UserError, match="damaged|prepare it again"):
+    with pytest.raises(UserError, match=r"damaged|prepare it again"):
         Store(tmp_path)
 
 

@@ -12,6 +12,7 @@ from ganbench.errors import UserError
 
 PARTITION = {"train": "0", "valid": "1", "test": "2"}
 OFFICIAL = {"train": (1, 162_770), "valid": (162_771, 182_637), "test": (182_638, 202_599)}  # numbers in file names
+TABLES = ("list_attr_celeba", "list_eval_partition", "list_landmarks_celeba", "image_list")
 PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
 
@@ -23,7 +24,6 @@ class CelebASource(Source):
     splits = ("train", "valid", "test", "all")
     inside: tuple[str, ...] = ()  # where the images may lie, from the folder that the user names
     needs = ""
-    landmark_table = ""
 
     def open(self) -> None:
         below = ("", "celeba", "CelebA", "Img", "celeba/Img")
@@ -31,6 +31,7 @@ class CelebASource(Source):
             for path in (*(home / sub / name for sub in below for name in self.inside), home):
                 if path.exists() and self._opens(path):
                     self.home = home
+                    self.files = [p for p in map(self._table_path, TABLES) if p]
                     self._take_split()
                     return
         raise self.missing(self.needs, PAGE)
@@ -57,14 +58,17 @@ class CelebASource(Source):
 
     def table(self, stem: str) -> tuple[list[str], dict[str, list[str]]] | None:
         """One of the published tables, as .txt or as .csv: its column names, and a row of words for each image's number."""
+        path = self._table_path(stem)
+        return _parsed(path) if path else None
+
+    def _table_path(self, stem: str) -> Path | None:
         beside = self.place.path.parent
         for folder in (self.home, self.home / "celeba", self.home / "CelebA", self.home / "Anno", self.home / "Eval",
                        self.home.parent, beside, beside.parent, beside.parent / "Anno", beside.parent / "Eval"):
             for ending in (".txt", ".csv"):
                 path = folder / (stem + ending)
                 if path.is_file():
-                    self.files = sorted({*self.files, path})
-                    return _parsed(path)
+                    return path
         return None
 
     def _opens(self, path: Path) -> bool:

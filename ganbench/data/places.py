@@ -166,7 +166,7 @@ def _unpacked(path: Path) -> "tempfile._TemporaryFileWrapper[bytes]":
 
 
 def _wanted(name: str, endings: tuple[str, ...]) -> bool:
-    parts = PurePosixPath(name).parts
+    parts = PurePosixPath(name.replace("\\", "/")).parts
     hidden = any(p == "__MACOSX" or (p.startswith(".") and p not in (".", "..")) for p in parts)
     return name.lower().endswith(endings) and not hidden
 

@@ -140,7 +140,7 @@ class CelebAHQ(Source):
         self.deltas = next((d for d in (home / "deltas", home / "celeba" / "deltas") if d.is_dir()), None)
         if self.deltas is not None and listed is None:
             raise UserError(f"{self.deltas} needs image_list.txt beside it, which says whose differences they are")
-        self.files = list(wild.files)
+        self.files = [*wild.files, *(sorted(self.deltas.glob("*.npy")) if self.deltas else ())]
         self.every, self.reader = list(self.chosen), self._make
         return True
 

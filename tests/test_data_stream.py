@@ -1,0 +1,90 @@
+"""Batches: every image once an epoch, exact resume, shares of several processes, values."""
+
+import numpy as np
+import pytest
+import torch
+
+from ganbench.data import Stream, open_dataset
+from ganbench.errors import UserError
+from ganbench.random import Random, derived_seed
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stream")
+    images = np.random.default_rng(0).integers(0, 256, (23, 8, 8, 3), dtype=np.uint8)
+    images[:, 0, 0] = np.arange(23)[:, None]
+    images[:, 0, -1] = np.arange(23)[:, None]  # the number stays in the corner, mirrored or not
+    np.savez(folder / "some.npz", images=images, labels=np.arange(23))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GANBENCH_CACHE", str(folder))
+        return open_dataset(str(folder / "some.npz"), split="all")
+
+
+def numbers(batch):
+    return ((batch.images[:, 0, 0, 0] + 1) * 127.5).round().long()
+
+
+def test_values_are_exactly_those_of_the_store(store):
+    stream = Stream(store, seed=1)
+    batch = stream.next(8, 5)
+    stored = torch.from_numpy(store.level(8)[batch.labels.numpy()])
+    assert batch.images.dtype == torch.float32 and torch.equal(batch.images, stored.float() / 127.5 - 1)
+    assert torch.equal(numbers(batch), batch.labels) and stream.images == 5
+    assert Stream(store, seed=1).next(4, 5).images.shape == (5, 3, 4, 4)
+
+
+def test_each_epoch_shows_every_image_once_in_another_order(store):
+    stream = Stream(store, seed=1)
+    drawn = torch.cat([stream.next(8, 6).labels for _ in range(23)])  # six epochs, batches reach over their borders
+    epochs = drawn.view(6, 23)
+    assert all(sorted(e.tolist()) == list(range(23)) for e in epochs) and not torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(Stream(store, seed=2).next(8, 23).labels, epochs[0])
+
+
+def test_a_batch_may_be_larger_than_the_data(store):
+    assert Stream(store, seed=1).next(8, 60).labels.bincount().tolist() == pytest.approx([60 / 23] * 23, abs=1)
+
+
+def test_mirroring_follows_its_named_stream(store):
+    flips = Random(derived_seed(5, "mirror")).uniform(64) < 0.5
+    plain, mirrored = Stream(store, 5, mirror=False).next(8, 64), Stream(store, 5, mirror=True).next(8, 64)
+    assert 10 < flips.sum() < 54 and torch.equal(plain.labels, mirrored.labels)
+    assert torch.equal(mirrored.images[flips], plain.images[flips].flip(3))
+    assert torch.equal(mirrored.images[~flips], plain.images[~flips])
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_resume_is_exact_even_when_sides_and_batches_change(store, mirror):
+    plan = [(4, 6), (4, 6), (8, 10), (8, 3), (4, 30), (8, 8)]
+    whole = Stream(store, 7, mirror=mirror)
+    expected = [whole.next(*step) for step in plan]
+    first = Stream(store, 7, mirror=mirror)
+    for step in plan[:3]:
+        first.next(*step)
+    state = first.state()
+    second = Stream(store, 999, mirror=mirror)
+    second.restore(state)
+    for step, batch in zip(plan[3:], expected[3:]):
+        got = second.next(*step)
+        assert torch.equal(got.images, batch.images) and torch.equal(got.labels, batch.labels)
+    assert second.images == whole.images
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_shares_of_processes_are_the_single_process_batch(store, world):
+    alone = Stream(store, 3, mirror=True)
+    ranks = [Stream(store, 3, mirror=True, rank=r, world=world) for r in range(world)]
+    for side, batch in ((8, 12), (4, 6), (8, 36)):
+        whole, parts = alone.next(side, batch), [rank.next(side, batch) for rank in ranks]
+        assert torch.equal(torch.cat([p.images for p in parts]), whole.images)
+        assert torch.equal(torch.cat([p.labels for p in parts]), whole.labels)
+    with pytest.raises(UserError, match="does not divide"):
+        ranks[0].next(8, 7)
+
+
+def test_another_data_set_s_state_is_refused(store):
+    state = Stream(store, 1).state()
+    state["json"]["content_hash"] = "something else"
+    with pytest.raises(UserError, match="not those"):
+        Stream(store, 1).restore(state)
