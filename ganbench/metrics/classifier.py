@@ -33,7 +33,8 @@ class Recipe:
 
     version: int = 1
     width: int = 32  # maps after the first convolution; doubled at each halving, up to 256
-    images: int = 200_000  # images shown in training
+    images: int = 200_000  # images shown in training ...
+    passes: int = 40  # ... but each at most so often, on average
     batch: int = 128
     rate: float = 2e-3  # Adam; rises over the first tenth, falls to 0 along a cosine
     held_back: float = 0.1  # share of the images (at most 10,000) on which accuracy is stated
@@ -189,7 +190,7 @@ def train(store: Any, targets: np.ndarray, outputs: int, exclusive: bool, side: 
         torch.manual_seed(derived_seed(recipe.seed, "classifier/weights"))
         network = Network(store.channels, side, outputs, recipe.width).to(device)
         optimizer = torch.optim.Adam(network.parameters(), recipe.rate)
-        steps = max(1, recipe.images // recipe.batch)
+        steps = max(1, min(recipe.images, recipe.passes * len(rest)) // recipe.batch)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps + 1, pct_start=0.1)
         shuffle = np.random.default_rng(derived_seed(recipe.seed, "classifier/order"))
         queue = np.empty(0, dtype=np.int64)
