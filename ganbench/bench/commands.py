@@ -44,7 +44,7 @@ def bench(
     from ganbench.bench.manifest import Manifest
     table = results or Path("results") / f"{planned.name}.csv"
     folder = out or Path("runs") / planned.name
-    jobs = jobs or _default_jobs()
+    jobs = jobs or min(_default_jobs(), len(chosen.cells))
     manifest = Manifest(folder, suite=str(suite), threads=max(1, _cores() // jobs))
     try:
         runner = _engine(engine, jobs, manifest.threads, folder, slurm or [])
