@@ -269,7 +269,8 @@ def _document(options: Options, cls: type[Family], config: FamilyConfig, origin:
                 "mirror": data["mirror"], "precision": options.precision}
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
     return {"run": "", "family": short_name(cls), "family_source": source, "preset": preset, "config": settings,
-            "origin": origin, "flags": flags, "config_hash": digest, "seed": options.seed, "dataset": data, "training": asdict(plan),
+            "origin": origin, "flags": flags, "config_hash": digest, "seed": options.seed, "dataset": data,
+            "training": asdict(plan),
             "options": asdict(options), "environment": describe(device), "command": " ".join(sys.argv),
             "created": datetime.now(UTC).isoformat(timespec="seconds")}
 
