@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ganbench.metrics.frechet import EPS, Gaussian, cholesky, factor
+from ganbench.metrics.frechet import EPS, Gaussian, cholesky, congruent, factor
 from ganbench.metrics.intervals import Z95, of_share
 
 
@@ -76,7 +76,7 @@ def _transported(p: Gaussian, q: Gaussian, xc: Tensor, yc: Tensor) -> tuple[Tens
     """x^T T x and y^T T^-1 y for centred rows x of p and y of q, T the map that takes p's covariance to q's."""
     lower = cholesky(p)
     if lower is not None:
-        values, vectors = torch.linalg.eigh(lower.T @ q.covariance @ lower)
+        values, vectors = torch.linalg.eigh(congruent(q.covariance, lower))
         keep = values > len(values) * EPS * float(values[-1].clamp(min=0))
         if q.n:
             keep[:max(0, len(values) - (q.n - 1))] = False
