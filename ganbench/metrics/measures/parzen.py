@@ -51,10 +51,11 @@ class Parzen(ModelMetric):
         valid, rest = np.split(order, [min(self.validation, len(order) // 2)])
         scale = lambda images: (images.flatten(1).to(subject.device).double() / 255)
         queries, tuning = scale(pixels(test, side, np.sort(rest))), scale(pixels(test, side, np.sort(valid)))
-        centres = {"": scale(fake_pixels(subject, n, "parzen")[0]),
-                   "train": scale(pixels(subject.reals, side, choose(subject.reals, n, subject.seed)))}
+        centres = {"": lambda: fake_pixels(subject, n, "parzen")[0],
+                   "train": lambda: pixels(subject.reals, side, choose(subject.reals, n, subject.seed))}
         scores = []
-        for level, samples in centres.items():
+        for level, images in centres.items():
+            samples = scale(images())  # one set at a time: in double precision they are large
             means = log_likelihoods(tuning, samples, SIGMAS).mean(1)
             best = SIGMAS[int(means.argmax())]
             mean, low, high = of_mean(log_likelihoods(queries, samples, (best,))[0])
