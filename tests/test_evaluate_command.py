@@ -97,3 +97,35 @@ def test_floor_takes_disjoint_halves():
     assert set(one.indices) & set(other.indices) == set() and (one.n, other.n) == (4, 4)
     assert [s.n for s in floor.halves(StoreSet(store), 11)] == [5, 5]
     assert floor.halves(StoreSet(FakeStore(3)), 3) is None
+
+
+def test_newest_run_against_its_own_data(elsewhere):
+    """With nothing said, the newest run is scored against what it was trained on; with the run's own seed and number of
+    images the numbers are those that training wrote."""
+    from pathlib import Path
+
+    from ganbench.training.session import Options, run
+    toy = str(Path(__file__).parent / "toy.py")
+    outcome = run(Options(family=toy, dataset="digits", steps=4, metrics=["swd"], n_eval=64, results=None, quiet=True,
+                          device="cpu"))
+    app = typer.Typer()
+    commands.register(app)
+
+    def score(*arguments):
+        result = CliRunner().invoke(app, ["eval", "--device", "cpu", *arguments], catch_exceptions=False)
+        assert result.exit_code == 0
+        return result.output
+    printed = score("--metric", "swd,ms_ssim")
+    assert "scoring the newest run" in printed and "64 real images, 64 fake images" in printed
+    frame = load_results("results/results.csv")
+    own = frame[frame.origin == "ganbench"].set_index(["metric", "level"])
+    trained = {(row["metric"], row["level"]): row for row in outcome.rows}
+    for key, row in trained.items():
+        assert own.loc[key, "value"] == pytest.approx(row["value"], rel=1e-6)
+        for column in ("run", "family", "preset", "config_hash", "dataset", "split", "side", "kimg", "step", "protocol",
+                       "data_hash", "params_g"):
+            assert str(own.loc[key, column]) == str(row[column]), column
+    assert (frame[frame.origin == "reference"].metric == "swd").all() and len(frame) == 7
+    assert "0 rows added" in score("--metric", "swd,ms_ssim", "--fake", str(outcome.path))
+    with pytest.raises(UserError, match="leave out --side"):
+        score("--side", "64")

@@ -1,6 +1,7 @@
 """`ganbench eval` and `ganbench cache`. Parse, call, print; torch is imported when called."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +24,7 @@ def eval_(
     metric: Annotated[str, typer.Option(help="Metrics, a,b,c; see `ganbench list`")] = "swd",
     run: Annotated[str | None, typer.Option(help="A run's folder; default: the newest in runs/")] = None,
     fake: Annotated[str | None, typer.Option(
-        help="Score these instead: folder, .zip, .npz, .npy, .pt, .safetensors, TorchScript, .onnx, MODULE:CALLABLE")] = None,
+        help="Score these instead: run, folder, .zip, .npz, .npy, .pt, .safetensors, TorchScript, .onnx, MODULE:CALLABLE")] = None,
     real: Annotated[str | None, typer.Option(
         help="Against these: data set, folder, file of images or of statistics; default: the run's own data")] = None,
     n: Annotated[int | None, typer.Option("--n", help="Images on each side; default: all, of a run as when it trained",
@@ -55,6 +56,8 @@ def eval_(
     names = [name.strip() for name in metric.split(",") if name.strip()]
     if not names:
         raise UserError("--metric names no metric: write --metric swd,ms_ssim, say (see `ganbench list`)")
+    if fake is not None and run is None and (Path(fake) / "config.json").is_file():
+        run, fake = fake, None  # a run's folder
     if run is not None and fake is not None:
         raise UserError("--run and --fake both say what to score: give one of them")
     if fake is not None and real is None:

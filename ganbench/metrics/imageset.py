@@ -55,6 +55,11 @@ class ImageSet:
         """SHA-256 of what the images are made from, or None where it cannot be known beforehand (generators)."""
         return None
 
+    @property
+    def data_hash(self) -> str | None:
+        """What results rows call the data: of the whole data set these images are drawn from."""
+        return self.content_hash
+
     def batches(self, size: int = BATCH) -> Iterator[Tensor]:
         """All images in order, uint8 (B,C,S,S) on the CPU; B = size but for the last."""
         for batch in self._batches(size):
@@ -96,6 +101,10 @@ class StoreSet(ImageSet):
     @property
     def content_hash(self) -> str:
         return _digest(self.store.content_hash, self.side, *(() if self.n == self.store.n else (self.n, self._seed, self._part)))
+
+    @property
+    def data_hash(self) -> str:
+        return self.store.content_hash
 
     def _batches(self, size: int) -> Iterator[Tensor]:
         pixels = self.store.level(self.side)

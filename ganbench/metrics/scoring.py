@@ -73,7 +73,7 @@ def answer(asked: Question, say: Callable[[str], None] = lambda text: None) -> S
                        seed=asked.seed, subject=subject, options=options, keep_going=asked.keep_going,
                        use_cache=asked.use_cache, report=report)
     common = {"dataset": reals.dataset or _short(reals.description), "split": reals.split, "crop": reals.crop,
-              "side": fakes.side, "channels": fakes.channels, "data_hash": reals.content_hash, "eval_seed": asked.seed,
+              "side": fakes.side, "channels": fakes.channels, "data_hash": reals.data_hash, "eval_seed": asked.seed,
               "status": "ok", "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
     floors: list[dict[str, Any]] = []
     measured = {result.metric for result in results}
@@ -112,6 +112,8 @@ def _of_run(asked: Question, device: torch.device, say: Callable[[str], None],
     store = own if asked.split in (None, data["split"]) else run.store(asked.split)
     n = asked.n or min(trained.get("n_eval") or DEFAULT_N, store.n)
     images = run.family.images
+    if asked.side not in (None, images.side):
+        raise UserError(f"{run.path} makes images of side {images.side}, not {asked.side}: leave out --side")
     reals: ImageSet
     if asked.real is None:
         reals = StoreSet(store, min(n, store.n))

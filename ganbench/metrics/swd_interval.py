@@ -16,9 +16,9 @@ from scipy import stats
 
 from ganbench.metrics.swd_core import Descriptors, Draws
 
-GROUPS = 20
-DIRECTIONS = 16  # a level, for the part that comes from the images: each is sorted GROUPS times more
-FEWEST_IMAGES = 2 * GROUPS
+GROUPS = 10
+DIRECTIONS = 40  # a level, for the part that comes from the images: each is sorted GROUPS times more
+FEWEST_IMAGES = 4 * GROUPS
 METHOD = f"delete-a-group jackknife over images ({GROUPS} groups) plus spread over directions"
 
 
