@@ -188,6 +188,16 @@ def test_duplicates_are_reported_with_their_originals(tmp_path):
     assert manifest["duplicate_count"] == 1 and manifest["duplicates"] == [["im000.png", "zcopy.png"]]
 
 
+def test_images_that_only_look_alike_when_small_are_no_duplicates(tmp_path):
+    """A checkerboard and its negative have the same averages; of two of each, one each is a duplicate."""
+    board = (np.indices((32, 32)).sum(0) % 2 * 254).astype(np.uint8)
+    for name, pixels in (("a", board), ("b", 254 - board), ("c", board), ("d", 254 - board)):
+        (tmp_path / "pics").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "pics" / f"{name}.png")
+    manifest = open_dataset(str(tmp_path / "pics"), split="all").manifest
+    assert manifest["duplicates"] == [["a.png", "c.png"], ["b.png", "d.png"]]
+
+
 def test_a_prepared_store_serves_when_the_files_are_gone(tmp_path):
     folder = write_images(tmp_path / "pics")
     store = open_dataset(str(folder), split="all", side=16)

@@ -88,3 +88,16 @@ def test_another_data_set_s_state_is_refused(store):
     state["json"]["content_hash"] = "something else"
     with pytest.raises(UserError, match="not those"):
         Stream(store, 1).restore(state)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_gpu_gives_the_same_batches(store, resident, monkeypatch):
+    """Whether the level is kept there or read ahead through pinned memory, and when the plan changes."""
+    monkeypatch.setattr("ganbench.data.stream.RESIDENT_SHARE", 0.5 if resident else 0.0)
+    gpu, cpu = Stream(store, 4, device="cuda", mirror=True), Stream(store, 4, mirror=True)
+    for side, batch in [(8, 6)] * 10 + [(4, 6), (4, 10), (8, 10), (8, 10)]:
+        there, here = gpu.next(side, batch), cpu.next(side, batch)
+        assert there.images.is_cuda and torch.equal(there.images.cpu(), here.images)
+        assert torch.equal(there.labels.cpu(), here.labels)
+    assert (gpu._resident is not None) == resident

@@ -172,6 +172,7 @@ class _Preparation:
             rules.update(note["rules"])
             sizes.update(note["sizes"])
         images = [image for note in notes for image in note["images"]]
+        full = np.load(folder / f"{job.side}.npy", mmap_mode="r")
         manifest = {
             "format": FORMAT, "rules": RULES, "name": source.label(), "source": source.name(), "title": source.title,
             "location": str(Path(source.location).expanduser().absolute()) if source.location else None,
@@ -181,8 +182,7 @@ class _Preparation:
             "levels": job.levels, "converted": dict(sorted(rules.items())), "sizes": dict(sizes.most_common(100)),
             "sizes_other": sum(count for _, count in sizes.most_common()[100:]),
             "skipped": [f"{_shown(source.names[index])}: {reason}" for note in notes for index, reason in note["bad"]],
-            **_duplicates([images[i] for i in good], named)}
-        full = np.load(folder / f"{job.side}.npy", mmap_mode="r")
+            **_duplicates([images[i] for i in good], named, full)}
         manifest["content_hash"] = content_hash(full, labels)
         for file in folder.iterdir():
             with open(file, "rb") as written:
@@ -190,11 +190,20 @@ class _Preparation:
         _write_json(folder / "manifest.json", manifest)
 
 
-def _duplicates(images: list[str], named: list[str], listed: int = 100) -> dict[str, Any]:
-    """Images whose prepared pixels equal an earlier one's: how many, and the first of them with their originals."""
-    first: dict[str, int] = {}
-    pairs = [[_shown(named[first[image]]), _shown(named[i])] for i, image in enumerate(images)
-             if first.setdefault(image, i) != i]
+def _duplicates(keys: list[str], named: list[str], full: np.ndarray, listed: int = 100) -> dict[str, Any]:
+    """Images whose prepared pixels equal an earlier one's: how many, and the first of them with their originals.
+
+    Only images with the same key are compared.
+    """
+    different: dict[str, list[int]] = {}  # key -> the first of each kind of image that has it
+    pairs = []
+    for i, key in enumerate(keys):
+        earlier = different.setdefault(key, [])
+        same = next((e for e in earlier if np.array_equal(full[e], full[i])), None)
+        if same is None:
+            earlier.append(i)
+        else:
+            pairs.append([_shown(named[same]), _shown(named[i])])
     return {"duplicate_count": len(pairs), "duplicates": pairs[:listed]}
 
 
