@@ -85,7 +85,7 @@ def tallies(real: Any, fake: Any, k: int, strict: bool) -> Tallies:
     covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     for start in range(0, len(real), BLOCK):
         rows = slice(start, min(start + BLOCK, len(real)))
-        squares, slack = _squares(reals, rows, fakes)
+        squares, slack = _squares(reals, rows, fakes), _slack(reals, rows, fakes)
         inside = _inside(squares, slack, reals.radii[rows, None], strict, reals, fakes, start)
         around_fake += inside.sum(0)
         covered[rows] = inside.any(1)
@@ -104,26 +104,45 @@ class _Cloud:
 
     def _radii(self, k: int) -> Tensor:
         """Squared distance (N,) float64 of each point to its k-th neighbour, exact."""
-        n, found = len(self.points), []
-        for start in range(0, n, BLOCK):
-            rows = slice(start, min(start + BLOCK, n))
-            squares, slack = _squares(self, rows, self)
-            squares[:, start:].diagonal().fill_(torch.inf)  # a point is no neighbour of itself
-            near, index = squares.topk(min(n - 1, k + SPARE), dim=1, largest=False)
-            # only candidates that rounding could have put before or after the k-th are worth an exact distance
-            i, j = ((near - near[:, k - 1:k]).abs_() <= 2 * slack).nonzero(as_tuple=True)
-            distances = near.double()
-            distances[i, j] = _exact(self.points, i + start, self.points, index[i, j])
-            found.append(distances.kthvalue(k, dim=1).values)
-        return torch.cat(found)
+        n, kept = len(self.points), min(len(self.points) - 1, k + SPARE)
+        near = self.centred.new_full((n, kept), torch.inf)
+        index = torch.zeros(n, kept, dtype=torch.int64, device=near.device)
+        blocks = [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
+        for place, rows in enumerate(blocks):
+            for cols in blocks[place:]:  # the other half of the matrix is its mirror image
+                squares = _squares(self, rows, self, cols)
+                if rows == cols:
+                    squares.diagonal().fill_(torch.inf)  # a point is no neighbour of itself
+                else:
+                    _merge(near, index, cols, squares.T, rows.start)
+                _merge(near, index, rows, squares, cols.start)
+        # only candidates that rounding could have put before or after the k-th are worth an exact distance
+        at = near[:, k - 1:k]
+        i, j = ((near - at).abs_() <= 2 * _slack(self, slice(None), self)).nonzero(as_tuple=True)
+        distances = near.double()
+        distances[i, j] = _exact(self.points, i, self.points, index[i, j])
+        return distances.kthvalue(k, dim=1).values
 
 
-def _squares(a: _Cloud, rows: slice, b: _Cloud) -> tuple[Tensor, Tensor]:
-    """Fast squared distances (rows,M), and a bound (rows,1) on their error."""
-    squares = (a.centred[rows] @ b.centred.T).mul_(-2).add_(a.norms[rows, None]).add_(b.norms[None])
+def _merge(near: Tensor, index: Tensor, rows: slice, squares: Tensor, first: int) -> None:
+    """Put a block's least distances among the least found so far for these rows; its columns begin at `first`."""
+    kept = near.shape[1]
+    values, columns = squares.topk(min(kept, squares.shape[1]), dim=1, largest=False)
+    values, columns = torch.cat([near[rows], values], 1), torch.cat([index[rows], columns + first], 1)
+    near[rows], chosen = values.topk(kept, dim=1, largest=False)
+    index[rows] = columns.gather(1, chosen)
+
+
+def _squares(a: _Cloud, rows: slice, b: _Cloud, cols: slice = slice(None)) -> Tensor:
+    """Fast squared distances (rows,cols)."""
+    return (a.centred[rows] @ b.centred[cols].T).mul_(-2).add_(a.norms[rows, None]).add_(b.norms[None, cols])
+
+
+def _slack(a: _Cloud, rows: slice, b: _Cloud) -> Tensor:
+    """A bound (rows,1) on the error of fast squared distances."""
     # rounding of a d-term product grows like sqrt(d) in practice; 4 sqrt(d) eps |a||b| is generous
-    scale = 4 * a.points.shape[1] ** 0.5 * torch.finfo(squares.dtype).eps
-    return squares, scale * (a.norms[rows, None] + b.norms.max())
+    scale = 4 * a.points.shape[1] ** 0.5 * torch.finfo(a.centred.dtype).eps
+    return scale * (a.norms[rows, None] + b.norms.max())
 
 
 def _inside(squares: Tensor, slack: Tensor, radii: Tensor, strict: bool, a: _Cloud, b: _Cloud, start: int) -> Tensor:
