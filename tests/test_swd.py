@@ -126,11 +126,12 @@ def test_torch_path_equals_the_numpy_path():
         fast = swd_core.Extractor(images, which, draws, 7, torch.device("cpu"))
         other = swd_core.Extractor(images, which, draws, 7, torch.device("cpu"))
         other.arrays = False
-        a, b = (e.extract([32, 16], lambda work, items: [work(i) for i in items]) for e in (fast, other))
+        other.together = 2
         for side in (32, 16):
-            assert isinstance(a[side].values, np.ndarray) and isinstance(b[side].values, torch.Tensor)
-            np.testing.assert_allclose(a[side].values, b[side].values.numpy(), atol=2e-6)
-            np.testing.assert_allclose(a[side].moments.squares, b[side].moments.squares, rtol=1e-12)
+            a, b = (e.extract(side, lambda work, items: [work(i) for i in items]) for e in (fast, other))
+            assert isinstance(a.values, np.ndarray) and isinstance(b.values, torch.Tensor)
+            np.testing.assert_allclose(a.values, b.values.numpy(), atol=2e-6)
+            np.testing.assert_allclose(a.moments.squares, b.moments.squares, rtol=1e-12)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -147,9 +148,9 @@ def test_one_seed_one_number_whatever_the_threads_and_passes(monkeypatch):
     real, fake = random_sets()
     draws = swd_core.SeededDraws(seed=1)
     one, two = swd_core.swd(real, fake, draws, threads=1), swd_core.swd(real, fake, draws, threads=2)
-    monkeypatch.setattr(swd_core, "DESCRIPTOR_BUDGET", 0)  # level by level, as for large sets
-    by_level = swd_core.swd(real, fake, draws, threads=1)
-    assert one == two == by_level
+    monkeypatch.setattr(swd_core, "KEPT_BUDGET", 0)  # every level made from the bytes, as for large sets
+    afresh = swd_core.swd(real, fake, draws, threads=1)
+    assert one == two == afresh
     assert swd_core.swd(real, fake, swd_core.SeededDraws(seed=2))[32] != one[32]
 
 

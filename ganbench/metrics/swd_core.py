@@ -24,7 +24,7 @@ from ganbench.errors import UserError
 
 MIN_SIDE = 16  # the coarsest level that counts
 BLOCK = 8  # images taken apart at a time (small enough for the processor's cache); positions are drawn by block
-DESCRIPTOR_BUDGET = 1 << 30  # bytes of descriptors kept at a time, beyond one level of both sets
+KEPT_BUDGET = 1 << 28  # bytes a set may keep of what its next level is made of
 PROJECTION_BUDGET = 1 << 27  # bytes of projections a thread keeps at a time, per set
 
 
@@ -126,20 +126,13 @@ def enlarge(x: Any) -> Any:
     return _turned(_up_rows(_turned(_up_rows(x))))
 
 
-def pyramid(x: Any, sides: Sequence[int], wanted: Sequence[int] | None = None) -> Iterator[tuple[int, Any]]:
-    """Laplacian levels of float32 images (N,C,S,S), finest first, as (side, level); only the `wanted` sides.
-
-    The last level of `sides` is the low-pass residual.
-    """
-    wanted = sides if wanted is None else wanted
-    for index, side in enumerate(sides):
-        if side < min(wanted):
-            return
-        last = index == len(sides) - 1
-        smaller = x if last else shrink(x)
-        if side in wanted:
-            yield side, x if last else x - enlarge(smaller)
+def pyramid(x: Any, sides: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    """Laplacian levels of float32 images (N,C,S,S), finest first, as (side, level). The last one is the low-pass residual."""
+    for side in sides[:-1]:
+        smaller = shrink(x)
+        yield side, x - enlarge(smaller)
         x = smaller
+    yield sides[-1], x
 
 
 # --- descriptors ------------------------------------------------------------------------------------------------------
@@ -192,7 +185,7 @@ class Descriptors:
 
 
 class Extractor:
-    """Takes descriptors of the wanted levels from one set of images, block by block.
+    """Takes one set's descriptors, level by level, finest first, each in the memory of the one before.
 
     Args:
         images: uint8 (N,C,S,S), C 1 or 3, on any device; grey counts as three equal channels.
@@ -203,33 +196,46 @@ class Extractor:
         self.images, self.which, self.draws, self.size, self.device = images, which, draws, size, device
         self.channels = 3
         self.sides = level_sides(images.shape[-1])
+        self.patches = draws.positions(which, self.sides[0], 0, 1).shape[1]
         self.blocks = -(-len(images) // BLOCK)
         self.arrays = device.type == "cpu"  # NumPy arrays, not tensors
         self.together = 1 if self.arrays else 32  # blocks at a time: a GPU wants more than a processor's cache holds
+        self.values: Any = None
+        # What the next level is made of, by first block, where there is room; it is made again from the bytes elsewhere.
+        self.shrunk: dict[int, Any] = {}
+        self.keep = images.numel() <= KEPT_BUDGET  # a quarter of the pixels, four times the bytes
 
-    def extract(self, wanted: Sequence[int], run: Callable) -> dict[int, Descriptors]:
-        """Normalised descriptors by side."""
+    def extract(self, side: int, run: Callable) -> Descriptors:
+        """Normalised descriptors of one level. They hold until the next level is asked for."""
         n = len(self.images)
-        patches = self.draws.positions(self.which, wanted[0], 0, 1).shape[1]
-        rows = self.channels * self.size**2
-        out = {}
-        for side in wanted:
-            moments = Moments(np.zeros((self.channels, n)), np.zeros((self.channels, n)), patches * self.size**2)
-            shape = (rows, n * patches)
-            values = np.empty(shape, np.float32) if self.arrays else torch.empty(shape, device=self.device)
-            out[side] = Descriptors(values, moments)
-        run(lambda first: self._blocks(first, out), range(0, self.blocks, self.together))
-        run(Descriptors.normalise, list(out.values()))
+        if self.values is None:
+            shape = (self.channels * self.size**2, n * self.patches)
+            self.values = np.empty(shape, np.float32) if self.arrays else torch.empty(shape, device=self.device)
+        moments = Moments(np.zeros((self.channels, n)), np.zeros((self.channels, n)), self.patches * self.size**2)
+        out = Descriptors(self.values, moments)
+        run(lambda first: self._blocks(first, side, out), range(0, self.blocks, self.together))
+        out.normalise()
         return out
 
-    def _blocks(self, first: int, out: dict[int, Descriptors]) -> None:
+    def _blocks(self, first: int, side: int, out: Descriptors) -> None:
         blocks = range(first, min(first + self.together, self.blocks))
         part = slice(first * BLOCK, min(blocks.stop * BLOCK, len(self.images)))
+        x = self.shrunk.pop(first, None)
+        if x is None:
+            x = self._floats(part)
+            for _ in range(self.sides.index(side)):
+                x = shrink(x)
+        if side != self.sides[-1]:
+            smaller = shrink(x)
+            x = x - enlarge(smaller)
+            if self.keep:
+                self.shrunk[first] = smaller
+        centres = [self.draws.positions(self.which, side, b, min(BLOCK, len(self.images) - b * BLOCK)) for b in blocks]
+        self._patches(x, part, np.concatenate(centres), out)
+
+    def _floats(self, part: slice) -> Any:
         pixels = self.images[part].to(self.device)
-        images = pixels.numpy().astype(np.float32) if self.arrays else pixels.float()
-        for side, level in pyramid(images, self.sides, list(out)):
-            centres = [self.draws.positions(self.which, side, b, min(BLOCK, len(self.images) - b * BLOCK)) for b in blocks]
-            self._patches(level, part, np.concatenate(centres), out[side])
+        return pixels.numpy().astype(np.float32) if self.arrays else pixels.float()
 
     def _patches(self, level: Any, part: slice, centres: np.ndarray, out: Descriptors) -> None:
         """Copy one block's patches to their columns, and note their sums."""
@@ -339,24 +345,17 @@ def swd(real: Tensor, fake: Tensor, draws: Draws, *, size: int = 7, repeats: int
     if min(sides) < size:
         raise UserError(f"patches of {size} pixels do not fit into a level of {min(sides)}: use a smaller patch_size")
     sets = [Extractor(images, which, draws, size, device) for which, images in enumerate((real, fake))]
-    patches = draws.positions(0, sides[0], 0, 1).shape[1]
-    a_level = 2 * 4 * 3 * size**2 * patches * len(real)
-    together = max(1, DESCRIPTOR_BUDGET // a_level)  # levels taken apart in one pass over the images
     result, scratch = {}, threading.local()
     with _workers(device, threads) as run:
-        for start in range(0, len(sides), together):
-            wanted = sides[start:start + together]
-            reals, fakes = (s.extract(wanted, run) for s in sets)
-            for side in wanted:
-                a, b = reals.pop(side), fakes.pop(side)
-                matrix = np.concatenate([draws.directions(side, repeat) for repeat in range(repeats)])
-                rows = max(1, min(64, PROJECTION_BUDGET // (4 * a.values.shape[1])))
-                chunks = [matrix[i:i + rows] for i in range(0, len(matrix), rows)]
-                along = 1000 * np.concatenate(run(lambda part, a=a, b=b: sliced(a.values, b.values, part, scratch), chunks))
-                result[side] = float(along.mean())
-                if on_level is not None:
-                    on_level(side, a, b, along, run)
-                del a, b  # before the next level takes as much memory
+        for side in sides:
+            a, b = (each.extract(side, run) for each in sets)
+            matrix = np.concatenate([draws.directions(side, repeat) for repeat in range(repeats)])
+            rows = max(1, min(64, PROJECTION_BUDGET // (4 * a.values.shape[1])))
+            chunks = [matrix[i:i + rows] for i in range(0, len(matrix), rows)]
+            along = 1000 * np.concatenate(run(lambda part, a=a, b=b: sliced(a.values, b.values, part, scratch), chunks))
+            result[side] = float(along.mean())
+            if on_level is not None:
+                on_level(side, a, b, along, run)
     return result
 
 
