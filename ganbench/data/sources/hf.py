@@ -17,7 +17,7 @@ class HuggingFace(Source):
     Splits: its own train and test (or validation); where there is only one, a fixed tenth of it is the test split.
     """
 
-    title = "Hugging Face data sets: hf:NAME or hf:FOLDER (extra ganbench[hf])"
+    title = "Hugging Face data sets: hf:NAME or hf:FOLDER (needs the extra hf)"
     unnamed = True
 
     def open(self) -> None:
