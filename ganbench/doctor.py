@@ -1,11 +1,10 @@
 """What this machine can do, and what is missing, each with the command that mends it."""
 
 import importlib.util
-import os
 import shutil
 from pathlib import Path
 
-from ganbench.environment import git_state, processor, versions
+from ganbench.environment import git_state, processor, usable_cores, versions
 
 EXTRAS = {"tensorboard": "tensorboard", "ray": "ray", "slurm": "submitit", "onnx": "onnxruntime",
           "webdataset": "webdataset", "hf": "datasets", "lmdb": "lmdb"}
@@ -17,8 +16,7 @@ def examine() -> int:
     print("versions    " + ", ".join(f"{k} {v}" for k, v in versions().items()))
     commit, dirty = git_state()
     print(f"code        {commit[:12] + (' with uncommitted changes' if dirty else '') if commit else 'installed, not a checkout'}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"processor   {processor()}, {cores} cores usable, torch uses {torch.get_num_threads()} threads")
+    print(f"processor   {processor()}, {usable_cores()} cores usable, torch uses {torch.get_num_threads()} threads")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)

@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ganbench.errors import UserError
+
 LIBRARIES = ("ganbench", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "torchmetrics", "torch-fidelity", "pillow")
 
 
@@ -57,8 +59,7 @@ def hardware(device: Any) -> str:
     if getattr(device, "type", str(device)) == "cuda":
         import torch
         return torch.cuda.get_device_name(device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{processor()}, {cores} cores"
+    return f"{processor()}, {usable_cores()} cores"
 
 
 def provenance(device: Any) -> dict[str, Any]:
@@ -74,3 +75,21 @@ def describe(device: Any) -> dict[str, Any]:
     commit, dirty = git_state()
     return {"versions": versions(), "hardware": hardware(device), "platform": platform.platform(),
             "cuda": torch.version.cuda, "threads": torch.get_num_threads(), "git_commit": commit, "git_dirty": dirty}
+
+
+def choose_device(name: str) -> Any:
+    """"auto" is the GPU if there is one. Raises UserError for a device this machine does not have."""
+    import torch
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}; try --device cpu") from None
+    return device
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -276,6 +276,11 @@ def configure(family: type[Family], preset: str | None = None, overrides: Mappin
     return config, chosen, origin
 
 
+def count_parameters(network: nn.Module | None) -> int:
+    """Trainable parameters."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad) if network is not None else 0
+
+
 def short_name(family: type[Family]) -> str:
     """The name people type: the family's file name."""
     return family.__module__.split(".")[-1].removeprefix("ganbench_file_")

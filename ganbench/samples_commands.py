@@ -38,8 +38,8 @@ def sample(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
 ) -> None:
     """Draw images from a run: a grid, single files, or a picture that shows how its latent space is made."""
+    from ganbench.environment import choose_device
     from ganbench.run import load_run, newest_run
-    from ganbench.training.session import choose_device
 
     if which not in ("last", "best"):
         raise UserError(f"--which {which}: choose last or best")

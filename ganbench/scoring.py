@@ -1,6 +1,5 @@
 """Scoring a model that stands in memory: its images against its data, as results rows."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,9 +8,10 @@ from torch import Tensor, nn
 from ganbench.data import Store, open_dataset
 from ganbench.errors import UserError
 from ganbench.family import Family
-from ganbench.metrics.evaluate import Result, evaluate
+from ganbench.metrics.evaluate import evaluate
 from ganbench.metrics.imageset import GeneratedSet, StoreSet
 from ganbench.metrics.metric import Subject
+from ganbench.metrics.scoring import as_row
 from ganbench.run import sample_batches
 from ganbench.training import distributed
 
@@ -41,15 +41,7 @@ def score(family: Family, generator: nn.Module, store: Store, metrics: list[str]
     results = evaluate(metrics, fakes=fakes, reals=StoreSet(store, n), side=store.side, channels=store.channels,
                        device=device, seed=seed, subject=subject, **options)
     distributed.release_helpers()
-    return as_rows(results)
-
-
-def as_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
-    """Results as columns of the results table."""
-    return [{"metric": r.metric, "level": r.score.level, "value": r.score.value, "ci_low": r.score.ci_low,
-             "ci_high": r.score.ci_high, "ci_method": r.score.ci_method, "n_real": r.score.n_real,
-             "n_fake": r.score.n_fake, "higher_is_better": r.score.higher_is_better, "protocol": r.protocol,
-             "note": r.score.note} for r in results]
+    return [as_row(result) for result in results]
 
 
 def held_out_split(store: Store, spec: str, **arguments: Any) -> Store | None:

@@ -227,3 +227,9 @@ def test_out_of_memory_says_side_and_batch(elsewhere, monkeypatch):
     monkeypatch.setattr(TrainingEngine, "update", out_of_memory)
     with pytest.raises(UserError, match="side 32, batch 8"):
         run(options())
+
+
+def test_a_metric_that_does_not_apply_is_left_out_and_said(elsewhere, capsys):
+    outcome = run(options(metrics=["swd", "m_global"], quiet=False))
+    assert {row["metric"] for row in outcome.rows} == {"swd"}
+    assert "left out: m_global" in capsys.readouterr().err

@@ -1,10 +1,11 @@
 """`ganbench bench`. Parse, call, print; everything else is imported when it is called."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from ganbench.environment import usable_cores
 
 ENGINES = ("local", "ray", "slurm")
 
@@ -45,7 +46,7 @@ def bench(
     table = results or Path("results") / f"{planned.name}.csv"
     folder = out or Path("runs") / planned.name
     jobs = jobs or min(_default_jobs(), len(chosen.cells))
-    manifest = Manifest(folder, suite=str(suite), threads=max(1, _cores() // jobs))
+    manifest = Manifest(folder, suite=str(suite), threads=max(1, usable_cores() // jobs))
     try:
         runner = _engine(engine, jobs, manifest.threads, folder, slurm or [])
         console.print(f"{planned.suite.title}: {len(chosen.cells)} cells, {planned.suite.budget} each; {runner.about}",
@@ -93,8 +94,4 @@ def _report(title: str, table: Path, html: Path | None, folder: Path, console: A
 
 def _default_jobs() -> int:
     from ganbench.bench.engines import visible_gpus
-    return len(visible_gpus()) or _cores()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(visible_gpus()) or usable_cores()

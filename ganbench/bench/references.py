@@ -18,16 +18,15 @@ from torch import Tensor
 
 from ganbench import records
 from ganbench.data import open_dataset
-from ganbench.environment import provenance
+from ganbench.environment import choose_device, provenance
 from ganbench.errors import UserError
 from ganbench.metrics.evaluate import evaluate
 from ganbench.metrics.floor import noise_floor
 from ganbench.metrics.imageset import ImageSet, StoreSet
 from ganbench.metrics.metric import ImageMetric
 from ganbench.metrics.metric import find as find_metric
+from ganbench.metrics.scoring import as_row
 from ganbench.random import derived_seed
-from ganbench.scoring import as_rows
-from ganbench.training.session import choose_device
 
 
 class NoiseImages(ImageSet):
@@ -73,7 +72,7 @@ def measure(dataset: str, side: int, channels: int, crop: str | None, metrics: l
              evaluate(names, fakes=noise, reals=StoreSet(store, whole), side=side, channels=channels, device=device,
                       seed=eval_seed))):
         rows += [common | row | {"run": f"{run}-{short}", "family": label,
-                                 "note": "; ".join(t for t in (row["note"], remark) if t)} for row in as_rows(results)]
+                                 "note": "; ".join(t for t in (row["note"], remark) if t)} for row in map(as_row, results)]
     return rows
 
 

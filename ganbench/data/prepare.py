@@ -16,6 +16,7 @@ from ganbench.data.decoding import JOURNAL, Job, Note, Progress, decode_all
 from ganbench.data.images import Unreadable
 from ganbench.data.source import MissingData, Source, cache_dir, digest
 from ganbench.data.store import FORMAT, Store, content_hash
+from ganbench.environment import usable_cores
 from ganbench.errors import UserError, nearest
 from ganbench.plugins import canonical, load, names
 
@@ -87,7 +88,7 @@ def open_dataset(spec: str, *, side: int | None = None, split: str = "train", cr
             home.mkdir(parents=True, exist_ok=True)
             with _only_one(home / f".{target.name}.lock"):
                 if not (target / "manifest.json").exists():
-                    _Preparation(source, target, side, channels, crop, skip_bad).run(workers or _cores(), progress)
+                    _Preparation(source, target, side, channels, crop, skip_bad).run(workers or usable_cores(), progress)
         except OSError as error:
             raise UserError(f"cannot write the store {target}: {error.strerror or error}; "
                             "make room, or set GANBENCH_CACHE to another folder") from None
@@ -281,7 +282,3 @@ def _write_json(path: Path, document: Any) -> None:
     scratch = path.with_name(path.name + ".tmp")
     scratch.write_text(json.dumps(document), encoding="utf-8")
     os.replace(scratch, path)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

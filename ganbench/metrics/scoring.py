@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from ganbench.environment import provenance
+from ganbench.environment import choose_device, provenance
 from ganbench.errors import UserError
+from ganbench.family import count_parameters
 from ganbench.metrics.evaluate import Report, Result, check, evaluate
 from ganbench.metrics.floor import noise_floor
 from ganbench.metrics.imageset import GeneratedSet, ImageSet, StoreSet
@@ -60,7 +61,7 @@ def answer(asked: Question, say: Callable[[str], None] = lambda text: None) -> S
     """Score what was asked for. Raises UserError for whatever the caller can put right."""
     if not asked.keep_going:
         check(asked.names, asked.options)  # before anything is opened: a misspelt metric should not cost minutes
-    device = _device(asked.device)
+    device = choose_device(asked.device)
     if asked.fake is None:
         fakes, reals, subject, context = _of_run(asked, device, say)
     else:
@@ -132,7 +133,7 @@ def _of_run(asked: Question, device: torch.device, say: Callable[[str], None],
         "run": run.name, "origin": "ganbench", "family": config["family"], "preset": config["preset"],
         "config_hash": config["config_hash"], "kimg": run.kimg, "img_seen": run.images, "step": run.step,
         "seconds": run.seconds, "seed": config["seed"], "precision": trained.get("precision"),
-        "params_g": _count(run.family.generator), "params_d": _count(run.family.critic)}
+        "params_g": count_parameters(run.family.generator), "params_d": count_parameters(run.family.critic)}
 
 
 def _held_out(run: Any, split: str) -> Any:
@@ -166,21 +167,6 @@ def _doubts(asked: Question, fakes: ImageSet, reals: ImageSet) -> list[str]:
         found.append(f"only {min(fakes.n, reals.n or fakes.n):,} images on a side: intervals are wide, "
                      "and distances are biased upwards")
     return found
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}; try --device cpu") from None
-    return device
-
-
-def _count(network: torch.nn.Module | None) -> int:
-    return sum(p.numel() for p in network.parameters() if p.requires_grad) if network is not None else 0
 
 
 def _short(spec: str) -> str:

@@ -17,9 +17,19 @@ import torch
 
 from ganbench import records
 from ganbench.data import Store, Stream, open_dataset
-from ganbench.environment import describe, provenance
+from ganbench.environment import choose_device, describe, provenance
 from ganbench.errors import Diverged, UserError
-from ganbench.family import Clock, Family, FamilyConfig, ImageSpec, Preset, configure, find, short_name
+from ganbench.family import (
+    Clock,
+    Family,
+    FamilyConfig,
+    ImageSpec,
+    Preset,
+    configure,
+    count_parameters,
+    find,
+    short_name,
+)
 from ganbench.grid import magnified, save_png, tile
 from ganbench.metrics.metric import ModelMetric
 from ganbench.metrics.metric import find as find_metric
@@ -157,6 +167,15 @@ class _Recorder:
         self.folder, self.progress, self.plan = folder, progress, plan
         self.labels = torch.from_numpy(store.labels) if store.labels is not None else None
         self.last: list[dict[str, Any]] = []
+        self.metrics = [m for m in options.metrics if not self._inapplicable(m)]
+
+    def _inapplicable(self, metric: str) -> str:
+        """Why a metric cannot be taken of this family, said once at the start; "" if it can."""
+        kind = find_metric(metric)
+        reason = kind().applies(self.family) if issubclass(kind, ModelMetric) else ""
+        if reason:
+            self.progress.say(f"left out: {reason}")
+        return reason
 
     def grid(self, engine: TrainingEngine) -> None:
         if engine.rank != 0:
@@ -171,9 +190,9 @@ class _Recorder:
         save_png(magnified(tile(images, GRID)), path)
 
     def score(self, engine: TrainingEngine, seconds: float) -> tuple[str, float, bool] | None:
-        if not self.options.metrics:
+        if not self.metrics:
             return None
-        results = score(self.family, copy.deepcopy(engine.generator), self.store, self.options.metrics,
+        results = score(self.family, copy.deepcopy(engine.generator), self.store, self.metrics,
                         n=self.options.n_eval, seed=self.options.eval_seed, device=engine.device, labels=self.labels,
                         held_out=self.test_split)
         if engine.rank != 0:
@@ -201,8 +220,8 @@ class _Recorder:
                 "channels": data["channels"], "data_hash": data["content_hash"], "kimg": clock.kimg,
                 "img_seen": clock.images, "step": clock.steps, "seed": self.options.seed,
                 "eval_seed": self.options.eval_seed, "seconds": seconds, "status": "ok",
-                "precision": self.options.precision, "params_g": _count(self.family.generator),
-                "params_d": _count(self.family.critic), "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "precision": self.options.precision, "params_g": count_parameters(self.family.generator),
+                "params_d": count_parameters(self.family.critic), "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 **provenance(engine.device)}
 
     def append(self, rows: list[dict[str, Any]]) -> None:
@@ -222,18 +241,6 @@ def resume(path: str | Path, **changes: Any) -> Outcome:
             setattr(options, key, value)
     options.out, options.resume = str(path), True
     return run(options)
-
-
-def choose_device(name: str) -> torch.device:
-    """"auto" is the GPU if there is one. Raises UserError for a device this machine does not have."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}; try --device cpu") from None
-    return device
 
 
 def _plan(options: Options, cls: type[Family], preset: Preset) -> Plan:
@@ -310,7 +317,3 @@ def _held_out(options: Options, family: Family, store: Store, place: dict[str, A
     except UserError:  # this data set has no test split; the family then logs the training side alone
         return None
     return Stream(test, options.seed + 1, mirror=False, **place)
-
-
-def _count(network: torch.nn.Module | None) -> int:
-    return sum(p.numel() for p in network.parameters() if p.requires_grad) if network is not None else 0
