@@ -1,7 +1,6 @@
 """The command line: parse, call, print. torch is imported inside the commands, so that --help is instant."""
 
 import importlib
-import importlib.util
 import json
 import sys
 from typing import Annotated, Any, NoReturn
@@ -140,8 +139,7 @@ def _note(text: str) -> None:
 def main() -> NoReturn:
     """Entry point of the `ganbench` command: one line and exit code 2 for what the caller can put right."""
     for room in ROOMS:
-        if importlib.util.find_spec(room) is not None:  # TEMPORARY
-            importlib.import_module(room).register(app)
+        importlib.import_module(room).register(app)
     try:
         app()
     except UserError as error:

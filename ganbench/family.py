@@ -199,6 +199,10 @@ class Family(nn.Module):
         """Decay per generator step of the averaged generator; 0 = no averaging."""
         return 0.0
 
+    def tick_kimg(self, stage: Stage) -> float | None:
+        """Most kimg between two sample grids at this stage, where the published code has a rule for it."""
+        return None
+
     def enter(self, stage: Stage) -> None:
         """Called before each step, so that networks that grow know side and fade. Put it in buffers of the networks."""
 

@@ -17,12 +17,13 @@ from ganbench.training import distributed
 
 
 def score(family: Family, generator: nn.Module, store: Store, metrics: list[str], *, n: int, seed: int,
-          device: torch.device, labels: Tensor | None = None, held_out: Store | None = None,
+          device: torch.device, labels: Tensor | None = None, held_out: Store | None = None, mirror: bool = False,
           **options: Any) -> list[dict[str, Any]]:
     """Score a generator against a store's full-side images.
 
     Args:
         n: images on each side, at most as many as the store has. seed: of the latents and of the metrics' own draws.
+        mirror: whether training saw reals mirrored; SWD then mirrors them too.
         labels: pool that conditional families draw their labels from, int64.
     Under several processes all call this; each makes its part of the images, and the first one scores them.
 
@@ -38,7 +39,9 @@ def score(family: Family, generator: nn.Module, store: Store, metrics: list[str]
         return []
     fakes = GeneratedSet(distributed.generated_by_all(make, n, shape), n=n, side=store.side, channels=store.channels)
     subject = Subject(family=family, generator=generator, reals=store, held_out=held_out, seed=seed, n=n, device=device)
-    results = evaluate(metrics, fakes=fakes, reals=StoreSet(store, n), side=store.side, channels=store.channels,
+    reals = StoreSet(store, n)
+    reals.mirror = mirror
+    results = evaluate(metrics, fakes=fakes, reals=reals, side=store.side, channels=store.channels,
                        device=device, seed=seed, subject=subject, **options)
     distributed.release_helpers()
     return [as_row(result) for result in results]

@@ -250,7 +250,7 @@ PRESETS = {
     "laptop-32": Preset("small networks for 32 pixels: garments in outline after 40 kimg of Fashion-MNIST, textures later; "
                         "a quarter of an hour on one CPU core", side=32, kimg=120.0, for_side=32, fmap_base=256,
                         stable_kimg=5.0, fade_kimg=5.0, **_SMALL),
-    "laptop-64": Preset("small networks for 64 pixels: coarse shapes in the right colours, half an hour on one CPU core",
+    "laptop-64": Preset("small networks for 64 pixels: some 10 seconds a kimg on one CPU core once at 64",
                         side=64, kimg=150.0, for_side=64, fmap_base=512, stable_kimg=8.0, fade_kimg=8.0, **_SMALL),
     "smoke": Preset("seconds: only shows that everything runs, growing included", **_SMOKE),
     "smoke-labels": Preset("seconds: as smoke, with labels", conditional=True, **_SMOKE),

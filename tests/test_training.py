@@ -233,3 +233,14 @@ def test_a_metric_that_does_not_apply_is_left_out_and_said(elsewhere, capsys):
     outcome = run(options(metrics=["swd", "m_global"], quiet=False))
     assert {row["metric"] for row in outcome.rows} == {"swd"}
     assert "left out: m_global" in capsys.readouterr().err
+
+
+def test_a_familys_ticks_make_grids_more_frequent(elsewhere, monkeypatch):
+    family = find(TOY)
+    monkeypatch.setattr(family, "tick_kimg", lambda self, stage: 0.016)
+    monkeypatch.setattr("ganbench.training.session.find", lambda name: family)
+    run(options(grid_every=None, kimg=0.08, steps=None, out="ticks"))
+    assert [p.stem for p in sorted(Path("ticks/grids").iterdir())] == [f"kimg-{k:010.3f}" for k in (
+        0, 0.008, 0.016, 0.024, 0.032, 0.04, 0.048, 0.056, 0.064, 0.072, 0.08)]
+    run(options(grid_every=0.04, kimg=0.08, steps=None, out="asked"))
+    assert [p.stem for p in sorted(Path("asked/grids").iterdir())] == [f"kimg-{k:010.3f}" for k in (0, 0.04, 0.08)]

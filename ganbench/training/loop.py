@@ -32,6 +32,7 @@ class Plan:
     steps: int | None = None
     seconds: float | None = None
     grid_every: float = 10.0
+    ticks: bool = True  # a family's own rule may make grids more frequent than that
     score_every: float = 10.0
     checkpoint_every: float = 10.0
     keep: int = 2  # checkpoints to keep, besides the best
@@ -119,7 +120,8 @@ def train(engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: H
     def grid() -> None:
         with off_the_clock():
             hooks.grid(engine)
-        due["grid"] = _next(due["grid"], plan.grid_every, clock.images)
+        own = family.tick_kimg(engine.stage) if plan.ticks else None
+        due["grid"] = _next(due["grid"], min(plan.grid_every, own or plan.grid_every), clock.images)
 
     if score_pending:  # the former process was stopped between writing this checkpoint and scoring it
         score()

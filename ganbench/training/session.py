@@ -194,7 +194,7 @@ class _Recorder:
             return None
         results = score(self.family, copy.deepcopy(engine.generator), self.store, self.metrics,
                         n=self.options.n_eval, seed=self.options.eval_seed, device=engine.device, labels=self.labels,
-                        held_out=self.test_split)
+                        held_out=self.test_split, mirror=self.document["dataset"]["mirror"])
         if engine.rank != 0:
             return None
         context = self.row(engine, seconds)
@@ -252,7 +252,7 @@ def _plan(options: Options, cls: type[Family], preset: Preset) -> Plan:
             raise UserError(f"{name} {value} is not a length: give a positive number")
     tenth = kimg / 10 if kimg else 10.0
     return Plan(kimg=kimg, steps=options.steps, seconds=options.seconds, keep=options.keep,
-                grid_every=options.grid_every or tenth, score_every=options.eval_every or tenth,
+                grid_every=options.grid_every or tenth, ticks=options.grid_every is None, score_every=options.eval_every or tenth,
                 checkpoint_every=options.checkpoint_every or tenth)
 
 

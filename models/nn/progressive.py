@@ -208,7 +208,7 @@ class ProgressiveFamily(Family):
         """Factor on the learning rates after `images` reals."""
         return 1.0
 
-    def tick_kimg(self, stage: Stage) -> float:
+    def tick_kimg(self, stage: Stage) -> float | None:
         """Length of a tick: the published codes save a grid every tick and the networks every ten."""
         return by_side(TICK_KIMG, stage.side, 10)
 
