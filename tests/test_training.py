@@ -21,7 +21,7 @@ from ganbench.training.engine import TrainingEngine
 from ganbench.training.session import Options, resume, run
 
 TOY = str(Path(__file__).parent / "toy.py")
-VOLATILE = ["seconds", "date", "run", "git_dirty"]  # what may differ between equal runs
+VOLATILE = ["seconds", "date", "run", "git_commit", "git_dirty"]  # what may differ between equal runs
 
 
 def smallest_preset(family):
