@@ -10,7 +10,7 @@ PYTHON ?= python3
 	touch .venv/ready
 
 demo: .venv/ready
-	.venv/bin/ganbench bench benchmarks/demo.toml
+	.venv/bin/ganbench bench benchmarks/demo.toml --results runs/demo/demo.csv
 
 test: .venv/ready
 	.venv/bin/python -m pytest

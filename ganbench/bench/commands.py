@@ -62,6 +62,8 @@ def bench(
         console.print("call it again to give what crashed or was killed another try", markup=False, highlight=False)
     if tally.rows:
         _report(planned.suite.title, table, None if no_html else html or table.with_suffix(".html"), folder, console)
+    if tally.failed:
+        raise typer.Exit(1)  # so that scripts notice; the other cells were run all the same
 
 
 def _engine(name: str, jobs: int, threads: int, folder: Path, slurm: list[str]) -> Any:
