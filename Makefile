@@ -13,7 +13,7 @@ demo: .venv/ready
 	.venv/bin/ganbench bench benchmarks/demo.toml --results runs/demo/demo.csv
 
 test: .venv/ready
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n auto
 
 lint: .venv/ready
 	.venv/bin/ruff check .
