@@ -162,3 +162,10 @@ def test_the_finest_level_comes_first(literature: pd.DataFrame) -> None:
     levels = [r["level"] for r in rows if r["dataset"] == "celeba-hq" and r["metric"] == "swd"
               and "appendix" in r["source"]]
     assert levels == ["1024", "512", "256", "128", "64", "32", "16", "avg"]
+
+
+def test_only_some_metrics(app: typer.Typer, folder: Path) -> None:
+    _run(app, "report", "results/results.csv", "--metric", "swd", "--csv", "t.csv")
+    assert set(pd.read_csv("t.csv").metric) == {"swd"}
+    with pytest.raises(UserError, match="no 'sdw' in these results. Did you mean 'swd'"):
+        _run(app, "report", "results/results.csv", "--metric", "sdw")

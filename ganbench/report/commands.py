@@ -3,11 +3,14 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ganbench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PUBLISHED = ("matching", "all", "none")
 RUNS = Path("runs")
@@ -32,6 +35,7 @@ def report(
     published: Annotated[str, typer.Option(
         help="Figures from the literature, in tables of their own: matching (same data and metric), all, none.",
     )] = "matching",
+    metric: Annotated[str, typer.Option(help="Only these metrics, a,b,c; default: all")] = "",
 ) -> None:
     """Compare: tables with intervals over seeds, and one HTML page with curves and samples."""
     from rich.console import Console
@@ -43,6 +47,8 @@ def report(
         raise UserError(f"--published {published}: choose one of {', '.join(PUBLISHED)}.{nearest(published, PUBLISHED)}")
     console = Console()
     frame = load_results(*map(_table_of, results or ()))
+    if metric:
+        frame = _only(frame, [m.strip() for m in metric.split(",")])
     if published == "none":
         frame = frame[frame["origin"] != "published"]
     everything = published == "all"
@@ -66,6 +72,15 @@ def report(
         if path is not None:
             table.write_text(path, text())
             console.print(f"wrote {path}", soft_wrap=True)
+
+
+def _only(frame: "pd.DataFrame", metrics: list[str]) -> "pd.DataFrame":
+    """The rows of these metrics, and those of failed runs. Raises UserError for a metric that is not there."""
+    known = sorted(set(frame["metric"]) - {""})
+    for name in metrics:
+        if name not in known:
+            raise UserError(f"no '{name}' in these results.{nearest(name, known)} There: {', '.join(known)}")
+    return frame[frame["metric"].isin([*metrics, ""])]
 
 
 def reproduce(
