@@ -167,5 +167,5 @@ def test_the_finest_level_comes_first(literature: pd.DataFrame) -> None:
 def test_only_some_metrics(app: typer.Typer, folder: Path) -> None:
     _run(app, "report", "results/results.csv", "--metric", "swd", "--csv", "t.csv")
     assert set(pd.read_csv("t.csv").metric) == {"swd"}
-    with pytest.raises(UserError, match="no 'sdw' in these results. Did you mean 'swd'"):
+    with pytest.raises(UserError, match="no 'sdw' in these results"):
         _run(app, "report", "results/results.csv", "--metric", "sdw")
