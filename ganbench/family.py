@@ -193,7 +193,7 @@ class Family(nn.Module):
 
     @classmethod
     def summarise(cls) -> str:
-        return cls.summary or (cls.__doc__ or "").strip().splitlines()[0]
+        return cls.summary or (cls.__doc__ or "").strip().partition("\n")[0]
 
     def ema_decay(self, stage: Stage) -> float:
         """Decay per generator step of the averaged generator; 0 = no averaging."""

@@ -31,7 +31,10 @@ def names(kind: str) -> dict[str, str]:
     """Map each plugin's name to its module's dotted path, without importing any of them."""
     found: dict[str, str] = {}
     for entry in sorted(entry_points(group=GROUPS[kind]), key=lambda e: (e.dist is None or e.dist.name != "ganbench")):
-        spec = importlib.util.find_spec(entry.value)
+        try:
+            spec = importlib.util.find_spec(entry.value)
+        except ModuleNotFoundError:  # not even its parent package is there
+            spec = None
         if spec is None or not spec.submodule_search_locations:
             raise UserError(f"entry point '{entry.name}' in group {GROUPS[kind]} names '{entry.value}', "
                             "which is not an importable package: fix it in that project's pyproject.toml")

@@ -31,6 +31,8 @@ def test_only_the_last_and_the_best_are_kept(tmp_path):
         checkpoint.mark_if_best(tmp_path, path, "swd", value, higher_is_better=False)
     assert [p.name[-2:] for p in checkpoint.everyone(tmp_path)] == ["20", "40", "50"]
     assert checkpoint.best_of(tmp_path).name.endswith("20")
+    checkpoint.mark_if_best(tmp_path, path, "swd", float("nan"), higher_is_better=False)
+    assert checkpoint.best_of(tmp_path).name.endswith("20")
     checkpoint.mark_if_best(tmp_path, path, "is", 9.0, higher_is_better=True)
     assert checkpoint.best_of(tmp_path).name.endswith("50")
 
@@ -48,13 +50,15 @@ def test_nothing_half_written_is_left_by_a_failed_write(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["images-000000000020"]  # the scratch folder went as well
 
 
-@pytest.mark.parametrize("damage", ["half", "empty", "no state", "bad json", "other format"])
+@pytest.mark.parametrize("damage", ["half", "empty", "no state", "no tensors", "bad json", "other format"])
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage):
     path = checkpoint.save(tmp_path, 10, {}, tensors())
     weights, state = path / "tensors.safetensors", path / "state.json"
     if damage in ("half", "empty"):
         data = weights.read_bytes()
         weights.write_bytes(data[:len(data) // 2] if damage == "half" else b"")
+    elif damage == "no tensors":
+        weights.unlink()
     elif damage == "no state":
         state.unlink()
     else:

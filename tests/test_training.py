@@ -190,6 +190,7 @@ def test_a_loaded_run_samples_what_was_scored(elsewhere):
     ({"overrides": {"rate": "fast"}}, "rate"), ({"overrides": {"rate": -1}}, "greater than 0"),
     ({"dataset": "digitz"}, "digits"), ({"metrics": ["swdd"]}, "swd"), ({"side": 33}, "33"),
     ({"device": "cuda:77"}, "cuda:77"), ({"precision": "fp7"}, "fp7"), ({"kimg": -1.0}, "--kimg"),
+    ({"eval_every": 0.0}, "--eval-every"),
 ])
 def test_bad_requests_are_one_line_and_write_nothing(elsewhere, changes, says):
     settings = options(out=None)
@@ -244,3 +245,11 @@ def test_a_familys_ticks_make_grids_more_frequent(elsewhere, monkeypatch):
         0, 0.008, 0.016, 0.024, 0.032, 0.04, 0.048, 0.056, 0.064, 0.072, 0.08)]
     run(options(grid_every=0.04, kimg=0.08, steps=None, out="asked"))
     assert [p.stem for p in sorted(Path("asked/grids").iterdir())] == [f"kimg-{k:010.3f}" for k in (0, 0.04, 0.08)]
+
+
+def test_a_results_table_that_takes_no_rows_is_known_before_training(elsewhere):
+    Path("other.csv").write_text("a,b\n1,2\n")
+    for results, says in (("other.csv", "another schema"), ("other.csv/x.csv", "cannot write")):
+        with pytest.raises(UserError, match=says):
+            run(options(results=results))
+    assert not Path("run").exists()

@@ -5,6 +5,7 @@ and renamed, so a run killed at any moment leaves only whole ones.
 """
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -57,6 +58,8 @@ def everyone(folder: Path) -> list[Path]:
 def mark_if_best(folder: Path, checkpoint: Path, metric: str, value: float, *, higher_is_better: bool) -> None:
     """Remember this checkpoint if none before had a better value; the best one is never removed."""
     marker = folder / "best.json"
+    if not math.isfinite(value):
+        return
     if best_of(folder) is not None:
         former = json.loads(marker.read_text(encoding="utf-8"))["value"]
         if (value <= former) if higher_is_better else (value >= former):
@@ -82,7 +85,8 @@ def load(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         document = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(checkpoint / "tensors.safetensors")
     except FileNotFoundError as error:
-        raise UserError(f"the checkpoint {checkpoint} is incomplete, {Path(error.filename).name} is missing: {advice}") from None
+        missing = Path(error.filename).name if error.filename else "tensors.safetensors"
+        raise UserError(f"the checkpoint {checkpoint} is incomplete, {missing} is missing: {advice}") from None
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"the checkpoint {checkpoint} is damaged ({str(error).splitlines()[0]}): {advice}") from None
     if document.get("format") != FORMAT:

@@ -112,6 +112,8 @@ def run(options: Options) -> Outcome:
     cls.check(config, images)
     plan = _plan(options, cls, preset)
     document = _document(options, cls, config, origin, store, plan, device)
+    if options.results and distributed.rank() == 0:
+        records.append(options.results, [])  # a table that cannot take rows is better known now than at the end
     folder = Path(distributed.agreed(str(_folder(options, document)) if distributed.rank() == 0 else None))
     document["run"] = folder.name
 
@@ -247,7 +249,9 @@ def _plan(options: Options, cls: type[Family], preset: Preset) -> Plan:
     kimg = options.kimg
     if kimg is None and options.steps is None and options.seconds is None:
         kimg = preset.kimg or cls.kimg
-    for name, value in (("--kimg", kimg), ("--steps", options.steps), ("--seconds", options.seconds)):
+    for name, value in (("--kimg", kimg), ("--steps", options.steps), ("--seconds", options.seconds),
+                        ("--grid-every", options.grid_every), ("--eval-every", options.eval_every),
+                        ("--checkpoint-every", options.checkpoint_every)):
         if value is not None and value <= 0:
             raise UserError(f"{name} {value} is not a length: give a positive number")
     tenth = kimg / 10 if kimg else 10.0
