@@ -140,12 +140,17 @@ def main() -> NoReturn:
     """Entry point of the `ganbench` command: one line and exit code 2 for what the caller can put right."""
     for room in ROOMS:
         importlib.import_module(room).register(app)
+    code = 0
     try:
         app()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
     except UserError as error:
         _note(str(error))
-        sys.exit(EXIT_USER_ERROR)
+        code = EXIT_USER_ERROR
     except KeyboardInterrupt:
         _note("stopped; `ganbench resume RUN` goes on from the last checkpoint")
-        sys.exit(130)
-    sys.exit(0)
+        code = 130
+    if distributed := sys.modules.get("ganbench.training.distributed"):  # loaded only by what may have joined a group
+        distributed.leave(code)
+    sys.exit(code)

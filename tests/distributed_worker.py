@@ -161,7 +161,7 @@ def main():
             outcome["error"] = traceback.format_exc()
         if distributed.rank() == 0:
             (out / f"{Path(name).stem}.json").write_text(json.dumps(outcome))
-    distributed.stop()
+    distributed.leave(0)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ here makes those see the whole batch, with the gradient (of any order) that one 
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -51,10 +52,17 @@ def start(device: str) -> str:
     return f"cuda:{local}" if on_gpu else "cpu"
 
 
-def stop() -> None:
-    """Leave the group."""
+def leave(code: int) -> None:
+    """End this process with an exit code, if it is one of several; alone, do nothing.
+
+    Without Python's own tear-down: a thread of gloo's may still let go of a tensor then, and that aborts the process
+    (PyTorch issue 179291). Call it last, when all is written.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def rank() -> int:
