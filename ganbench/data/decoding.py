@@ -12,9 +12,10 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from hashlib import blake2b
+from io import FileIO
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ import numpy as np
 from ganbench.data.crops import Box
 from ganbench.data.images import Unreadable, rules_of, squared
 from ganbench.data.source import Source
-from ganbench.data.store import pyramid
+from ganbench.data.store import ContentHash, pyramid
 from ganbench.errors import UserError
 
 CHUNK_BYTES = 8_000_000  # of the full level, in one chunk of work
 FEW = 2_000  # so few images are decoded in this process: starting others takes longer
 JOURNAL = "journal.jsonl"
+SYNC_EVERY = 100_000_000  # bytes of the full level
 
 Progress = Callable[[int, int], None]  # images done, images in all
 Note = dict[str, Any]  # what is known of one finished chunk
@@ -43,13 +45,25 @@ class Job:
         self.side, self.channels, self.crop, self.box = side, channels, crop, box
         self.n, self.levels = len(source), [1 << k for k in range(2, side.bit_length())]
         self.chunk = max(1, min(512, CHUNK_BYTES // (channels * side * side)))
+        self.content: ContentHash | None = None  # of all images, once `decode_all` has seen them all readable
         self._rows: dict[int, np.ndarray] = {}
+        self._files: dict[int, FileIO] = {}
 
     def rows(self, level: int) -> np.ndarray:
-        """The level's file, open for writing in this process."""
+        """The level's file, open for reading in this process."""
         if level not in self._rows:
-            self._rows[level] = np.load(self.folder / f"{level}.npy", mmap_mode="r+")
+            self._rows[level] = np.load(self.folder / f"{level}.npy", mmap_mode="r")
         return self._rows[level]
+
+    def write(self, level: int, start: int, images: np.ndarray) -> None:
+        """Put images (uint8, contiguous) into the level's file from number `start` on."""
+        if level not in self._files:
+            self._files[level] = FileIO(self.folder / f"{level}.npy", "r+")
+        header: int = self.rows(level).offset  # type: ignore[attr-defined]
+        offset, left = header + start * self.channels * level * level, images.data.cast("B")
+        while left:  # not through the memory map: that would stop at every page
+            written = os.pwrite(self._files[level].fileno(), left, offset)
+            offset, left = offset + written, left[written:]
 
     def allocate(self) -> None:
         """Make the files of all levels at their full size, on the disk, so that it cannot run full half-way."""
@@ -65,7 +79,7 @@ class Job:
     def decode(self, chunk: int) -> Note:
         """Decode one chunk into its rows of every level. Unreadable images leave black rows and a reason."""
         start, stop = chunk * self.chunk, min((chunk + 1) * self.chunk, self.n)
-        pixels = np.zeros((stop - start, self.channels, self.side, self.side), np.uint8)
+        pixels = np.empty((stop - start, self.channels, self.side, self.side), np.uint8)
         rules: Counter[str] = Counter()
         sizes: Counter[str] = Counter()
         bad = []
@@ -76,13 +90,14 @@ class Job:
                                                 pad=self.source.pad, smooth=self.source.smooth)
             except Unreadable as reason:
                 bad.append([index, str(reason)])
+                pixels[index - start] = 0
                 continue
             rules.update(rules_of(picture, self.side, self.channels))
             width, height = picture.shape[1::-1] if isinstance(picture, np.ndarray) else picture.size
             sizes[f"{width}x{height}"] += 1
         levels = pyramid(pixels)
         for level, small in levels.items():
-            self.rows(level)[start:stop] = small
+            self.write(level, start, small)
         keys = levels[min(16, self.side)]  # equal images have equal small ones; the few that do are compared in full later
         return {"chunk": chunk, "bad": bad, "rules": rules, "sizes": sizes, "check": zlib.crc32(pixels.data),
                 "images": [blake2b(image.tobytes(), digest_size=8).hexdigest() for image in keys]}
@@ -98,13 +113,19 @@ class Job:
 
 
 def decode_all(job: Job, workers: int, progress: Progress | None) -> list[Note]:
-    """Decode what the journal does not have yet. Returns the notes of all chunks, in order."""
+    """Decode what the journal does not have yet. Returns the notes of all chunks, in order.
+
+    While other processes decode, this one hashes what they have finished, in order (`job.content`), and has it written
+    to the disk.
+    """
     job.allocate()
     journal = job.folder / JOURNAL
     notes = {note["chunk"]: note for note in _read_journal(journal) if job.still_there(note)}
-    todo = [chunk for chunk in range(-(-job.n // job.chunk)) if chunk not in notes]
+    chunks = -(-job.n // job.chunk)
+    todo = [chunk for chunk in range(chunks) if chunk not in notes]
     done = job.n - sum(min((chunk + 1) * job.chunk, job.n) - chunk * job.chunk for chunk in todo)
-    with open(journal, "w", encoding="utf-8") as file:
+    content, hashed = ContentHash((job.n, job.channels, job.side, job.side), job.source.labels is not None), 0
+    with open(journal, "w", encoding="utf-8") as file, _Syncing(job.folder / f"{job.side}.npy") as syncing:
         for note in notes.values():
             file.write(json.dumps(note) + "\n")
         if progress is not None:
@@ -116,7 +137,38 @@ def decode_all(job: Job, workers: int, progress: Progress | None) -> list[Note]:
             done += len(note["images"])
             if progress is not None:
                 progress(done, job.n)
+            while hashed in notes:
+                content.add(job.rows(job.side)[hashed * job.chunk:(hashed + 1) * job.chunk])
+                hashed += 1
+            syncing.written(hashed * job.chunk * job.channels * job.side * job.side)
+    if hashed == chunks and not any(note["bad"] for note in notes.values()):
+        job.content = content
     return [notes[chunk] for chunk in sorted(notes)]
+
+
+class _Syncing:
+    """Has a growing file written to the disk now and then, in a thread, so that little is left to do at the end."""
+
+    def __init__(self, path: Path):
+        self._file = open(path, "rb")
+        self._thread = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+        self._synced = 0
+
+    def __enter__(self) -> "_Syncing":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown()
+        self._file.close()
+
+    def written(self, size: int) -> None:
+        """So many bytes are there. Raises OSError if the disk did not take earlier ones."""
+        if size - self._synced < SYNC_EVERY or (self._last and not self._last.done()):
+            return
+        if self._last:
+            self._last.result()
+        self._last, self._synced = self._thread.submit(os.fsync, self._file.fileno()), size
 
 
 def _decoded(job: Job, todo: list[int], workers: int) -> Iterator[Note]:

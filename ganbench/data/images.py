@@ -6,6 +6,8 @@ bicubic to enlarge, nothing where the size is right already. Each rule that was 
 """
 
 import io
+import os
+import stat
 import warnings
 from functools import cache
 from pathlib import Path
@@ -140,12 +142,13 @@ def _planes(picture: Image.Image) -> np.ndarray:
 
 
 def _read(path: Path) -> bytes:
-    size = path.stat().st_size
-    if size > MAX_FILE:
-        raise Unreadable(f"a file of {size / 1e9:.1f} GB")
-    if not path.is_file():
+    state = os.stat(path)
+    if state.st_size > MAX_FILE:
+        raise Unreadable(f"a file of {state.st_size / 1e9:.1f} GB")
+    if not stat.S_ISREG(state.st_mode):
         raise Unreadable("not a regular file")
-    return path.read_bytes()
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()
 
 
 def _spoken(picture: Image.Image) -> str:

@@ -184,7 +184,7 @@ class _Preparation:
             "sizes_other": sum(count for _, count in sizes.most_common()[100:]),
             "skipped": [f"{_shown(source.names[index])}: {reason}" for note in notes for index, reason in note["bad"]],
             **_duplicates([images[i] for i in good], named, full)}
-        manifest["content_hash"] = content_hash(full, labels)
+        manifest["content_hash"] = job.content.finished(labels) if job.content else content_hash(full, labels)
         for file in folder.iterdir():
             with open(file, "rb") as written:
                 os.fsync(written.fileno())

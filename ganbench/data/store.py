@@ -16,6 +16,7 @@ import numpy as np
 from ganbench.errors import UserError
 
 FORMAT = 2
+IN_CACHE = 1 << 20  # bytes of the full level whose lower levels are made in one go
 
 
 class Store:
@@ -81,12 +82,26 @@ class Store:
 
 def content_hash(pixels: np.ndarray, labels: np.ndarray | None) -> str:
     """SHA-256 of shape, the full level's bytes and the labels: equal images have equal hashes wherever they lie."""
-    sha = hashlib.sha256(json.dumps([list(pixels.shape), labels is not None]).encode())
+    content = ContentHash(pixels.shape, labels is not None)
     for start in range(0, len(pixels), 4096):
-        sha.update(np.ascontiguousarray(pixels[start:start + 4096]).data)
-    if labels is not None:
-        sha.update(np.ascontiguousarray(labels, dtype=np.int64).data)
-    return sha.hexdigest()
+        content.add(pixels[start:start + 4096])
+    return content.finished(labels)
+
+
+class ContentHash:
+    """The content hash of images that come one part after the other, in order."""
+
+    def __init__(self, shape: tuple[int, ...], labelled: bool):
+        self._sha = hashlib.sha256(json.dumps([list(shape), labelled]).encode())
+
+    def add(self, pixels: np.ndarray) -> None:
+        self._sha.update(np.ascontiguousarray(pixels).data)
+
+    def finished(self, labels: np.ndarray | None) -> str:
+        """Hexadecimal, once all images have been added. Labels: any integers (N,), where there are labels."""
+        if labels is not None:
+            self._sha.update(np.ascontiguousarray(labels, dtype=np.int64).data)
+        return self._sha.hexdigest()
 
 
 def halved(pixels: np.ndarray, side: int) -> np.ndarray:
@@ -96,9 +111,8 @@ def halved(pixels: np.ndarray, side: int) -> np.ndarray:
     """
     n, channels, full, _ = pixels.shape
     factor = full // side
-    # float32 holds these sums exactly: at most 255 * 2^16
-    sums = pixels.reshape(n, channels, side, factor, side, factor).sum((3, 5), dtype=np.float32)
-    return np.rint(sums / (factor * factor)).astype(np.uint8)
+    sums = pixels.reshape(n, channels, side, factor, side, factor).sum((3, 5), dtype=np.uint64)
+    return np.rint(sums / (factor * factor)).astype(np.uint8)  # exact: float64 divided by a power of two
 
 
 def pyramid(pixels: np.ndarray) -> dict[int, np.ndarray]:
@@ -106,14 +120,30 @@ def pyramid(pixels: np.ndarray) -> dict[int, np.ndarray]:
 
     Args: pixels: uint8 (N,C,S,S). Returns: side -> uint8 (N,C,side,side), the full side included.
     """
-    levels, side = {pixels.shape[-1]: pixels}, pixels.shape[-1]
-    sums, count = pixels.astype(np.float32), 1
-    while side > 4:
-        rows = sums[:, :, 0::2] + sums[:, :, 1::2]
-        sums = rows[..., 0::2] + rows[..., 1::2]
-        side, count = side // 2, count * 4
-        levels[side] = np.rint(sums * (1 / count)).astype(np.uint8)  # 1/4^k is exact, so nothing is rounded twice
+    n, channels, full, _ = pixels.shape
+    sides = [full >> k for k in range(full.bit_length()) if full >> k >= 4]
+    levels = {full: pixels} | {side: np.empty((n, channels, side, side), np.uint8) for side in sides[1:]}
+    block = max(1, IN_CACHE // (channels * full * full))
+    for start in range(0, n, block):
+        sums = np.ascontiguousarray(pixels[start:start + block])
+        for k, side in enumerate(sides[1:], start=1):
+            sums = _two_by_two(sums, np.uint16 if k <= 4 else np.uint32)  # at most 255 * 4^k: 65,280 for k = 4
+            # Half to even in whole numbers: the quotient's last bit decides the ties.
+            odd = sums >> 2 * k & 1
+            odd += sums
+            odd += (1 << 2 * k - 1) - 1
+            levels[side][start:start + block] = odd >> 2 * k
     return levels
+
+
+def _two_by_two(sums: np.ndarray, dtype: type[np.uint16] | type[np.uint32]) -> np.ndarray:
+    """Sums of squares of 2x2: (N,C,S,S) -> (N,C,S/2,S/2) of the type given, which must hold them."""
+    if sums.dtype == np.uint8:  # two neighbours in a row are the halves of one 16-bit number, whatever the byte order
+        pairs = sums.view(np.uint16)
+        rows = (pairs & 255) + (pairs >> 8)
+        return rows[:, :, 0::2] + rows[:, :, 1::2]
+    columns = np.add(sums[:, :, 0::2], sums[:, :, 1::2], dtype=dtype)
+    return columns[..., 0::2] + columns[..., 1::2]
 
 
 def verify(store: Store) -> None:
