@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from ganbench import plugins, records
+from ganbench.training import session
 
 HERE = Path(__file__).parent
 FAMILIES = sorted(plugins.names("family"))
@@ -91,6 +92,27 @@ def test_two_processes_equal_one(trained, family):
     assert moved > 0
     for a, b in zip(outcomes[0]["logged"], outcomes[1]["logged"]):
         assert a == pytest.approx(b, rel=1e-5, abs=1e-8)
+
+
+SCORED = {"dcgan": "smoke", "stylegan": "smoke", "cgan": "smoke"}  # batch norm; noise inside the network; labels
+
+
+def test_two_processes_give_one_checkpoint_the_scores_that_one_gives(tmp_path):
+    """Trained by one process, scored by one and by two: every row and every column of it, to 1e-6 of its value."""
+    for family, preset in SCORED.items():
+        session.run(session.Options(family, dataset="digits", preset=preset, side=32, steps=3, metrics=[], results=None,
+                                    out=str(tmp_path / family), device="cpu", quiet=True))
+    for world, name in ((1, "one"), (2, "two")):
+        (tmp_path / name).mkdir()
+        launch([HERE / "scoring_worker.py"], world, tmp_path / name, *(tmp_path / family for family in SCORED))
+    for family in SCORED:
+        one, two = (json.loads((tmp_path / name / f"{family}.json").read_text()) for name in ("one", "two"))
+        assert {row["metric"] for row in one} == {"swd", "ms_ssim", "kid"} and len(one) == len(two) >= 5
+        for a, b in zip(one, two):
+            for column in ("value", "ci_low", "ci_high"):
+                assert b.pop(column) == pytest.approx(a.pop(column), rel=1e-6, abs=0), (family, a["metric"], column)
+            assert a == b
+        assert {row["n_fake"] for row in one} == {150}
 
 
 @pytest.mark.slow
