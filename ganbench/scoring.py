@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ganbench.data import Store, open_dataset
-from ganbench.errors import UserError
+from ganbench.data.source import NoSplit
 from ganbench.family import Family
 from ganbench.metrics.evaluate import evaluate
 from ganbench.metrics.imageset import GeneratedSet, StoreSet
@@ -48,8 +48,13 @@ def score(family: Family, generator: nn.Module, store: Store, metrics: list[str]
 
 
 def held_out_split(store: Store, spec: str, **arguments: Any) -> Store | None:
-    """The test split that goes with a store, or None where the data set has none."""
+    """The test split that goes with a store: None where the data set has none, or the store has those images itself.
+
+    Raises UserError where there is one that cannot be read.
+    """
+    if store.split in ("test", "all"):
+        return None
     try:
         return open_dataset(spec, side=store.side, split="test", crop=store.crop, channels=store.channels, **arguments)
-    except UserError:
+    except NoSplit:
         return None

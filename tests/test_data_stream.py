@@ -1,5 +1,7 @@
 """Batches: every image once an epoch, exact resume, shares of several processes, values."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,24 @@ def test_another_data_set_s_state_is_refused(store):
     state["json"]["content_hash"] = "something else"
     with pytest.raises(UserError, match="not those"):
         Stream(store, 1).restore(state)
+
+
+def test_a_level_is_brought_to_the_device_in_parts(store, monkeypatch, recwarn):
+    """The same batches, and no warning that the file's memory cannot be written."""
+    monkeypatch.setattr("ganbench.data.stream.UPLOAD_BYTES", 5 * 3 * 8 * 8)  # five images at once, of 23
+    kept, read = Stream(store, 4, mirror=True), Stream(store, 4, mirror=True)
+    monkeypatch.setattr(kept, "_keeps", lambda side: True)
+    for side, batch in [(8, 6), (8, 23), (4, 30)]:
+        assert torch.equal(kept.next(side, batch).images, read.next(side, batch).images)
+    assert np.array_equal(kept._resident[1], store.level(4)) and not recwarn.list
+
+
+def test_the_thread_that_reads_ahead_is_on_the_stream_s_gpu(store, monkeypatch):
+    told = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: told.append((threading.get_ident(), device)))
+    thread = Stream(store, 4, device="cuda:3")._reader.submit(threading.get_ident).result()
+    assert told == [(thread, torch.device("cuda:3"))] and thread != threading.get_ident()
+    assert Stream(store, 4)._reader is None and len(told) == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -14,7 +14,7 @@ import numpy as np
 
 from ganbench.data.decoding import JOURNAL, Job, Note, Progress, decode_all
 from ganbench.data.images import Unreadable
-from ganbench.data.source import MissingData, Source, cache_dir, digest
+from ganbench.data.source import MissingData, NoSplit, Source, cache_dir, digest
 from ganbench.data.store import FORMAT, Store, content_hash
 from ganbench.environment import usable_cores
 from ganbench.errors import UserError, nearest
@@ -63,7 +63,7 @@ def open_dataset(spec: str, *, side: int | None = None, split: str = "train", cr
     Where the files are gone but a store was prepared from them, that store is opened.
     """
     if (Path(spec) / "manifest.json").is_file():
-        return _checked(Store(spec), side, channels)
+        return _checked(Store(spec), side, channels, split)
     if side is not None and (side < 4 or side & (side - 1) or side > MAX_SIDE):
         raise UserError(f"side {side} is not a power of two from 4 to {MAX_SIDE}: choose --side 32, 64, 128 ...")
     if channels not in (None, 1, 3):
@@ -72,11 +72,13 @@ def open_dataset(spec: str, *, side: int | None = None, split: str = "train", cr
         source = find_source(spec, split=split, root=root)
     except MissingData as missing:
         store = _kept(spec, split, side, crop, channels) if root is None else None
+        if store is None and root is None and split == "test" and _kept(spec, "train", side, crop, channels):
+            raise NoSplit(f"{spec}: its files are gone, and only the train split was prepared from them") from None
         if store is None:
             raise missing from None
         return store
     if len(source) == 0:
-        raise UserError(f"{spec}: no images in split '{split}'")
+        raise NoSplit(f"{spec}: no images in split '{split}'")
     side = side or source.default_side or _natural_side(source)
     crop, _ = source.crop_for(side, crop)
     place = str(Path(source.location).expanduser().absolute()) if source.location else None
@@ -234,7 +236,9 @@ def _kept(spec: str, split: str, side: int | None, crop: str | None, channels: i
     return next(iter(fitting.values())) if len(fitting) == 1 else None
 
 
-def _checked(store: Store, side: int | None, channels: int | None) -> Store:
+def _checked(store: Store, side: int | None, channels: int | None, split: str) -> Store:
+    if split == "test" != store.split:
+        raise NoSplit(f"{store.path} holds the split '{store.split}' alone: name its data set instead, to have the test split")
     if side not in (None, store.side) or channels not in (None, store.channels):
         raise UserError(f"{store.path} was prepared as {store.channels}x{store.side}x{store.side}: "
                         f"leave out --side and --channels, or name its data set instead")

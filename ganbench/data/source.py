@@ -22,6 +22,10 @@ class MissingData(UserError):
     """The files of a data set are not where it was looked for."""
 
 
+class NoSplit(UserError):
+    """The data set has no such split: nothing is damaged or lost."""
+
+
 def cache_dir() -> Path:
     """Where prepared stores, weights and statistics are kept: $GANBENCH_CACHE, or ~/.cache/ganbench."""
     return Path(os.environ.get("GANBENCH_CACHE") or Path.home() / ".cache" / "ganbench")
@@ -60,7 +64,7 @@ class Source:
 
     def __init__(self, location: str | None = None, *, split: str = "train", root: str | Path | None = None):
         if split not in self.splits:
-            raise UserError(f"{self.name()} has no split '{split}': choose one of {', '.join(self.splits)}")
+            raise NoSplit(f"{self.name()} has no split '{split}': choose one of {', '.join(self.splits)}")
         self.location, self.split = location, split
         self.root = Path(root).expanduser() if root else None
         self.open()

@@ -8,6 +8,7 @@
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -51,30 +52,40 @@ class Store:
         try:
             return np.load(self.path / f"{what}.npy", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{self.path / what}.npy is damaged ({error}): remove {self.path} and prepare it again") from None
+            raise UserError(f"{self.path / what}.npy is damaged ({error}): {self.remedy()}") from None
 
     def level(self, side: int) -> np.ndarray:
         """All images at this side, memory-mapped uint8 (N,C,side,side). Raises UserError for a level it lacks."""
         if side not in self._open:
             path = self.path / f"{side}.npy"
-            if side not in self.levels or not path.exists():
+            if side not in self.levels:
                 raise UserError(f"the store {self.path} has no level of side {side}, only "
                                 f"{', '.join(map(str, self.levels))}: prepare it again with --side {side}")
             try:
                 array = np.load(path, mmap_mode="r")
-            except (ValueError, EOFError) as error:
-                raise UserError(f"{path} is damaged ({error}): remove {self.path} and prepare it again") from None
+            except FileNotFoundError:
+                raise UserError(f"{path} is missing: {self.remedy()}") from None
+            except (OSError, ValueError, EOFError) as error:
+                why = getattr(error, "strerror", None) or error
+                raise UserError(f"{path} is damaged or cannot be read ({why}): {self.remedy()}") from None
             if array.shape != (self.n, self.channels, side, side) or array.dtype != np.uint8:
-                raise UserError(f"{path} holds {array.dtype} {array.shape}, not what the manifest says: prepare it again")
+                raise UserError(f"{path} holds {array.dtype} {array.shape}, not what the manifest says: {self.remedy()}")
             self._open[side] = array
         return self._open[side]
+
+    def remedy(self) -> str:
+        """What to do about a damaged store, with the command that makes it anew."""
+        spec = shlex.quote(":".join(filter(None, (self.manifest.get("source"), self.manifest.get("location")))))
+        return (f"remove {self.path} and run `ganbench data prepare {spec} --side {self.side} --split {self.split}`"
+                f"{'' if self.manifest.get('location') else ' (with --from FOLDER, if it was prepared so)'}; "
+                f"`ganbench data verify {shlex.quote(str(self.path))}` checks a whole store")
 
     def names(self) -> list[str]:
         """Where each image came from, in order."""
         try:
             return json.loads((self.path / "names.json").read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
-            raise UserError(f"{self.path / 'names.json'} is damaged ({error}): remove {self.path} and prepare it again") from None
+            raise UserError(f"{self.path / 'names.json'} is damaged ({error}): {self.remedy()}") from None
 
     def __len__(self) -> int:
         return self.n

@@ -12,6 +12,7 @@ from ganbench.errors import UserError
 from ganbench.family import Batch
 from ganbench.random import Random, derived_seed
 
+UPLOAD_BYTES = 1 << 28  # of a level that go to the GPU at once
 RESIDENT_SHARE = 0.5  # a level is kept on the GPU if it takes at most this share of the free memory
 
 
@@ -26,7 +27,7 @@ class Stream:
 
     def __init__(self, store: Store, seed: int, device: torch.device | str = "cpu", mirror: bool | None = None,
                  rank: int = 0, world: int = 1):
-        self.store, self.seed, self.device = store, seed, torch.device(device)
+        self.store, self.seed, self.device = store, seed, _numbered(torch.device(device))
         self.mirror = store.mirror if mirror is None else mirror
         self.rank, self.world = rank, world
         self.images = 0  # drawn so far, over all processes
@@ -34,7 +35,9 @@ class Stream:
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # epoch and its permutation
         self._resident: tuple[int, Tensor] | None = None  # side and the whole level on the device
         self._decided: dict[int, bool] = {}
-        self._reader = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
+        # A thread begins on the first GPU: without being told otherwise it would pin memory for that one.
+        self._reader = (ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(self.device,))
+                        if self.device.type == "cuda" else None)
         self._ahead: tuple[tuple[int, int, int], Future[Tensor]] | None = None
 
     def next(self, side: int, batch: int) -> Batch:
@@ -48,8 +51,7 @@ class Stream:
             labels = torch.from_numpy(self.store.labels[mine]).to(self.device)
         self.images += batch
         if self.mirror:  # as bytes: a quarter of the work
-            flip = self.coins.uniform(len(mine)) < 0.5
-            pixels = torch.where(flip.view(-1, 1, 1, 1), pixels.flip(3), pixels)
+            pixels = _mirrored(pixels, self.coins.uniform(len(mine)) < 0.5)
         return Batch(pixels.to(torch.float32).div_(127.5).sub_(1), labels)
 
     def state(self) -> dict[str, dict[str, Any]]:
@@ -90,10 +92,10 @@ class Stream:
         if self._keeps(side):
             if self._resident is None or self._resident[0] != side:
                 self._resident = None  # free the former level first
-                self._resident = (side, torch.from_numpy(np.ascontiguousarray(self.store.level(side))).to(self.device))
+                self._resident = (side, _uploaded(self.store.level(side), self.device))
             return self._resident[1][torch.from_numpy(mine).to(self.device)]
         if self._reader is None:
-            return self._read(side, mine)
+            return self._read(side, mine).to(self.device)
         wanted = (self.images, side, batch)
         pixels = self._ahead[1].result() if self._ahead and self._ahead[0] == wanted else self._read(side, mine)
         following = self._share(self.images + batch, batch)
@@ -111,7 +113,33 @@ class Stream:
     def _read(self, side: int, indices: np.ndarray) -> Tensor:
         # sorted reading is kinder to the disk; the order is put back afterwards
         order = np.argsort(indices, kind="stable")
-        out = np.empty((len(indices), self.store.channels, side, side), np.uint8)
-        out[order] = self.store.level(side)[indices[order]]
-        pixels = torch.from_numpy(out)
-        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+        pixels = torch.empty((len(indices), self.store.channels, side, side), dtype=torch.uint8,
+                             pin_memory=self.device.type == "cuda")
+        pixels.numpy()[order] = self.store.level(side)[indices[order]]
+        return pixels
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """A GPU with its number, which other threads need to find the same one."""
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def _mirrored(pixels: Tensor, flip: Tensor) -> Tensor:
+    """Images (B,C,S,S) with those that `flip` (B,) marks turned left-right. On the CPU in place."""
+    if pixels.device.type != "cpu":
+        return torch.where(flip.view(-1, 1, 1, 1), pixels.flip(3), pixels)
+    # NumPy moves whole images, torch turns rows: the quick way for each (torch.where on bytes takes 20 times as long).
+    images, marked = pixels.numpy(), np.flatnonzero(flip.numpy())
+    images[marked] = torch.from_numpy(images[marked]).flip(3).numpy()
+    return pixels
+
+
+def _uploaded(level: np.ndarray, device: torch.device) -> Tensor:
+    """A whole level on the device, without a second copy of it in main memory."""
+    pixels = torch.empty(level.shape, dtype=torch.uint8, device=device)
+    part = max(1, UPLOAD_BYTES // max(1, level[:1].nbytes))
+    for start in range(0, len(level), part):
+        pixels[start:start + part] = torch.from_numpy(np.array(level[start:start + part]))
+    return pixels

@@ -315,9 +315,7 @@ def _held_out(options: Options, family: Family, store: Store, place: dict[str, A
     """A stream of images kept from training, for families that watch the gap to them."""
     if not hasattr(family, "held_out"):
         return None
-    try:
-        test = open_dataset(options.dataset, side=store.side, split="test", crop=options.crop, channels=store.channels,
-                            root=options.root, skip_bad=options.skip_bad)
-    except UserError:  # this data set has no test split; the family then logs the training side alone
+    test = held_out_split(store, options.dataset, root=options.root, skip_bad=options.skip_bad)
+    if test is None:  # the family then logs the training side alone
         return None
     return Stream(test, options.seed + 1, mirror=False, **place)

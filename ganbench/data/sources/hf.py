@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ganbench.data.images import Unreadable, decode, plain
-from ganbench.data.source import Source, by_hash
+from ganbench.data.source import NoSplit, Source, by_hash
 from ganbench.errors import UserError
 
 
@@ -57,7 +57,7 @@ class HuggingFace(Source):
                 return found[name], True
         if len(found) == 1:
             return next(iter(found.values())), self.split == "all"
-        raise UserError(f"hf:{self.location} has no split for '{self.split}' (it has {', '.join(found)})")
+        raise NoSplit(f"hf:{self.location} has no split for '{self.split}' (it has {', '.join(found)})")
 
     def read(self, index: int) -> Image.Image:
         value = self.table[self.chosen[index]][self.column]

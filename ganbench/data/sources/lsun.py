@@ -7,7 +7,7 @@ from PIL import Image
 
 from ganbench.data.images import Unreadable, decode
 from ganbench.data.places import Place, open_place
-from ganbench.data.source import Source, by_hash
+from ganbench.data.source import NoSplit, Source, by_hash
 from ganbench.errors import UserError
 
 
@@ -50,7 +50,7 @@ class LSUN(Source):
         if len(categories) > 1:
             raise UserError(f"{home} holds several categories ({', '.join(sorted(categories))}): name one, lsun:{fitting[0]}")
         if not fitting:
-            raise UserError(f"{home} has no lmdb for the split '{self.split}' (it has {', '.join(p.name for p in found)})")
+            raise NoSplit(f"{home} has no lmdb for the split '{self.split}' (it has {', '.join(p.name for p in found)})")
         self.category = categories.pop() if fitting[0].name.endswith("_lmdb") else fitting[0].name
         self.tables = fitting
         self.files = [p / "data.mdb" for p in fitting]
