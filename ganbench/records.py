@@ -2,6 +2,9 @@
 
 One row per (run, kimg, metric, level). The header is fixed: a new metric adds rows, never columns. Rows are appended
 under a lock, so several processes may write to one file; values keep full float precision.
+
+A new column means a new schema version, and files of older versions stay good: they are read with the columns they lack
+empty, and brought up to date when rows are appended to them.
 """
 
 import csv
@@ -9,16 +12,17 @@ import fcntl
 import io
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ganbench.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
+SCHEMA = 2
 COLUMNS: dict[str, str] = {
     # what was measured
     "run": "identifier of the run, or of what was scored",
@@ -39,44 +43,56 @@ COLUMNS: dict[str, str] = {
     # how it came about
     "seed": "training seed", "eval_seed": "evaluation seed", "seconds": "training seconds when it was measured",
     "params_g": "trainable parameters of the generator", "params_d": "of the critic",
+    "flops_g": "floating-point operations to generate one image, a multiply-add counted as two, by matrix products and "
+               "convolutions only; as the generator stood when it was measured",
+    "flops_train": "the same of training, for each real image shown: all updates, forward and backward",
     "status": "ok, diverged, crashed, killed", "reason": "why, where the status is not ok",
     "precision": "arithmetic of training", "device": "hardware", "versions": "library versions",
     "git_commit": "commit of the code", "git_dirty": "true if the code had uncommitted changes",
     "date": "when it was measured, UTC", "source": "where a published number stands", "note": "anything to know",
     "schema": "version of this schema",
 }
+ADDED = {2: ("flops_g", "flops_train")}  # schema version -> the columns that came with it
+FLOATS = ("kimg", "value", "ci_low", "ci_high", "seconds")
+WHOLE = ("side", "channels", "img_seen", "step", "n_real", "n_fake", "seed", "eval_seed", "params_g", "params_d", "flops_g",
+         "flops_train", "schema")
+TRUTHS = ("higher_is_better", "git_dirty")
+FLOOR, NOISE = "reals against reals", "noise images"  # what reference rows call themselves, in the column family
 KEY = ("run", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "split", "status")
 
 
 def append(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Append rows to a results CSV, creating it with its header. Rows whose key stands there already are skipped.
 
-    Safe under several processes, and after kill -9: a half line left by a killed writer is removed first.
-    Returns how many rows were added. Raises UserError if the file has another schema or cannot be written.
+    Safe under several processes, and after kill -9: a half line left by a killed writer is removed first. A file of an
+    older schema gets the columns it lacks, unless there is nothing to append.
+    Returns how many rows were added. Raises UserError if the file has an unknown schema or cannot be written.
     """
     path = Path(path)
     lines = [_checked(row) for row in rows]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
+        with _locked(path) as file:
             raw = file.read()
             whole = _whole_lines(raw)
-            known = {_key(row) for row in _parse(_decoded(whole, path), path)} if whole else set()
+            former = _parse(_decoded(whole, path), path) if whole else []
             if len(whole) < len(raw):  # only now: a file that is not ours has been refused above
                 file.truncate(len(whole))
+            known = {_key(row) for row in former}
+            fresh = []
+            for line in lines:
+                if _key(line) not in known:
+                    known.add(_key(line))
+                    fresh.append(line)
+            if fresh and whole and _version(_header(whole)) != SCHEMA:
+                _replace(path, [*former, *fresh])
+                return len(fresh)
             buffer = io.StringIO()
             writer = csv.DictWriter(buffer, list(COLUMNS), lineterminator="\n")
             if whole and not whole.endswith(b"\n"):
                 buffer.write("\n")
             if not whole:
                 writer.writeheader()
-            fresh = []
-            for line in lines:
-                if _key(line) not in known:
-                    known.add(_key(line))
-                    fresh.append(line)
             writer.writerows(fresh)
             file.seek(0, os.SEEK_END)
             file.write(buffer.getvalue().encode())
@@ -124,14 +140,59 @@ def load_results(*paths: str | Path) -> "pd.DataFrame":
         raise UserError(f"no results in {', '.join(map(str, paths or ('results',)))}: "
                         "train something with `ganbench run`, or name a results CSV")
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).drop_duplicates(ignore_index=True)
-    for column in ("kimg", "value", "ci_low", "ci_high", "seconds"):
+    frame.loc[(frame["origin"] == "reference") & (frame["family"] == "reals"), "family"] = FLOOR  # its former name
+    for column in FLOATS:
         frame[column] = pd.to_numeric(frame[column])
-    for column in ("side", "channels", "img_seen", "step", "n_real", "n_fake", "seed", "eval_seed",
-                   "params_g", "params_d", "schema"):
+    for column in WHOLE:
         frame[column] = pd.to_numeric(frame[column]).astype("Int64")
-    for column in ("higher_is_better", "git_dirty"):
+    for column in TRUTHS:
         frame[column] = frame[column].map({"true": True, "false": False}).astype("boolean")
     return frame
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[IO[bytes]]:
+    """The file at its beginning, ours alone. One that was replaced while we waited for it is opened anew."""
+    while True:
+        with open(path, "a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                current = os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+            except FileNotFoundError:
+                current = False
+            if current:
+                file.seek(0)
+                yield file
+                return
+
+
+def _replace(path: Path, rows: list[dict[str, str]]) -> None:
+    """Write the table anew, whole or not at all; the caller holds the lock of the file that goes."""
+    path = Path(os.path.realpath(path))
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(scratch, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(COLUMNS), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+
+
+def _columns(version: int) -> list[str]:
+    """The header of a schema version."""
+    later = {column for since, names in ADDED.items() if since > version for column in names}
+    return [column for column in COLUMNS if column not in later]
+
+
+def _version(header: list[str]) -> int | None:
+    """Of which schema version a header is, or None."""
+    return next((v for v in range(SCHEMA, 0, -1) if header == _columns(v)), None)
+
+
+def _header(raw: bytes) -> list[str]:
+    line = raw.split(b"\n", 1)[0].decode("utf-8-sig", errors="replace")
+    return next(csv.reader([line]), [])
 
 
 def _checked(row: Mapping[str, Any]) -> dict[str, str]:
@@ -158,8 +219,13 @@ def _key(row: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _is_results(path: Path) -> bool:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.readline().startswith("run,origin,")
+    """Whether a file of a folder is meant to be read: its header begins as ours do (or it cannot be read at all, and
+    reading it says why)."""
+    try:
+        with open(path, "rb") as file:
+            return _header(file.readline())[:2] == ["run", "origin"]
+    except OSError:
+        return True
 
 
 def _whole_lines(raw: bytes) -> bytes:
@@ -168,34 +234,71 @@ def _whole_lines(raw: bytes) -> bytes:
         return raw
     start = raw.rfind(b"\n") + 1
     if not start:
-        return b"" if ",".join(COLUMNS).encode().startswith(raw) else raw  # half a header, or a file that is not ours
-    fields = next(csv.reader([raw[start:].decode("utf-8", errors="replace")]))
-    complete = len(fields) == len(COLUMNS) and fields[-1] == str(SCHEMA)
+        half = any(",".join(_columns(v)).encode().startswith(raw) for v in range(1, SCHEMA + 1))
+        return b"" if half else raw  # half a header, or a file that is not ours
+    version = _version(_header(raw))
+    fields = next(csv.reader([raw[start:].decode("utf-8", errors="replace")]), [])
+    complete = version is not None and len(fields) == len(_columns(version)) and fields[-1] == str(version)
     return raw if complete else raw[:start]
 
 
 def _decoded(raw: bytes, path: Path) -> str:
     try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text: it is not a results file; name another") from None
+        return raw.decode("utf-8-sig")  # spreadsheets put a byte order mark before what they save
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} line {line} is not UTF-8 text: save the file as UTF-8, or name another") from None
 
 
 def _parse(text: str, path: Path) -> list[dict[str, str]]:
-    reader = csv.DictReader(io.StringIO(text))
-    if reader.fieldnames is None:
+    """Rows with every column of the present schema. Raises UserError naming the line of what is wrong."""
+    if not text.strip():
         raise UserError(f"{path} is empty: it is not a results file")
-    columns = list(reader.fieldnames)
-    if columns != list(COLUMNS):
-        missing = [c for c in COLUMNS if c not in columns]
-        extra = [c for c in columns if c not in COLUMNS]
-        detail = "; ".join([f"lacks {', '.join(missing[:4])}"] * bool(missing)
-                           + [f"has {', '.join(extra[:4])}"] * bool(extra)) or "columns in another order"
-        raise UserError(f"{path} has another schema than ganbench results version {SCHEMA} ({detail}): "
-                        "use another file")
-    rows = list(reader)
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values() or row["schema"] != str(SCHEMA):
-            raise UserError(f"{path} line {number}: not a row of results schema {SCHEMA}: "
-                            "remove the line or use another file")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[dict[str, str]] = []
+    try:
+        columns = next(reader)
+        version = _version(columns)
+        if version is None:
+            raise UserError(f"{path} has another schema than ganbench results version {SCHEMA} (line 1 "
+                            f"{_strange(columns)}): use another file")
+        begins = reader.line_num + 1
+        for fields in reader:
+            if not fields:  # an empty line
+                begins = reader.line_num + 1
+                continue
+            if len(fields) != len(columns):
+                raise UserError(f"{path} line {begins}: {len(fields)} fields where the header has {len(columns)}: "
+                                "mend or remove the line")
+            row = dict.fromkeys(COLUMNS, "") | dict(zip(columns, fields))
+            if row["schema"] != str(version):
+                raise UserError(f"{path} line {begins}: not a row of results schema {version} (its last field is "
+                                f"'{row['schema']}'): remove the line or use another file")
+            for column, value in row.items():
+                if value and not _fits(column, value):
+                    raise UserError(f"{path} line {begins}: '{value}' is no value for the column {column}: mend the line")
+            rows.append(row | {"schema": str(SCHEMA)})
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.line_num}: {error}: mend or remove the line") from None
     return rows
+
+
+def _strange(columns: list[str]) -> str:
+    """What is wrong with a header."""
+    missing = [c for c in _columns(1) if c not in columns]
+    extra = [c for c in columns if c not in COLUMNS]
+    return "; ".join([f"lacks {', '.join(missing[:4])}"] * bool(missing)
+                     + [f"has {', '.join(extra[:4])}"] * bool(extra)) or "has the columns in another order"
+
+
+def _fits(column: str, text: str) -> bool:
+    """Whether a text can stand in a column."""
+    if column in TRUTHS:
+        return text in ("true", "false")
+    if column not in FLOATS and column not in WHOLE:
+        return True
+    try:
+        return "_" not in text and (float(text).is_integer() or column in FLOATS)
+    except ValueError:
+        return False

@@ -17,6 +17,7 @@ from ganbench import records
 from ganbench.bench.driver import drive, how_far
 from ganbench.bench.engines import Event
 from ganbench.bench.manifest import Manifest
+from ganbench.bench.source import source_hash
 from ganbench.bench.suite import plan
 from ganbench.errors import UserError
 
@@ -118,6 +119,52 @@ def test_a_part_of_a_suite_keeps_the_rows_of_the_rest(suite):
     assert len(table(suite)) == 3
     assert run(suite, Scripted({}), only=["paper"]).ran == 2
     assert len(table(suite)) == 5
+
+
+def test_what_other_code_made_is_kept_and_marked_until_one_asks_for_it_anew(suite, tmp_path):
+    family = tmp_path / "mine.py"
+    family.write_text("from helper import RATE\n" + Path(TOY).read_text())
+    (tmp_path / "helper.py").write_text("RATE = 1\n")
+    suite.write_text(SUITE.replace(TOY, str(family)))
+    console = Console(file=io.StringIO(), width=500)
+
+    def call(engine, **options):
+        sys.path.insert(0, str(tmp_path))
+        sys.modules.pop("helper", None)
+        source_hash.cache_clear()  # each call is a process of its own
+        planned = plan(suite)
+        manifest = Manifest(tmp_path / "runs", suite=str(suite), threads=1)
+        console.file = io.StringIO()
+        try:
+            drive(planned, planned, manifest, engine, tmp_path / "table.csv", console, **options)
+        finally:
+            manifest.close()
+            sys.path.remove(str(tmp_path))
+        return console.file.getvalue()
+
+    first = Scripted({"mine-fast-digits-16-s1": ("crashed", "no")})
+    assert "other code" not in call(first) and len(first.ran) == 5
+    before = (tmp_path / "table.csv").read_bytes()
+    (tmp_path / "helper.py").write_text("RATE = 2\n")  # what the file imports from beside it is its code too
+    again = Scripted({"mine-fast-digits-16-s1": ("crashed", "no")})
+    said = call(again)
+    assert again.ran == ["mine-fast-digits-16-s1"]  # what is finished is kept; what is not begins anew
+    assert "mine-fast-digits-16-s1 was crashed by other code: it begins anew" in said
+    assert said.count("was made by other code of its family and is kept") == 3
+    assert f"ganbench bench {suite} --redo --only mine-paper-digits-16-s0" in said
+    assert [row[:3] for row in table(suite)][:2] == [("reference-digits-16", "ok", "1.5"), ("mine-paper-digits-16-s0", "ok", "1.5")]
+    assert len(before) == len((tmp_path / "table.csv").read_bytes())
+    redone = Scripted({})
+    said = call(redone, redo=True)
+    assert sorted(redone.ran) == ["mine-fast-digits-16-s0", "mine-fast-digits-16-s1", "mine-paper-digits-16-s0",
+                                  "mine-paper-digits-16-s1"]  # not the reference, which has no family
+    assert said.count("it begins anew") == 3 and "is kept" not in said
+    assert "other code" not in call(Scripted({}), redo=True)
+    document = json.loads((tmp_path / "runs" / "manifest.json").read_text())
+    for entry in document["cells"].values():
+        entry.pop("source", None)  # a manifest from before this was recorded marks nothing
+    (tmp_path / "runs" / "manifest.json").write_text(json.dumps(document))
+    assert "other code" not in call(Scripted({}))
 
 
 def test_cells_cut_off_in_the_middle_are_run_again_and_leave_no_half_line(suite):

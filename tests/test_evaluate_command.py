@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from ganbench.errors import UserError
 from ganbench.metrics import commands, floor
 from ganbench.metrics.imageset import StoreSet
-from ganbench.records import load_results
+from ganbench.records import FLOOR, load_results
 
 
 def smooth(n, seed):
@@ -125,6 +125,7 @@ def test_newest_run_against_its_own_data(elsewhere):
         for column in ("run", "family", "preset", "config_hash", "dataset", "split", "side", "kimg", "step", "protocol",
                        "data_hash", "params_g"):
             assert str(own.loc[key, column]) == str(row[column]), column
+    assert set(frame[frame.origin == "reference"].family) == {FLOOR}
     assert (frame[frame.origin == "reference"].metric == "swd").all() and len(frame) == 7
     assert "0 rows added" in score("--metric", "swd,ms_ssim", "--fake", str(outcome.path))
     with pytest.raises(UserError, match="leave out --side"):

@@ -5,7 +5,6 @@ import http.server
 import json
 import os
 import re
-import shutil
 import subprocess
 import threading
 from html.parser import HTMLParser
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from browser import CHROMIUM, Browser
 from PIL import Image
 
 from ganbench import records
@@ -24,7 +24,6 @@ from ganbench.report.comparison import build
 from ganbench.report.html import picture, render
 from ganbench.report.plots import Axis, Series
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 BASE = {"origin": "ganbench", "preset": "paper", "config_hash": "c1", "dataset": "digits", "split": "train", "side": 32,
         "channels": 1, "data_hash": "d1", "protocol": "v1", "n_real": 100, "n_fake": 100, "higher_is_better": False,
         "status": "ok", "eval_seed": 0, "date": "2026-01-01T00:00:00+00:00", "device": "a small machine",
@@ -40,7 +39,8 @@ def _rows() -> list[dict[str, Any]]:
             for kimg in (10.0, 20.0, 30.0):
                 value = end + 60 / kimg + 0.2 * seed * (-1) ** seed
                 shared = BASE | {"run": f"{family}-s{seed}", "family": family, "seed": seed, "kimg": kimg,
-                                 "seconds": kimg * number, "params_g": 1_000_000 * number}
+                                 "seconds": kimg * number, "params_g": 1_000_000 * number,
+                                 "flops_g": 10 ** number, "flops_train": 10 ** (9 - number)}
                 rows += [shared | {"metric": "swd", "level": level, "value": value * factor, "ci_low": value * factor - 0.5,
                                    "ci_high": value * factor + 0.5, "ci_method": "t"}
                          for level, factor in (("32", 1.2), ("16", 0.8), ("avg", 1.0))]
@@ -178,6 +178,13 @@ def test_only_literature_gives_a_page_too(frame: pd.DataFrame) -> None:
     assert "nothing measured here" in text and "D et al. 2017" in text
 
 
+def test_failed_runs_alone_give_a_page_with_their_reasons(frame: pd.DataFrame) -> None:
+    text = render(frame[frame["status"] == "diverged"])
+    assert "only runs that failed" in text and "<li>alpha-s3: diverged: loss &lt;not finite&gt;</li>" in text
+    assert "<li>alpha-s3: diverged" in render(frame)
+    _Page(text)
+
+
 def test_one_run_with_one_evaluation_gives_a_page(tmp_path: Path) -> None:
     path = tmp_path / "one.csv"
     records.append(path, [BASE | {"run": "r", "family": "a", "seed": 0, "kimg": 1.0, "metric": "novel", "value": 1.0}])
@@ -313,6 +320,78 @@ def test_browser_sorts_numbers_as_numbers_from_a_link(tmp_path: Path, frame: pd.
     assert console == [] and asked == ["/page.html"]
     assert _order(dom, "t1-table") == ["alpha (paper)", "gamma (paper)", "beta (paper)"]
     assert "Sorted by last" in dom
+
+
+NAMES = 'Array.from(document.querySelectorAll("#t1-table tbody.entries th"), (th) => th.textContent.trim()).join("|")'
+
+
+@needs_browser
+def test_keys_alone_reach_the_heads_and_sort(tmp_path: Path, frame: pd.DataFrame) -> None:
+    """Tab from the top of the page to a column's head; Enter sorts, Space turns it round, the focus stays."""
+    (tmp_path / "page.html").write_text(render(frame))
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(tmp_path / "page.html")
+        assert browser.evaluate(NAMES) == "beta (paper)|gamma (paper)|alpha (paper)"
+        focus = 'document.activeElement.closest("#t1-table thead") && document.activeElement.textContent'
+        for _ in range(20):
+            browser.press("Tab")
+            if browser.evaluate(focus) == "entry":
+                break
+        assert browser.evaluate(focus) == "entry"
+        outline = 'getComputedStyle(document.activeElement).outlineStyle'
+        assert browser.evaluate(outline) == "solid"  # one sees where one is
+        state = 'document.activeElement.closest("th").getAttribute("aria-sort")'
+        browser.press("Enter")
+        assert (browser.evaluate(NAMES), browser.evaluate(state)) == ("alpha (paper)|beta (paper)|gamma (paper)", "ascending")
+        browser.press(" ")
+        assert (browser.evaluate(NAMES), browser.evaluate(state)) == ("gamma (paper)|beta (paper)|alpha (paper)", "descending")
+        browser.press("Tab")  # on from where we were
+        browser.press("Tab")
+        browser.press("Enter")
+        assert browser.evaluate(NAMES) == "beta (paper)|gamma (paper)|alpha (paper)"  # by the last value
+        assert browser.evaluate('document.getElementById("announce").textContent') == "Sorted by last, ascending"
+        assert browser.errors == []
+
+
+@needs_browser
+def test_one_cost_is_shown_and_keys_choose_another(tmp_path: Path, frame: pd.DataFrame) -> None:
+    (tmp_path / "page.html").write_text(render(frame))
+    shown = ('Array.from(document.querySelector(".costs").querySelectorAll("[data-shows]")).filter((p) => p.offsetHeight > 0)'
+             '.map((p) => p.dataset.shows).join()')
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(tmp_path / "page.html")
+        offered = browser.evaluate('Array.from(document.querySelectorAll(".costs [data-cost]"), (b) => b.textContent).join()')
+        assert offered == "time,parameters,FLOPs to generate,FLOPs to train"  # all trained on as many images: no choice
+        assert browser.evaluate(shown) == "seconds"
+        browser.evaluate('document.querySelector("[data-cost=seconds]").focus()')
+        for key, cost in (("Enter", "params_g"), (" ", "flops_g"), ("Enter", "flops_train")):
+            browser.press("Tab")
+            browser.press(key)
+            assert browser.evaluate(shown) == cost
+            assert browser.evaluate('document.querySelector("[data-cost][aria-pressed=true]").dataset.cost') == cost
+
+
+@needs_browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1200])
+def test_light_and_dark_on_a_phone_and_a_desk(tmp_path: Path, frame: pd.DataFrame, runs: Path, width: int, dark: bool) -> None:
+    """The page follows the system's colours, its text stands out, and it never scrolls sideways."""
+    (tmp_path / "page.html").write_text(render(frame, roots=[runs]))
+    with Browser(tmp_path / "profile") as browser:
+        browser.screen(width, 800, dark=dark)
+        browser.open(tmp_path / "page.html")
+        browser.evaluate('for (const d of document.querySelectorAll("details")) d.open = true')
+        assert browser.evaluate("window.innerWidth") == width  # of which a desk's scroll bar takes a little
+        assert browser.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        beyond = ('Array.from(document.querySelectorAll("body *")).filter((e) => e.getBoundingClientRect().right > '
+                  'document.documentElement.clientWidth + 1 && !e.closest(".scroll, pre, .hidden")).length')
+        assert browser.evaluate(beyond) == 0
+        picture = browser.picture()
+        assert picture.shape[1] == width
+        light = picture.astype(float) @ [0.2126, 0.7152, 0.0722]
+        background, text = (np.median(light), light.min() if not dark else light.max())
+        assert (background < 60 and text > 200) if dark else (background > 240 and text < 60)
+        assert browser.errors == []
 
 
 @needs_browser

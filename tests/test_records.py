@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -138,8 +139,96 @@ def test_a_row_of_another_schema_version_is_named_by_line(tmp_path: Path) -> Non
     path = tmp_path / "r.csv"
     records.append(path, [ROW, ROW | {"level": "32"}])
     text = path.read_text()
-    path.write_text(text[:-2] + "2\n")
+    path.write_text(text[:-2] + "9\n")
     with pytest.raises(UserError, match=r"r\.csv line 3"):
+        records.load_results(path)
+
+
+FORMER = [c for c in records.COLUMNS if c not in ("flops_g", "flops_train")]  # schema 1
+
+
+def _former(path: Path, rows: int = 2) -> str:
+    """A file as schema 1 wrote it."""
+    value = {str(k): str(v) for k, v in ROW.items()} | {"schema": "1", "params_g": "7"}
+    lines = [",".join(value.get(c, "") if c != "level" else str(2 ** i) for c in FORMER) for i in range(rows)]
+    text = "\n".join([",".join(FORMER), *lines, ""])
+    path.write_text(text)
+    return text
+
+
+def test_a_file_of_the_former_schema_is_read_and_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    text = _former(path)
+    frame = records.load_results(path)
+    assert list(frame.columns) == list(records.COLUMNS) and frame["flops_g"].isna().all()
+    assert frame["params_g"].tolist() == [7, 7] and frame["value"].tolist() == [0.1, 0.1]
+    assert records.append(path, []) == 0 and path.read_text() == text  # nothing to say, nothing changed
+    assert records.append(path, [ROW | {"level": "1", "flops_g": 5}, ROW | {"flops_g": 5, "flops_train": 6}]) == 1
+    again = records.load_results(path)
+    assert again["flops_g"].tolist()[:-1] == [pd.NA, pd.NA] and again["flops_train"].iloc[-1] == 6
+    pd.testing.assert_frame_equal(again.iloc[:2], frame)
+    assert path.read_text().splitlines()[0] == ",".join(records.COLUMNS)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.csv"]
+
+
+def test_half_a_line_of_the_former_schema_is_left_out_too(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    text = _former(path)
+    path.write_text(text[:-5])
+    with pytest.warns(UserWarning, match="half a line"):
+        assert len(records.load_results(path)) == 1
+    path.write_text(text[:-1])  # whole but for its newline
+    assert len(records.load_results(path)) == 2
+
+
+def test_writers_that_meet_at_a_file_of_the_former_schema_lose_no_row(tmp_path: Path) -> None:
+    path, count = tmp_path / "r.csv", 20
+    _former(path)
+    writers = [multiprocessing.get_context("fork").Process(target=_append_many, args=(path, w, count)) for w in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert len(records.load_results(path)) == 2 + 4 * count * 2
+
+
+@pytest.mark.parametrize(("edit", "says"), [
+    (lambda t: t.replace("0.1,", "0;1,", 1), r"line 2: '0;1' is no value for the column value"),
+    (lambda t: t.replace(",32,", ",32.5,", 1), r"line 2: '32\.5' is no value for the column side"),
+    (lambda t: t.replace(",2\n", ",2,more\n", 1), r"line 2: 43 fields where the header has 42"),
+    (lambda t: t[:-2].rsplit("\n", 1)[0] + "\n0001,half\n", r"line 3: 2 fields where the header has 42"),
+    (lambda t: t.replace("ganbench", '"ganbench', 1), r"line \d+: .*mend or remove"),
+    (lambda t: t.replace("family,", "", 1), r"lacks family"),
+    (lambda t: t.replace("run,origin", "origin,run", 1), r"columns in another order"),
+    (lambda t: t.replace("dataset,", "dataset,colour,", 1), r"has colour"),
+    (lambda t: "", r"is empty"),
+])
+def test_what_a_hand_broke_is_named_with_file_and_line(tmp_path: Path, edit: Callable[[str], str], says: str) -> None:
+    path = tmp_path / "r.csv"
+    records.append(path, [ROW, ROW | {"level": "32"}])
+    path.write_text(edit(path.read_text()))
+    with pytest.raises(UserError, match=says) as caught:
+        records.load_results(path)
+    assert "\n" not in str(caught.value) and "r.csv" in str(caught.value)
+
+
+def test_what_a_spreadsheet_saves_is_read(tmp_path: Path) -> None:
+    """A byte order mark, quotes around everything, lines ended its way, an empty line."""
+    path = tmp_path / "r.csv"
+    records.append(path, [ROW, ROW | {"level": "32"}])
+    lines = path.read_text().splitlines()
+    quoted = "\r\n".join([",".join(f'"{field}"' for field in line.split(",")) for line in lines] + ["", ""])
+    path.write_bytes(b"\xef\xbb\xbf" + quoted.encode())
+    assert records.load_results(tmp_path)["value"].tolist() == [0.1, 0.1]
+    assert records.append(path, [ROW, ROW | {"level": "16"}]) == 1
+    assert records.load_results(path)["level"].tolist() == ["avg", "32", "16"]
+
+
+def test_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    records.append(path, [ROW, ROW | {"note": "é", "level": "32"}])
+    path.write_bytes(path.read_text().encode("latin-1"))
+    with pytest.raises(UserError, match=r"r\.csv line 3 is not UTF-8 text"):
         records.load_results(path)
 
 

@@ -34,7 +34,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     records.append("results/results.csv", [ROW, ROW | {"metric": "fid", "level": ""}, ROW | {"kimg": 1.0},
                                            ROW | {"run": "0002-dcgan-digits-s4", "seed": 4, "value": 6.0},
-                                           ROW | {"run": "reals", "origin": "reference", "family": "reals", "value": 1.0}])
+                                           ROW | {"run": "reals", "origin": "reference", "family": "reals against reals",
+                                            "value": 1.0}])
     records.append("results/published.csv", [ROW | {"run": "p1", "origin": "published", "source": "A 2017", "kimg": None},
                                              ROW | {"run": "p2", "origin": "published", "source": "B 2018", "kimg": None,
                                                     "dataset": "elsewhere"}])

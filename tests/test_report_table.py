@@ -298,3 +298,44 @@ def test_a_floor_on_fewer_images_stands_beside_the_models_and_says_so(tmp_path: 
     assert r"$^{\dagger}$" in table.to_latex([block])
     two = comparison.build(_frame(tmp_path, [_row("b", 0, 5.0, n_fake=70)]))  # now there is no one column it belongs beside
     assert len(two[0].columns) == 3 and not any(c.lent for e in two[0].entries for c in e.cells.values())
+
+
+def test_when_every_run_failed_the_runs_and_their_reasons_are_printed(tmp_path: Path) -> None:
+    lost = {"value": None, "metric": "", "protocol": "", "higher_is_better": None, "kimg": None}
+    rows = [_row("a", 0, **lost, status="crashed", reason="ValueError: no [bold]brackets[/bold]"),
+            _row("a", 1, **lost, status="killed", reason="killed by SIGKILL (out of memory?)"),
+            _row("b", 0, **lost, status="diverged")]
+    frame = _frame(tmp_path, rows)
+    text = _text(frame)
+    assert "Runs that failed; nothing else was measured" in text
+    for line in ("a-paper-s0: crashed: ValueError: no [bold]brackets[/bold]",
+                 "a-paper-s1: killed: killed by SIGKILL (out of memory?)", "b-paper-s0: diverged"):
+        assert f"  {line}\n" in text
+    with pytest.raises(UserError, match="1 run crashed, 1 run diverged, 1 run killed"):
+        comparison.build(frame)  # whoever wants a table is told that there is none
+    (tmp_path / "floor").mkdir()
+    floor = [_row(name, None, value, origin="reference", preset="", kimg=None)
+             for name, value in ((records.FLOOR, 1.0), (records.NOISE, 9.0))]
+    text = _text(_frame(tmp_path / "floor", rows + floor))  # as a suite has it whose cells all failed
+    assert records.FLOOR in text and "a-paper-s0: crashed: ValueError" in text and "1 crashed, 1 killed" in text
+
+
+def test_a_run_that_came_to_its_end_after_all_is_no_failure(tmp_path: Path) -> None:
+    frame = _frame(tmp_path, [_row("a", 0, None, metric="", kimg=None, status="killed", reason="killed by SIGKILL"),
+                              _row("a", 0, 5.0, date="2026-01-02T00:00:00+00:00"), _row("b", 0, 6.0)])
+    assert "Runs that failed" not in _text(frame)
+
+
+def test_the_floor_has_one_name_also_where_an_older_file_has_another(tmp_path: Path) -> None:
+    frame = _frame(tmp_path, [_row("a", 0, 5.0), _row("reals", None, 1.0, origin="reference", preset="", run="old"),
+                              _row(records.FLOOR, None, 2.0, origin="reference", preset="", run="new")])
+    block, = comparison.build(frame)
+    assert [e.label for e in block.entries if e.reference] == [records.FLOOR]
+
+
+def test_costs_come_from_the_last_stage_and_stand_in_the_tidy_table(tmp_path: Path) -> None:
+    rows = [_row("a", 0, 5.0, kimg=1.0, flops_g=10, flops_train=100), _row("a", 0, 4.0, flops_g=40, flops_train=400)]
+    block, = _blocks(tmp_path, rows)
+    entry = _entry(block, "a (paper)")
+    assert (entry.flops_g, entry.flops_train) == (40, 400)
+    assert table.long_table([block])[["flops_g", "flops_train"]].to_numpy().tolist() == [[40, 400]]

@@ -18,6 +18,7 @@ def bench(
     suite: Annotated[Path, typer.Argument(help="A suite, e.g. benchmarks/quick.toml")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells, cost and memory; run nothing")] = False,
     only: Annotated[list[str] | None, typer.Option(help="Only cells with this in their name; repeatable")] = None,
+    redo: Annotated[bool, typer.Option("--redo", help="Run again what was made by other code of its family")] = False,
     jobs: Annotated[int | None, typer.Option(help="Cells at once; default: one a GPU, else a core", min=1)] = None,
     engine: Annotated[str, typer.Option(help="local, ray or slurm")] = "local",
     results: Annotated[Path | None, typer.Option(help="The suite's table; default: results/SUITE.csv")] = None,
@@ -39,6 +40,7 @@ def bench(
     if dry_run:
         from ganbench.bench.estimate import print_plan
         print_plan(chosen, jobs or _default_jobs(), console)
+        _what_is_there(chosen, out or Path("runs") / planned.name, console)
         return
 
     from ganbench.bench.driver import drive
@@ -51,7 +53,7 @@ def bench(
         runner = _engine(engine, jobs, manifest.threads, folder, slurm or [])
         console.print(f"{planned.suite.title}: {len(chosen.cells)} cells, {planned.suite.budget} each; {runner.about}",
                       markup=False, highlight=False, soft_wrap=True)
-        tally = drive(planned, chosen, manifest, runner, table, console)
+        tally = drive(planned, chosen, manifest, runner, table, console, redo=redo)
     finally:
         manifest.close()
     counts = ", ".join(f"{n} {state}" for state, n in sorted(tally.states.items()))
@@ -64,6 +66,20 @@ def bench(
         _report(planned.suite.title, table, None if no_html else html or table.with_suffix(".html"), folder, console)
     if tally.failed:
         raise typer.Exit(1)  # so that scripts notice; the other cells were run all the same
+
+
+def _what_is_there(planned: Any, folder: Path, console: Any) -> None:
+    """How much of a suite is done already, and which of its cells were made by other code."""
+    from ganbench.bench.driver import stale_line
+    from ganbench.bench.manifest import FINISHED, states
+    known = states(folder)
+    done = [cell for cell in planned.cells if known.get(cell.key, {}).get("state") in FINISHED]
+    if known:
+        console.print(f"{len(done)} of these {len(planned.cells)} cells are finished in {folder}",
+                      markup=False, highlight=False, soft_wrap=True)
+    for cell in done:
+        if known[cell.key].get("source", cell.source) != cell.source:
+            console.print(stale_line(cell.name, planned.path), markup=False, highlight=False, soft_wrap=True)
 
 
 def _engine(name: str, jobs: int, threads: int, folder: Path, slurm: list[str]) -> Any:

@@ -29,15 +29,25 @@ class Tally:
         return self.states["crashed"] + self.states["killed"]
 
 
-def drive(planned: Planned, chosen: Planned, manifest: Manifest, engine: Engine, results: Path, console: Console,
-          ) -> Tally:
+def drive(planned: Planned, chosen: Planned, manifest: Manifest, engine: Engine, results: Path, console: Console, *,
+          redo: bool = False) -> Tally:
     """Run the chosen cells that have not finished; write the table of the whole suite.
 
     Args:
         planned: the whole suite, which the table is made of. chosen: the part of it to run now.
+        redo: also run again, from the beginning, the cells that were made by other code of their family.
     """
     everything: list[Cell | Reference] = [*chosen.references, *chosen.cells]
-    missing = {item.key: item for item in everything if not manifest.finished(item)}
+    missing = {item.key: item for item in everything
+               if not manifest.finished(item) or (redo and manifest.stale(item))}
+    say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
+    for item in missing.values():
+        if manifest.stale(item):  # a training is never continued by other code than began it
+            say(f"{item.name} was {manifest.state(item)['state']} by other code: it begins anew")
+            manifest.discard(item)
+    for item in everything:
+        if manifest.stale(item):
+            say(stale_line(item.name, planned.path))
     tasks = [task(item, manifest) for item in missing.values()]
     by_key = {t.key: t for t in tasks}
     gather(manifest, planned, results)  # first, so that a file which cannot be written is found before anything runs
@@ -56,6 +66,11 @@ def drive(planned: Planned, chosen: Planned, manifest: Manifest, engine: Engine,
                 board.tick()
     rows = gather(manifest, planned, results)
     return Tally(len(tasks), rows, Counter(manifest.state(item)["state"] for item in everything))
+
+
+def stale_line(name: str, suite: Path) -> str:
+    """What there is to know about a finished cell whose family's file has changed since."""
+    return f"{name} was made by other code of its family and is kept: `ganbench bench {suite} --redo --only {name}` makes it anew"
 
 
 def task(item: Cell | Reference, manifest: Manifest) -> Task:

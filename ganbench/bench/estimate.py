@@ -18,6 +18,7 @@ from ganbench.bench.speed import Bench, Speed
 from ganbench.bench.suite import Cell, Planned
 from ganbench.errors import UserError
 from ganbench.family import ImageSpec
+from ganbench.training.flops import Flops, count_with_smaller_batch
 from ganbench.training.progress import duration
 
 PIXELS = 64 * 32 * 32  # a measured step has at most so many pixels a batch on a CPU
@@ -27,10 +28,12 @@ PROCESS_BYTES = {"cpu": 500e6, "cuda": 600e6}  # interpreter, libraries, context
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one cell. seconds: of training, without scoring. bytes: at the side that needs most."""
+    """Of one cell. flops: where its training ends. seconds: of training, without scoring. bytes: at the side that needs
+    most."""
 
     params_g: int
     params_d: int
+    flops: Flops
     seconds: float
     bytes: float
 
@@ -62,7 +65,9 @@ def estimate(cell: Cell, device: torch.device) -> Estimate:
     shares = [total * (i + 0.5) / POINTS for i in range(POINTS)]
     seconds = sum(at(int(images))[0].seconds_per_kimg for images in shares) / POINTS * total / 1000
     memory = max(s.state_bytes + s.activation_bytes * batch / s.batch for (_, batch), s in measured.items())
-    return Estimate(*bench.parameters, budget.seconds or seconds, memory + PROCESS_BYTES[device.type])
+    bench.engine.enter(bench.stage_at(int(total)))
+    flops = count_with_smaller_batch(bench.engine, at(int(total))[0].batch)
+    return Estimate(*bench.parameters, flops, budget.seconds or seconds, memory + PROCESS_BYTES[device.type])
 
 
 def print_plan(planned: Planned, jobs: int, console: Console) -> None:
@@ -76,19 +81,22 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
     table = Table(title=f"{planned.suite.title}: {len(planned.cells)} cells, {planned.suite.budget} each", expand=False)
     table.add_column("family and preset", overflow="fold")
     table.add_column("data set", overflow="fold")
-    for column in ("seeds", "G", "D", "time", "memory"):
+    for column in ("seeds", "G", "D", "FLOPs/sample", "FLOPs/image", "time", "memory"):
         table.add_column(column, justify="right", no_wrap=True)
     begun, total, longest = time.monotonic(), 0.0, 0.0
     for cells in kinds.values():
         with console.status(f"measuring {cells[0].name}"):
             cost = estimate(cells[0], device)
         total, longest = total + cost.seconds * len(cells), max(longest, cost.seconds)
-        table.add_row(cells[0].label, f"{cells[0].dataset} {cells[0].side}", str(len(cells)), _short(cost.params_g),
-                      _short(cost.params_d), duration(cost.seconds), f"{cost.bytes / 1e9:.1f} GB")
+        counts = map(_short, (cost.params_g, cost.params_d, cost.flops.sample, cost.flops.train))
+        table.add_row(cells[0].label, f"{cells[0].dataset} {cells[0].side}", str(len(cells)), *counts,
+                      duration(cost.seconds), f"{cost.bytes / 1e9:.1f} GB")
     console.print(table)
     wall = max(longest, total / min(jobs, len(planned.cells)))
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
-    say("G, D: trainable parameters of generator and critic; time: of training one cell; memory: of its process")
+    say("G, D: trainable parameters of generator and critic; FLOPs/sample: operations to generate one image; FLOPs/image: "
+        "of training, for each real image shown, where it ends (matrix products and convolutions; a multiply-add is two)")
+    say("time: of training one cell; memory: of its process")
     say(f"about {duration(math.ceil(total))} of training in all, {duration(math.ceil(wall))} with {jobs} at once, "
         "and the scoring on top of it: "
         + ", ".join(planned.suite.evaluation.metrics) + f" on {planned.suite.evaluation.n:,} images "
@@ -100,5 +108,8 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
 
 
 def _short(count: int) -> str:
-    """23.1M, 369k"""
-    return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k" if count >= 1e3 else str(count)
+    """1.2T, 4.7G, 23.1M, 369k"""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return f"{count / 1e3:.0f}k" if count >= 1e3 else str(count)

@@ -11,6 +11,7 @@ The manifest is written by the one process that drives the suite; everything els
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,10 +74,23 @@ class Manifest:
     def finished(self, cell: Cell | Reference) -> bool:
         return self.state(cell)["state"] in FINISHED and (self.place(cell) / "results.csv").is_file()
 
+    def stale(self, cell: Cell | Reference) -> bool:
+        """Whether what is there was made, or begun, by other code than the family's file holds now."""
+        return isinstance(cell, Cell) and self.state(cell).get("source", cell.source) != cell.source
+
+    def discard(self, cell: Cell | Reference) -> None:
+        """Remove what is there of a cell, so that it begins anew."""
+        if self.place(cell).exists():
+            shutil.rmtree(self.place(cell))
+        self.document["cells"].pop(cell.key, None)
+        self.save()
+
     def begin(self, cell: Cell | Reference, command: Sequence[str]) -> None:
         entry = dict(self.state(cell))
         entry |= {"name": cell.name, "state": "running", "reason": "", "attempts": entry["attempts"] + 1,
                   "command": list(command), "begun": _now()}
+        if isinstance(cell, Cell):
+            entry["source"] = cell.source
         self.document["cells"][cell.key] = entry
         self.save()
 
@@ -92,6 +106,14 @@ class Manifest:
 
     def close(self) -> None:
         self._lock.close()
+
+
+def states(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    """The states of cells by key, as another call left them; none where nothing was run. Takes no lock, writes nothing."""
+    try:
+        return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError):
+        return {}
 
 
 def gather(manifest: Manifest, planned: Planned, target: Path) -> int:

@@ -33,7 +33,7 @@ class NoiseImages(ImageSet):
     """n images of which every byte is drawn uniformly; each from a seed of its own, so the batch size changes nothing."""
 
     def __init__(self, n: int, channels: int, side: int, seed: int):
-        super().__init__("noise images")
+        super().__init__(records.NOISE)
         self.n, self.channels, self.side, self.seed = n, channels, side, seed
 
     def _batches(self, size: int) -> Iterator[Tensor]:
@@ -66,9 +66,9 @@ def measure(dataset: str, side: int, channels: int, crop: str | None, metrics: l
     noise = NoiseImages(whole, channels, side, eval_seed)
     rows: list[dict[str, Any]] = []
     for short, label, remark, results in (
-            ("reals", "reals against reals", note,
+            ("reals", records.FLOOR, note,
              noise_floor(names, StoreSet(store, whole), n, device=device, seed=eval_seed)),
-            ("noise", "noise images", "",
+            ("noise", records.NOISE, "",
              evaluate(names, fakes=noise, reals=StoreSet(store, whole), side=side, channels=channels, device=device,
                       seed=eval_seed))):
         rows += [common | row | {"run": f"{run}-{short}", "family": label,

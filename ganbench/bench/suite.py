@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ganbench import family as families
 from ganbench.bench import tomlfile
+from ganbench.bench.source import source_hash
 from ganbench.data import open_dataset
 from ganbench.errors import UserError, nearest
 from ganbench.family import Family, ImageSpec
@@ -161,6 +162,11 @@ class Cell:
         parts = {**vars(self), "settings": None, "budget": self.budget.model_dump(),
                  "evaluation": self.evaluation.model_dump(exclude={"references"})}
         return _digest(parts)
+
+    @property
+    def source(self) -> str:
+        """Hash of the family's code as it is now. Not part of the key: what was made by other code is kept, and marked."""
+        return source_hash(self.family)
 
     @property
     def label(self) -> str:

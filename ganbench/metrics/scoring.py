@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ganbench import records
 from ganbench.data.source import NoSplit
 from ganbench.environment import choose_device, provenance
 from ganbench.errors import UserError
@@ -83,7 +84,8 @@ def answer(asked: Question, say: Callable[[str], None] = lambda text: None) -> S
         names = [name for name in map(canonical, asked.names) if name in WITH_FLOOR & measured]
         if names:
             found = noise_floor(names, reals, min(reals.n, fakes.n), device=device, seed=asked.seed, options=options)
-            floors = [{**common, "run": f"{common['dataset']}-reals", "origin": "reference", "family": "reals", **as_row(r)}
+            floors = [{**common, "run": f"{common['dataset']}-reals", "origin": "reference", "family": records.FLOOR,
+                       **as_row(r)}
                       for r in found]
     warnings = [*fakes.warnings, *reals.warnings, *_doubts(asked, fakes, reals)]
     if floors and floors[0]["n_fake"] < (count := next(r.score.n_fake for r in results if r.metric in WITH_FLOOR)):
@@ -134,7 +136,15 @@ def _of_run(asked: Question, device: torch.device, say: Callable[[str], None],
         "run": run.name, "origin": "ganbench", "family": config["family"], "preset": config["preset"],
         "config_hash": config["config_hash"], "kimg": run.kimg, "img_seen": run.images, "step": run.step,
         "seconds": run.seconds, "seed": config["seed"], "precision": trained.get("precision"),
-        "params_g": count_parameters(run.family.generator), "params_d": count_parameters(run.family.critic)}
+        "params_g": count_parameters(run.family.generator), "params_d": count_parameters(run.family.critic),
+        **_flops(run)}
+
+
+def _flops(run: Any) -> dict[str, str]:
+    """What training counted at this checkpoint, or before it; nothing where it did not."""
+    rows = records.read(path) if (path := run.path / "results.csv").is_file() else []
+    counted = [row for row in rows if row["flops_g"] and row["kimg"] and float(row["kimg"]) <= run.kimg]
+    return {column: counted[-1][column] for column in ("flops_g", "flops_train")} if counted else {}
 
 
 def _held_out(run: Any, split: str) -> Any:

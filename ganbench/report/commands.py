@@ -52,10 +52,9 @@ def report(
     if published == "none":
         frame = frame[frame["origin"] != "published"]
     everything = published == "all"
-    measured = frame[frame["origin"] != "published"]
-    blocks = comparison.build(measured) if len(measured) else []
-    literature = selection.published(frame, everything=everything)
-    table.print_blocks(blocks, literature, console)
+    blocks = comparison.build_if_any(frame)
+    literature, failed = selection.published(frame, everything=everything), selection.failures(frame)
+    table.print_blocks(blocks, literature, console, failed=failed)
 
     def page() -> str:
         from ganbench.report.html import render
@@ -67,7 +66,7 @@ def report(
         return draw(blocks)
 
     wanted = {picture: drawing, csv: lambda: table.to_csv(blocks), latex: lambda: table.to_latex(blocks), html: page,
-              markdown: lambda: table.to_markdown(blocks, literature)}
+              markdown: lambda: table.to_markdown(blocks, literature, failed)}
     for path, text in wanted.items():
         if path is not None:
             table.write_text(path, text())

@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 
 from ganbench.errors import UserError
-from ganbench.report.selection import groups, lend_references, level_order, optional, with_outcome
+from ganbench.report.selection import failures as failed_runs
+from ganbench.report.selection import groups, lend_references, level_order, measured, optional, with_outcome
 from ganbench.report.statistics import Standing, Summary, evaluation_noise, standings, summarise
 
 BLOCK = ["dataset", "side", "channels", "split", "crop", "data_hash"]
@@ -91,6 +92,8 @@ class Entry:
     seconds: float | None  # mean training time
     params_g: int | None
     params_d: int | None
+    flops_g: int | None  # of one generated image, at the last stage
+    flops_train: int | None  # of training, for each real image shown, at the last stage
     seeds: list[int]
     failed: dict[str, int]
     runs: list[str]
@@ -141,18 +144,24 @@ def build(frame: pd.DataFrame) -> list[Block]:
     rows.loc[external, "config_hash"] = rows.loc[external, "run"]
     rows["family"] = rows["family"].where(~external | (rows["family"] != ""), rows["run"])
     rows = with_outcome(rows)
-    measured = rows[(rows["metric"] != "") & rows["value"].notna() & (rows["status"] == "ok")]
-    if measured.empty:
+    compared = measured(rows)
+    if compared.empty:
         what = _counted(Counter(rows.drop_duplicates("run")["outcome"])) or "no rows of runs"
         raise UserError(f"these results hold no measured value ({what}): train something with `ganbench run`")
     blocks = []
-    for where, part in groups(measured, BLOCK):
+    for where, part in groups(compared, BLOCK):
         # A run that failed before its first evaluation has no number, but it counts all the same.
         lost = rows[(rows["dataset"] == where["dataset"]) & (rows["side"].fillna(-1) == (where["side"] or -1))
                     & (rows["outcome"] != "ok") & (rows["origin"] != "reference") & ~rows["run"].isin(part["run"])]
         blocks.append(_block(where, part, lost))
     _tell_apart(blocks)
     return blocks
+
+
+def build_if_any(frame: pd.DataFrame) -> list[Block]:
+    """As `build`; no tables where there are only figures from the literature, or only runs that failed."""
+    rows = frame[frame["origin"] != "published"]
+    return build(rows) if len(rows) and (len(measured(rows)) or not failed_runs(rows)) else []
 
 
 def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame) -> Block:
@@ -250,6 +259,7 @@ def _entry(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFram
         label=label, **configuration, kimg=optional(finished.drop_duplicates("run")["final_kimg"].mean()),
         seconds=optional(at_end.drop_duplicates("run")["seconds"].mean()),
         params_g=optional(everything["params_g"].max()), params_d=optional(everything["params_d"].max()),
+        flops_g=optional(everything["flops_g"].max()), flops_train=optional(everything["flops_train"].max()),
         seeds=sorted({int(s) for s in at_end["seed"].dropna()}),
         failed=dict(Counter(o for o in outcomes if o != "ok")), runs=list(dict.fromkeys(everything["run"])),
         cells=_cells(group, columns))

@@ -17,12 +17,27 @@ from ganbench.report.folders import RunFolder, embedded, find_runs, kimg_of, ope
 from ganbench.report.plots import Series
 from ganbench.report.reproduce import recipe
 from ganbench.report.statistics import reached, summarise
-from ganbench.report.table import LEGEND, PUBLISHED_TITLE, number, number_or_blank, published_label, runs_of, spread
+from ganbench.report.table import (
+    FAILED_TITLE,
+    LEGEND,
+    PUBLISHED_TITLE,
+    number,
+    number_or_blank,
+    published_label,
+    runs_of,
+    spread,
+    told,
+)
 
 # Quantities that families with an equilibrium log beside their losses; a panel appears wherever the first is logged.
 EQUILIBRIUM = (("k", "k_t, the weight of generated images in the critic's loss"), ("m_global", "M_global"),
                ("ratio", "error of generated images over error of reals; dashed: gamma, the wanted ratio"))
 WANTED = {"ratio": "gamma"}  # the setting that says where a quantity should be
+# What quality may be set against: attribute of an entry, its name on the button, and on the axis.
+COSTS = (("kimg", "images", "thousands of real images shown"), ("seconds", "time", "training seconds"),
+         ("params_g", "parameters", "parameters of the generator"),
+         ("flops_g", "FLOPs to generate", "FLOPs for one generated image (a multiply-add is two)"),
+         ("flops_train", "FLOPs to train", "FLOPs of training for each real image (a multiply-add is two)"))
 VERDICTS = {"best": "differs from every other entry", "tied": "not distinguishable from the leading entry",
             "unsure": "leads, but one seed allows no test", "": ""}
 
@@ -41,7 +56,7 @@ def render(frame: pd.DataFrame, *, title: str = "Comparison of GANs", roots: Seq
 
     measured = frame[frame["origin"] != "published"]
     if blocks is None:
-        blocks = comparison.build(measured) if len(measured) else []
+        blocks = comparison.build_if_any(frame)
     folders = find_runs(measured["run"], roots)
     numbers = _numbers(blocks)
     assets = files("ganbench.report")
@@ -52,6 +67,7 @@ def render(frame: pd.DataFrame, *, title: str = "Comparison of GANs", roots: Seq
         style=(assets / "page.css").read_text(encoding="utf-8"), script=(assets / "page.js").read_text(encoding="utf-8"),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), runs=measured["run"].nunique(), folders=len(folders),
         blocks=[_block(f"t{i}", block, frame, folders, numbers) for i, block in enumerate(blocks, start=1)],
+        failed=[f | {"told": told(f)} for f in selection.failures(frame)], failed_title=FAILED_TITLE,
         published=[r | {"label": published_label(r), "shown": f"{r['value']:.10g}"}
                    for r in selection.published(frame, everything=all_published)])
 
@@ -173,13 +189,11 @@ def _metric(block: Block, column: Column, numbers: dict[str, int]) -> dict[str, 
          _curves(trained, timed, "seconds", "seconds", y_label, floors, numbers)),
         ("By level", "Last values, mean over seeds, from the finest level to the coarsest and their average.",
          _by_level(block, column, numbers)),
-        ("Against cost: time", "Last value and its 95% interval against the seconds it took.",
-         _cost(trained, column, "seconds", "training seconds", floors, y_label, numbers)),
-        ("Against cost: size", "Last value and its 95% interval against the generator's parameters.",
-         _cost(trained, column, "params_g", "generator parameters", floors, y_label, numbers)),
     ]
+    costs = [{"key": key, "name": name, "caption": f"Last value and its 95% interval against {against}.", "svg": svg}
+             for key, name, against in COSTS if (svg := _cost(trained, column, key, against, floors, y_label, numbers))]
     return {"title": column.title, "arrow": column.arrow,
-            "charts": [{"heading": h, "caption": c, "svg": svg} for h, c, svg in charts if svg],
+            "charts": [{"heading": h, "caption": c, "svg": svg} for h, c, svg in charts if svg], "costs": costs,
             "reach": _reach(trained, rows, column)}
 
 

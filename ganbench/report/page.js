@@ -46,6 +46,17 @@ for (const section of document.querySelectorAll(".block")) {
   }
 }
 
+// Cost: one chart of the group is shown, the one whose button is pressed. Without this script all of them are.
+for (const group of document.querySelectorAll(".costs")) {
+  const buttons = group.querySelectorAll("[data-cost]");
+  const choose = (key) => {
+    for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.cost === key));
+    for (const part of group.querySelectorAll("[data-shows]")) part.hidden = part.dataset.shows !== key;
+  };
+  for (const button of buttons) button.addEventListener("click", () => choose(button.dataset.cost));
+  if (buttons.length) choose(buttons[0].dataset.cost);
+}
+
 // A sorted table can be linked to: page.html#sort=t1-table,5,descending
 const wanted = /^#sort=([\w-]+),(\d+),(ascending|descending)$/.exec(location.hash);
 if (wanted) {

@@ -45,6 +45,18 @@ def _final_status(rows: pd.DataFrame) -> str:
     return "ok"
 
 
+def measured(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that hold a value that may be compared."""
+    return rows[(rows["metric"].fillna("") != "") & rows["value"].notna() & (rows["status"] == "ok")]
+
+
+def failures(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The runs that did not come to their end, in the order of the table: their last failed row (run, status, reason ...)."""
+    rows = with_outcome(frame[frame["origin"] != "published"].reset_index(drop=True))
+    failed = rows[(rows["outcome"] != "ok") & (rows["status"] == rows["outcome"])].drop_duplicates("run", keep="last")
+    return [{str(k): optional(v, "") for k, v in row.items()} for row in failed.to_dict("records")]
+
+
 def lend_references(rows: pd.DataFrame) -> pd.DataFrame:
     """Put references that were measured on other counts of images into the column they belong beside.
 

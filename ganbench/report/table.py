@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ganbench.errors import UserError
-from ganbench.report.comparison import Block, Cell, Column, Entry, build
-from ganbench.report.selection import level_order, published
+from ganbench.report.comparison import Block, Cell, Column, Entry, build_if_any
+from ganbench.report.selection import failures, level_order, published
 from ganbench.report.statistics import Summary
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MARKS = {"best": "*", "tied": "≈", "unsure": "?", "": ""}
 PUBLISHED_TITLE = "Published figures (other code and protocols: for orientation, not for comparison)"
+FAILED_TITLE = "Runs that failed"
 LEGEND = ("last = where training ended, best = the best checkpoint on the way (chosen by looking). "
           "± half of the 95% t-interval over training seeds. "
           "* differs from every other entry (paired t-test, Bonferroni-corrected, intervals apart); "
@@ -35,13 +36,13 @@ def print_comparison(frame: pd.DataFrame, console: "Console | None" = None, *, a
     """
     from rich.console import Console
 
-    measured = frame[frame["origin"] != "published"]
-    print_blocks(build(measured) if len(measured) else [], published(frame, everything=all_published),
-                 console or Console())
+    print_blocks(build_if_any(frame), published(frame, everything=all_published), console or Console(),
+                 failed=failures(frame))
 
 
-def print_blocks(blocks: list[Block], literature: list[dict[str, Any]], console: "Console") -> None:
-    """Print tables that were built already, and the literature in tables of its own."""
+def print_blocks(blocks: list[Block], literature: list[dict[str, Any]], console: "Console",
+                 failed: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Print tables that were built already, runs that failed with the reason, and the literature in tables of its own."""
     from rich.text import Text
 
     for block in blocks:
@@ -52,6 +53,11 @@ def print_blocks(blocks: list[Block], literature: list[dict[str, Any]], console:
         for note in block.notes:
             console.print(Text(f"  {note}", style="dim"))
         console.print(Text(f"  {LEGEND}", style="dim"))
+    if failed:
+        console.print()
+        console.print(Text(FAILED_TITLE if blocks else f"{FAILED_TITLE}; nothing else was measured", style="bold"))
+        for row in failed:
+            console.print(Text(f"  {told(row)}"), soft_wrap=True)
     if literature:
         _print_published(literature, console)
 
@@ -73,6 +79,11 @@ def print_scores(rows: Sequence[Mapping[str, Any]], title: str = "", console: "C
         table.add_row(Text(str(row["metric"])), str(row.get("level", "")), number(value, half), interval,
                       Text(str(row.get("protocol", ""))))
     (console or Console()).print(table)
+
+
+def told(failure: Mapping[str, Any]) -> str:
+    """What became of a run that failed, in one line."""
+    return f"{failure['run']}: {failure['status']}" + (f": {failure['reason']}" if failure["reason"] else "")
 
 
 def number(value: float | None, uncertainty: float | None = None) -> str:
@@ -114,7 +125,8 @@ def to_csv(blocks: list[Block]) -> str:
     return buffer.getvalue()
 
 
-def to_markdown(blocks: list[Block], literature: list[dict[str, Any]] | None = None) -> str:
+def to_markdown(blocks: list[Block], literature: list[dict[str, Any]] | None = None,
+                failed: Sequence[Mapping[str, Any]] = ()) -> str:
     """GitHub tables. A column's leading value is bold only where it differs from every other."""
     parts = []
     for block in blocks:
@@ -123,6 +135,8 @@ def to_markdown(blocks: list[Block], literature: list[dict[str, Any]] | None = N
                   *(text for c in block.columns for text in _markdown_cell(e, c))] for e in block.entries]
         notes = [f"- {note}" for note in [*block.notes, LEGEND]]
         parts.append("\n".join([f"### {block.title}", "", *_pipe_table(head, lines), "", *notes, ""]))
+    if failed:
+        parts.append("\n".join([f"### {FAILED_TITLE}", "", *(f"- {told(row)}" for row in failed), ""]))
     if literature:
         parts.append(_published_markdown(literature))
     return "\n".join(parts)
@@ -190,6 +204,7 @@ def _long_lines(block: Block) -> Iterator[dict[str, Any]]:
                 "higher_is_better": column.higher_is_better, "origin": entry.origin, "family": entry.family,
                 "preset": entry.preset, "config_hash": entry.config_hash, "label": entry.label, "kimg": entry.kimg,
                 "seconds": entry.seconds, "params_g": entry.params_g, "params_d": entry.params_d,
+                "flops_g": entry.flops_g, "flops_train": entry.flops_train,
                 "diverged": entry.failed.get("diverged", 0), "failed": sum(entry.failed.values()),
                 "n_seeds": last.n if last else 0, "last_mean": last and last.mean, "last_sd": last and last.sd,
                 "last_low": last and last.low, "last_high": last and last.high, "evaluation_noise": cell.noise,

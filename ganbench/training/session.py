@@ -38,6 +38,7 @@ from ganbench.run import new_run_folder, read_config, sample_batches, write_json
 from ganbench.scoring import held_out_split, score
 from ganbench.training import distributed
 from ganbench.training.engine import TrainingEngine
+from ganbench.training.flops import Flops, count
 from ganbench.training.log import Log
 from ganbench.training.loop import Hooks, Plan, seed_everything, train
 from ganbench.training.progress import ProgressLine, duration
@@ -170,6 +171,7 @@ class _Recorder:
         self.labels = torch.from_numpy(store.labels) if store.labels is not None else None
         self.last: list[dict[str, Any]] = []
         self.metrics = [m for m in options.metrics if not self._inapplicable(m)]
+        self.flops: dict[tuple[int, int], Flops | None] = {}  # by side and batch
 
     def _inapplicable(self, metric: str) -> str:
         """Why a metric cannot be taken of this family, said once at the start; "" if it can."""
@@ -199,12 +201,23 @@ class _Recorder:
                         held_out=self.test_split, mirror=self.document["dataset"]["mirror"])
         if engine.rank != 0:
             return None
+        self._count(engine)
         context = self.row(engine, seconds)
         self.last = [context | result for result in results]
         self.append(self.last)
         shown = next((r for r in self.last if r["level"] in ("avg", "")), self.last[0])
         self.progress.say(f"  {engine.clock.kimg:.2f} kimg: {shown['metric']} {shown['level']} {shown['value']:.4g}")
         return shown["metric"], shown["value"], bool(shown["higher_is_better"])
+
+    def _count(self, engine: TrainingEngine) -> None:
+        """Count the arithmetic once a stage. A family for which that fails is trained all the same."""
+        key = engine.stage.side, engine.stage.batch
+        if key not in self.flops:
+            try:
+                self.flops[key] = count(engine)
+            except Exception as error:  # a step may do anything, and not having a cost is no reason to lose a training
+                self.flops[key] = None
+                self.progress.say(f"  FLOPs could not be counted: {type(error).__name__}: {' '.join(str(error).split())}")
 
     @cached_property
     def test_split(self) -> Store | None:
@@ -216,6 +229,7 @@ class _Recorder:
     def row(self, engine: TrainingEngine, seconds: float) -> dict[str, Any]:
         """The columns that every row of this run shares at this moment."""
         data, clock = self.document["dataset"], engine.clock
+        flops = self.flops.get((engine.stage.side, engine.stage.batch))
         return {"run": self.document["run"], "origin": "ganbench", "family": self.document["family"],
                 "preset": self.document["preset"], "config_hash": self.document["config_hash"],
                 "dataset": data["name"], "split": data["split"], "crop": data["crop"], "side": data["side"],
@@ -223,7 +237,8 @@ class _Recorder:
                 "img_seen": clock.images, "step": clock.steps, "seed": self.options.seed,
                 "eval_seed": self.options.eval_seed, "seconds": seconds, "status": "ok",
                 "precision": self.options.precision, "params_g": count_parameters(self.family.generator),
-                "params_d": count_parameters(self.family.critic), "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "params_d": count_parameters(self.family.critic), "flops_g": flops and flops.sample,
+                "flops_train": flops and flops.train, "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 **provenance(engine.device)}
 
     def append(self, rows: list[dict[str, Any]]) -> None:

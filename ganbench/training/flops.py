@@ -1,0 +1,132 @@
+"""How much arithmetic a model costs: floating-point operations, counted while it really works.
+
+What is counted, and how: torch's own counter (torch.utils.flop_counter) sees every matrix product, convolution and
+attention, forward and backward; a multiply-add is two operations. Work done element by element (activations, norms,
+optimizers) is left out, as is usual. It is counted on a copy, with random draws of its own: training notices nothing.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
+
+from ganbench.family import Batch, Clock, Family, Stage
+from ganbench.random import Random, derived_seed
+from ganbench.training.engine import TrainingEngine
+
+# A step that does nothing rare: a prime, beyond every warm-up, divides by no interval that a family may have
+# (WGAN's long rounds of the critic, regularisation every 16th step).
+USUAL_STEP = 10_007
+SAMPLES = 2  # images generated for the count; batch statistics need two
+
+
+@dataclass(frozen=True)
+class Flops:
+    """sample: of one generated image. train: of training, for each real image shown; generator's update, the critic's
+    updates that belong to it, and all their backward passes included."""
+
+    sample: int
+    train: int
+
+
+def count(engine: TrainingEngine) -> Flops:
+    """Count at the engine's present stage, on this process's share of the batch.
+
+    Needs the memory of one more step. Raises whatever the family's step raises.
+    """
+    forked = [engine.device] if engine.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=forked):
+        torch.manual_seed(0)
+        family = copy.deepcopy(engine.family).train()
+        counting = _CountingEngine(family, engine)
+        family.enter(counting.stage)
+        drawn, reals = [0], _reals(family, counting)
+
+        def counted() -> Iterator[Batch]:
+            for batch in reals:
+                drawn[0] += len(batch.images)
+                yield batch
+
+        with _counter() as training, engine.autocast():
+            family.step(counted(), counting)
+        for parameter in family.parameters():
+            parameter.grad = None
+        latents = family.latents(SAMPLES, counting.random("sample"))
+        labels = torch.zeros(SAMPLES, dtype=torch.int64, device=engine.device) if family.needs_labels else None
+        with _counter() as sampling:
+            family.sample(latents, labels)
+    return Flops(round(sampling.get_total_flops() / SAMPLES), round(training.get_total_flops() / max(1, drawn[0])))
+
+
+def count_with_smaller_batch(engine: TrainingEngine, batch: int) -> Flops:
+    """As `count`, from steps with about `batch` images and with half as many, continued in a straight line to the
+    stage's own batch: exact where the work is proportional to the batch, but for a constant part."""
+    wanted, few = engine.stage, max(2, batch // 2)
+    if wanted.batch <= 2 * few:
+        return count(engine)
+    try:
+        found = []
+        for size in (few, 2 * few):
+            engine.stage = replace(wanted, batch=size)
+            found.append(count(engine))
+    finally:
+        engine.stage = wanted
+    a, b = found[0].train * few, found[1].train * 2 * few
+    return Flops(found[1].sample, round((b + (b - a) * (wanted.batch - 2 * few) / few) / wanted.batch))
+
+
+class _NoModules(ModuleTracker):
+    """Does not follow which module is at work: torch's own hooks for that fail under a gradient penalty."""
+
+    def __enter__(self) -> "_NoModules":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+def _counter() -> FlopCounterMode:
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoModules()
+    return counter
+
+
+class _CountingEngine:
+    """What a family's step needs of an engine: backward passes are made, updates are not."""
+
+    def __init__(self, family: Family, like: TrainingEngine):
+        self.device, self.world, self.stage = like.device, like.world, like.stage
+        self.clock: Clock = replace(like.clock, steps=USUAL_STEP)
+        self.optimizers = family.make_optimizers()
+
+    def random(self, name: str) -> Random:
+        return Random(derived_seed(0, "flops", name), self.device)
+
+    def update(self, loss: Tensor, optimizer: str, clip_norm: float | None = None) -> bool:
+        groups: list[dict[str, Any]] = self.optimizers[optimizer].param_groups
+        loss.backward(inputs=[p for group in groups for p in group["params"] if p.requires_grad])
+        return True
+
+    def mean(self, value: Tensor) -> Tensor:
+        return value
+
+    def whole_batch(self, x: Tensor) -> Tensor:
+        return x
+
+    @property
+    def local_batch(self) -> int:
+        return self.stage.batch // self.world
+
+
+def _reals(family: Family, engine: _CountingEngine) -> Iterator[Batch]:
+    stage: Stage = engine.stage
+    images = torch.rand(engine.local_batch, family.images.channels, stage.side, stage.side, device=engine.device) * 2 - 1
+    classes = family.images.classes
+    labels = torch.arange(len(images), device=engine.device) % classes if classes else None
+    while True:
+        yield Batch(images, labels)
