@@ -7,6 +7,7 @@ import torch
 from toy import Toy
 
 from ganbench.bench import estimate as estimating
+from ganbench.bench import speed as speed_module
 from ganbench.bench.speed import Bench, SavedTensors, Speed
 from ganbench.bench.suite import Budget, Cell, Evaluation
 from ganbench.family import ImageSpec, Stage
@@ -60,6 +61,15 @@ def test_every_batch_a_step_draws_is_counted():
     bench = Bench(Greedy, Greedy.Config(batch=4), ImageSpec(16, 1), device=CPU, total_kimg=1)
     assert bench.measure(0).images_per_step == 12
     assert (bench.measure(0).side, bench.measure(999).side) == (8, 16)
+
+
+def test_a_long_first_step_is_the_measurement(monkeypatch):
+    bench, taken = Bench(Greedy, Greedy.Config(batch=4), ImageSpec(16, 1), device=CPU, total_kimg=1), []
+    monkeypatch.setattr(bench.family, "step", lambda reals, engine: taken.append(next(reals)) or {})
+    monkeypatch.setattr(speed_module, "LONG", -1.0)
+    assert bench.measure(0).images_per_step == 4 and len(taken) == 1
+    monkeypatch.setattr(speed_module, "LONG", 1e9)
+    assert bench.measure(0).images_per_step == 4 and len(taken) == 3  # one that is not timed, and one that is
 
 
 def test_an_estimate_follows_the_schedule_through_the_budget(monkeypatch):

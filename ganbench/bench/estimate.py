@@ -22,6 +22,7 @@ from ganbench.training.flops import Flops, count_with_smaller_batch
 from ganbench.training.progress import duration
 
 PIXELS = 64 * 32 * 32  # a measured step has at most so many pixels a batch on a CPU
+LARGE = 5_000_000  # parameters; networks with more than that get a quarter of those pixels
 POINTS = 40  # moments of the budget at which the schedule is looked at
 PROCESS_BYTES = {"cpu": 500e6, "cuda": 600e6}  # interpreter, libraries, context
 
@@ -46,6 +47,7 @@ def estimate(cell: Cell, device: torch.device) -> Estimate:
     kimg = budget.kimg or cls.presets[cell.preset].kimg or cls.kimg
     bench = Bench(cls, config, ImageSpec(cell.side, cell.channels, cell.classes), device=device,
                   precision=cell.precision, total_kimg=kimg)
+    pixels = PIXELS // 4 if sum(bench.parameters) > LARGE else PIXELS
     measured: dict[tuple[int, int], Speed] = {}
 
     def at(images: int) -> tuple[Speed, float]:
@@ -53,7 +55,7 @@ def estimate(cell: Cell, device: torch.device) -> Estimate:
         stage = bench.stage_at(images)
         key = (stage.side, stage.batch)
         if key not in measured:
-            batch = stage.batch if device.type == "cuda" else min(stage.batch, max(4, PIXELS // stage.side ** 2))
+            batch = stage.batch if device.type == "cuda" else min(stage.batch, max(4, pixels // stage.side ** 2))
             try:
                 measured[key] = bench.measure(images, batch=batch, at_least=0.3, most=20)
             except torch.OutOfMemoryError:
