@@ -7,6 +7,7 @@ from scipy import linalg
 
 from ganbench.errors import UserError
 from ganbench.metrics import moments
+from ganbench.metrics.frechet import Gaussian, cholesky, congruent, eigenvalues, nuclear_norm
 from ganbench.metrics.functional import frechet_distance, frechet_distance_from_statistics
 from ganbench.metrics.metric import find
 
@@ -91,6 +92,55 @@ def test_far_from_the_origin(kind):
     x, y = ((1000 + v).astype(kind) for v in near)
     expected = by_square_root(x.astype(np.float64) - 1000, y.astype(np.float64) - 1000)
     assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-8)
+
+
+def centred_product(n, m, d, fall, kind="plain"):
+    """A B^T of centred samples whose spread falls by 10^-fall from the first dimension to the last."""
+    rng = np.random.default_rng(7)
+    spread = 10.0 ** (-fall * np.arange(d) / d)
+    a, b = rng.normal(size=(n, d)) * spread, rng.normal(size=(m, d)) * spread
+    if kind == "copies":
+        a[n // 2:] = a[:n - n // 2]
+    return (a - a.mean(0)) @ (b - b.mean(0)).T
+
+
+@pytest.mark.parametrize("product", [centred_product(2, 2, 3, 0), centred_product(60, 70, 90, 0),
+                                     centred_product(60, 60, 90, 4), centred_product(60, 60, 90, 16),
+                                     centred_product(40, 60, 90, 1, "copies"), centred_product(30, 60, 4, 0),
+                                     np.zeros((5, 7))])
+def test_nuclear_norm(product):
+    """Where the eigenvalues of A A^T have too few digits left, the singular values themselves are taken."""
+    expected = np.linalg.svd(product, compute_uv=False).sum()
+    assert nuclear_norm(torch.from_numpy(product)) == pytest.approx(expected, rel=2e-12)
+
+
+def test_lapack_routes_equal_plain_products():
+    x, y = sets(60, 60, 9)
+    s1, s2 = (torch.from_numpy(np.cov(v, rowvar=False)) for v in (x, y))
+    lower = cholesky(Gaussian(torch.zeros(9).double(), s1))
+    np.testing.assert_allclose(lower, np.linalg.cholesky(s1), rtol=1e-10, atol=1e-12)
+    product = congruent(s2, lower)
+    expected = np.linalg.cholesky(s1).T @ s2.numpy() @ np.linalg.cholesky(s1)
+    np.testing.assert_allclose(product.tril(), np.tril(expected), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(eigenvalues(product), np.linalg.eigvalsh(expected), rtol=1e-9, atol=1e-12)
+
+
+def test_given_statistics_are_left_as_they_are_and_may_be_a_little_askew():
+    x, y = sets(400, 300, 150)
+    (mu1, s1), (mu2, s2) = ((v.mean(0), np.cov(v, rowvar=False)) for v in (x, y))
+    kept = s1.copy(), s2.copy()
+    value = frechet_distance_from_statistics(mu1, s1, mu2, s2)
+    assert np.array_equal(s1, kept[0])
+    assert np.array_equal(s2, kept[1])
+    askew = s1.copy()
+    askew[140, 3] += 1e-8
+    assert frechet_distance_from_statistics(mu1, askew, mu2, s2) == pytest.approx(value, rel=1e-6)
+    askew[140, 3] += 1
+    with pytest.raises(UserError, match="not symmetric"):
+        frechet_distance_from_statistics(mu1, askew, mu2, s2)
+    s1[0, 0] = np.inf
+    with pytest.raises(UserError, match="not finite"):
+        frechet_distance_from_statistics(mu1, s1, mu2, s2)
 
 
 def test_refusals_are_clear():

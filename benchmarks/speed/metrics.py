@@ -37,6 +37,7 @@ from ganbench.metrics.functional import (
 
 COLUMNS = ["case", "against", "clock", "theirs_s", "ours_s", "ratio_min", "ratio_median", "ratio_max", "target", "repeats",
            "difference", "cores", "device", "versions", "load", "git_commit", "date"]
+PACKAGES = ("torch", "torch-fidelity", "pytorch-fid", "clean-fid", "prdc", "numpy", "scipy", "scikit-learn")
 DIMENSIONS = 2048
 
 
@@ -59,17 +60,18 @@ def features(n: int, seed: int, scale: float = 1.0) -> np.ndarray:
 
 
 def frechet_cases() -> Iterator[Case]:
+    from cleanfid.fid import frechet_distance as clean_fid
+    from pytorch_fid.fid_score import calculate_frechet_distance as pytorch_fid
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
     def fidelity(x: np.ndarray, y: np.ndarray) -> float:
         parts = [fid_features_to_statistics(torch.from_numpy(v)) for v in (x, y)]
         return fid_statistics_to_metric(*parts, False)["frechet_inception_distance"]
 
-    def square_root(x: np.ndarray, y: np.ndarray) -> float:
-        """As pytorch-fid and clean-fid: numpy.cov, scipy.linalg.sqrtm of the product."""
-        import scipy.linalg
-        (mu1, s1), (mu2, s2) = ((v.mean(0, dtype=np.float64), np.cov(v, rowvar=False)) for v in (x, y))
-        return float(((mu1 - mu2) ** 2).sum() + np.trace(s1 + s2) - 2 * np.trace(scipy.linalg.sqrtm(s1 @ s2)).real)
+    def square_root(distance: Callable[..., Any], x: np.ndarray, y: np.ndarray) -> float:
+        """A package's own distance on the statistics it makes: numpy's mean and cov."""
+        (mu1, s1), (mu2, s2) = ((np.mean(v, axis=0), np.cov(v, rowvar=False)) for v in (x, y))
+        return float(distance(mu1, s1, mu2, s2))
 
     def torchmetrics_(x: np.ndarray, y: np.ndarray) -> float:
         from torchmetrics.image.fid import _compute_fid
@@ -81,8 +83,9 @@ def frechet_cases() -> Iterator[Case]:
                lambda: fidelity(x, y))
     yield Case("Frechet, 3000 x 2048, full rank", "torchmetrics (float64)", "", lambda: frechet_distance(x, y),
                lambda: torchmetrics_(x, y), once=True)
-    yield Case("Frechet, 3000 x 2048, full rank", "scipy sqrtm, as pytorch-fid and clean-fid", ">= 8",
-               lambda: frechet_distance(x, y), lambda: square_root(x, y), once=True)
+    for package, theirs in (("pytorch-fid (scipy sqrtm)", pytorch_fid), ("clean-fid (scipy sqrtm)", clean_fid)):
+        yield Case("Frechet, 3000 x 2048, full rank", package, ">= 8", lambda: frechet_distance(x, y),
+                   lambda theirs=theirs: square_root(theirs, x, y), once=True)
     (mu1, s1), (mu2, s2) = ((v.mean(0, dtype=np.float64), np.cov(v, rowvar=False)) for v in (x, y))
     yield Case("Frechet, 2048, from statistics", "torch-fidelity", ">= 3",
                lambda: frechet_distance_from_statistics(mu1, s1, mu2, s2),
@@ -168,7 +171,7 @@ def compare(case: Case, repeats: int, cores: int) -> list[dict[str, Any]]:
             "ratio_median": f"{np.median(ratios):.2f}", "ratio_max": f"{ratios.max():.2f}", "target": case.target,
             "repeats": repeats, "difference": f"{abs(value - reference) / max(abs(reference), 1e-12):.1e}", "cores": cores,
             "device": environment.processor(),
-            "versions": " ".join(f"{p}={version(p)}" for p in ("torch", "torch-fidelity", "numpy", "scipy", "scikit-learn")),
+            "versions": " ".join(f"{p}={version(p)}" for p in PACKAGES),
             "load": f"{os.getloadavg()[0]:.1f}", "git_commit": environment.git_state()[0][:10],
             "date": datetime.now(UTC).isoformat(timespec="seconds")})
     return rows

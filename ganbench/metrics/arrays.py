@@ -9,6 +9,7 @@ from torch import Tensor
 from ganbench.errors import UserError
 
 Array = np.ndarray | Tensor
+PART = 64  # rows converted to float64 at a time: they stay in the processor's cache
 
 
 def as_matrix(values: Any, what: str, least: int = 1) -> Tensor:
@@ -26,7 +27,7 @@ def as_matrix(values: Any, what: str, least: int = 1) -> Tensor:
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.double()
     # a sum is finite only if its terms are; the exact test is made only where the cheap one objects (or overflows)
-    if not torch.isfinite(tensor.sum(dtype=torch.float64)) and not torch.isfinite(tensor).all():
+    if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
         raise UserError(f"{what}: some values are not finite; look at the images or the network they come from")
     return tensor
 
@@ -41,5 +42,6 @@ def as_pair(x: Any, y: Any, least: int = 1) -> tuple[Tensor, Tensor]:
 
 def common_mean(x: Tensor, y: Tensor) -> Tensor:
     """The float64 mean (d,) of both sets: the origin at which distances lose the fewest digits."""
-    total = x.sum(0, dtype=torch.float64) + y.sum(0, dtype=torch.float64)
-    return total / (len(x) + len(y))
+    # part by part: of a large tensor PyTorch would first make a float64 copy
+    parts = [part.sum(0, dtype=torch.float64) for points in (x, y) for part in points.split(PART)]
+    return torch.stack(parts).sum(0) / (len(x) + len(y))

@@ -1,8 +1,9 @@
 """Maximum mean discrepancy between two sets of features, and its variance (Gretton et al. 2012).
 
 Kernel matrices are made row block by row block, so memory is block x N. Inner products are taken of features centred at
-the common mean, in the features' own precision; what centring took away is added back in float64, in which all that
-follows is done. So float32 features cost float32 products, and far-from-origin features lose nothing.
+the common mean, in the features' own precision; what centring took away is added back in float64. So float32 features
+cost float32 products, and far-from-origin features lose nothing. The cubic kernel's matrix itself is never made: the
+centred products enter its sum by their first three powers, the first of which needs no matrix at all.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.arrays import as_pair, common_mean
+from ganbench.metrics.arrays import PART, as_pair, common_mean
+from ganbench.metrics.products import products
 
 BLOCK = 1024  # rows of a kernel matrix in memory at a time
+ROWS = 256  # the same where only powers of inner products are summed
 
 
 def kernel_distance(x: Any, y: Any) -> float:
@@ -26,8 +29,7 @@ def kernel_distance(x: Any, y: Any) -> float:
     Returns:
         The estimate; slightly below 0 is possible, and means that the sets are very near.
     """
-    a, b = _prepare(x, y)
-    return _unbiased(_total(a, a, cubic), _total(b, b, cubic), _total(a, b, cubic), len(a.rows), len(b.rows))
+    return _mmd(*_prepare(x, y))
 
 
 def kernel_inception_distance(x: Any, y: Any, subsets: int = 100, subset_size: int = 1000, seed: int = 2020,
@@ -46,18 +48,21 @@ def kernel_inception_distance(x: Any, y: Any, subsets: int = 100, subset_size: i
 
 def subset_distances(x: Any, y: Any, subsets: int, subset_size: int, seed: int) -> np.ndarray:
     """The distance of each subset, float64 (subsets,)."""
-    a, b = _prepare(x, y)
-    n, m = len(a.rows), len(b.rows)
+    x, y = as_pair(x, y, least=2)
+    n, m = len(x), len(y)
     if subsets < 1 or not 2 <= subset_size <= min(n, m):
         raise UserError(f"kernel_inception_distance: {subsets} subsets of {subset_size} cannot be drawn from {n} and "
                         f"{m} samples: choose a subset size from 2 to {min(n, m)}")
     draw = np.random.RandomState(seed)
-    chosen = [(torch.from_numpy(draw.choice(n, subset_size, replace=False)).to(a.rows.device),
-               torch.from_numpy(draw.choice(m, subset_size, replace=False)).to(a.rows.device)) for _ in range(subsets)]
+    chosen = [(torch.from_numpy(draw.choice(n, subset_size, replace=False)).to(x.device),
+               torch.from_numpy(draw.choice(m, subset_size, replace=False)).to(x.device)) for _ in range(subsets)]
     # Either each subset's own matrices, or, where that is less work, one pass over all pairs that serves all subsets.
     if subsets * 2 * subset_size**2 <= (n * n + m * m) / 2 + n * m:
-        values = [_mmd(a.take(i), b.take(j)) for i, j in chosen]
+        centre, dtype = common_mean(x, y), torch.promote_types(x.dtype, y.dtype)
+        values = [_mmd(_centred(x.index_select(0, i), centre, dtype), _centred(y.index_select(0, j), centre, dtype))
+                  for i, j in chosen]
     else:
+        a, b = _prepare(x, y)
         in_x, in_y = _membership(n, [i for i, _ in chosen]), _membership(m, [j for _, j in chosen])
         parts = zip(_subset_sums(a, a, in_x, in_x), _subset_sums(b, b, in_y, in_y), _subset_sums(a, b, in_x, in_y))
         values = [_unbiased(xx, yy, xy, subset_size, subset_size) for xx, yy, xy in parts]
@@ -81,17 +86,17 @@ class Points(NamedTuple):
 Kernel = Callable[[Tensor, Points, Points], Tensor]
 
 
-def cubic(products: Tensor, a: Points, b: Points) -> Tensor:
+def cubic(inner: Tensor, a: Points, b: Points) -> Tensor:
     """(x.y/d + 1)^3 from inner products of centred rows, float64."""
     d = a.rows.shape[1]
-    t = products.double().div_(d).add_(((a.along + a.origin) / d + 1)[:, None]).add_((b.along / d)[None])
+    t = inner.double().div_(d).add_(((a.along + a.origin) / d + 1)[:, None]).add_((b.along / d)[None])
     return (t * t).mul_(t)
 
 
 def gaussian(sigma: float) -> Kernel:
     """exp(-|x-y|^2 / (2 sigma^2))."""
-    def kernel(products: Tensor, a: Points, b: Points) -> Tensor:
-        squares = products.double().mul_(-2).add_(a.norms[:, None]).add_(b.norms[None]).clamp_(min=0)
+    def kernel(inner: Tensor, a: Points, b: Points) -> Tensor:
+        squares = inner.double().mul_(-2).add_(a.norms[:, None]).add_(b.norms[None]).clamp_(min=0)
         return squares.mul_(-1 / (2 * sigma**2)).exp_()
     return kernel
 
@@ -104,10 +109,12 @@ def _prepare(x: Any, y: Any) -> tuple[Points, Points]:
 
 
 def _centred(x: Tensor, centre: Tensor, dtype: torch.dtype) -> Points:
-    rows = torch.cat([(part.double() - centre).to(dtype) for part in x.split(BLOCK)])
-    along = torch.cat([part.double() @ centre for part in rows.split(BLOCK)])
-    norms = torch.cat([part.double().square().sum(1) for part in rows.split(BLOCK)])
-    return Points(rows, along, norms, float(centre @ centre))
+    # any centre serves, if it is the same for all: as numbers of `dtype` it can be taken off without a conversion
+    nearest = centre.to(dtype)
+    centre = nearest.double()
+    rows = x.to(dtype) - nearest
+    along, norms = zip(*((part @ centre, part.square().sum(1)) for part in map(Tensor.double, rows.split(PART))))
+    return Points(rows, torch.cat(along), torch.cat(norms), float(centre @ centre))
 
 
 def _blocks(a: Points, b: Points, kernel: Kernel) -> Iterator[tuple[slice, Tensor]]:
@@ -115,7 +122,7 @@ def _blocks(a: Points, b: Points, kernel: Kernel) -> Iterator[tuple[slice, Tenso
     for start in range(0, len(a.rows), BLOCK):
         part = a.take(slice(start, start + BLOCK))
         other = b.take(slice(start, None)) if a is b else b
-        yield slice(start, start + BLOCK), kernel(part.rows @ other.rows.T, part, other)
+        yield slice(start, start + BLOCK), kernel(products(part.rows, other.rows), part, other)
 
 
 def _total(a: Points, b: Points, kernel: Kernel, diagonal: bool = False) -> float:
@@ -154,7 +161,44 @@ def _membership(n: int, chosen: list[Tensor]) -> Tensor:
 
 
 def _mmd(a: Points, b: Points) -> float:
-    return _unbiased(_total(a, a, cubic), _total(b, b, cubic), _total(a, b, cubic), len(a.rows), len(b.rows))
+    return _unbiased(_cubic_total(a, a), _cubic_total(b, b), _cubic_total(a, b), len(a.rows), len(b.rows))
+
+
+def _cubic_total(a: Points, b: Points) -> float:
+    """Sum of the cubic kernel over all pairs; of a set with itself without its diagonal.
+
+    With q_ij the centred inner product over d, and s_ij = u_i + v_j what centring took away, plus 1, it is the sum of
+    (s + q)^3 = s^3 + 3 s^2 q + 3 s q^2 + q^3. The first two follow from sums over rows alone, in float64.
+    """
+    (n, d), m = a.rows.shape, len(b.rows)
+    u, v = (a.along + a.origin) / d + 1, b.along / d
+    total = float(m * (u**3).sum() + 3 * (u**2).sum() * v.sum() + 3 * u.sum() * (v**2).sum() + n * (v**3).sum())
+    p, q = _weighted(a, torch.stack([u**2, 2 * u, u.new_ones(n)])), _weighted(b, torch.stack([v.new_ones(m), v, v**2]))
+    total += 3 / d * float((p * q).sum())
+    if a is b:
+        s = u + v
+        total -= float((s**3 + 3 / d * s**2 * a.norms).sum())
+    for start in range(0, n, ROWS):
+        rows = slice(start, start + ROWS)
+        inner = products(a.rows[rows], b.rows[start:] if a is b else b.rows).double()
+        if a is b:
+            inner.diagonal().zero_()
+        squares = inner.square()
+        by_row, by_col = squares.sum(1), squares.sum(0)
+        cubes = inner.mul_(squares).sum(0)
+        if a is b:  # what lies right of the diagonal block counts for its mirror image too
+            within = len(by_row)
+            by_row += squares[:, within:].sum(1)
+            by_col[within:] *= 2
+            cubes[within:] *= 2
+        total += 3 / d**2 * float(u[rows] @ by_row + v[start if a is b else 0:] @ by_col) + float(cubes.sum()) / d**3
+    return total
+
+
+def _weighted(a: Points, weights: Tensor) -> Tensor:
+    """Sums of the rows with weights (K,N), float64 (K,d)."""
+    parts = zip(weights.split(PART, dim=1), a.rows.split(PART))
+    return torch.stack([w @ rows.double() for w, rows in parts]).sum(0)
 
 
 def _unbiased(xx: float, yy: float, xy: float, n: int, m: int) -> float:
@@ -219,7 +263,7 @@ def _margins(a: Points, b: Points, kernel: Kernel) -> tuple[Tensor, float]:
     sums, squares = [], 0.0
     for start in range(0, len(a.rows), BLOCK):
         part = a.take(slice(start, start + BLOCK))
-        k = kernel(part.rows @ b.rows.T, part, b)
+        k = kernel(products(part.rows, b.rows), part, b)
         if a is b:
             k[:, start:].diagonal().zero_()
         sums.append(k.sum(1))

@@ -7,10 +7,12 @@ batch size nor the order beyond rounding. The state is one tensor, which several
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
+from ganbench.metrics.arrays import PART
 
 ROWS = 4096  # rows converted to float64 at a time
 
@@ -24,20 +26,33 @@ def of_rows(rows: Tensor) -> Tensor:
     """Moments of features (N,d), N >= 1."""
     total = None
     for part in rows.split(ROWS):
-        part = part.double()
-        mean = part.mean(0)
-        block = torch.cat([torch.full_like(mean, len(part))[None], mean[None], squared(part - mean)])
+        mean, centred = centre(part)
+        block = centred.new_empty(len(mean) + 2, len(mean))
+        block[0], block[1] = len(part), mean
+        squared(centred, out=block[2:])
         total = block if total is None else combine([total, block])
     assert total is not None
     return total
 
 
-def squared(a: Tensor) -> Tensor:
+def centre(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (d,) and rows less their mean (N,d), float64."""
+    parts = rows.split(PART)
+    mean = torch.stack([part.sum(0, dtype=torch.float64) for part in parts]).sum(0) / len(rows)
+    centred = torch.empty(rows.shape, dtype=torch.float64, device=rows.device)
+    for part, target in zip(parts, centred.split(PART)):
+        torch.sub(part.double(), mean, out=target)
+    return mean, centred
+
+
+def squared(a: Tensor, out: Tensor | None = None) -> Tensor:
     """a^T a. On the CPU through NumPy, which sees that the result is symmetric and does half the work."""
+    out = a.new_empty(a.shape[1], a.shape[1]) if out is None else out
     if a.device.type == "cpu":
         array = a.contiguous().numpy()
-        return torch.from_numpy(array.T @ array)
-    return a.T @ a
+        np.matmul(array.T, array, out=out.numpy())
+        return out
+    return torch.mm(a.T, a, out=out)
 
 
 def combine(parts: Iterable[Tensor] | Tensor) -> Tensor:

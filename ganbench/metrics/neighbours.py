@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.arrays import as_pair, common_mean
+from ganbench.metrics.arrays import PART, as_pair, common_mean
+from ganbench.metrics.products import products
 from ganbench.random import derived_seed
 
 BLOCK = 1024  # rows of a distance matrix in memory at a time
-PAIRS = 4096  # differences in memory at a time, when distances are computed exactly
+DIFFERENCES = 2**17  # numbers at a time, when distances are computed exactly: they stay in the processor's cache
 SPARE = 8  # more candidates than k for the exact k-th distance
 
 
@@ -98,8 +99,8 @@ class _Cloud:
 
     def __init__(self, points: Tensor, centre: Tensor, k: int):
         self.points = points
-        self.centred = torch.cat([(part.double() - centre).to(points.dtype) for part in points.split(BLOCK)])
-        self.norms = self.centred.square().sum(1, dtype=torch.float64).to(points.dtype)
+        self.centred = points - centre.to(points.dtype)
+        self.norms = torch.cat([part.double().square().sum(1) for part in self.centred.split(PART)]).to(points.dtype)
         self.radii = self._radii(k)
 
     def _radii(self, k: int) -> Tensor:
@@ -135,7 +136,7 @@ def _merge(near: Tensor, index: Tensor, rows: slice, squares: Tensor, first: int
 
 def _squares(a: _Cloud, rows: slice, b: _Cloud, cols: slice = slice(None)) -> Tensor:
     """Fast squared distances (rows,cols)."""
-    return (a.centred[rows] @ b.centred[cols].T).mul_(-2).add_(a.norms[rows, None]).add_(b.norms[None, cols])
+    return products(a.centred[rows], b.centred[cols]).mul_(-2).add_(a.norms[rows, None]).add_(b.norms[None, cols])
 
 
 def _slack(a: _Cloud, rows: slice, b: _Cloud) -> Tensor:
@@ -160,4 +161,5 @@ def _inside(squares: Tensor, slack: Tensor, radii: Tensor, strict: bool, a: _Clo
 
 def _exact(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
     """Squared distances of the pairs (a_i, b_j) in float64, each summed in the same order whatever its place."""
-    return torch.cat([(a[p].double() - b[q].double()).square_().sum(1) for p, q in zip(i.split(PAIRS), j.split(PAIRS))])
+    pairs = max(1, DIFFERENCES // a.shape[1])
+    return torch.cat([(a[p].double() - b[q].double()).square_().sum(1) for p, q in zip(i.split(pairs), j.split(pairs))])

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ganbench.errors import UserError
+from ganbench.metrics.products import exact_matmul
 
 MIN_SIDE = 16  # the coarsest level that counts
 BLOCK = 8  # images taken apart at a time (small enough for the processor's cache); positions are drawn by block
@@ -286,22 +287,11 @@ def sliced(a: Any, b: Any, directions: np.ndarray, scratch: threading.local | No
 
 
 @contextmanager
-def _exact_matmul() -> Iterator[None]:
-    """Full float32 products on GPUs, whatever the caller has allowed elsewhere."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@contextmanager
 def _workers(device: torch.device, threads: int | None) -> Iterator[Callable]:
     """A function that runs `work(item)` for all items: over threads on the CPU, in order elsewhere."""
     threads = threads or torch.get_num_threads()
     if device.type != "cpu":
-        with _exact_matmul():
+        with exact_matmul():
             yield lambda work, items: [work(item) for item in items]
     else:  # one thread an item, not several an operation: sorting cannot be shared otherwise
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
