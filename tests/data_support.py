@@ -42,6 +42,7 @@ def write_zip(path: Path, members: dict[str, bytes]):
 
 
 def write_tar(path: Path, members: dict[str, bytes], mode="w"):
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as file:
         for name, data in members.items():
             member = tarfile.TarInfo(name)

@@ -1,5 +1,6 @@
 """Every source, on small files of each layout people have."""
 
+import io
 import json
 import pickle
 import shutil
@@ -408,7 +409,7 @@ def test_webdataset(tmp_path):
         for i in range(3):
             members[f"{shard}{i:04d}.png"] = picture_bytes(noise(8, 8, 10 * shard + i))
             members[f"{shard}{i:04d}.cls"] = str((shard + i) % 3).encode()
-            members[f"{shard}{i:04d}.json"] = b"{}"
+            members[f"{shard}{i:04d}.json"] = b'{"label": 7}'  # the .cls comes first
         write_tar(tmp_path / f"set-{shard:06d}.tar", members)
     store = open_dataset(f"webdataset:{tmp_path}/set-{{000000..000001}}.tar", split="all")
     assert store.n == 6 and store.labels.tolist() == [0, 1, 2, 1, 2, 0]
@@ -418,6 +419,164 @@ def test_webdataset(tmp_path):
         open_dataset(f"webdataset:{tmp_path}/set-{{000000..000002}}.tar")
     with pytest.raises(UserError, match="local shards"):
         open_dataset("webdataset:https://example.org/a.tar")
+
+
+def shard(path, examples):
+    """Written by the webdataset library itself."""
+    import webdataset
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with webdataset.TarWriter(str(path)) as writer:
+        for example in examples:
+            writer.write(example)
+
+
+@pytest.mark.parametrize("fields, labelled", [
+    (lambda i: {"png": Image.fromarray(noise(8, 8, i)), "cls": i % 3}, True),
+    (lambda i: {"png": Image.fromarray(noise(8, 8, i)), "json": {"label": i % 3, "caption": "a thing"}}, True),
+    (lambda i: {"png": Image.fromarray(noise(8, 8, i)), "json": {"cls": i % 3, "label": None}}, False),
+    (lambda i: {"image.png": Image.fromarray(noise(8, 8, i)), "target.cls": i % 3}, True),
+    (lambda i: {"png": Image.fromarray(noise(8, 8, i)), "mask.png": Image.fromarray(noise(8, 8, 99)), "cls": i % 3}, True),
+    (lambda i: {"png": Image.fromarray(noise(8, 8, i)), "txt": "a caption", "json": {"width": 8}}, False),
+])
+def test_shards_as_the_webdataset_library_writes_and_reads_them(tmp_path, fields, labelled):
+    webdataset = pytest.importorskip("webdataset")
+    for number, ending in enumerate((".tar", ".tar.gz")):
+        shard(tmp_path / "set" / f"s-{number:06d}{ending}",
+              [{"__key__": f"in/{i:04d}"} | fields(i) for i in range(5 * number, 5 * number + 5)])
+    theirs = [example["__key__"] for path in sorted((tmp_path / "set").iterdir())
+              for example in webdataset.WebDataset(str(path), shardshuffle=False)]
+    store = open_dataset(f"webdataset:{tmp_path / 'set'}", split="all")
+    assert [name.split("/", 1)[1].split(".")[0] for name in store.names()] == theirs == [f"in/{i:04d}" for i in range(10)]
+    assert all(np.array_equal(store.level(8)[i], planes(noise(8, 8, i))) for i in range(10))
+    if labelled:
+        assert store.labels.tolist() == [i % 3 for i in range(10)] and store.classes == ["0", "1", "2"]
+    else:
+        assert store.labels is None
+
+
+def test_a_jpeg_in_a_shard_is_the_jpeg(tmp_path):
+    pytest.importorskip("webdataset")
+    data = picture_bytes(noise(16, 16), "JPEG")
+    shard(tmp_path / "s.tar", [{"__key__": "a", "jpg": data, "cls": 1}])
+    store = open_dataset(f"webdataset:{tmp_path / 's.tar'}", split="all")
+    assert np.array_equal(store.level(16)[0], planes(np.asarray(Image.open(io.BytesIO(data))))) and store.labels.tolist() == [1]
+
+
+def test_shards_named_for_their_split_are_their_split(tmp_path):
+    """Both splits count three classes, though the second shard has none of the last."""
+    for name, numbers in (("train-000000", (0, 1, 2)), ("val-000000", (3, 4))):
+        write_tar(tmp_path / f"{name}.tar", {k: v for i in numbers for k, v in (
+            (f"{i}.png", picture_bytes(noise(8, 8, i))), (f"{i}.cls", str(i % 3).encode()))})
+    train, test = (open_dataset(f"webdataset:{tmp_path}", split=split) for split in ("train", "test"))
+    assert (train.names(), test.names()) == ([f"train-000000.tar/{i}.png" for i in (0, 1, 2)],
+                                             [f"val-000000.tar/{i}.png" for i in (3, 4)])
+    assert test.labels.tolist() == [0, 1] and train.classes == test.classes == ["0", "1", "2"]
+    assert open_dataset(f"webdataset:{tmp_path}", split="all").n == 5
+
+
+@pytest.mark.parametrize("members, match", [
+    ({"a.jpg": b"", "a.png": b""}, r"example 'a' has 2 pictures \(.jpg, .png\)"),
+    ({"photo.001.png": b"", "photo.002.png": b""}, "first dot for the kind of a file"),
+    ({"a.png": b"", "a.cls": b"cat"}, "'a.cls' holds b'cat', not the number of a class"),
+    ({"a.png": b"", "a.json": b"{"}, "'a.json' is not JSON"),
+    ({"a.png": b"", "a.json": b'{"label": "cat"}'}, "'a.json' has the label 'cat', not the number"),
+    ({"a.png": b"", "a.json": b'{"label": -1}'}, "not the number of a class"),
+    ({"a.png": b"", "a.cls": b"0", "b.png": b""}, "1 of 2 examples of s.tar have no class, e.g. s.tar/b.png"),
+])
+def test_what_is_wrong_with_a_shard_is_said(tmp_path, members, match):
+    write_tar(tmp_path / "s.tar", members)
+    with pytest.raises(UserError, match=match) as caught:
+        open_dataset(f"webdataset:{tmp_path / 's.tar'}", split="all", side=8)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_shard_is_said(tmp_path):
+    write_zip(tmp_path / "s.zip", {"a.png": b""})
+    with pytest.raises(UserError, match=r"s.zip is no shard"):
+        open_dataset(f"webdataset:{tmp_path / 's.zip'}")
+    write_tar(tmp_path / "set" / "s.tar", {"a.png": b""})
+    with pytest.raises(UserError, match=r"holds no images .* webdataset:"):
+        open_dataset(str(tmp_path / "set"))
+
+
+# --- Hugging Face: the library itself, offline
+
+NAMED = ["cat", "dog"]
+
+
+@pytest.fixture
+def hugging(tmp_path, monkeypatch):
+    """The library, with its cache in the test's folder, and a maker of a table of images `first` to `last`."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+
+    def table(first, last):
+        features = datasets.Features({"picture": datasets.Image(), "kind": datasets.ClassLabel(names=NAMED)})
+        return datasets.Dataset.from_dict({"picture": [Image.fromarray(noise(8, 8, i)) for i in range(first, last)],
+                                           "kind": [i % 2 for i in range(first, last)]}, features=features)
+
+    return datasets, table
+
+
+@pytest.mark.parametrize("layout", ["saved", "saved splits", "parquet", "parquet splits", "one parquet file", "no name"])
+def test_hugging_face_data_on_the_disk(tmp_path, hugging, layout):
+    """Images, labels and splits come out as they went in; a second opening finds the same store."""
+    datasets, table = hugging
+    home, spec = tmp_path / "mine", f"hf:{tmp_path / 'mine'}"
+    if layout in ("saved", "no name"):
+        table(0, 12).save_to_disk(home)
+    elif layout == "saved splits":
+        datasets.DatasetDict({"train": table(0, 9), "test": table(9, 12)}).save_to_disk(home)
+    elif layout == "parquet":
+        home.mkdir()
+        table(0, 12).to_parquet(home / "train-00000-of-00001.parquet")
+    elif layout == "parquet splits":
+        (home / "data").mkdir(parents=True)
+        table(0, 9).to_parquet(home / "data" / "train-00000-of-00001.parquet")
+        table(9, 12).to_parquet(home / "data" / "validation-00000-of-00001.parquet")
+    else:
+        table(0, 12).to_parquet(tmp_path / "mine.parquet")
+        spec = f"{tmp_path / 'mine.parquet'}"
+    whole = open_dataset(spec if layout != "no name" else str(home), split="all")
+    assert whole.n == 12 and whole.classes == NAMED and whole.labels.tolist() == [i % 2 for i in range(12)]
+    assert all(np.array_equal(whole.level(8)[i], planes(noise(8, 8, i))) for i in range(12))
+    train, test = (open_dataset(spec, split=split) for split in ("train", "test"))
+    if "splits" in layout:
+        assert np.array_equal(train.level(8), whole.level(8)[:9]) and np.array_equal(test.level(8), whole.level(8)[9:])
+    else:
+        assert train.n + test.n == 12 and test.n >= 1
+    assert open_dataset(spec, split="test").path == test.path
+
+
+def test_hugging_face_data_decoded_by_several_processes(tmp_path, hugging, monkeypatch):
+    _, table = hugging
+    monkeypatch.setattr("ganbench.data.decoding.FEW", 0)
+    monkeypatch.setattr("ganbench.data.decoding.CHUNK_BYTES", 2 * 3 * 8 * 8)
+    table(0, 9).save_to_disk(tmp_path / "mine")
+    store = open_dataset(f"hf:{tmp_path / 'mine'}", split="all", workers=2)
+    assert all(np.array_equal(store.level(8)[i], planes(noise(8, 8, i))) for i in range(9))
+
+
+def test_labels_of_minus_one_are_none(tmp_path, hugging):
+    """As the hub's test splits have them."""
+    _, table = hugging
+    table(0, 4).map(lambda row: {"kind": -1}).save_to_disk(tmp_path / "mine")
+    assert open_dataset(f"hf:{tmp_path / 'mine'}", split="all").labels is None
+
+
+def test_what_is_wrong_with_hugging_face_data_is_said(tmp_path, hugging):
+    datasets, _ = hugging
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "train.parquet").write_bytes(b"PAR1 and no more")
+    datasets.Dataset.from_dict({"words": ["a"]}).save_to_disk(tmp_path / "text")
+    for name, match in (("empty", "cannot be opened .*is it whole"), ("bad", "cannot be opened .*is it whole"),
+                        ("text", r"no column of images \(it has words\)"), ("nowhere", "there is no such folder here")):
+        with pytest.raises(UserError, match=match) as caught:
+            open_dataset(f"hf:{tmp_path / name}")
+        assert "\n" not in str(caught.value)
 
 
 def test_hugging_face(tmp_path, monkeypatch):

@@ -37,7 +37,8 @@ class Folder(Source):
         self.place = open_place(home)
         found = self.place.names
         if not found:
-            raise UserError(f"{home} holds no images (looked for {', '.join(sorted(EXTENSIONS))}, in all subfolders)")
+            shards = f"; it has .tar files: if they are WebDataset shards, webdataset:{home}" if list(home.glob("*.tar*")) else ""
+            raise UserError(f"{home} holds no images (looked for {', '.join(sorted(EXTENSIONS))}, in all subfolders){shards}")
         tops = {name.split("/")[0] for name in found if "/" in name}
         both = all(tops & set(NAMES[split]) for split in NAMES)
         if both and self.split != "all":

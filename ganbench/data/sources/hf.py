@@ -1,4 +1,4 @@
-"""Hugging Face datasets: hf:NAME from the hub, or hf:PATH of a dataset saved to disk."""
+"""Hugging Face datasets: hf:NAME from the hub, or hf:PATH of one that lies on the disk."""
 
 from pathlib import Path
 from typing import Any
@@ -14,26 +14,36 @@ from ganbench.errors import UserError
 class HuggingFace(Source):
     """A data set with an image column and, if any, a class label column. Needs the extra ganbench[hf].
 
+    On the disk: a folder made by save_to_disk, a folder of parquet files (or of anything else that load_dataset reads), or
+    one .parquet file. Class labels below 0, which stand for "unknown" there, are no labels.
+
     Splits: its own train and test (or validation); where there is only one, a fixed tenth of it is the test split.
     """
 
     title = "Hugging Face data sets: hf:NAME or hf:FOLDER (needs the extra hf)"
     unnamed = True
+    suffixes = (".parquet",)
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        return super().claims(path) if path.is_file() else _saved(path)
 
     def open(self) -> None:
         if not self.location:
-            raise UserError("hf needs a data set: hf:NAME as on the hub, or hf:FOLDER made by save_to_disk")
+            raise UserError("hf needs a data set: hf:NAME as on the hub, or hf:FOLDER made by save_to_disk or of parquet files")
         try:
             import datasets
         except ImportError:
             raise UserError("Hugging Face data sets need the package datasets: pip install 'ganbench[hf]'") from None
         place = Path(self.location).expanduser()
         try:
-            found: Any = datasets.load_from_disk(str(place)) if place.is_dir() else datasets.load_dataset(self.location)
+            found: Any = _opened(datasets, place) if place.exists() else datasets.load_dataset(self.location)
         except Exception as error:  # whatever the library meets: no network, no such name, a damaged file
-            raise UserError(f"hf:{self.location} cannot be opened ({' '.join(str(error).split())[:120]}): check the name, or "
-                            "save it with save_to_disk where there is a network, and name that folder") from None
-        self.table, whole = self._chosen(found)
+            what = ("is it whole, and made by save_to_disk or of parquet files?" if place.exists() else
+                    "there is no such folder here; check the name on the hub, or save it with save_to_disk where there is a "
+                    "network, and name that folder")
+            raise UserError(f"hf:{self.location} cannot be opened ({' '.join(str(error).split())[:120]}): {what}") from None
+        self.table, whole = self._chosen(datasets, found)
         features = self.table.features
         self.column = next((k for k, f in features.items() if type(f).__name__ == "Image"), "")
         if not self.column:
@@ -45,10 +55,11 @@ class HuggingFace(Source):
         self.names = [every[i] for i in self.chosen]
         mark = next((k for k, f in features.items() if type(f).__name__ == "ClassLabel"), None)
         if mark is not None:
-            self.labels = np.array(self.table[mark], dtype=np.int64)[self.chosen]
-            self.classes = list(features[mark].names)
+            numbers = np.array(self.table[mark], dtype=np.int64)[self.chosen]
+            if numbers.min(initial=0) >= 0:
+                self.labels, self.classes = numbers, list(features[mark].names)
 
-    def _chosen(self, found: Any) -> tuple[Any, bool]:
+    def _chosen(self, datasets: Any, found: Any) -> tuple[Any, bool]:
         if not isinstance(found, dict):
             return found, self.split == "all"
         wanted = {"train": ("train",), "test": ("test", "validation", "valid"), "all": ()}[self.split]
@@ -57,6 +68,8 @@ class HuggingFace(Source):
                 return found[name], True
         if len(found) == 1:
             return next(iter(found.values())), self.split == "all"
+        if self.split == "all":
+            return datasets.concatenate_datasets(list(found.values())), True
         raise NoSplit(f"hf:{self.location} has no split for '{self.split}' (it has {', '.join(found)})")
 
     def read(self, index: int) -> Image.Image:
@@ -69,3 +82,14 @@ class HuggingFace(Source):
 
     def fingerprint(self) -> str:
         return f"{getattr(self.table, '_fingerprint', '')}-{super().fingerprint()}"
+
+
+def _saved(folder: Path) -> bool:
+    """Whether save_to_disk made this folder."""
+    return (folder / "dataset_dict.json").is_file() or all((folder / f).is_file() for f in ("dataset_info.json", "state.json"))
+
+
+def _opened(datasets: Any, place: Path) -> Any:
+    if place.is_file():
+        return datasets.load_dataset("parquet", data_files=str(place.absolute()))
+    return datasets.load_from_disk(str(place)) if _saved(place) else datasets.load_dataset(str(place.absolute()))

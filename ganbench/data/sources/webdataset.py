@@ -1,22 +1,31 @@
 """WebDataset shards: tar files with one picture and one class file an example."""
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ganbench.data.images import EXTENSIONS, decode
+from ganbench.data.images import EXTENSIONS, Unreadable, decode
 from ganbench.data.places import Tar, open_place
 from ganbench.data.source import Source, by_hash, states
 from ganbench.errors import UserError
+
+MARKS = (".cls", ".json")  # files that may tell an example's class
+SHARDS = (".tar", ".tar.gz", ".tgz")
+PARTS = {"train": ("train",), "test": ("test", "val")}
 
 
 class WebDataset(Source):
     """Local shards: webdataset:PATH with a folder of .tar files, one file, or a range, data/train-{000000..000012}.tar.
 
-    `key.jpg` (or another picture) is an image, `key.cls` its class as a number. Shards elsewhere are to be downloaded
-    first. Splits: a fixed tenth of the images, by a hash of their keys, is the test split.
+    An example is the files that have the same name up to its first dot, as the webdataset library has it: `key.jpg` (or
+    another picture, but one only: `key.mask.png` beside it is left) is the image, `key.cls` its class as a number, or
+    `key.json` an object with the number as `label` or `cls`. Shards elsewhere are to be downloaded first.
+
+    Splits: where some shards' names begin with train and others' with test or val, these; else a fixed tenth of the images,
+    by a hash of their keys, is the test split.
     """
 
     title = "WebDataset shards (tar files of key.jpg and key.cls)"
@@ -30,25 +39,32 @@ class WebDataset(Source):
             raise UserError(f"webdataset reads local shards: download {where} first, then name its folder")
         self.files = _shards(where)
         self.tars: list[Tar] = []
-        self.spots: list[tuple[int, str]] = []
-        marks: list[int | None] = []
+        self.marks: list[dict[str, str]] = []  # of each shard: key -> the file that tells its class
+        self.spots: list[tuple[int, str]] = []  # of all splits
         for number, path in enumerate(self.files):
-            tar = open_place(path, (*EXTENSIONS, ".cls"))
+            tar = open_place(path, (*EXTENSIONS, *MARKS))
             assert isinstance(tar, Tar)
             self.tars.append(tar)
-            marked = {name[:-4]: name for name in tar.names if name.endswith(".cls")}
-            for name in tar.names:
-                if not name.endswith(".cls"):
-                    self.spots.append((number, name))
-                    mark = marked.get(_key(name))
-                    marks.append(_number(tar, mark) if mark else None)
-        every = [name for _, name in self.spots]
-        self.chosen = by_hash(every, self.split)
-        self.names = [f"{self.files[self.spots[i][0]].name}/{self.spots[i][1]}" for i in self.chosen]
-        known = [mark for mark in marks if mark is not None]
-        if known and len(known) == len(marks):
-            self.labels = np.array([marks[i] for i in self.chosen], dtype=np.int64)
-            self.classes = [str(i) for i in range(max(known) + 1)]
+            told = sorted((n for n in tar.names if n.endswith(MARKS)), key=lambda n: (n.endswith(".json"), len(n)), reverse=True)
+            self.marks.append({_key(name): name for name in told})  # .cls before .json, the shorter name before the longer
+            self.spots += [(number, name) for name in _pictures(tar)]
+        inside = _of_split(self.files, self.split)
+        if inside is None:
+            self.chosen = by_hash([name for _, name in self.spots], self.split)
+        else:
+            self.chosen = [i for i, (number, _) in enumerate(self.spots) if self.files[number] in inside]
+        self.names = [self._shown(i) for i in self.chosen]
+
+    def load(self) -> None:
+        marks = [self._class_of(number, name) for number, name in self.spots]  # of all, so that splits agree on the classes
+        bare = [self._shown(i) for i, mark in enumerate(marks) if mark is None]
+        if len(bare) == len(marks):
+            return
+        if bare:
+            raise UserError(f"{len(bare)} of {len(marks)} examples of {self.label()} have no class, e.g. {bare[0]}: give every "
+                            "one a .cls file (or a label in its .json), or none")
+        every = np.array(marks, dtype=np.int64)
+        self.labels, self.classes = every[self.chosen], [str(i) for i in range(every.max() + 1)]
 
     def read(self, index: int) -> Image.Image:
         number, name = self.spots[self.chosen[index]]
@@ -56,6 +72,17 @@ class WebDataset(Source):
 
     def fingerprint(self) -> str:
         return f"{states(self.files)}"
+
+    def _shown(self, spot: int) -> str:
+        number, name = self.spots[spot]
+        return f"{self.files[number].name}/{name}"
+
+    def _class_of(self, number: int, name: str) -> int | None:
+        tar, mark = self.tars[number], self.marks[number].get(_key(name))
+        try:
+            return _number(tar, mark) if mark else None
+        except Unreadable as error:
+            raise UserError(f"{tar.path}: {mark!r} cannot be read ({error}): get the shard again") from None
 
 
 def _shards(where: str) -> list[Path]:
@@ -67,11 +94,38 @@ def _shards(where: str) -> list[Path]:
         paths = [Path(f"{where[:span.start()]}{i:0{width}d}{where[span.end():]}").expanduser() for i in range(first, last + 1)]
     else:
         path = Path(where).expanduser()
-        paths = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+        paths = sorted(p for p in path.iterdir() if p.name.endswith(SHARDS)) if path.is_dir() else [path]
     lost = [path for path in paths if not path.is_file()]
     if lost or not paths:
         raise UserError(f"no shard {lost[0]}" if lost else f"{where} holds no .tar files")
+    other = [path for path in paths if not path.name.endswith(SHARDS)]
+    if other:
+        raise UserError(f"{other[0]} is no shard: WebDataset shards are {', '.join(SHARDS)} files")
     return paths
+
+
+def _of_split(paths: list[Path], split: str) -> list[Path] | None:
+    """The shards of a split; None where their names do not keep the splits apart."""
+    parts = {name: [path for path in paths if path.name.lower().startswith(names)] for name, names in PARTS.items()}
+    return parts.get(split, paths) if all(parts.values()) else None
+
+
+def _pictures(tar: Tar) -> list[str]:
+    """One picture an example. Raises UserError where it is not clear which."""
+    examples: dict[str, list[str]] = {}
+    for name in tar.names:
+        if not name.endswith(MARKS):
+            examples.setdefault(_key(name), []).append(name)
+    chosen = []
+    for key, names in examples.items():
+        plain = [name for name in names if name.rpartition(".")[0] == key] if len(names) > 1 else names
+        if len(plain) != 1:
+            shown = ", ".join(name[len(key):] for name in names[:4]) + (" ..." if len(names) > 4 else "")
+            raise UserError(f"{tar.path}: the example {key!r} has {len(names)} pictures ({shown}): WebDataset takes "
+                            "what follows the first dot for the kind of a file; leave one picture an example, or unpack the "
+                            "shards and name their folder")
+        chosen += plain
+    return chosen
 
 
 def _key(name: str) -> str:
@@ -80,8 +134,18 @@ def _key(name: str) -> str:
     return f"{folder}/{file.split('.')[0]}" if folder else file.split(".")[0]
 
 
-def _number(tar: Tar, name: str) -> int:
+def _number(tar: Tar, name: str) -> int | None:
+    """The class that a .cls or .json file tells; None where a .json tells none."""
     text = tar.read(name).strip()
+    if name.endswith(".json"):
+        try:
+            told = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{tar.path}: {name!r} is not JSON ({error})") from None
+        mark = next((told[k] for k in ("label", "cls") if k in told), None) if isinstance(told, dict) else None
+        if mark is None or (isinstance(mark, int) and not isinstance(mark, bool) and mark >= 0):
+            return mark
+        raise UserError(f"{tar.path}: {name!r} has the label {str(mark)[:20]!r}, not the number of a class")
     if not text.isdigit():
         raise UserError(f"{tar.path}: {name!r} holds {text[:20]!r}, not the number of a class")
     return int(text)
