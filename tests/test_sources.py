@@ -55,6 +55,27 @@ def test_every_source_says_what_it_is_and_what_it_needs(name, tmp_path, monkeypa
         assert "\n" not in str(error) and any(word in str(error) for word in ("needs", "holds no"))
 
 
+@pytest.mark.parametrize("name, files, address, inside", [
+    ("celeba", "img_align_celeba.zip", "mmlab.ie.cuhk.edu.hk", "img_align_celeba/000001.jpg"),
+    ("celeba-wild", "img_celeba.7z", "mmlab.ie.cuhk.edu.hk", "img_celeba/000001.jpg"),
+    ("celeba-hq", "CelebA-HQ-img", "CelebAMask-HQ", "CelebA-HQ-img/0.jpg"),
+    ("ffhq", "thumbnails128x128", "NVlabs/ffhq-dataset", "thumbnails128x128/00000.png"),
+    ("lsun", "bedroom_train_lmdb", "download.py -c bedroom", "bedroom/a.png"),
+])
+def test_who_has_no_data_is_told_which_files_whence_and_what_to_run(tmp_path, name, files, address, inside):
+    """And what is to be run works, once such a file is there; after it, the plain command does too."""
+    with pytest.raises(UserError, match=f"^{name} is not in .*downloads/{name} or data/{name} or data. ") as caught:
+        open_dataset(name)
+    assert files in str(caught.value) and address in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).endswith(f"add --root FOLDER to this command, or prepare them once: ganbench data prepare {name} "
+                                      "--from FOLDER")
+    with pytest.raises(UserError, match=r"^there is no nowhere, "):
+        open_dataset(name, root="nowhere")
+    write_png(tmp_path / "mine" / inside, coordinates())
+    prepared = open_dataset(name, root=str(tmp_path / "mine"), side=16)
+    assert prepared.n == 1 and open_dataset(name, side=16).path == prepared.path
+
+
 # --- CelebA
 
 # columns and rows of the first and last pixel, as the table of crops in the literature gives them

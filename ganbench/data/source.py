@@ -112,10 +112,13 @@ class Source:
                          *(Path(other) for other in others)]
 
     def missing(self, what: str, where_from: str) -> MissingData:
-        """The error for files that are not there: which, where from, where to put them, what to run then."""
-        homes = self.homes()
-        return MissingData(f"{self.name()} is not in {homes[0]}: it needs {what}, from {where_from}; put them there, or name "
-                           f"their folder: ganbench data prepare {self.name()} --from FOLDER")
+        """The error for files that are not there: where it was looked, which, where from, and what to run then."""
+        homes, name = self.homes(), self.name()
+        where = f"{name} is not in {' or '.join(map(str, homes))}"
+        if (self.location or self.root) and not homes[0].exists():
+            where = f"there is no {homes[0]}, where {name} was looked for"
+        return MissingData(f"{where}. It needs {what}, from {where_from}. Where you have them in FOLDER, add --root FOLDER to this "
+                           f"command, or prepare them once: ganbench data prepare {name} --from FOLDER")
 
     def crop_for(self, side: int, crop: str | None) -> tuple[str, Box | None]:
         """The name and box of the crop to take at this side; the generic crops have no box."""

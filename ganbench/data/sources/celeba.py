@@ -17,4 +17,5 @@ class CelebA(CelebASource):
     crops = CELEBA
     default_crops = {0: "c108", 128: "c128p", 256: "c178", 512: "c178", 1024: "c178"}
     inside = ("img_align_celeba", "img_align_celeba_png", "img_align_celeba/img_align_celeba", "img_align_celeba.zip")
-    needs = "img_align_celeba.zip, or the folder img_align_celeba (and list_attr_celeba.txt, list_eval_partition.txt)"
+    needs = ("img_align_celeba.zip or the folder img_align_celeba unpacked from it, and beside it, for the official splits and the "
+             "attributes, list_eval_partition.txt and list_attr_celeba.txt")

@@ -42,9 +42,11 @@ class CelebAHQ(Source):
                 if home.exists() and find(home):
                     self.names = [self.every[i] for i in by_hash(self.every, self.split)]
                     return
-        raise self.missing("the 30,000 images (folder, zip, .npy or celebahq-r10.tfrecords), or, to make them, the folder "
-                           "img_celeba with list_landmarks_celeba.txt", f"https://github.com/tkarras/progressive_growing_of_gans "
-                           f"or {PAGE}")
+        raise self.missing("the 30,000 images (a folder such as CelebA-HQ-img, a zip, one .npy, or celebahq-r10.tfrecords)",
+                           "https://github.com/switchablenorms/CelebAMask-HQ (CelebAMask-HQ.zip has CelebA-HQ-img) or "
+                           "https://github.com/tkarras/progressive_growing_of_gans (how the tfrecords are made); or, to make them "
+                           "here, the folder img_celeba (unpacked from img_celeba.7z), list_landmarks_celeba.txt and, for the "
+                           f"30,000 that were chosen, image_list.txt, from {PAGE} and that second page")
 
     def read(self, index: int) -> Image.Image | np.ndarray:
         return self.reader(self.names[index])

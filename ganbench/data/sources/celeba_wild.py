@@ -9,4 +9,5 @@ class CelebAWild(CelebASource):
     title = "CelebA in the wild, 202,599 photographs of any size, 40 attributes (Liu et al. 2015)"
     default_side = 128
     inside = ("img_celeba", "img_celeba/img_celeba", "img_celeba.zip")
-    needs = "the folder img_celeba, unpacked from img_celeba.7z (and list_attr_celeba.txt, list_eval_partition.txt)"
+    needs = ("the folder img_celeba, unpacked from img_celeba.7z, and beside it, for the official splits and the attributes, "
+             "list_eval_partition.txt and list_attr_celeba.txt")

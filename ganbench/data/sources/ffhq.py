@@ -28,7 +28,8 @@ class FFHQ(Source):
                 for candidate in (path, path.with_name(path.name + ".zip"), path.with_name(path.name + ".tar")):
                     if candidate.exists() and self._opens(candidate):
                         return
-        raise self.missing("the folder (or zip) images1024x1024 or thumbnails128x128", "https://github.com/NVlabs/ffhq-dataset")
+        raise self.missing("the folder (or zip, or tar) images1024x1024, or thumbnails128x128 for sides up to 128",
+                           "https://github.com/NVlabs/ffhq-dataset (python download_ffhq.py --images, or --thumbs)")
 
     def _opens(self, path: Path) -> bool:
         self.place = open_place(path)

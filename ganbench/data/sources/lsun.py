@@ -27,8 +27,9 @@ class LSUN(Source):
         for home in self.homes():
             if home.exists() and (self._lmdb(home) or self._exported(home)):
                 return
-        raise self.missing("a category such as bedroom_train_lmdb, or a folder of its images",
-                           "https://www.yf.io/p/lsun (python3 download.py -c bedroom, then unzip)")
+        raise self.missing("one category: the folder bedroom_train_lmdb, unpacked from bedroom_train_lmdb.zip (reading it needs "
+                           "pip install 'ganbench[lmdb]'), or a folder of its images",
+                           "https://www.yf.io/p/lsun (its https://github.com/fyu/lsun: python3 download.py -c bedroom)")
 
     def label(self) -> str:
         return f"lsun-{self.category}" if self.category else "lsun"
