@@ -1,6 +1,7 @@
 """Batches: every image once an epoch, exact resume, shares of several processes, values."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -92,6 +93,21 @@ def test_another_data_set_s_state_is_refused(store):
         Stream(store, 1).restore(state)
 
 
+@pytest.mark.parametrize("hold", [lambda images: images, lambda images: images[1:, :1], lambda images: images.numpy(),
+                                  lambda images: (images * torch.ones(1, requires_grad=True)).grad_fn])
+def test_a_batch_s_memory_is_used_again_only_when_nobody_holds_it(store, hold):
+    """Neither the tensor, nor a view, nor an array of it, nor a graph that will need it for its gradient."""
+    stream = Stream(store, 5)
+    first = stream.next(8, 6).images
+    place, held = first.data_ptr(), hold(first)
+    del first
+    others = [stream.next(8, 6).images for _ in range(4)]
+    assert place not in [images.data_ptr() for images in others] and len({i.data_ptr() for i in others}) == 4
+    del held
+    assert stream.next(8, 6).images.data_ptr() == place
+    assert stream.next(4, 6).images.shape == (6, 3, 4, 4) and stream.next(8, 5).images.shape == (5, 3, 8, 8)
+
+
 def test_a_level_is_brought_to_the_device_in_parts(store, monkeypatch, recwarn):
     """The same batches, and no warning that the file's memory cannot be written."""
     monkeypatch.setattr("ganbench.data.stream.UPLOAD_BYTES", 5 * 3 * 8 * 8)  # five images at once, of 23
@@ -100,6 +116,21 @@ def test_a_level_is_brought_to_the_device_in_parts(store, monkeypatch, recwarn):
     for side, batch in [(8, 6), (8, 23), (4, 30)]:
         assert torch.equal(kept.next(side, batch).images, read.next(side, batch).images)
     assert np.array_equal(kept._resident[1], store.level(4)) and not recwarn.list
+
+
+def test_reading_ahead_gives_the_same_batches(store, monkeypatch):
+    """As for a GPU too small for the level, but for the pinning; also when the plan changes and after a resume."""
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory=False, **kind: empty(*shape, **kind))
+    ahead, plain = Stream(store, 4, mirror=True), Stream(store, 4, mirror=True)
+    ahead._reader = ThreadPoolExecutor(1)
+    for side, batch in [(8, 6)] * 5 + [(4, 6), (4, 10), (8, 10), (8, 10)]:
+        there, here = ahead.next(side, batch), plain.next(side, batch)
+        assert torch.equal(there.images, here.images) and torch.equal(there.labels, here.labels)
+        assert ahead._ahead[0] == (ahead.images, side, batch)
+    ahead.restore(state := plain.state())
+    plain.restore(state)
+    assert torch.equal(ahead.next(8, 10).images, plain.next(8, 10).images)
 
 
 def test_the_thread_that_reads_ahead_is_on_the_stream_s_gpu(store, monkeypatch):

@@ -1,6 +1,9 @@
 """Batches from a store: shuffled by seed, endless, resumable to the exact batch, scaled and mirrored on the device."""
 
+import math
+import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -35,6 +38,8 @@ class Stream:
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # epoch and its permutation
         self._resident: tuple[int, Tensor] | None = None  # side and the whole level on the device
         self._decided: dict[int, bool] = {}
+        self._floats = _Recycled()
+        self._bytes = torch.empty(0, dtype=torch.uint8)  # where a batch on the CPU is put together
         # A thread begins on the first GPU: without being told otherwise it would pin memory for that one.
         self._reader = (ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(self.device,))
                         if self.device.type == "cuda" else None)
@@ -52,7 +57,8 @@ class Stream:
         self.images += batch
         if self.mirror:  # as bytes: a quarter of the work
             pixels = _mirrored(pixels, self.coins.uniform(len(mine)) < 0.5)
-        return Batch(pixels.to(torch.float32).div_(127.5).sub_(1), labels)
+        images = self._floats.empty(pixels.shape) if pixels.device.type == "cpu" else torch.empty_like(pixels, dtype=torch.float32)
+        return Batch(images.copy_(pixels).div_(127.5).sub_(1), labels)
 
     def state(self) -> dict[str, dict[str, Any]]:
         """The position, as JSON and tensors."""
@@ -95,11 +101,14 @@ class Stream:
                 self._resident = (side, _uploaded(self.store.level(side), self.device))
             return self._resident[1][torch.from_numpy(mine).to(self.device)]
         if self._reader is None:
-            return self._read(side, mine).to(self.device)
+            shape = (len(mine), self.store.channels, side, side)
+            if self._bytes.shape != shape:
+                self._bytes = torch.empty(shape, dtype=torch.uint8)
+            return self._read(side, mine, self._bytes).to(self.device)
         wanted = (self.images, side, batch)
-        pixels = self._ahead[1].result() if self._ahead and self._ahead[0] == wanted else self._read(side, mine)
+        pixels = self._ahead[1].result() if self._ahead and self._ahead[0] == wanted else self._pinned(side, mine)
         following = self._share(self.images + batch, batch)
-        self._ahead = ((self.images + batch, side, batch), self._reader.submit(self._read, side, following))
+        self._ahead = ((self.images + batch, side, batch), self._reader.submit(self._pinned, side, following))
         return pixels.to(self.device, non_blocking=True)
 
     def _keeps(self, side: int) -> bool:
@@ -110,13 +119,15 @@ class Stream:
             self._decided[side] = size <= RESIDENT_SHARE * torch.cuda.mem_get_info(self.device)[0]
         return self._decided[side]
 
-    def _read(self, side: int, indices: np.ndarray) -> Tensor:
-        # sorted reading is kinder to the disk; the order is put back afterwards
-        order = np.argsort(indices, kind="stable")
-        pixels = torch.empty((len(indices), self.store.channels, side, side), dtype=torch.uint8,
-                             pin_memory=self.device.type == "cuda")
-        pixels.numpy()[order] = self.store.level(side)[indices[order]]
-        return pixels
+    def _pinned(self, side: int, indices: np.ndarray) -> Tensor:
+        return self._read(side, indices, torch.empty((len(indices), self.store.channels, side, side), dtype=torch.uint8,
+                                                     pin_memory=True))
+
+    def _read(self, side: int, indices: np.ndarray, into: Tensor) -> Tensor:
+        level, out = self.store.level(side), into.numpy()
+        for place in np.argsort(indices, kind="stable"):  # reading in the order of the file is kinder to the disk
+            out[place] = level[indices[place]]
+        return into
 
 
 def _numbered(device: torch.device) -> torch.device:
@@ -130,10 +141,34 @@ def _mirrored(pixels: Tensor, flip: Tensor) -> Tensor:
     """Images (B,C,S,S) with those that `flip` (B,) marks turned left-right. On the CPU in place."""
     if pixels.device.type != "cpu":
         return torch.where(flip.view(-1, 1, 1, 1), pixels.flip(3), pixels)
-    # NumPy moves whole images, torch turns rows: the quick way for each (torch.where on bytes takes 20 times as long).
-    images, marked = pixels.numpy(), np.flatnonzero(flip.numpy())
-    images[marked] = torch.from_numpy(images[marked]).flip(3).numpy()
+    for image in compress(pixels, flip.tolist()):  # torch.where on bytes takes ten times as long
+        image.copy_(image.flip(2))
     return pixels
+
+
+class _Recycled:
+    """float32 memory that is used again once nobody holds the tensor, or a view of it, that was made of it.
+
+    Memory fresh from the system is touched page by page; that takes about as long as all the rest of a batch.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[np.ndarray] = []
+
+    def empty(self, shape: tuple[int, ...]) -> Tensor:
+        """Uninitialised, on the CPU."""
+        size = math.prod(shape)
+        memory = self._free.pop() if self._free else np.empty(size, np.float32)
+        if memory.size != size:  # of another side or batch
+            self._free.clear()
+            memory = np.empty(size, np.float32)
+        lent = memory.reshape(shape)
+        weakref.finalize(lent, self._return, memory).atexit = False  # the tensor's storage holds `lent`
+        return torch.from_numpy(lent)
+
+    def _return(self, memory: np.ndarray) -> None:
+        if len(self._free) < 2:  # one batch in use while the next is made; more are held by few
+            self._free.append(memory)
 
 
 def _uploaded(level: np.ndarray, device: torch.device) -> Tensor:
