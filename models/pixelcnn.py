@@ -1,7 +1,8 @@
 """PixelCNN (van den Oord, Kalchbrenner, Kavukcuoglu, ICML 2016, arXiv 1601.06759): a baseline outside the adversarial line.
 
 The joint distribution of an image is a product over pixels in raster order, colours R, G, B within; masked convolutions
-give every factor at once in training. This is the paper's PixelCNN (not the Gated PixelCNN, PixelCNN++ or PixelRNN).
+give every factor at once in training. This is the paper's PixelCNN; its Row LSTM is family `pixelrnn`, PixelCNN++ is
+`pixelcnnpp`, and the Gated PixelCNN is not here.
 
 Latents are uniform noise, one number a pixel and colour: sampling turns each into a grey level by the inverse of the
 distribution's cumulative sum. So equal latents give equal images.
@@ -51,11 +52,15 @@ class PixelNet(nn.Module):
         super().__init__()
         c, self.colours, self.levels = config, images.channels, config.levels
         self.first = MaskedConv2d("A", self.colours, 2 * c.hidden, 7, self.colours)
-        self.blocks = nn.ModuleList([Block(c.hidden, self.colours) for _ in range(c.blocks)])
+        self.blocks = nn.ModuleList([self.block(c.hidden) for _ in range(c.blocks)])
         self.head1 = MaskedConv2d("B", 2 * c.hidden, c.head, 1, self.colours)
         self.head2 = MaskedConv2d("B", c.head, c.head, 1, self.colours)
         # Two levels need one logit: that of the upper one.
         self.out = MaskedConv2d("B", c.head, self.colours * (c.levels if c.levels > 2 else 1), 1, self.colours)
+
+    def block(self, hidden: int) -> nn.Module:
+        """(B,2h,S,S) -> the same shape, seeing its own pixel and those before."""
+        return Block(hidden, self.colours)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.first(images)
@@ -64,6 +69,7 @@ class PixelNet(nn.Module):
         return self.logits(self.out(F.relu(self.head2(F.relu(self.head1(F.relu(x)))))))
 
     def logits(self, out: Tensor) -> Tensor:
+        """Outputs (B,C*n,...) -> logits (B,C,levels,...)."""
         out = out.unflatten(1, (self.colours, -1))
         return torch.cat([torch.zeros_like(out), out], 2) if self.levels == 2 else out
 
@@ -89,11 +95,14 @@ class PixelNet(nn.Module):
                         memory[:, i + 1, j + 1] = F.relu(at(block.down, F.relu(x)))
                         x = x + at(block.up, F.relu(at(block.across, memory[:, i:i + 3, j:j + 3])))
                     out = at(self.out, F.relu(at(self.head2, F.relu(at(self.head1, F.relu(x))))))
-                    chances = self.logits(out)[:, colour].softmax(1)
-                    # the first level whose cumulative probability exceeds the noise
-                    level = (chances.cumsum(1) <= noise[:, colour, i, j, None]).sum(1).clamp_max(self.levels - 1)
-                    images[:, i + 3, j + 3, colour] = self.values(level)
+                    images[:, i + 3, j + 3, colour] = self.choose(out, colour, noise[:, colour, i, j])
         return images[:, 3:-3, 3:-3].permute(0, 3, 1, 2).contiguous()
+
+    def choose(self, out: Tensor, colour: int, noise: Tensor) -> Tensor:
+        """Values (B,) of a colour from one pixel's outputs (B,C*n) and U(0,1) noise (B,)."""
+        chances = self.logits(out)[:, colour].softmax(1)
+        # the first level whose cumulative probability exceeds the noise
+        return self.values((chances.cumsum(1) <= noise[:, None]).sum(1).clamp_max(self.levels - 1))
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
@@ -145,16 +154,19 @@ class PixelCNN(Family):
 
     def __init__(self, config: PixelCNNConfig, images: ImageSpec):
         super().__init__(config, images)
-        self.generator = PixelNet(config, images)
+        self.generator = self.make_network()
+
+    def make_network(self) -> PixelNet:
+        return PixelNet(self.config, self.images)
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
         super().check(config, images)
         assert isinstance(config, PixelCNNConfig)
         if 256 % config.levels:
-            raise UserError(f"pixelcnn: {config.levels} levels do not divide the 256 of the data: choose 2, 4, 8 ... 256")
+            raise UserError(f"{config.levels} levels do not divide the 256 of the data: choose 2, 4, 8 ... 256")
         if min(config.hidden, config.head) < images.channels:
-            raise UserError(f"pixelcnn needs at least one map for each of {images.channels} colours: raise hidden and head")
+            raise UserError(f"this network needs at least one map for each of {images.channels} colours: raise hidden and head")
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         c = self.config

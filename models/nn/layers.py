@@ -69,18 +69,19 @@ class MaskedConv2d(nn.Conv2d):
     output group sees the input groups of earlier colours; with mask "B" its own colour too, with "A" not.
 
     Args:
-        kind: "A" for the first layer, "B" for all others.
+        kind: "A" for the first layer, "B" for all others. kernel: an odd side, or odd (height, width).
     """
 
-    def __init__(self, kind: Literal["A", "B"], inputs: int, outputs: int, kernel: int, colours: int = 1):
-        super().__init__(inputs, outputs, kernel, padding=kernel // 2)
-        mask = torch.zeros(outputs, inputs, kernel, kernel)
-        mask[:, :, :kernel // 2] = 1
-        mask[:, :, kernel // 2, :kernel // 2] = 1
+    def __init__(self, kind: Literal["A", "B"], inputs: int, outputs: int, kernel: int | tuple[int, int], colours: int = 1):
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        super().__init__(inputs, outputs, (height, width), padding=(height // 2, width // 2))
+        mask = torch.zeros(outputs, inputs, height, width)
+        mask[:, :, :height // 2] = 1
+        mask[:, :, height // 2, :width // 2] = 1
         from_colour = torch.arange(inputs) * colours // inputs
         to_colour = torch.arange(outputs) * colours // outputs
         seen = from_colour[None] < to_colour[:, None] if kind == "A" else from_colour[None] <= to_colour[:, None]
-        mask[:, :, kernel // 2, kernel // 2] = seen
+        mask[:, :, height // 2, width // 2] = seen
         self.mask: Tensor
         self.register_buffer("mask", mask, persistent=False)
 
