@@ -28,9 +28,22 @@ class FamilyConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def knob(default: Any, about: str, source: str = "", **limits: Any) -> Any:
-    """One configuration field: its default, what it is (with its unit), the value's source, limits (ge, le, ...)."""
-    return Field(default, description=about, json_schema_extra={"source": source}, **limits)
+def knob(default: Any, about: str, source: str = "", *, later: bool = False, **limits: Any) -> Any:
+    """One configuration field: its default, what it is (with its unit), the value's source, limits (ge, le, ...).
+
+    `later`: added when the family had been measured already. At its default it changes nothing, and is left out of a
+    configuration's hash, so that the rows from before keep theirs.
+    """
+    return Field(default, description=about, json_schema_extra={"source": source, "later": later}, **limits)
+
+
+def decisive(config: FamilyConfig) -> dict[str, Any]:
+    """The settings that a configuration's hash is made of, as JSON: all but later ones that stand at their default."""
+    def untouched(name: str) -> bool:
+        field = type(config).model_fields[name]
+        extra = field.json_schema_extra
+        return isinstance(extra, dict) and bool(extra.get("later")) and getattr(config, name) == field.default
+    return {name: value for name, value in config.model_dump(mode="json").items() if not untouched(name)}
 
 
 class Preset:

@@ -1,7 +1,8 @@
 """Wasserstein GAN with gradient penalty (Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville, NeurIPS 2017, arXiv 1704.00028).
 
 WGAN whose critic is kept Lipschitz by a penalty on its gradient's norm between real and generated images. Networks and
-settings are those of the paper's scripts: convolutional (CIFAR-10), MNIST, ResNet for CIFAR-10, ResNet for 64x64.
+settings are those of the paper's scripts: convolutional (CIFAR-10), MNIST, ResNet for CIFAR-10 (with and without labels),
+ResNet for 64x64.
 """
 
 import itertools
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
 from ganbench.models.nn import losses
-from ganbench.models.nn.layers import LEAK, LayerNorm, SignedPixels, UnitPixels, batch_statistics, uniform_weights
+from ganbench.models.nn.layers import LEAK, SignedPixels, UnitPixels, batch_statistics
+from ganbench.models.nn.resnets import Labelled, ResNet32Critic, ResNetCritic, ResNetGenerator, initialise, norm_layer
 from ganbench.random import Random
 
 
@@ -31,12 +33,17 @@ class WGANGPConfig(FamilyConfig):
                                                           "section 4")
     output: Literal["tanh", "sigmoid"] = knob("tanh", "sigmoid: networks work on pixels in [0,1]", "code; MNIST: "
                                                                                                    "sigmoid")
+    conditional: bool = knob(False, "resnet32: class-conditional batch norm in the generator and a classifier on the "
+                                    "critic's features (AC-GAN); needs labels", "CIFAR ResNet code", later=True)
     # the critic's constraint and schedule
     penalty: float = knob(10.0, "weight lambda of the gradient penalty", "algorithm 1", ge=0)
     target: float = knob(1.0, "gradient norm that the penalty pulls to", "equation 3", gt=0)
     n_critic: int = knob(5, "critic updates a generator update", "algorithm 1", ge=1)
     dequantise: bool = knob(False, "spread reals over their grey levels: x/256 + U(0, 1/256), then to [-1,1]",
                             "CIFAR ResNet code")
+    class_critic: float = knob(1.0, "conditional: weight of the reals' classification in the critic's loss", "code",
+                               later=True, ge=0)
+    class_generator: float = knob(0.1, "conditional: weight of the fakes' in the generator's", "code", later=True, ge=0)
     # optimisation
     rate: float = knob(1e-4, "Adam's learning rate", "algorithm 1", gt=0)
     decay_steps: int = knob(0, "generator updates over which the rate falls to 0, 0 = constant", "CIFAR ResNet: 100,000",
@@ -62,7 +69,7 @@ class ConvGenerator(nn.Module):
             layers += [nn.ConvTranspose2d(width, wider, 5, 2, 2, 1), *([nn.BatchNorm2d(wider)] if norm else []),
                        nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], channels, 5, 2, 2, 1))
-        _initialise(self, he=(nn.Conv2d, nn.ConvTranspose2d))
+        initialise(self, he=(nn.Conv2d, nn.ConvTranspose2d))
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(self.project(z))
@@ -75,129 +82,12 @@ class ConvCritic(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for index, (width, wider) in enumerate(zip([channels, *widths], widths)):
-            layers += [nn.Conv2d(width, wider, 5, 2, 2), *([_norm(norm, wider)] if index else []), nn.LeakyReLU(LEAK)]
+            layers += [nn.Conv2d(width, wider, 5, 2, 2), *([norm_layer(norm, wider)] if index else []), nn.LeakyReLU(LEAK)]
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, 1))
-        _initialise(self, he=(nn.Conv2d,))
+        initialise(self, he=(nn.Conv2d,))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images).squeeze(1)
-
-
-# --- residual networks ----------------------------------------------------------------------------------------------
-
-class Block(nn.Module):
-    """Pre-activation residual block: (norm) ReLU conv (norm) ReLU conv, plus a shortcut.
-
-    Args:
-        resample: "up" (nearest, before the first convolution), "down" (mean pool, after the second) or "".
-        widen_late: the second convolution changes the width, not the first (the 64x64 script's critic).
-        first_bias: of the first convolution. pool_first: the shortcut pools before its 1x1 convolution, not after.
-    """
-
-    def __init__(self, inputs: int, outputs: int, resample: str, norm: str, *, widen_late: bool = False,
-                 first_bias: bool = True, pool_first: bool = False):
-        super().__init__()
-        middle = inputs if widen_late else outputs
-        self.resample, self.pool_first = resample, pool_first
-        self.norm1, self.norm2 = _norm(norm, inputs), _norm(norm, middle)
-        self.conv1 = nn.Conv2d(inputs, middle, 3, padding=1, bias=first_bias)
-        self.conv2 = nn.Conv2d(middle, outputs, 3, padding=1)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1) if resample or inputs != outputs else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = F.relu(self.norm1(x))
-        if self.resample == "up":
-            h, x = _double(h), _double(x)
-        h = self.conv2(F.relu(self.norm2(self.conv1(h))))
-        if self.resample != "down":
-            return h + self.shortcut(x)
-        short = self.shortcut(F.avg_pool2d(x, 2)) if self.pool_first else F.avg_pool2d(self.shortcut(x), 2)
-        return F.avg_pool2d(h, 2) + short
-
-
-class FirstBlock(nn.Module):
-    """The CIFAR-10 critic's first block, on raw pixels: no activation before the first convolution."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(self.conv2(F.relu(self.conv1(x))), 2) + self.shortcut(F.avg_pool2d(x, 2))
-
-
-class ResNetGenerator(nn.Module):
-    """Latents -> 4x4 maps -> one up block for each doubling -> images before squashing. `widths`: maps at 4, 8, ..., S."""
-
-    def __init__(self, latent: int, widths: list[int], channels: int, norm: bool, first_bias: bool):
-        super().__init__()
-        kind = "batch" if norm else "none"
-        self.project = nn.Sequential(nn.Linear(latent, widths[0] * 16), nn.Unflatten(1, (widths[0], 4, 4)))
-        self.blocks = nn.Sequential(*[Block(a, b, "up", kind, first_bias=first_bias)
-                                      for a, b in itertools.pairwise(widths)])
-        self.norm = _norm(kind, widths[-1])
-        self.to_image = nn.Conv2d(widths[-1], channels, 3, padding=1)
-        _initialise_blocks(self)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.to_image(F.relu(self.norm(self.blocks(self.project(z)))))
-
-
-class ResNet32Critic(nn.Module):
-    """One width: first block, down blocks to 8x8, two plain blocks, ReLU, mean over the map, linear."""
-
-    def __init__(self, channels: int, side: int, dim: int, norm: str):
-        super().__init__()
-        downs = side.bit_length() - 5  # S/2 to 8x8
-        self.blocks = nn.Sequential(FirstBlock(channels, dim), *[Block(dim, dim, "down", norm) for _ in range(downs)],
-                                    *[Block(dim, dim, "", norm) for _ in range(2)])
-        self.head = nn.Linear(dim, 1)
-        _initialise_blocks(self)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(F.relu(self.blocks(images)).mean((2, 3))).squeeze(1)
-
-
-class ResNetCritic(nn.Module):
-    """The 64x64 script's: a 3x3 convolution, down blocks to 4x4, linear. `widths`: maps at S, S/2, ..., 4."""
-
-    def __init__(self, channels: int, widths: list[int], norm: str):
-        super().__init__()
-        self.from_image = nn.Conv2d(channels, widths[0], 3, padding=1)
-        self.blocks = nn.Sequential(*[Block(a, b, "down", norm, widen_late=True, first_bias=False, pool_first=True)
-                                      for a, b in itertools.pairwise(widths)])
-        self.head = nn.Linear(widths[-1] * 16, 1)
-        _initialise_blocks(self)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.blocks(self.from_image(images)).flatten(1)).squeeze(1)
-
-
-def _norm(kind: str, width: int) -> nn.Module:
-    if kind == "none":
-        return nn.Identity()
-    return LayerNorm(width) if kind == "layer" else nn.BatchNorm2d(width)
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="nearest")
-
-
-def _initialise(network: nn.Module, he: tuple[type[nn.Module], ...]) -> None:
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            uniform_weights(layer, he=isinstance(layer, he))
-
-
-def _initialise_blocks(network: nn.Module) -> None:
-    """The 3x3 convolutions inside blocks follow a ReLU, which halves variances, and get the larger weights."""
-    _initialise(network, he=())
-    for block in network.modules():
-        if isinstance(block, Block | FirstBlock):
-            uniform_weights(block.conv1, he=True)
-            uniform_weights(block.conv2, he=True)
 
 
 class WGANGP(Family):
@@ -215,6 +105,9 @@ class WGANGP(Family):
                         output="sigmoid", batch=50, beta1=0.5),
         "resnet32": Preset("CIFAR-10 ResNet, unconditional: published FID 29 to 22, a GPU, a day", net="resnet32",
                            rate=2e-4, decay_steps=100_000, generator_batch=128, dequantise=True, kimg=32_000),
+        "resnet32_labels": Preset("CIFAR-10 ResNet, conditional (AC-GAN): published inception score 8.42, a GPU, a day",
+                                  net="resnet32", conditional=True, rate=2e-4, decay_steps=100_000, generator_batch=128,
+                                  dequantise=True, kimg=32_000),
         "resnet": Preset("ResNet of the 64x64 script with layer norm in the critic: a GPU, a day or two", net="resnet",
                          dim=64, critic_norm="layer"),
         "laptop": Preset("readable digits after a minute on two cores; Fashion-MNIST takes five", kimg=120, dim=24,
@@ -230,6 +123,9 @@ class WGANGP(Family):
         "generator_loss": "-mean D(G(z)); its level means nothing",
         "penalty": "mean (gradient norm - target)^2, without lambda", "gradient_norm": "mean gradient norm, near 1",
         "score_real": "mean D(x)", "score_fake": "mean D(G(z))",
+        "class_real": "cross-entropy of the critic's classifier on reals, nats; only where conditional",
+        "class_fake": "the same on the generator's batch; only where conditional",
+        "accuracy_classes": "share of reals that it classifies rightly; only where conditional",
     }
     convergence = "wasserstein"
     convergence_smoothing = "median101"
@@ -246,20 +142,22 @@ class WGANGP(Family):
     def __init__(self, config: WGANGPConfig, images: ImageSpec):
         super().__init__(config, images)
         c, colours, side = config, images.channels, images.side
+        self.needs_labels = c.conditional  # type: ignore[misc]  # a matter of configuration here
+        classes = images.classes if c.conditional else 0
         if c.net == "conv":
             widths = self.conv_widths()
             network: nn.Module = ConvGenerator(c.latent, widths, colours, c.generator_norm)
             self.critic = ConvCritic(colours, widths[::-1], c.critic_norm)
         elif c.net == "resnet32":
             doublings = side.bit_length() - 3
-            network = ResNetGenerator(c.latent, [c.dim] * (doublings + 1), colours, c.generator_norm, first_bias=True)
-            self.critic = ResNet32Critic(colours, side, c.dim, c.critic_norm)
+            network = ResNetGenerator(c.latent, [c.dim] * (doublings + 1), colours, c.generator_norm, True, classes)
+            self.critic = ResNet32Critic(colours, side, c.dim, c.critic_norm, classes)
         else:
             rising = [c.dim * min(8, side // s) for s in self.sides()]  # maps at 4 (as at 8), 8, ..., S
             rising[0] = rising[1]
             network = ResNetGenerator(c.latent, rising, colours, c.generator_norm, first_bias=False)
             self.critic = ResNetCritic(colours, rising[::-1], c.critic_norm)
-        self.generator = nn.Sequential(network, nn.Tanh())
+        self.generator = (Labelled if c.conditional else nn.Sequential)(network, nn.Tanh())
         if c.output == "sigmoid":  # networks work on pixels in [0,1], all around them on [-1,1]
             self.generator = nn.Sequential(network, nn.Sigmoid(), SignedPixels())
             self.critic = nn.Sequential(UnitPixels(), self.critic)
@@ -273,6 +171,13 @@ class WGANGP(Family):
                             "use --set critic_norm=layer or critic_norm=none")
         if images.side < 16:
             raise UserError(f"side {images.side} is too small for these networks: choose --side 32 or more")
+        if config.conditional:
+            if images.classes < 2:
+                raise UserError("wgan_gp with conditional=true needs labels, and this data has none: use a labelled data "
+                                "set or a folder with one subfolder a class")
+            if config.net != "resnet32" or config.output != "tanh" or not config.generator_norm:
+                raise UserError("wgan_gp is conditional with net=resnet32, output=tanh and generator_norm=true only: "
+                                "use --preset resnet32_labels")
 
     def sides(self) -> list[int]:
         """4, 8, ..., S."""
@@ -315,31 +220,58 @@ class WGANGP(Family):
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         c = self.config
         for _ in range(c.n_critic):
-            x = self.as_seen(next(reals).images, engine)
-            logs = self.critic_update(x, engine)
-        n = c.generator_batch // engine.world or len(x)
-        score = self.critic(self.generator(self.latents(n, engine.random("latents")))).mean()
+            batch = next(reals)
+            logs = self.critic_update(self.as_seen(batch.images, engine), engine, batch.labels)
+        n = c.generator_batch // engine.world or len(batch.images)
+        z = self.latents(n, engine.random("latents"))
+        if c.conditional:
+            labels = engine.random("labels").integers(n, high=self.images.classes)
+            scores, logits = self.judge(self.generator(z, labels))
+            logs["class_fake"] = F.cross_entropy(logits, labels)
+            engine.update(-scores.mean() + c.class_generator * logs["class_fake"], "generator")
+            logs["class_fake"] = logs["class_fake"].detach()
+            return {**logs, "generator_loss": -scores.detach().mean()}
+        score = self.critic(self.generator(z)).mean()
         engine.update(-score, "generator")
         return {**logs, "generator_loss": -score.detach()}
 
-    def critic_update(self, x: Tensor, engine: Engine) -> dict[str, Tensor]:
+    def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        assert isinstance(self.critic, ResNet32Critic)
+        return self.critic.judge(images)
+
+    def fakes(self, n: int, stream: str, engine: Engine, labels: Tensor | None) -> Tensor:
+        """n fakes, of these labels where the family is conditional."""
+        z = self.latents(n, engine.random(stream))
+        return self.generator(z, labels) if self.config.conditional else self.generator(z)
+
+    def critic_update(self, x: Tensor, engine: Engine, labels: Tensor | None = None) -> dict[str, Tensor]:
         c = self.config
         with torch.no_grad():
-            fake = self.generator(self.latents(len(x), engine.random("latents")))
-        real_scores, fake_scores = self.critic(x), self.critic(fake)
+            fake = self.fakes(len(x), "latents", engine, labels)
+        logs: dict[str, Tensor] = {}
+        if c.conditional:
+            assert labels is not None
+            real_scores, logits = self.judge(x)
+            logs = {"class_real": F.cross_entropy(logits, labels),
+                    "accuracy_classes": (logits.argmax(1) == labels).float().mean()}
+        else:
+            real_scores = self.critic(x)
+        fake_scores = self.critic(fake)
         wasserstein = -losses.wasserstein_critic(real_scores, fake_scores)
         norms = self.gradient_norms(x, fake, engine)
         penalty = losses.gradient_penalty(norms, c.target)
         loss = -wasserstein + c.penalty * penalty
-        engine.update(loss, "critic")
+        engine.update(loss + c.class_critic * logs["class_real"] if c.conditional else loss, "critic")
         return {name: value.detach() for name, value in {
-            "wasserstein": wasserstein, "critic_loss": loss, "penalty": penalty, "gradient_norm": norms.mean(),
+            **logs, "wasserstein": wasserstein, "critic_loss": loss, "penalty": penalty, "gradient_norm": norms.mean(),
             "score_real": real_scores.mean(), "score_fake": fake_scores.mean()}.items()}
 
     @torch.no_grad()
     def held_out(self, images: Tensor, engine: Engine) -> dict[str, Tensor]:
         """The Wasserstein estimate on held-out images (B,C,S,S) and fresh fakes."""
+        labels = engine.random("held-out labels").integers(len(images), high=self.images.classes) \
+            if self.config.conditional else None
         with batch_statistics(self):
-            fake = self.generator(self.latents(len(images), engine.random("held-out")))
+            fake = self.fakes(len(images), "held-out", engine, labels)
         return {"wasserstein_dev": -losses.wasserstein_critic(self.critic(self.as_seen(images, engine)),
                                                               self.critic(fake))}

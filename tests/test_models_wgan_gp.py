@@ -10,8 +10,8 @@ from torch import nn
 
 from ganbench.errors import UserError
 from ganbench.family import Clock
-from ganbench.models.nn.layers import LayerNorm
-from ganbench.models.wgan_gp import Block
+from ganbench.models.nn.layers import ConditionalBatchNorm2d, LayerNorm
+from ganbench.models.nn.resnets import Block
 from ganbench.random import Random
 
 
@@ -161,3 +161,94 @@ def test_the_held_out_estimate_is_there():
     family = build("wgan_gp", "smoke")
     engine = WatchedEngine(family)
     assert set(family.held_out(next(Reals(engine)).images, engine)) == {"wasserstein_dev"}
+
+
+# --- conditional (AC-GAN) ---------------------------------------------------------------------------------------------
+
+def test_parameter_counts_with_labels():
+    """Six norms in blocks get 9 more pairs of gain and bias, 128 wide; the classifier is 128 -> 10."""
+    with torch.device("meta"):
+        plain, conditional = (build("wgan_gp", p, channels=3) for p in ("resnet32", "resnet32_labels"))
+    assert count(conditional.generator) == 1_218_307 == count(plain.generator) + 6 * 9 * 2 * 128
+    assert count(conditional.critic) == count(plain.critic) + 1_290 == count(plain.critic) + 128 * 10 + 10
+
+
+def test_conditional_batch_norm_is_batch_norm_with_the_labels_gain_and_bias():
+    torch.manual_seed(0)
+    norm, x, labels = ConditionalBatchNorm2d(3, 4), torch.randn(5, 3, 6, 6), torch.tensor([0, 3, 1, 1, 2])
+    nn.init.normal_(norm.gain), nn.init.normal_(norm.bias)
+    unit = (x - x.mean((0, 2, 3), keepdim=True)) / (x.var((0, 2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
+    expected = torch.stack([unit[i] * norm.gain[k].view(-1, 1, 1) + norm.bias[k].view(-1, 1, 1)
+                            for i, k in enumerate(labels.tolist())])
+    assert torch.allclose(norm(x, labels), expected, atol=1e-5)
+
+
+def test_images_depend_on_the_label_and_so_do_fakes_of_the_critics_minibatch():
+    torch.manual_seed(0)
+    family = build("wgan_gp", "resnet32_labels", dim=4, batch=4, n_critic=1, generator_batch=6)
+    assert family.needs_labels
+    for norm in family.generator.modules():
+        if isinstance(norm, ConditionalBatchNorm2d):
+            nn.init.normal_(norm.gain), nn.init.normal_(norm.bias)
+    z = family.latents(1, Random(0)).expand(10, -1)
+    images = family.sample(z, torch.arange(10))
+    assert images.shape == (10, 1, 32, 32) and all(not torch.equal(images[0], images[i]) for i in range(1, 10))
+    seen = []
+    family.generator.register_forward_hook(lambda module, given, made: seen.append(given[1].clone()))
+    engine = WatchedEngine(family)
+    batch = next(Reals(engine))
+    family.critic_update(batch.images, engine, batch.labels)
+    assert torch.equal(seen[0], batch.labels)
+
+
+def test_losses_with_labels():
+    """1 times the classification of reals for the critic, 0.1 times that of fakes for the generator, by hand."""
+    torch.manual_seed(0)
+    family = build("wgan_gp", "resnet32_labels", dim=4, batch=4, n_critic=1, generator_batch=6, channels=1, dequantise=False)
+    nn.init.normal_(family.critic.classifier.weight, 0, 3)
+    d = copy.deepcopy(family.critic)
+    engine = WatchedEngine(family)
+    logs = engine.steps(Reals(engine))
+    reals = Reals(WatchedEngine(family))
+    x, labels = next(reals)
+    with torch.no_grad():
+        logits = d.classifier(nn.functional.relu(d.blocks(x)).mean((2, 3)))
+    expected = float((logits.logsumexp(1) - logits[torch.arange(4), labels]).mean())
+    assert logs["class_real"] == pytest.approx(expected, rel=1e-5)
+    assert engine.updates[0] == ("critic", pytest.approx(logs["critic_loss"] + expected, rel=1e-5))
+    assert engine.updates[1] == ("generator", pytest.approx(logs["generator_loss"] + 0.1 * logs["class_fake"], rel=1e-5))
+    assert logs["accuracy_classes"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+    held = family.held_out(x, engine)
+    assert torch.isfinite(held["wasserstein_dev"])
+
+
+def test_a_conditional_training_goes_on_from_its_state():
+    """The classifier and the drawn labels are part of it."""
+    small = {"dim": 4, "batch": 4, "n_critic": 1, "generator_batch": 4}
+    straight = WatchedEngine(build("wgan_gp", "resnet32_labels", **small))
+    reals = Reals(straight)
+    straight.steps(reals)
+    document, tensors = straight.state()
+    tensors, drawn = {k: v.clone() for k, v in tensors.items()}, reals.random.state().clone()
+    expected = straight.steps(reals)
+    resumed = WatchedEngine(build("wgan_gp", "resnet32_labels", seed=9, **small))
+    resumed.clock = Clock(images=4, steps=1, dataset_size=1000, total_images=100_000)
+    resumed.restore(document, tensors)
+    reals = Reals(resumed)
+    reals.random.restore(drawn)
+    assert resumed.steps(reals) == expected
+
+
+@pytest.mark.parametrize("overrides, classes, message", [
+    ({"conditional": True}, 0, "labels"), ({"conditional": True, "net": "conv"}, 10, "resnet32"),
+    ({"conditional": True, "output": "sigmoid"}, 10, "output=tanh")])
+def test_what_cannot_be_conditional_is_one_clear_line(overrides, classes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        build("wgan_gp", "resnet32_labels", classes=classes, dim=4, **overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_labels_nothing_of_them_is_logged():
+    engine = WatchedEngine(build("wgan_gp", "smoke"))
+    assert not {"class_real", "class_fake", "accuracy_classes"} & set(engine.steps(Reals(engine)))
+    assert not build("wgan_gp", "smoke").needs_labels

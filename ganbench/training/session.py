@@ -27,6 +27,7 @@ from ganbench.family import (
     Preset,
     configure,
     count_parameters,
+    decisive,
     find,
     short_name,
 )
@@ -291,9 +292,9 @@ def _document(options: Options, cls: type[Family], config: FamilyConfig, origin:
     preset = options.preset or cls.default_preset
     asked = Options(options.family)
     flags = [f for f, value in asdict(options).items() if value != getattr(asked, f)]
-    decisive = {"family": short_name(cls), "config": settings, "data": store.content_hash, "side": store.side,
+    decided = {"family": short_name(cls), "config": decisive(config), "data": store.content_hash, "side": store.side,
                 "mirror": data["mirror"], "precision": options.precision}
-    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
     return {"run": "", "family": short_name(cls), "family_source": source, "preset": preset, "config": settings,
             "origin": origin, "flags": flags, "config_hash": digest, "seed": options.seed, "dataset": data,
             "training": asdict(plan),

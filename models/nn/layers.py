@@ -26,6 +26,22 @@ class LayerNorm(nn.Module):
         return x * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
 
 
+class ConditionalBatchNorm2d(nn.Module):
+    """Batch norm whose gain and bias depend on the label (Dumoulin et al. 2017, arXiv 1610.07629, equation 5).
+
+    (B,C,H,W), labels int64 (B,) in [0, classes) -> (B,C,H,W).
+    """
+
+    def __init__(self, channels: int, classes: int):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.gain = nn.Parameter(torch.ones(classes, channels))
+        self.bias = nn.Parameter(torch.zeros(classes, channels))
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return self.norm(x) * self.gain[labels][:, :, None, None] + self.bias[labels][:, :, None, None]
+
+
 class Maxout(nn.Module):
     """(B,inputs) -> (B,units): the largest of `pieces` affine maps per unit (Goodfellow et al. 2013, arXiv 1302.4389)."""
 

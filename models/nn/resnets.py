@@ -1,0 +1,157 @@
+"""Residual networks of WGAN-GP's scripts (Gulrajani et al. 2017, arXiv 1704.00028), and how their weights begin."""
+
+import itertools
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganbench.models.nn.layers import ConditionalBatchNorm2d, LayerNorm, uniform_weights
+
+
+class Block(nn.Module):
+    """Pre-activation residual block: (norm) ReLU conv (norm) ReLU conv, plus a shortcut.
+
+    Args:
+        resample: "up" (nearest, before the first convolution), "down" (mean pool, after the second) or "".
+        widen_late: the second convolution changes the width, not the first (the 64x64 script's critic).
+        first_bias: of the first convolution. pool_first: the shortcut pools before its 1x1 convolution, not after.
+        classes: labels that gains and biases of the norms go by, 0 = none.
+    """
+
+    def __init__(self, inputs: int, outputs: int, resample: str, norm: str, *, widen_late: bool = False,
+                 first_bias: bool = True, pool_first: bool = False, classes: int = 0):
+        super().__init__()
+        middle = inputs if widen_late else outputs
+        self.resample, self.pool_first = resample, pool_first
+        self.norm1, self.norm2 = norm_layer(norm, inputs, classes), norm_layer(norm, middle, classes)
+        self.conv1 = nn.Conv2d(inputs, middle, 3, padding=1, bias=first_bias)
+        self.conv2 = nn.Conv2d(middle, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if resample or inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
+        """`labels` (B,) only where the norms go by them."""
+        h = F.relu(self.norm1(x, *labels))
+        if self.resample == "up":
+            h, x = _double(h), _double(x)
+        h = self.conv2(F.relu(self.norm2(self.conv1(h), *labels)))
+        if self.resample != "down":
+            return h + self.shortcut(x)
+        short = self.shortcut(F.avg_pool2d(x, 2)) if self.pool_first else F.avg_pool2d(self.shortcut(x), 2)
+        return F.avg_pool2d(h, 2) + short
+
+
+class FirstBlock(nn.Module):
+    """The CIFAR-10 critic's first block, on raw pixels: no activation before the first convolution."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(self.conv2(F.relu(self.conv1(x))), 2) + self.shortcut(F.avg_pool2d(x, 2))
+
+
+class ResNetGenerator(nn.Module):
+    """Latents -> 4x4 maps -> one up block for each doubling -> images before squashing. `widths`: maps at 4, 8, ..., S.
+
+    With `classes`, the blocks' norms go by labels (B,).
+    """
+
+    def __init__(self, latent: int, widths: list[int], channels: int, norm: bool, first_bias: bool, classes: int = 0):
+        super().__init__()
+        kind = "batch" if norm else "none"
+        self.project = nn.Sequential(nn.Linear(latent, widths[0] * 16), nn.Unflatten(1, (widths[0], 4, 4)))
+        self.blocks = nn.Sequential(*[Block(a, b, "up", kind, first_bias=first_bias, classes=classes)
+                                      for a, b in itertools.pairwise(widths)])
+        self.norm = norm_layer(kind, widths[-1])
+        self.to_image = nn.Conv2d(widths[-1], channels, 3, padding=1)
+        initialise_blocks(self)
+
+    def forward(self, z: Tensor, *labels: Tensor) -> Tensor:
+        x = self.project(z)
+        for block in self.blocks:
+            x = block(x, *labels)
+        return self.to_image(F.relu(self.norm(x)))
+
+
+class ResNet32Critic(nn.Module):
+    """One width: first block, down blocks to 8x8, two plain blocks, ReLU, mean over the map, linear.
+
+    With `classes`, a second linear layer beside it gives the classes' logits (AC-GAN).
+    """
+
+    def __init__(self, channels: int, side: int, dim: int, norm: str, classes: int = 0):
+        super().__init__()
+        downs = side.bit_length() - 5  # S/2 to 8x8
+        self.blocks = nn.Sequential(FirstBlock(channels, dim), *[Block(dim, dim, "down", norm) for _ in range(downs)],
+                                    *[Block(dim, dim, "", norm) for _ in range(2)])
+        self.head = nn.Linear(dim, 1)
+        if classes:
+            self.classifier = nn.Linear(dim, classes)
+        initialise_blocks(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images)).squeeze(1)
+
+    def features(self, images: Tensor) -> Tensor:
+        return F.relu(self.blocks(images)).mean((2, 3))
+
+    def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B,) and the classes' logits (B,classes)."""
+        features = self.features(images)
+        return self.head(features).squeeze(1), self.classifier(features)
+
+
+class ResNetCritic(nn.Module):
+    """The 64x64 script's: a 3x3 convolution, down blocks to 4x4, linear. `widths`: maps at S, S/2, ..., 4."""
+
+    def __init__(self, channels: int, widths: list[int], norm: str):
+        super().__init__()
+        self.from_image = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.blocks = nn.Sequential(*[Block(a, b, "down", norm, widen_late=True, first_bias=False, pool_first=True)
+                                      for a, b in itertools.pairwise(widths)])
+        self.head = nn.Linear(widths[-1] * 16, 1)
+        initialise_blocks(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.blocks(self.from_image(images)).flatten(1)).squeeze(1)
+
+
+class Labelled(nn.Sequential):
+    """A sequence whose first module also gets the labels."""
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        first, *others = self
+        x = first(z, labels)
+        for module in others:
+            x = module(x)
+        return x
+
+
+def norm_layer(kind: str, width: int, classes: int = 0) -> nn.Module:
+    if kind == "batch" and classes:
+        return ConditionalBatchNorm2d(width, classes)
+    if kind == "none":
+        return nn.Identity()
+    return LayerNorm(width) if kind == "layer" else nn.BatchNorm2d(width)
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def initialise(network: nn.Module, he: tuple[type[nn.Module], ...]) -> None:
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            uniform_weights(layer, he=isinstance(layer, he))
+
+
+def initialise_blocks(network: nn.Module) -> None:
+    """The 3x3 convolutions inside blocks follow a ReLU, which halves variances, and get the larger weights."""
+    initialise(network, he=())
+    for block in network.modules():
+        if isinstance(block, Block | FirstBlock):
+            uniform_weights(block.conv1, he=True)
+            uniform_weights(block.conv2, he=True)

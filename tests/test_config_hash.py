@@ -1,0 +1,42 @@
+"""A configuration's hash: settings that came later leave it alone, and rows measured before still carry today's."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ganbench.family import FamilyConfig, configure, decisive, find, knob
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+class Old(FamilyConfig):
+    width: int = knob(64, "maps")
+    names: str = knob("a", "text")
+
+
+class New(Old):
+    depth: int = knob(2, "layers", later=True)
+
+
+def test_a_later_setting_counts_only_where_it_is_not_at_its_default():
+    assert decisive(New()) == decisive(New(depth=2)) == decisive(Old()) == {"width": 64, "names": "a"}
+    assert decisive(New(depth=3)) == {"width": 64, "names": "a", "depth": 3}
+    assert decisive(New(width=8)) == decisive(Old(width=8)) != decisive(Old())
+
+
+def rows():
+    table = pd.read_csv(RESULTS / "zoo-fashion-short.csv", dtype=str)
+    trained = table[table["config_hash"].notna() & table["preset"].notna()]
+    return trained.drop_duplicates("config_hash")[["family", "preset", "side", "data_hash", "precision", "config_hash"]]
+
+
+@pytest.mark.parametrize("row", rows().to_dict("records"), ids=lambda row: row["family"])
+def test_rows_of_the_committed_comparison_have_todays_hash(row):
+    """Made of family, settings, images, side, mirroring (off for this data) and precision."""
+    config, *_ = configure(find(row["family"]), row["preset"])
+    decided = {"family": row["family"], "config": decisive(config), "data": row["data_hash"], "side": int(row["side"]),
+               "mirror": False, "precision": row["precision"]}
+    assert hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16] == row["config_hash"]
