@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import shlex
+import signal
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -16,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 ROOMS = ("ganbench.metrics.commands", "ganbench.metrics.weights_commands", "ganbench.data.commands",
          "ganbench.bench.commands", "ganbench.report.commands", "ganbench.samples_commands", "ganbench.show_commands")
 
-EXIT_USER_ERROR, EXIT_DIVERGED = 2, 3
+EXIT_USER_ERROR, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 130
 
 
 @app.command()
@@ -136,12 +138,27 @@ def _note(text: str) -> None:
     print(f"ganbench: {text}", file=sys.stderr)
 
 
+def _how_to_go_on() -> str:
+    session = sys.modules.get("ganbench.training.session")
+    if session is not None and session.current is not None:
+        return f"; `{shlex.join(['ganbench', 'resume', str(session.current)])}` goes on from the last checkpoint"
+    return "; call it again, and it goes on" if sys.argv[1:2] == ["bench"] else ""
+
+
 def main() -> NoReturn:
     """Entry point of the `ganbench` command: one line and exit code 2 for what the caller can put right."""
-    for room in ROOMS:
-        importlib.import_module(room).register(app)
-    code = 0
+    code, interrupted = 0, False
+
+    def interrupt(number: int, frame: Any) -> NoReturn:
+        nonlocal interrupted  # typer turns the exception into an exit code, and not the same in every version
+        interrupted = True
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where somebody has it ignored (nohup)
+        signal.signal(signal.SIGINT, interrupt)
     try:
+        for room in ROOMS:
+            importlib.import_module(room).register(app)
         app()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
@@ -149,8 +166,10 @@ def main() -> NoReturn:
         _note(str(error))
         code = EXIT_USER_ERROR
     except KeyboardInterrupt:
-        _note("stopped; `ganbench resume RUN` goes on from the last checkpoint")
-        code = 130
+        code = EXIT_INTERRUPTED
+    if interrupted and code:
+        _note(f"stopped{_how_to_go_on()}")
+        code = EXIT_INTERRUPTED
     if distributed := sys.modules.get("ganbench.training.distributed"):  # loaded only by what may have joined a group
         distributed.leave(code)
     sys.exit(code)

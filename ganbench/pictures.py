@@ -20,14 +20,16 @@ from ganbench.family import Family, short_name, to_uint8
 from ganbench.grid import tile
 from ganbench.latents import Path as LatentPath
 from ganbench.latents import between, lerp, mapped, natural_path
+from ganbench.random import one_noise
 
 # --- rendering ----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def noise_from(seed: int, device: torch.device) -> Iterator[None]:
-    """Noise drawn inside a network starts at `seed`; torch's global stream outside goes on undisturbed."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    """Noise drawn inside a network starts at `seed` and is one for all samples, so that pictures differ only in what they
+    are about; torch's global stream outside goes on undisturbed."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), one_noise():
         torch.manual_seed(seed)
         yield
 
@@ -35,7 +37,7 @@ def noise_from(seed: int, device: torch.device) -> Iterator[None]:
 @torch.no_grad()
 def render(family: Family, generator: nn.Module, z: Tensor, labels: Tensor | None = None, *, seed: int = 0,
            batch: int = 32) -> Tensor:
-    """Images of latents, uint8 (n,C,S,S) on the CPU, at full side. Every batch gets noise from the same seed."""
+    """Images of latents, uint8 (n,C,S,S) on the CPU, at full side. All images get the same noise, drawn from the seed."""
     parts = []
     for start in range(0, len(z), batch):
         some = None if labels is None else labels[start:start + batch]
@@ -46,7 +48,7 @@ def render(family: Family, generator: nn.Module, z: Tensor, labels: Tensor | Non
 
 @torch.no_grad()
 def render_styles(family: Family, generator: nn.Module, w: Tensor, *, seed: int = 0, batch: int = 32) -> Tensor:
-    """Images of intermediate latents w, uint8 (n,C,S,S) on the CPU, at full side."""
+    """Images of intermediate latents w, uint8 (n,C,S,S) on the CPU, at full side; all with the same noise."""
     parts = []
     for start in range(0, len(w), batch):
         with noise_from(seed, w.device):

@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+import traceback
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -70,8 +71,24 @@ def _module_from_file(path: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that dataclasses and pydantic can resolve the module's own names
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the file's own code does wrong is for its author to mend
+        sys.modules.pop(name, None)
+        said = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+        raise UserError(f"{_where(error, path)}: {type(error).__name__}: {said}: "
+                        "this file cannot be imported, mend it") from error
     return module
+
+
+def _where(error: Exception, path: Path) -> str:
+    """file:line of what went wrong in importing a file: where the syntax breaks, else the file's own deepest line."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    return f"{path}:{lines[-1]}" if lines else str(path)
 
 
 def _only_subclass(module: ModuleType, base: type[T]) -> type[T]:

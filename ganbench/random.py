@@ -7,6 +7,8 @@ over processes equals what one process would have drawn.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -21,11 +23,27 @@ def derived_seed(seed: int, *names: object) -> int:
 _share = (0, 1)  # this process and how many share a batch; ganbench.training.distributed sets it around a step
 
 
+_one_for_all = False  # whether all samples of a batch get one and the same draw inside networks
+
+
+@contextmanager
+def one_noise() -> Iterator[None]:
+    """Inside, `layer_normal` draws once for all samples of a batch: pictures that show what something else changes."""
+    global _one_for_all
+    before, _one_for_all = _one_for_all, True
+    try:
+        yield
+    finally:
+        _one_for_all = before
+
+
 def layer_normal(*shape: int, like: Tensor) -> Tensor:
     """N(0, 1) drawn inside a network, from torch's own generator; the first axis is this process's share of the batch.
 
     Like a `Random`, every process draws the whole batch's numbers and keeps its own rows.
     """
+    if _one_for_all:
+        return torch.randn(1, *shape[1:], dtype=like.dtype, device=like.device).expand(*shape)
     rank, world = _share
     drawn = torch.randn(shape[0] * world, *shape[1:], dtype=like.dtype, device=like.device)
     return drawn[rank * shape[0]:(rank + 1) * shape[0]]

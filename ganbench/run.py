@@ -75,6 +75,8 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
     """
     path, device = Path(path), torch.device(device)
     config = read_config(path)
+    if which == "best":
+        checkpoint.check_mark(path / "checkpoints")
     chosen = checkpoint.best_of(path / "checkpoints") if which == "best" else None
     if chosen is None:
         found = checkpoint.everyone(path / "checkpoints")
@@ -99,15 +101,41 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A run's config.json. Raises UserError if `path` is not a run's folder."""
+    """A run's config.json, with paths inside the run's folder where the folder is now. Raises UserError if `path` is not
+    a run's folder."""
     if not path.is_dir():
         raise UserError(f"no run at {path}: see the folders in {RUNS}/, or train one with `ganbench run`")
     try:
-        return json.loads((path / "config.json").read_text(encoding="utf-8"))
+        document = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is not a run's folder: it has no config.json") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path / 'config.json'} is damaged ({error}): name another run") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path / 'config.json'} is damaged ({' '.join(str(error).split())}): name another run") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{path / 'config.json'} is damaged (not a JSON object): name another run")
+    return _followed(document, path)
+
+
+def _followed(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Recorded paths are absolute; those inside the run's folder follow it when it is moved or copied."""
+    options, data = document.get("options"), document.get("dataset")
+    if not isinstance(options, dict) or not isinstance(data, dict):
+        return document
+    former = options.get("out")
+    if not former or not Path(former).is_absolute() or Path(former) == path.absolute():
+        return document
+
+    def follow(holder: dict[str, Any], *keys: str) -> None:
+        for key in keys:
+            kind, colon, place = str(holder.get(key) or "").rpartition(":")
+            if place.startswith(f"{former}{os.sep}"):
+                holder[key] = f"{kind}{colon}{path.absolute()}{place.removeprefix(former)}"
+
+    follow(options, "family", "dataset", "root", "results")
+    follow(document, "family_source")
+    follow(data, "spec", "root")
+    options["out"] = str(path.absolute())
+    return document
 
 
 def build(config: dict[str, Any], device: torch.device) -> Family:

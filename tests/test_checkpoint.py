@@ -66,3 +66,25 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage):
     with pytest.raises(UserError, match="images-000000000010") as caught:
         checkpoint.load(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"checkpoint": "images-000000000010"}', '{"checkpoint": 3, "value": 1.0}',
+                                  '{"checkpoint": "images-000000000010", "value": "low"}', "\xff"])
+def test_a_damaged_mark_of_the_best_is_passed_over_with_a_note_and_written_anew(tmp_path, text):
+    for images in (10, 20):
+        path = checkpoint.save(tmp_path, images, {}, tensors())
+    (tmp_path / "best.json").write_bytes(text.encode("latin-1"))
+    with pytest.warns(UserWarning, match=r"best\.json is damaged"):
+        assert checkpoint.best_of(tmp_path) is None
+    with pytest.raises(UserError, match=r"best\.json is damaged .*--which last") as caught:
+        checkpoint.check_mark(tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.warns(UserWarning, match="passed over"):
+        checkpoint.mark_if_best(tmp_path, path, "swd", 3.0, higher_is_better=False)
+    assert checkpoint.best_of(tmp_path) == path
+    checkpoint.check_mark(tmp_path)
+
+
+def test_no_mark_is_no_damage(tmp_path):
+    checkpoint.check_mark(tmp_path)
+    assert checkpoint.best_of(tmp_path) is None

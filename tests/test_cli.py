@@ -1,11 +1,18 @@
 """The command line as a process: exit codes, one-line errors, and a help that does not wait for torch."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import typer
+from PIL import Image
+
+from ganbench import cli, records
 
 TOY = str(Path(__file__).parent / "toy.py")
 
@@ -48,6 +55,92 @@ def test_run_eval_report_in_an_empty_folder(elsewhere):
     done = ganbench("report", "results/results.csv")
     assert done.returncode == 0, done.stderr
     assert "toy" in done.stdout.lower()
+
+
+def in_process(monkeypatch, capsys, *arguments):
+    """The command's exit code and what it says, in this process, which has torch loaded already."""
+    monkeypatch.setattr(sys, "argv", ["ganbench", *arguments])
+    monkeypatch.setattr(cli, "app", typer.Typer(pretty_exceptions_enable=False))
+    for command in (cli.run, cli.resume):
+        cli.app.command()(command)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text, says", [
+    ("import torch\n\nclass Mine(:\n", "{path}:3: SyntaxError: invalid syntax"),
+    ("x = 1\nimport no_such_module_here\n", "{path}:2: ModuleNotFoundError: No module named 'no_such_module_here'"),
+    ("def f():\n    return 1 / 0\n\nf()\n", "{path}:2: ZeroDivisionError: division by zero"),
+])
+def test_a_family_file_that_cannot_be_imported_is_named_with_its_line(elsewhere, monkeypatch, capsys, text, says):
+    path = elsewhere / "mine.py"
+    path.write_text(text)
+    code, said = in_process(monkeypatch, capsys, "run", str(path), "--dataset", "digits")
+    assert code == 2 and len(said.splitlines()) == 1
+    assert said.startswith("ganbench: " + says.format(path=path))
+    assert "ganbench_file_mine" not in sys.modules
+
+
+def test_a_run_is_resumed_from_any_folder_and_after_it_was_moved(elsewhere, monkeypatch, capsys):
+    """Family file, images and table given by relative paths; then called from elsewhere; then the folder moves."""
+    (elsewhere / "home").mkdir()
+    (elsewhere / "away").mkdir()
+    monkeypatch.chdir(elsewhere / "home")
+    Path("run").mkdir()
+    Path("run/mine.py").write_text(Path(TOY).read_text())
+    Path("photos").mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(40):
+        Image.fromarray(generator.integers(256, size=(16, 16), dtype=np.uint8)).save(f"photos/{i}.png")
+    code, said = in_process(monkeypatch, capsys, "run", "run/mine.py", "--dataset", "photos", "--steps", "2",
+                            "--n-eval", "16", "--out", "run", "--resume", "--results", "run/all.csv", "--device", "cpu")
+    assert code == 0, said
+    config = json.loads(Path("run/config.json").read_text())
+    assert config["options"]["dataset"] == config["dataset"]["spec"] == str(elsewhere / "home" / "photos")
+    monkeypatch.chdir(elsewhere / "away")
+    code, said = in_process(monkeypatch, capsys, "resume", "../home/run", "--steps", "4")
+    assert code == 0 and "resumed at" in said
+    assert max(r["step"] for r in records.read("../home/run/all.csv")) == "4" and not list(Path().iterdir())
+    (elsewhere / "home" / "run").rename(elsewhere / "away" / "moved")
+    code, said = in_process(monkeypatch, capsys, "resume", "moved", "--steps", "6")
+    assert code == 0 and "resumed at" in said
+    rows = records.read("moved/all.csv")  # what lay in the run's folder, the family's file too, has come along
+    assert max(r["step"] for r in rows) == "6" and not (elsewhere / "home" / "run").exists()
+    assert len({(r["dataset"], r["config_hash"], r["data_hash"], r["run"]) for r in rows}) == 2  # only the folder's name
+    assert len({(r["dataset"], r["config_hash"], r["data_hash"]) for r in rows}) == 1
+
+
+@pytest.mark.parametrize("edit, says", [
+    (lambda d: d["options"].update(n_evall=3), "unknown option 'n_evall' in \"options\". Did you mean 'n_eval'?"),
+    (lambda d: d.pop("options"), "says nothing of the options"),
+])
+def test_a_config_with_other_options_is_named(elsewhere, monkeypatch, capsys, edit, says):
+    config = {"options": {"family": TOY}}
+    edit(config)
+    Path("run").mkdir()
+    Path("run/config.json").write_text(json.dumps(config))
+    code, said = in_process(monkeypatch, capsys, "resume", "run")
+    assert code == 2 and says in said and "run/config.json" in said and len(said.splitlines()) == 1
+
+
+def test_ctrl_c_says_how_to_go_on(elsewhere):
+    """A real SIGINT in the middle of training; the command that is named then works."""
+    process = subprocess.Popen([sys.executable, "-m", "ganbench", "run", TOY, "--dataset", "digits", "--steps", "1000000",
+                                "--checkpoint-every", "0.1", "--metric", "", "--out", "my run", "--results", "", "--quiet"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    begun = time.monotonic()
+    while not list(Path("my run").glob("checkpoints/images-*")):
+        assert process.poll() is None and time.monotonic() - begun < 200
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=100)[1]
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "ganbench: stopped; `ganbench resume 'my run'` goes on from the last checkpoint", said
+    assert "Traceback" not in said
+    done = ganbench("resume", "my run", "--steps", "5")
+    assert done.returncode == 0, done.stderr
 
 
 def test_divergence_has_its_own_exit_code(elsewhere):

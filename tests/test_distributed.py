@@ -116,6 +116,23 @@ def test_two_processes_give_one_checkpoint_the_scores_that_one_gives(tmp_path):
 
 
 @pytest.mark.slow
+def test_eval_under_torchrun_gives_the_rows_of_one_process(tmp_path):
+    session.run(session.Options("dcgan", dataset="digits", preset="smoke", steps=3, metrics=[], results=None,
+                                out=str(tmp_path / "run"), device="cpu", quiet=True))
+    said = {}
+    for world in (1, 2):
+        said[world] = launch(["-m", "ganbench"], world, "eval", "--run", tmp_path / "run", "--metric", "swd,ms_ssim", "--n", "150",
+                             "--results", tmp_path / f"{world}.csv", "--device", "cpu")
+    assert "150 fake images" in said[2][0] and said[2][1] == ""  # one process speaks
+    one, two = (records.read(tmp_path / f"{world}.csv") for world in (1, 2))
+    assert len(one) == len(two) > 6
+    for a, b in zip(one, two):
+        assert float(b["value"]) == pytest.approx(float(a["value"]), rel=1e-6)
+        assert {k: v for k, v in a.items() if k not in ("date", "value", "ci_low", "ci_high")} == \
+            {k: v for k, v in b.items() if k not in ("date", "value", "ci_low", "ci_high")}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["dcgan", "toy"])
 def test_a_run_under_torchrun_is_that_of_one_process(tmp_path, family):
     """From the command line: same rows, one line a step in the log, one folder; interrupted and resumed as well."""

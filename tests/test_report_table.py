@@ -1,6 +1,9 @@
 """Comparison tables: what may share a column, last and best apart, failures counted, every output format."""
 
 import io
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from ganbench import records
 from ganbench.errors import UserError
 from ganbench.report import comparison, table
 
+PDFLATEX = shutil.which("pdflatex")
 BASE = {"origin": "ganbench", "preset": "paper", "config_hash": "c1", "dataset": "digits", "split": "train",
         "side": 32, "channels": 1, "data_hash": "d1", "metric": "fid", "level": "", "protocol": "fid;v1",
         "n_real": 100, "n_fake": 100, "higher_is_better": False, "status": "ok", "eval_seed": 0, "kimg": 10.0,
@@ -252,6 +256,38 @@ def test_latex_has_balanced_booktabs_and_escapes(tmp_path: Path) -> None:
     assert separators == {2 + 2 * 3}
     assert r"\begin{tabular}{lrrrrrrrr}" in text
     assert r"\multicolumn{2}{c}{fid $\downarrow$}" in text and r"\multicolumn{4}{c}{swd $\downarrow$}" in text
+
+
+AWKWARD = "a&b_c%d#e{f}~g^h\\i$j<k>l|m – é × \"n\""
+
+
+def _awkward(tmp_path: Path) -> str:
+    """A document with tables whose names hold every character that means something to TeX, in all kinds of entries."""
+    rows = [_row(AWKWARD, seed, 5.0 + seed / 10) for seed in range(3)] + [_row("b", seed, 9.0 + seed / 7) for seed in range(3)]
+    rows += [_row("b", 0, 0.5, metric="own_metric[a]", level="32_x", higher_is_better=True),
+             _row("c", 0, None, metric="", kimg=None, status="crashed", reason="100% \\undefined & {"),
+             _row(records.FLOOR, None, 1.0, origin="reference", preset="", run="r", n_fake=50)]
+    rows += [_row("d", 0, 1.0, dataset="other_data & more", protocol="p%{")]
+    body = table.to_latex(_blocks(tmp_path, rows))
+    return "\n".join([r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", body, r"\end{document}", ""])
+
+
+def test_latex_with_awkward_names_is_balanced(tmp_path: Path) -> None:
+    for line in _awkward(tmp_path).splitlines():
+        code = re.sub(r"(?<!\\)%.*", "", re.sub(r"\\[\\{}&%$#_]", "", line))  # escaped characters, then comments
+        assert code.count("{") == code.count("}") and code.count("$") % 2 == 0, line
+        assert not re.search(r"[#<>|_~]", code.replace("cmidrule(lr)", "")), line
+        assert code.isascii() or all(character in "é" for character in code if not character.isascii()), line
+
+
+@pytest.mark.skipif(PDFLATEX is None, reason="no pdflatex on this machine")
+def test_latex_compiles(tmp_path: Path) -> None:
+    assert PDFLATEX is not None
+    (tmp_path / "t.tex").write_text(_awkward(tmp_path), encoding="utf-8")
+    done = subprocess.run([PDFLATEX, "-halt-on-error", "-interaction=nonstopmode", "t.tex"], cwd=tmp_path,
+                          capture_output=True, text=True, errors="replace", timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "t.pdf").stat().st_size > 5000 and "Missing" not in done.stdout
 
 
 @pytest.mark.parametrize(("value", "uncertainty", "expected"), [

@@ -3,13 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ganbench.data.prepare import open_dataset
+    from ganbench.data.prepare import absolute_spec, open_dataset
     from ganbench.data.source import Source, cache_dir
     from ganbench.data.store import Store
     from ganbench.data.stream import Stream
 
-__all__ = ["Source", "Store", "Stream", "cache_dir", "open_dataset"]
-_HOME = {"open_dataset": "prepare", "Source": "source", "cache_dir": "source", "Store": "store", "Stream": "stream"}
+__all__ = ["Source", "Store", "Stream", "absolute_spec", "cache_dir", "open_dataset"]
+_HOME = {"open_dataset": "prepare", "absolute_spec": "prepare", "Source": "source", "cache_dir": "source", "Store": "store",
+         "Stream": "stream"}
 
 
 def __getattr__(name: str) -> Any:

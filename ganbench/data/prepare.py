@@ -49,6 +49,21 @@ def find_source(spec: str, *, split: str = "train", root: str | None = None) -> 
                     f"Known: {', '.join(known)}; or folder:PATH, a .npz, a .zip")
 
 
+def absolute_spec(spec: str) -> str:
+    """The same data set's name from any folder: a path in it, after the colon or alone, becomes absolute."""
+    name, colon, location = spec.partition(":")
+    path = Path(location if colon else spec).expanduser()
+    # shards are named by a pattern in a folder: what has to be there is the folder
+    here = path.exists() or (bool(colon) and len(path.parts) > 1 and path.parent.is_dir())
+    if name.endswith(".py"):
+        name = str(Path(name).expanduser().absolute())
+    elif not colon and canonical(spec) in names("dataset"):
+        return spec
+    if not colon:
+        return str(path.absolute()) if here else spec
+    return f"{name}:{path.absolute() if here else location}"
+
+
 def open_dataset(spec: str, *, side: int | None = None, split: str = "train", crop: str | None = None,
                  channels: int | None = None, root: str | None = None, skip_bad: bool = False,
                  progress: Progress | None = None, workers: int | None = None) -> Store:

@@ -68,6 +68,8 @@ def eval_(
                              keep_going=keep_going, skip_bad=skip_bad,
                              options={k: v for k, v in options.items() if v is not None})
     found = scoring.answer(asked, say=_note)
+    if found is None:  # another process scores, and speaks
+        return
     rows = found.rows + found.floor
     if rows:
         print_scores([*found.rows, *({**row, "metric": f"{row['metric']} floor"} for row in found.floor)], title=found.title)

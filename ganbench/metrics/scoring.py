@@ -59,13 +59,23 @@ class Scored:
     warnings: list[str]
 
 
-def answer(asked: Question, say: Callable[[str], None] = lambda text: None) -> Scored:
-    """Score what was asked for. Raises UserError for whatever the caller can put right."""
+def answer(asked: Question, say: Callable[[str], None] = lambda text: None) -> Scored | None:
+    """Score what was asked for. Raises UserError for whatever the caller can put right.
+
+    Under torchrun the processes share the making of a run's images, and the first one scores them; the others get None.
+    """
+    from ganbench.training import distributed
+
     if not asked.keep_going:
         check(asked.names, asked.options)  # before anything is opened: a misspelt metric should not cost minutes
-    device = choose_device(asked.device)
+    device = choose_device(distributed.start(asked.device))
     if asked.fake is None:
-        fakes, reals, subject, context = _of_run(asked, device, say)
+        opened = _of_run(asked, device, say)
+        if opened is None:
+            return None
+        fakes, reals, subject, context = opened
+    elif distributed.rank():
+        return None
     else:
         fakes, reals = _outside(asked, device)
         subject = None
@@ -75,6 +85,8 @@ def answer(asked: Question, say: Callable[[str], None] = lambda text: None) -> S
     results = evaluate(asked.names, fakes=fakes, reals=reals, side=fakes.side, channels=fakes.channels, device=device,
                        seed=asked.seed, subject=subject, options=options, keep_going=asked.keep_going,
                        use_cache=asked.use_cache, report=report)
+    if subject is not None and distributed.world() > 1:
+        distributed.release_helpers()
     common = {"dataset": reals.dataset or _short(reals.description), "split": reals.split, "crop": reals.crop,
               "side": fakes.side, "channels": fakes.channels, "data_hash": reals.data_hash, "eval_seed": asked.seed,
               "status": "ok", "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
@@ -104,15 +116,18 @@ def as_row(result: Result) -> dict[str, Any]:
 
 
 def _of_run(asked: Question, device: torch.device, say: Callable[[str], None],
-            ) -> tuple[ImageSet, ImageSet, Subject, dict[str, Any]]:
-    """A run's generator, its data or the named reals, the model itself, and the run's columns."""
+            ) -> tuple[ImageSet, ImageSet, Subject, dict[str, Any]] | None:
+    """A run's generator, its data or the named reals, the model itself, and the run's columns; None where another process
+    scores and this one has helped it to its images."""
     from ganbench.run import load_run, newest_run, sample_batches
+    from ganbench.training import distributed
 
     if asked.run is None:
         say(f"no --run and no --fake given: scoring the newest run, {newest_run()}")
     run = load_run(asked.run or newest_run(), device=device, which=asked.which)
     data, trained = run.config["dataset"], run.config.get("options", {})
-    own = run.store()
+    with distributed.first_goes_first():
+        own = run.store()
     store = own if asked.split in (None, data["split"]) else run.store(asked.split)
     n = asked.n or min(trained.get("n_eval") or DEFAULT_N, store.n)
     images = run.family.images
@@ -126,9 +141,14 @@ def _of_run(asked: Question, device: torch.device, say: Callable[[str], None],
         reals = open_images(asked.real, n=asked.n, side=images.side, channels=images.channels, split=asked.split or "train",
                             skip_bad=asked.skip_bad, crop=asked.crop, root=asked.root)
     labels = torch.from_numpy(own.labels) if own.labels is not None else None
-    fakes = GeneratedSet(lambda size: sample_batches(run.family, run.generator, n, asked.seed, device, label_pool=labels,
-                                                     batch=size),
-                         n=n, side=images.side, channels=images.channels, description=str(run.path))
+    make = lambda size, share=(0, 1): sample_batches(run.family, run.generator, n, asked.seed, device, label_pool=labels,
+                                                     batch=size, share=share)
+    shape = (images.channels, images.side, images.side)
+    if distributed.rank():
+        distributed.help_generate(make, n, shape)
+        return None
+    fakes = GeneratedSet(distributed.generated_by_all(make, n, shape), n=n, side=images.side, channels=images.channels,
+                         description=str(run.path))
     subject = Subject(family=run.family, generator=run.generator, reals=own, held_out=_held_out(run, data["split"]),
                       seed=asked.seed, n=n, device=device)
     config = run.config

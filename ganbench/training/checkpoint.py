@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def mark_if_best(folder: Path, checkpoint: Path, metric: str, value: float, *, h
     if not math.isfinite(value):
         return
     if best_of(folder) is not None:
-        former = json.loads(marker.read_text(encoding="utf-8"))["value"]
+        former = _mark(folder)["value"]
         if (value <= former) if higher_is_better else (value >= former):
             return
     scratch = folder / ".best.tmp"
@@ -71,11 +72,34 @@ def mark_if_best(folder: Path, checkpoint: Path, metric: str, value: float, *, h
 
 def best_of(folder: Path) -> Path | None:
     """The checkpoint marked best, if there is one."""
-    marker = folder / "best.json"
-    if not marker.is_file():
+    try:
+        found = _mark(folder)
+    except UserError as error:
+        warnings.warn(f"{error}; it is passed over, and the next evaluation writes it anew", stacklevel=2)
         return None
-    best = folder / json.loads(marker.read_text(encoding="utf-8"))["checkpoint"]
-    return best if best.is_dir() else None
+    return folder / found["checkpoint"] if found and (folder / found["checkpoint"]).is_dir() else None
+
+
+def check_mark(folder: Path) -> None:
+    """Raise UserError if the mark of the best checkpoint is there and cannot be read."""
+    try:
+        _mark(folder)
+    except UserError as error:
+        raise UserError(f"{error}: take the last checkpoint (--which last), or let `ganbench resume` mark one anew") from None
+
+
+def _mark(folder: Path) -> dict[str, Any]:
+    """What best.json says, {} where there is none. Raises UserError for a damaged one."""
+    marker = folder / "best.json"
+    try:
+        found = json.loads(marker.read_text(encoding="utf-8"))
+        if not isinstance(found["checkpoint"], str) or not math.isfinite(found["value"]):
+            raise TypeError("no checkpoint and value")
+        return found
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{marker} is damaged ({type(error).__name__}: {' '.join(str(error).split())})") from None
 
 
 def load(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from ganbench import records
-from ganbench.data import Store, Stream, open_dataset
+from ganbench.data import Store, Stream, absolute_spec, open_dataset
 from ganbench.environment import choose_device, describe, provenance
-from ganbench.errors import Diverged, UserError
+from ganbench.errors import Diverged, UserError, nearest
 from ganbench.family import (
     Clock,
     Family,
@@ -44,6 +44,7 @@ from ganbench.training.log import Log
 from ganbench.training.loop import Hooks, Plan, seed_everything, train
 from ganbench.training.progress import ProgressLine, duration
 
+current: Path | None = None  # the run that this process is training; whoever is interrupted may say its name
 GRID = 8  # images in a row of a sample grid, and rows
 DEFAULT_DATASET = "digits"
 
@@ -117,7 +118,7 @@ def run(options: Options) -> Outcome:
     if options.results and distributed.rank() == 0:
         records.append(options.results, [])  # a table that cannot take rows is better known now than at the end
     folder = Path(distributed.agreed(str(_folder(options, document)) if distributed.rank() == 0 else None))
-    document["run"] = folder.name
+    document["run"], document["options"]["out"] = folder.name, str(folder.absolute())
 
     # --- build; the seed comes first, so that equal seeds mean equal weights
     seed_everything(options.seed, device)
@@ -144,6 +145,8 @@ def run(options: Options) -> Outcome:
                  f"{store.channels}x{store.side}x{store.side}, {device}, into {folder}")
 
     # --- train
+    global current
+    current = folder
     recorder = _Recorder(options, family, store, document, folder, progress, plan)
     hooks = Hooks(grid=recorder.grid, score=recorder.score)
     status, reason, seconds = "ok", "", 0.0
@@ -158,6 +161,7 @@ def run(options: Options) -> Outcome:
     finally:
         log.close()
         lock.close()
+    current = None
     progress.say(f"{status} after {duration(seconds)}: {folder}")
     return Outcome(folder, status, reason, recorder.last, seconds)
 
@@ -252,13 +256,32 @@ class _Recorder:
 
 def resume(path: str | Path, **changes: Any) -> Outcome:
     """Go on with a run from its folder alone; `changes` may lengthen its budget or move it to another device."""
-    document = read_config(Path(path))
-    options = Options(**document["options"])
+    options = _recorded(Path(path))
     for key, value in changes.items():
         if value is not None:
             setattr(options, key, value)
     options.out, options.resume = str(path), True
     return run(options)
+
+
+def _recorded(path: Path) -> Options:
+    """The options that a run was begun with. Raises UserError for a config.json that a hand or another version made."""
+    given, known = read_config(path).get("options"), {f.name for f in fields(Options)}
+    if not isinstance(given, dict) or "family" not in given:
+        raise UserError(f"{path / 'config.json'} says nothing of the options of this run: begin it anew with `ganbench run`")
+    for key in given:
+        if key not in known:
+            raise UserError(f"{path / 'config.json'}: unknown option '{key}' in \"options\".{nearest(key, known)} "
+                            "Remove it, or use the version of ganbench that began this run")
+    return Options(**given)
+
+
+def _anywhere(options: Options) -> dict[str, Any]:
+    """The options as they are recorded: with absolute paths, so that `ganbench resume` works from any folder."""
+    absolute = lambda path: str(Path(path).expanduser().absolute()) if path else path
+    family = absolute(options.family) if options.family.endswith(".py") else options.family
+    return asdict(options) | {"family": family, "dataset": absolute_spec(options.dataset), "root": absolute(options.root),
+                              "results": absolute(options.results)}
 
 
 def _plan(options: Options, cls: type[Family], preset: Preset) -> Plan:
@@ -285,8 +308,9 @@ def _document(options: Options, cls: type[Family], config: FamilyConfig, origin:
     """
     settings = config.model_dump(mode="json")
     source = str(Path(options.family).resolve()) if options.family.endswith(".py") else short_name(cls)
-    data = {"spec": options.dataset, "name": store.name, "side": store.side, "crop": store.crop, "split": store.split,
-            "channels": store.channels, "classes": list(store.classes), "n": store.n, "root": options.root,
+    recorded = _anywhere(options)
+    data = {"spec": recorded["dataset"], "name": store.name, "side": store.side, "crop": store.crop, "split": store.split,
+            "channels": store.channels, "classes": list(store.classes), "n": store.n, "root": recorded["root"],
             "content_hash": store.content_hash, "skip_bad": options.skip_bad,
             "mirror": store.mirror if options.mirror is None else options.mirror}
     preset = options.preset or cls.default_preset
@@ -298,7 +322,7 @@ def _document(options: Options, cls: type[Family], config: FamilyConfig, origin:
     return {"run": "", "family": short_name(cls), "family_source": source, "preset": preset, "config": settings,
             "origin": origin, "flags": flags, "config_hash": digest, "seed": options.seed, "dataset": data,
             "training": asdict(plan),
-            "options": asdict(options), "environment": describe(device), "command": " ".join(sys.argv),
+            "options": recorded, "environment": describe(device), "command": " ".join(sys.argv),
             "created": datetime.now(UTC).isoformat(timespec="seconds")}
 
 

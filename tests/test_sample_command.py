@@ -1,0 +1,126 @@
+"""`ganbench sample` on a run that was trained and saved: the files, their sizes, and what must be equal in them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from ganbench import samples_commands
+from ganbench.errors import UserError
+from ganbench.run import load_run
+from ganbench.training import session
+
+SIDE, GAP = 32, 2
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """StyleGAN, small, trained to its full side on digits."""
+    folder = tmp_path_factory.mktemp("runs") / "stylegan"
+    session.run(session.Options("stylegan", dataset="digits", preset="smoke", side=SIDE, out=str(folder), metrics=[],
+                                results=None, device="cpu", quiet=True, seed=3))
+    return folder
+
+
+def sample(*arguments: object) -> list[Path]:
+    """The files that the command says it wrote."""
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    samples_commands.register(app)
+    result = CliRunner().invoke(app, ["sample", *map(str, arguments), "--device", "cpu"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return [Path(line.removeprefix("wrote ")) for line in result.output.splitlines()]
+
+
+def cells(path: Path, rows: int, columns: int, channels: int = 3) -> np.ndarray:
+    """The images of a picture, (rows,columns,S,S,3); the picture has exactly the size that they need."""
+    picture = np.asarray(Image.open(path))
+    height, width = rows * (SIDE + GAP) - GAP, columns * (SIDE + GAP) - GAP
+    factor = max(1, round(384 / max(height, width)))
+    assert picture.dtype == np.uint8 and picture.shape == (height * factor, width * factor, 3)
+    small = picture[::factor, ::factor]
+    assert np.array_equal(small.repeat(factor, 0).repeat(factor, 1), picture)  # whole pixels
+    step = SIDE + GAP
+    return np.stack([[small[r * step:r * step + SIDE, c * step:c * step + SIDE] for c in range(columns)] for r in range(rows)])
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a.astype(float) - b).mean())
+
+
+KINDS = {"grid": [], "interpolate-z": ["--interpolate", "z"], "interpolate-w": ["--interpolate", "w"],
+         "truncation-sweep": ["--truncation-sweep"], "mixing-sheet": ["--mixing-sheet"],
+         "noise-variation": ["--noise-variation"]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(run: Path, tmp_path: Path, kind: str) -> None:
+    written = {}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        out = tmp_path / f"{name}.png"
+        assert sample(run, *KINDS[kind], "--n", 4, "--seed", seed, "--out", out) == [out]
+        written[name] = out.read_bytes()
+    assert written["a"] == written["b"] != written["c"]
+
+
+def test_a_grid_holds_the_images_of_the_run(run: Path) -> None:
+    path, = sample(run, "--n", 9, "--seed", 5)
+    assert path == run / "samples" / "grid-seed5.png"
+    expected = load_run(run).sample(9, 5).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(cells(path, 3, 3).reshape(9, SIDE, SIDE, 3), np.broadcast_to(expected, (9, SIDE, SIDE, 3)))
+    assert len({image.tobytes() for image in expected}) == 9
+
+
+@pytest.mark.parametrize("space", ["z", "w"])
+def test_an_interpolation_goes_from_picture_to_picture_in_small_steps(run: Path, space: str) -> None:
+    path, = sample(run, "--interpolate", space, "--n", 3)
+    rows = cells(path, 3, 9)
+    for row in rows:
+        steps = [apart(row[i], row[i + 1]) for i in range(8)]
+        assert apart(row[0], row[8]) > 0 and max(steps) < apart(row[0], row[8])
+
+
+def test_truncation_0_is_one_picture_for_every_latent_and_1_is_not(run: Path) -> None:
+    path, = sample(run, "--truncation-sweep", "--n", 4)
+    sweep = cells(path, 4, 7)  # psi 1, 0.7, 0.5, 0.3, 0, -0.5, -1
+    assert all(np.array_equal(sweep[0, 4], sweep[row, 4]) for row in range(4))
+    assert len({sweep[row, 0].tobytes() for row in range(4)}) == 4
+    for row in range(4):  # the farther from 0, the farther from the average picture
+        away = [apart(sweep[row, column], sweep[row, 4]) for column in (0, 1, 2, 3)]
+        assert away == sorted(away, reverse=True) and away[-1] > 0
+
+
+def test_style_mixing_takes_something_of_both(run: Path) -> None:
+    path, = sample(run, "--mixing-sheet", "--n", 3)
+    sheet = cells(path, 4, 4)
+    assert (sheet[0, 0] == 255).all()
+    inner = sheet[1:, 1:]
+    assert len({inner[r, c].tobytes() for r in range(3) for c in range(3)}) == 9
+    for r in range(3):
+        for c in range(3):
+            assert not np.array_equal(inner[r, c], sheet[r + 1, 0]) and not np.array_equal(inner[r, c], sheet[0, c + 1])
+
+
+def test_noise_changes_a_picture_and_where_is_shown(run: Path) -> None:
+    path, = sample(run, "--noise-variation", "--n", 2)
+    rows = cells(path, 2, 6)
+    for row in rows:
+        assert len({image.tobytes() for image in row[:5]}) == 5
+        assert row[5].max() == 255  # the deviation's largest pixel
+        deviation = row[:5].astype(float).std(0).mean(-1)
+        assert np.corrcoef(deviation.ravel(), row[5].mean(-1).ravel())[0, 1] > 0.5  # five draws say the same as thirty
+
+
+def test_pictures_that_need_what_a_family_lacks_are_refused_in_one_line(tmp_path: Path) -> None:
+    toy = str(Path(__file__).with_name("toy.py"))
+    session.run(session.Options(toy, dataset="digits", side=16, out=str(tmp_path / "toy"), metrics=[], results=None, steps=2,
+                                device="cpu", quiet=True))
+    for kind in ("--truncation-sweep", "--mixing-sheet", "--noise-variation"):
+        with pytest.raises(UserError, match=r"needs a generator|has no noise inputs"):
+            sample(tmp_path / "toy", kind)
+    assert not (tmp_path / "toy" / "samples").exists()
+    with pytest.raises(UserError, match="leave it out, or ask for one"):
+        sample(tmp_path / "toy", "--walk", "--interpolate", "z", "--out", tmp_path / "x.png")
