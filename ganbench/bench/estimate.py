@@ -68,7 +68,7 @@ def estimate(cell: Cell, device: torch.device) -> Estimate:
     seconds = sum(at(int(images))[0].seconds_per_kimg for images in shares) / POINTS * total / 1000
     memory = max(s.state_bytes + s.activation_bytes * batch / s.batch for (_, batch), s in measured.items())
     bench.engine.enter(bench.stage_at(int(total)))
-    flops = count_with_smaller_batch(bench.engine, at(int(total))[0].batch)
+    flops = count_with_smaller_batch(bench.engine, max(4, at(int(total))[0].batch // 4))
     return Estimate(*bench.parameters, flops, budget.seconds or seconds, memory + PROCESS_BYTES[device.type])
 
 
