@@ -182,6 +182,24 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatc
     assert leftovers(own_cache) == []
 
 
+def test_a_disk_that_fails_half_way_is_said(tmp_path, monkeypatch):
+    """Only the first sync fails, as Linux has it: the failure is not forgotten when the file is synced again at the end."""
+    monkeypatch.setattr(decoding, "CHUNK_BYTES", 3 * 16 * 16)
+    monkeypatch.setattr(decoding, "SYNC_EVERY", 7 * 3 * 16 * 16)  # the last of seven chunks asks for it
+    tried, fsync = [], os.fsync
+
+    def failing(file):
+        tried.append(file)
+        if len(tried) == 1:
+            raise OSError(5, "Input/output error")
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(UserError, match=r"cannot write the store .*: Input/output error"):
+        open_dataset(str(write_images(tmp_path / "pics", count=7)), split="all", side=16)
+    assert len(tried) == 1
+
+
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GANBENCH_CACHE", str(tmp_path / "file"))

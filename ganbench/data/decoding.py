@@ -158,9 +158,11 @@ class _Syncing:
     def __enter__(self) -> "_Syncing":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._thread.shutdown()
         self._file.close()
+        if self._last and kind is None:
+            self._last.result()  # the system tells of a failure once: a later sync of the same file may know nothing of it
 
     def written(self, size: int) -> None:
         """So many bytes are there. Raises OSError if the disk did not take earlier ones."""
