@@ -5,6 +5,7 @@ fakes. The pulling-away term keeps the fakes' codes apart (EBGAN-PT).
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -20,6 +21,15 @@ from ganbench.random import Random
 
 class EBGANConfig(FamilyConfig):
     # networks
+    net: Literal["conv", "mlp"] = knob("conv", "convolutional, or the dense networks of the MNIST grid search",
+                                       "appendix", later=True)
+    layers_g: int = knob(5, "mlp: the generator's affine layers", "appendix: nLayerG", later=True, ge=2)
+    units_g: int = knob(800, "mlp: units in each of its hidden layers", "appendix: sizeG", later=True, ge=1)
+    layers_d: int = knob(2, "mlp: the critic's affine layers, half of them the encoder's", "appendix: nLayerD", later=True,
+                         ge=2, multiple_of=2)
+    units_d: int = knob(1024, "mlp: units in each of its hidden layers", "appendix: sizeD", later=True, ge=1)
+    noise_planes: bool = knob(False, "conv: 64 noise maps beside the generator's 4x4 maps, 32 at 8x8, 16, 8, ... (part of "
+                                     "the latent)", "appendix, ImageNet", later=True)
     ngf: int = knob(128, "generator maps at half the side (at 128 px: half of it)", "appendix C", ge=2)
     ndf: int = knob(64, "critic maps at half the side, doubled at each halving", "appendix C", ge=1)
     latent: int = knob(100, "latent components", "appendix C", ge=1)
@@ -42,19 +52,36 @@ class Generator(nn.Module):
 
     def __init__(self, config: EBGANConfig, images: ImageSpec):
         super().__init__()
-        n, doublings = config.ngf, images.side.bit_length() - 3
+        n, doublings, self.latent = config.ngf, images.side.bit_length() - 3, config.latent
+        self.planes = noise_planes(config, images)
         # 32: 4n 2n n | 64: 8n 4n 2n n | 128: 8n 4n 2n n n/2
         widths = [min(8 * n, n << (doublings - 1 - i)) for i in range(doublings)] if doublings < 5 else \
             [max(n // 2, (8 * n) >> i) for i in range(doublings)]
         layers: list[nn.Module] = [nn.Linear(config.latent, widths[0] * 16, bias=False),
                                    nn.Unflatten(1, (widths[0], 4, 4)), nn.BatchNorm2d(widths[0]), nn.ReLU()]
-        for width, wider in itertools.pairwise(widths):
-            layers += [nn.ConvTranspose2d(width, wider, 4, 2, 1, bias=False), nn.BatchNorm2d(wider), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], images.channels, 4, 2, 1), nn.Tanh())
+        noise = self.planes or [0] * doublings
+        for width, wider, more in zip(widths, widths[1:], noise):
+            layers += [nn.ConvTranspose2d(width + more, wider, 4, 2, 1, bias=False), nn.BatchNorm2d(wider), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1] + noise[-1], images.channels, 4, 2, 1), nn.Tanh())
         normal_weights(self, 0.02, gain_deviation=0.0)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.layers(z)
+        if not self.planes:
+            return self.layers(z)
+        sizes = [self.latent, *(count * 16 * 4 ** level for level, count in enumerate(self.planes))]
+        x, *noise = z.split(sizes, 1)
+        waiting = iter(zip(noise, self.planes))
+        for layer in self.layers:
+            if isinstance(layer, nn.ConvTranspose2d):
+                values, count = next(waiting)
+                x = torch.cat([x, values.view(len(x), count, *x.shape[2:])], 1)
+            x = layer(x)
+        return x
+
+
+def noise_planes(config: EBGANConfig, images: ImageSpec) -> list[int]:
+    """Noise maps beside the generator's maps at sides 4, 8, ..., S/2; empty where there are none."""
+    return [max(1, 64 >> i) for i in range(images.side.bit_length() - 3)] if config.noise_planes else []
 
 
 class Autoencoder(nn.Module):
@@ -80,6 +107,35 @@ class Autoencoder(nn.Module):
         return self.decoder(self.encoder(images))
 
 
+class DenseAutoencoder(nn.Module):
+    """The dense critic: images (B,C,S,S) -> reconstructions of the same shape. ReLU between its affine layers."""
+
+    def __init__(self, config: EBGANConfig, images: ImageSpec):
+        super().__init__()
+        shape, half = (images.channels, images.side, images.side), config.layers_d // 2
+        sizes = [math.prod(shape), *[config.units_d] * half]
+        affine = lambda widths: [m for a, b in itertools.pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
+        self.encoder = nn.Sequential(nn.Flatten(), *affine(sizes))
+        end = [nn.Tanh()] if config.reconstruction == "tanh" else []
+        self.decoder = nn.Sequential(*affine(sizes[::-1])[:-1], nn.Unflatten(1, shape), *end)
+        normal_weights(self, 0.002)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.decoder(self.encoder(images))
+
+
+def dense_generator(config: EBGANConfig, images: ImageSpec) -> nn.Sequential:
+    """Latents (B,latent) -> images (B,C,S,S) in (-1,1): affine layers, batch norm and ReLU behind all but the last."""
+    shape = (images.channels, images.side, images.side)
+    widths = [config.latent, *[config.units_g] * (config.layers_g - 1)]
+    layers: list[nn.Module] = []
+    for a, b in itertools.pairwise(widths):
+        layers += [nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.Linear(widths[-1], math.prod(shape)), nn.Unflatten(1, shape), nn.Tanh())
+    normal_weights(network, 0.02, gain_deviation=0.0)
+    return network
+
+
 class EBGAN(Family):
     title = "EBGAN"
     paper = "Zhao, Mathieu, LeCun 2017, arXiv 1609.03126"
@@ -94,6 +150,10 @@ class EBGAN(Family):
         "lsun64": Preset("margin 80, the paper's for LSUN bedrooms at 64 px", side=64, margin=80.0),
         "imagenet128": Preset("margin 40, the paper's for ImageNet at 128 px (without its noise planes)", side=128,
                               margin=40.0),
+        "imagenet128_noise": Preset("the same with the paper's noise planes at every layer of the generator", side=128,
+                                    margin=40.0, noise_planes=True),
+        "mnist": Preset("the best dense networks of the paper's grid search on MNIST: minutes on a GPU", net="mlp",
+                        margin=10.0, pull_away=0.0, rate=1e-3),
         "alt:no_pt": Preset("plain EBGAN, without the pulling-away term", pull_away=0.0),
         "alt:mse": Preset("energies as mean squares, margin 1, as several ports have them", energy="mse_mean", margin=1.0),
         "laptop": Preset("recognisable clothes after three minutes on two cores", kimg=120, ngf=32, ndf=16, margin=8.0,
@@ -118,17 +178,23 @@ class EBGAN(Family):
                  "norm of the error; with a mean square over pixels, 20 would never be reached.")
 
     config: EBGANConfig
-    critic: Autoencoder
+    critic: Autoencoder | DenseAutoencoder
 
     def __init__(self, config: EBGANConfig, images: ImageSpec):
         super().__init__(config, images)
-        self.generator, self.critic = Generator(config, images), Autoencoder(config, images)
+        if config.net == "mlp":
+            self.generator, self.critic = dense_generator(config, images), DenseAutoencoder(config, images)
+        else:
+            self.generator, self.critic = Generator(config, images), Autoencoder(config, images)
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
         super().check(config, images)
+        assert isinstance(config, EBGANConfig)
         if images.side < 16:
             raise UserError(f"side {images.side} is too small for these networks: choose --side 32 or more")
+        if config.net == "mlp" and config.noise_planes:
+            raise UserError("ebgan's noise planes lie beside maps, which net=mlp has none of: use net=conv")
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         c = self.config
@@ -139,9 +205,12 @@ class EBGAN(Family):
         return Stage(self.images.side, self.config.batch)
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """(n, latent), or with noise planes (n, latent + all their values)."""
+        planes = noise_planes(self.config, self.images)
+        size = self.config.latent + sum(count * 16 * 4 ** level for level, count in enumerate(planes))
         if self.config.latents_from == "uniform":
-            return random.uniform(n, self.config.latent, low=-1.0)
-        return random.normal(n, self.config.latent)
+            return random.uniform(n, size, low=-1.0)
+        return random.normal(n, size)
 
     def energy(self, images: Tensor) -> Tensor:
         """Energies (B,) of images (B,C,S,S) under the critic as it stands (train or eval mode)."""

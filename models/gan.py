@@ -1,7 +1,8 @@
 """The original GAN (Goodfellow et al., NeurIPS 2014, arXiv 1406.2661).
 
 Dense networks: a ReLU generator against a maxout critic with dropout, plain SGD with momentum. The defaults are those of
-the authors' MNIST configuration; `alt:modern` is what people write today when they say GAN.
+the authors' MNIST configuration; `cifar_fc` and `cifar_conv` are theirs for CIFAR-10, the second with the paper's only
+convolutions; `alt:modern` is what people write today when they say GAN.
 """
 
 import math
@@ -11,15 +12,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
 from ganbench.models.nn import losses
-from ganbench.models.nn.layers import LEAK, Maxout, SignedPixels, UnitPixels
+from ganbench.models.nn.layers import LEAK, Maxout, MaxoutConv2d, SignedPixels, UnitPixels
 from ganbench.models.nn.watch import CollapseAlarm
 from ganbench.random import Random
 
 
 class GANConfig(FamilyConfig):
     # networks
+    net: Literal["dense", "conv"] = knob("dense", "dense, or the CIFAR-10 networks with a transposed convolution at the end "
+                                                  "and three maxout convolutions at the start (side 32)", "code", later=True)
     latent: int = knob(100, "latent components", "code", ge=1)
     latents_from: Literal["uniform", "normal"] = knob("uniform", "U(-sqrt 3, sqrt 3), of variance 1, or N(0,1)",
                                                       "code: uniform for MNIST, normal for CIFAR-10")
@@ -75,6 +79,9 @@ class GAN(Family):
         "cifar_fc": Preset("the authors' dense CIFAR-10 networks, 127M weights (without their contrast normalisation)",
                            latents_from="normal", hidden=8000, second="sigmoid", output="linear", units=1600,
                            rate=0.025),
+        "cifar_conv": Preset("the authors' convolutional CIFAR-10 networks, 77M weights (without their contrast "
+                             "normalisation)", side=32, net="conv", latents_from="normal", hidden=8000, second="sigmoid",
+                             output="linear", units=500, rate=0.004, batch=128),
         "alt:modern": Preset("tanh, leaky ReLU, Adam: what people write today, trains on anything simple", **MODERN),
         "laptop": Preset("legible, speckled digits after a minute on two cores, clothes after two", kimg=200,
                          **{**MODERN, "hidden": 512, "units": 512, "batch": 32, "rate": 5e-4}),
@@ -103,29 +110,41 @@ class GAN(Family):
 
     def __init__(self, config: GANConfig, images: ImageSpec):
         super().__init__(config, images)
-        c, shape = config, (images.channels, images.side, images.side)
-        pixels = math.prod(shape)
+        c, pixels = config, images.channels * images.side ** 2
         ends = {"sigmoid": [nn.Sigmoid(), SignedPixels()], "tanh": [nn.Tanh()], "linear": []}
         self.generator = nn.Sequential(
             nn.Linear(c.latent, c.hidden), nn.ReLU(), nn.Linear(c.hidden, c.hidden),
-            nn.ReLU() if c.second == "relu" else nn.Sigmoid(), nn.Linear(c.hidden, pixels), nn.Unflatten(1, shape),
-            *ends[c.output])
+            nn.ReLU() if c.second == "relu" else nn.Sigmoid(), *to_image(c, images), *ends[c.output])
         if c.critic == "maxout":
             layer = lambda inputs: [Maxout(inputs, c.units, c.pieces)]
         else:
             layer = lambda inputs: [nn.Linear(inputs, c.units), nn.LeakyReLU(LEAK)]
-        self.critic = nn.Sequential(
-            *([UnitPixels()] if c.output == "sigmoid" else []), nn.Flatten(), nn.Dropout(c.drop_input), *layer(pixels),
-            nn.Dropout(c.drop_hidden), *layer(c.units), nn.Dropout(c.drop_hidden), nn.Linear(c.units, 1), nn.Flatten(0))
+        dropped, hidden = nn.Dropout(c.drop_input), lambda: nn.Dropout(c.drop_hidden)
+        if c.net == "conv":
+            body = [dropped, *maxout_convolutions(images.channels, c.drop_hidden), nn.Flatten(), *layer(192 * 5 * 5), hidden()]
+        else:
+            body = [nn.Flatten(), dropped, *layer(pixels), hidden(), *layer(c.units), hidden()]
+        self.critic = nn.Sequential(*([UnitPixels()] if c.output == "sigmoid" else []), *body, nn.Linear(c.units, 1),
+                                    nn.Flatten(0))
         if c.init == "uniform":
             uniform_everywhere(self.generator, 0.05)
             uniform_everywhere(self.critic, 0.005)
         self.alarm = CollapseAlarm()
 
+    @classmethod
+    def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        super().check(config, images)
+        assert isinstance(config, GANConfig)
+        if config.net == "conv" and images.side != 32:
+            raise UserError(f"gan with net=conv is for side 32, not {images.side}: use --side 32, or --set net=dense")
+        if config.net == "conv" and config.hidden % 100:
+            raise UserError(f"gan with net=conv makes 10x10 maps of {config.hidden} hidden units: choose a multiple of 100 "
+                            "with --set hidden=N")
+
     @torch.no_grad()
     def before_training(self, images: Tensor) -> None:
         """The generator's last biases give the training images' mean, pixel by pixel (authors' code)."""
-        if self.config.output == "sigmoid" and self.config.init == "uniform":
+        if self.config.output == "sigmoid" and self.config.init == "uniform" and self.config.net == "dense":
             last = [m for m in self.generator if isinstance(m, nn.Linear)][-1]
             last.bias.copy_(((images.mean(0).flatten() + 1) / 2).clamp(1e-4, 1 - 1e-4).logit())
 
@@ -173,9 +192,32 @@ class GAN(Family):
                 "momentum": engine.stage.momenta.get("critic", 0.0)}
 
 
+def to_image(config: GANConfig, images: ImageSpec) -> list[nn.Module]:
+    """From the generator's second hidden layer (B,hidden) to images (B,C,S,S)."""
+    shape = (images.channels, images.side, images.side)
+    if config.net == "conv":  # 10x10 -> 32x32
+        maps = config.hidden // 100
+        return [nn.Unflatten(1, (maps, 10, 10)), nn.ConvTranspose2d(maps, images.channels, 5, 3)]
+    return [nn.Linear(config.hidden, math.prod(shape)), nn.Unflatten(1, shape)]
+
+
+def maxout_convolutions(channels: int, drop: float) -> list[nn.Module]:
+    """The critic's first layers, from side 32 to 192 maps of 5x5.
+
+    Pooling windows may stick out at the far edge, as in the authors' library: 33 -> 16, 15 -> 7, 9 -> 5.
+    """
+    layers: list[nn.Module] = []
+    for units, kernel, padding, window in ((32, 8, 4, 4), (32, 8, 3, 4), (192, 5, 3, 2)):
+        layers += [MaxoutConv2d(channels, units, 2, kernel, padding), nn.MaxPool2d(window, 2, ceil_mode=True),
+                   nn.Dropout(drop)]
+        channels = units
+    return layers
+
+
 def uniform_everywhere(network: nn.Module, bound: float) -> None:
-    """U(-bound, bound) for the weights of linear layers, biases 0."""
+    """U(-bound, bound) for the weights of linear layers and convolutions, biases 0."""
     for layer in network.modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.uniform_(layer.weight, -bound, bound)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)

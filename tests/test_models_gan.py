@@ -11,6 +11,7 @@ from torch import nn
 from ganbench.errors import UserError
 from ganbench.family import Clock, ImageSpec, configure, find
 from ganbench.models.cgan import beside
+from ganbench.models.nn.layers import MaxoutConv2d
 from ganbench.random import Random, derived_seed
 
 LN2 = math.log(2)
@@ -163,3 +164,47 @@ def test_alternating_players_use_a_minibatch_each():
 def test_missing_labels_are_one_clear_line():
     with pytest.raises(UserError, match="labels"):
         build("cgan", "smoke", classes=0)
+
+
+# --- CIFAR-10 with convolutions -----------------------------------------------------------------------------------------
+
+def test_parameter_counts_of_the_convolutional_networks():
+    """By hand: maxout counts all pieces; the last maps are 5x5 with pooling windows that stick out."""
+    with torch.device("meta"):
+        family = build("gan", "cifar_conv", channels=3)
+    assert count(family.generator) == 101 * 8000 + 8001 * 8000 + (80 * 25 * 3 + 3) == 64_822_003
+    convolutions = (8 * 8 * 3 + 1) * 64 + (8 * 8 * 32 + 1) * 64 + (5 * 5 * 32 + 1) * 384
+    assert count(family.critic) == convolutions + (192 * 5 * 5 + 1) * 2500 + 501 == 12_454_073
+    config = family.config
+    assert (config.rate, config.batch, config.output, config.second) == (0.004, 128, "linear", "sigmoid")
+
+
+def test_a_step_and_samples_of_the_convolutional_networks():
+    family = build("gan", "cifar_conv", channels=3, hidden=200, units=10, batch=4)
+    for layer in family.critic.modules():
+        if isinstance(layer, nn.Conv2d):
+            assert 0.99 * 0.005 < float(layer.weight.detach().abs().max()) <= 0.005
+    images = family.sample(family.latents(2, Random(0)))
+    assert images.shape == (2, 3, 32, 32)
+    engine = WatchedEngine(family)
+    before = flat(family.generator), flat(family.critic)
+    reals = Reals(engine)
+    family.before_training(next(reals).images)
+    engine.steps(reals)
+    assert not torch.equal(before[0], flat(family.generator)) and not torch.equal(before[1], flat(family.critic))
+
+
+def test_maxout_convolution_against_single_convolutions():
+    torch.manual_seed(0)
+    layer, x = MaxoutConv2d(2, 3, 4, 5, 1), torch.randn(2, 2, 8, 8)
+    weight, bias = layer.conv.weight, layer.conv.bias
+    pieces = [[nn.functional.conv2d(x, weight[4 * u + p:4 * u + p + 1], bias[4 * u + p:4 * u + p + 1], padding=1)[:, 0]
+               for p in range(4)] for u in range(3)]
+    expected = torch.stack([torch.stack(of_unit).amax(0) for of_unit in pieces], 1)
+    assert torch.allclose(layer(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("side, overrides, message", [(64, {}, "side 32"), (32, {"hidden": 250}, "multiple of 100")])
+def test_what_the_convolutional_networks_cannot_be_is_one_clear_line(side, overrides, message):
+    with pytest.raises(UserError, match=message):
+        build("gan", "cifar_conv", side=side, **overrides)

@@ -119,6 +119,57 @@ def test_the_pulling_away_term_is_off_where_it_is_off():
     assert build("ebgan", "alt:no_pt", ngf=8).config.pull_away == 0
 
 
+def test_dense_networks_of_the_grid_search():
+    """By hand at 32x32 grey: 5 affine layers 800 wide without biases before batch norm; 1024 units between the pixels."""
+    with torch.device("meta"):
+        family = build("ebgan", "mnist")
+    assert count(family.generator) == 100 * 800 + 3 * 800 * 800 + 4 * 2 * 800 + 801 * 1024 == 2_826_624
+    assert count(family.critic) == 1025 * 1024 + 1025 * 1024 == 2_099_200
+    assert (family.config.margin, family.config.rate) == (10.0, 1e-3)
+    deeper = build("ebgan", "mnist", layers_g=3, units_g=8, layers_d=4, units_d=6, channels=3)
+    assert [m.out_features for m in deeper.generator if isinstance(m, nn.Linear)] == [8, 8, 3072]
+    assert [m.out_features for m in deeper.critic.modules() if isinstance(m, nn.Linear)] == [6, 6, 6, 3072]
+
+
+def test_a_step_and_samples_of_the_dense_networks():
+    family = build("ebgan", "mnist", units_g=8, units_d=6, channels=3, batch=4)
+    images = family.sample(family.latents(2, Random(0)))
+    assert images.shape == (2, 3, 32, 32) and images.abs().max() <= 1
+    assert family.energy(images).shape == (2,) and family.critic(images).shape == images.shape
+    engine = WatchedEngine(family)
+    before = flat(family.generator), flat(family.critic)
+    engine.steps(Reals(engine))
+    assert not torch.equal(before[0], flat(family.generator)) and not torch.equal(before[1], flat(family.critic))
+
+
+def test_noise_planes():
+    """64 more inputs at 4x4, 32 at 8x8 and so on to 4 at 64x64; each value is a number of the latent."""
+    with torch.device("meta"):
+        plain, noisy = (build("ebgan", p, side=128, channels=3) for p in ("imagenet128", "imagenet128_noise"))
+    more = 16 * (64 * 512 + 32 * 256 + 16 * 128 + 8 * 64 + 4 * 3)
+    assert count(noisy.generator) == count(plain.generator) + more == 12_786_563 + more
+    assert noisy.latents(1, Random(0)).shape == (1, 100 + 64 * 16 + 32 * 64 + 16 * 256 + 8 * 1024 + 4 * 4096)
+    family = build("ebgan", "imagenet128_noise", side=16, ngf=8).eval()  # planes at 4 and 8
+    z = family.latents(2, Random(0))
+    for place in (0, 100, 100 + 1023, 100 + 1024, 100 + 1024 + 2047):
+        other = z.clone()
+        other[0, place] += 1
+        change = (family.sample(other) - family.sample(z)).abs().amax((1, 2, 3))
+        assert change[0] > 0 and change[1] == 0
+    other[0, 100 + 1024 + 2047] += 1  # the last value stands at the lower right end of its 8x8 plane
+    change = (family.sample(other) - family.sample(z))[0, 0].abs()
+    assert change[:13].max() == 0 and change[14:, 14:].max() > 0
+    engine = WatchedEngine(build("ebgan", "imagenet128_noise", side=32, ngf=8, ndf=4, batch=4))
+    assert torch.isfinite(torch.tensor(list(engine.steps(Reals(engine)).values()))).all()
+
+
+def test_what_dense_networks_cannot_be_is_one_clear_line():
+    with pytest.raises(UserError, match="noise planes"):
+        build("ebgan", "mnist", noise_planes=True)
+    with pytest.raises(UserError, match="layers_d"):
+        build("ebgan", "mnist", layers_d=3)
+
+
 # --- minibatch discrimination ---------------------------------------------------------------------------------------
 
 def test_mbd_parameter_counts():

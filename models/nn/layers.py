@@ -54,6 +54,18 @@ class Maxout(nn.Module):
         return self.linear(x).unflatten(1, (self.units, self.pieces)).amax(2)
 
 
+class MaxoutConv2d(nn.Module):
+    """(B,inputs,H,W) -> (B,units,H',W'): at each place the largest of `pieces` affine maps per unit."""
+
+    def __init__(self, inputs: int, units: int, pieces: int, kernel: int, padding: int):
+        super().__init__()
+        self.units, self.pieces = units, pieces
+        self.conv = nn.Conv2d(inputs, units * pieces, kernel, padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).unflatten(1, (self.units, self.pieces)).amax(2)
+
+
 class MinibatchDiscrimination(nn.Module):
     """Append to each sample's features how close it lies to the others of its batch (Salimans et al. 2016, 1606.03498).
 
