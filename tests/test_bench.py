@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from ganbench import records
+from ganbench.bench import commands
 from ganbench.bench.driver import drive, how_far
 from ganbench.bench.engines import Event
 from ganbench.bench.manifest import Manifest
@@ -154,6 +155,13 @@ def test_what_other_code_made_is_kept_and_marked_until_one_asks_for_it_anew(suit
     assert f"ganbench bench {suite} --redo --only mine-paper-digits-16-s0" in said
     assert [row[:3] for row in table(suite)][:2] == [("reference-digits-16", "ok", "1.5"), ("mine-paper-digits-16-s0", "ok", "1.5")]
     assert len(before) == len((tmp_path / "table.csv").read_bytes())
+    console.file = io.StringIO()
+    commands._what_is_there(plan(suite), tmp_path / "runs", console)  # as the dry run says it
+    said = console.file.getvalue()
+    assert "3 of these 4 cells are finished" in said and said.count("was made by other code of its family and is kept") == 3
+    console.file = io.StringIO()
+    commands._what_is_there(plan(suite), tmp_path / "elsewhere", console)
+    assert console.file.getvalue() == "" and not (tmp_path / "elsewhere").exists()
     redone = Scripted({})
     said = call(redone, redo=True)
     assert sorted(redone.ran) == ["mine-fast-digits-16-s0", "mine-fast-digits-16-s1", "mine-paper-digits-16-s0",

@@ -1,5 +1,6 @@
 """The arithmetic a model costs, against what one counts by hand; and that counting changes nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,32 @@ def test_a_family_that_grows_costs_more_at_its_last_stage():
     assert engine.stage.side == 32 and end.sample > 2 * begin.sample and end.train > 2 * begin.train
 
 
+def test_a_growing_run_resumed_between_its_checkpoint_and_its_score_has_the_same_costs(tmp_path, monkeypatch):
+    """Killed there, a run scores first of all when it goes on; the engine is then at the next step's stage already."""
+    options = session.Options("pggan", dataset="digits", preset="smoke", side=32, kimg=0.12, eval_every=0.02, n_eval=32,
+                              checkpoint_every=0.02, results=None, device="cpu", quiet=True)
+    costs = lambda folder: [(r["kimg"], r["flops_g"], r["flops_train"]) for r in records.read(folder / "results.csv")
+                            if r["level"] == "avg"]
+    session.run(replace(options, out=str(tmp_path / "calm")))
+    score, calls = session._Recorder.score, []
+
+    def killed(self, engine, seconds):
+        calls.append(engine.clock.images)
+        if len(calls) % 2:  # every first look at a checkpoint
+            raise KeyboardInterrupt
+        return score(self, engine, seconds)
+
+    monkeypatch.setattr(session._Recorder, "score", killed)
+    for _ in range(40):
+        try:
+            session.run(replace(options, out=str(tmp_path / "rough"), resume=True))
+            break
+        except KeyboardInterrupt:
+            continue
+    assert len(calls) >= 10 and costs(tmp_path / "rough") == costs(tmp_path / "calm")
+    assert len({cost[1:] for cost in costs(tmp_path / "calm")}) > 2  # it grew meanwhile
+
+
 def test_rows_of_a_run_carry_the_cost_and_a_family_that_cannot_be_counted_trains_all_the_same(tmp_path, monkeypatch, capsys):
     toy = str(Path(__file__).with_name("toy.py"))
     options = {"dataset": "digits", "side": 16, "steps": 3, "n_eval": 64, "results": None, "device": "cpu"}
@@ -108,7 +135,7 @@ def test_rows_of_a_run_carry_the_cost_and_a_family_that_cannot_be_counted_trains
     rows = records.read(tmp_path / "a" / "results.csv")
     assert {(row["flops_g"], row["flops_train"]) for row in rows} == {(str(8 * 256), str(36 * 256))}
 
-    def fails(engine):
+    def fails(engine, stage):
         raise RuntimeError("no\nway")
 
     monkeypatch.setattr(session, "count", fails)

@@ -34,8 +34,9 @@ class Flops:
     train: int
 
 
-def count(engine: TrainingEngine) -> Flops:
-    """Count at the engine's present stage, on this process's share of the batch.
+def count(engine: TrainingEngine, stage: Stage | None = None) -> Flops:
+    """Count at a stage, by default the engine's present one, on this process's share of the batch. A level that is still
+    fading in is counted as it will be.
 
     Needs the memory of one more step. Raises whatever the family's step raises.
     """
@@ -43,7 +44,7 @@ def count(engine: TrainingEngine) -> Flops:
     with torch.random.fork_rng(devices=forked):
         torch.manual_seed(0)
         family = copy.deepcopy(engine.family).train()
-        counting = _CountingEngine(family, engine)
+        counting = _CountingEngine(family, engine, replace(stage or engine.stage, fade=0.0))
         family.enter(counting.stage)
         drawn, reals = [0], _reals(family, counting)
 
@@ -69,13 +70,7 @@ def count_with_smaller_batch(engine: TrainingEngine, batch: int) -> Flops:
     wanted, few = engine.stage, max(2, batch // 2)
     if wanted.batch <= 2 * few:
         return count(engine)
-    try:
-        found = []
-        for size in (few, 2 * few):
-            engine.stage = replace(wanted, batch=size)
-            found.append(count(engine))
-    finally:
-        engine.stage = wanted
+    found = [count(engine, replace(wanted, batch=size)) for size in (few, 2 * few)]
     a, b = found[0].train * few, found[1].train * 2 * few
     return Flops(found[1].sample, round((b + (b - a) * (wanted.batch - 2 * few) / few) / wanted.batch))
 
@@ -99,8 +94,8 @@ def _counter() -> FlopCounterMode:
 class _CountingEngine:
     """What a family's step needs of an engine: backward passes are made, updates are not."""
 
-    def __init__(self, family: Family, like: TrainingEngine):
-        self.device, self.world, self.stage = like.device, like.world, like.stage
+    def __init__(self, family: Family, like: TrainingEngine, stage: Stage):
+        self.device, self.world, self.stage = like.device, like.world, stage
         self.clock: Clock = replace(like.clock, steps=USUAL_STEP)
         self.optimizers = family.make_optimizers()
 
@@ -124,7 +119,7 @@ class _CountingEngine:
 
 
 def _reals(family: Family, engine: _CountingEngine) -> Iterator[Batch]:
-    stage: Stage = engine.stage
+    stage = engine.stage
     images = torch.rand(engine.local_batch, family.images.channels, stage.side, stage.side, device=engine.device) * 2 - 1
     classes = family.images.classes
     labels = torch.arange(len(images), device=engine.device) % classes if classes else None

@@ -216,10 +216,11 @@ class _Recorder:
 
     def _count(self, engine: TrainingEngine) -> None:
         """Count the arithmetic once a stage. A family for which that fails is trained all the same."""
-        key = engine.stage.side, engine.stage.batch
+        stage = self.family.stage(engine.clock)  # not the engine's: that of a run resumed just here is a step further
+        key = stage.side, stage.batch
         if key not in self.flops:
             try:
-                self.flops[key] = count(engine)
+                self.flops[key] = count(engine, stage)
             except Exception as error:  # a step may do anything, and not having a cost is no reason to lose a training
                 self.flops[key] = None
                 self.progress.say(f"  FLOPs could not be counted: {type(error).__name__}: {' '.join(str(error).split())}")
@@ -234,7 +235,8 @@ class _Recorder:
     def row(self, engine: TrainingEngine, seconds: float) -> dict[str, Any]:
         """The columns that every row of this run shares at this moment."""
         data, clock = self.document["dataset"], engine.clock
-        flops = self.flops.get((engine.stage.side, engine.stage.batch))
+        stage = self.family.stage(clock)
+        flops = self.flops.get((stage.side, stage.batch))
         return {"run": self.document["run"], "origin": "ganbench", "family": self.document["family"],
                 "preset": self.document["preset"], "config_hash": self.document["config_hash"],
                 "dataset": data["name"], "split": data["split"], "crop": data["crop"], "side": data["side"],
