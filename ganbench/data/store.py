@@ -76,7 +76,8 @@ class Store:
     def remedy(self) -> str:
         """What to do about a damaged store, with the command that makes it anew."""
         spec = shlex.quote(":".join(filter(None, (self.manifest.get("source"), self.manifest.get("location")))))
-        return (f"remove {self.path} and run `ganbench data prepare {spec} --side {self.side} --split {self.split} --crop {self.crop}`"
+        return (f"remove {self.path} and run `ganbench data prepare {spec} --side {self.side} --split {self.split} "
+                f"--crop {self.crop}`"
                 f"{'' if self.manifest.get('location') else ' (with --from FOLDER, if it was prepared so)'}; "
                 f"`ganbench data verify {shlex.quote(str(self.path))}` checks a whole store")
 
