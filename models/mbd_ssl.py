@@ -1,0 +1,184 @@
+"""Semi-supervised GAN with minibatch discrimination (Salimans et al., NeurIPS 2016, arXiv 1606.03498, sections 3.2 and 5).
+
+The critic is a classifier of K classes whose fakes are an implicit class K+1 with logit 0: an image is real with
+probability Z / (Z + 1), Z the sum of the exponentials of its K logits. Labelled images teach the classes, all images and
+the fakes teach real against fake. Here every training image counts as labelled; the paper's tables use a few hundred a
+class. The generator takes no labels. The unsupervised form is family `mbd`.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganbench.errors import UserError
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, frozen_modes, knob
+from ganbench.models.nn import losses
+from ganbench.models.nn.layers import LEAK, MinibatchDiscrimination
+from ganbench.models.nn.weightnorm import initialise_from_data, normed
+from ganbench.random import Random, layer_normal
+
+
+class MBDSSLConfig(FamilyConfig):
+    # networks
+    latent: int = knob(100, "latent components, U(0,1)", "code", ge=1)
+    ngf: int = knob(128, "generator maps at half the side, doubled at each halving", "code", ge=1)
+    ndf: int = knob(96, "critic maps at full side; twice that from half the side on", "code", ge=1)
+    kernels: int = knob(100, "kernels B: closeness features added", "section 3.2", ge=1)
+    dimensions: int = knob(5, "dimensions C of a kernel", "code", ge=1)
+    noise: float = knob(0.2, "deviation of the noise on the critic's images", "code", ge=0)
+    dropout: float = knob(0.5, "share of maps' values dropped in the critic, behind each halving", "code", ge=0, lt=1)
+    # optimisation
+    n_generator: int = knob(3, "generator updates a critic update", "code", ge=1)
+    rate: float = knob(3e-4, "Adam's learning rate", "code", gt=0)
+    beta1: float = knob(0.5, "Adam", "code", ge=0, lt=1)
+    beta2: float = knob(0.999, "Adam", "code", ge=0, lt=1)
+    constant_epochs: float = knob(800.0, "epochs before the rate falls", "code", ge=0)
+    epochs: float = knob(1200.0, "epoch at which the rate reaches 0, linearly", "code", gt=0)
+    batch: int = knob(100, "images a minibatch", "code", ge=2)
+
+
+class Noise(nn.Module):
+    """Gaussian noise on images while training."""
+
+    def __init__(self, deviation: float):
+        super().__init__()
+        self.deviation = deviation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.deviation * layer_normal(*x.shape, like=x) if self.training and self.deviation else x
+
+
+class Classifier(nn.Module):
+    """The critic: images (B,C,S,S) -> scores (B,), the logarithm of Z, which is the logit of "real".
+
+    Weight normalisation throughout; minibatch discrimination on the averaged last maps.
+    """
+
+    def __init__(self, config: MBDSSLConfig, images: ImageSpec):
+        super().__init__()
+        narrow, wide = config.ndf, 2 * config.ndf
+        layers: list[nn.Module] = [Noise(config.noise)]
+        width = images.channels
+        for maps, kernel, stride, padding in ((narrow, 3, 1, 1), (narrow, 3, 1, 1), (narrow, 3, 2, 1), (wide, 3, 1, 1),
+                                              (wide, 3, 1, 1), (wide, 3, 2, 1), (wide, 3, 1, 0), (wide, 1, 1, 0),
+                                              (wide, 1, 1, 0)):
+            layers += [normed(nn.Conv2d(width, maps, kernel, stride, padding)), nn.LeakyReLU(LEAK)]
+            if stride == 2:
+                layers.append(nn.Dropout(config.dropout))
+            width = maps
+        self.features = nn.Sequential(*layers)
+        self.discrimination = MinibatchDiscrimination(wide, config.kernels, config.dimensions)
+        self.head = normed(nn.Linear(wide + config.kernels, images.classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits(images).logsumexp(1)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B,classes). Closeness sums over the batch, so judge with the training size."""
+        return self.head(self.discrimination(self.features(images).mean((2, 3))))
+
+
+def make_generator(config: MBDSSLConfig, images: ImageSpec) -> nn.Sequential:
+    """Latents (B,latent) -> images (B,C,S,S) in (-1,1): transposed 5x5 convolutions; batch norm with biases, no gains."""
+    doublings = images.side.bit_length() - 3
+    widths = [config.ngf << (doublings - 1 - i) for i in range(doublings)]
+    layers: list[nn.Module] = [nn.Linear(config.latent, widths[0] * 16, bias=False), nn.BatchNorm1d(widths[0] * 16), nn.ReLU(),
+                               nn.Unflatten(1, (widths[0], 4, 4))]
+    for width, wider in itertools.pairwise(widths):
+        layers += [nn.ConvTranspose2d(width, wider, 5, 2, 2, 1, bias=False), nn.BatchNorm2d(wider), nn.ReLU()]
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            layer.weight.requires_grad_(False)  # stays 1
+        elif isinstance(layer, nn.Linear | nn.ConvTranspose2d):
+            nn.init.normal_(layer.weight, 0, 0.05)
+    return nn.Sequential(*layers, normed(nn.ConvTranspose2d(widths[-1], images.channels, 5, 2, 2, 1)), nn.Tanh())
+
+
+class MBDSSL(Family):
+    title = "Semi-supervised GAN (minibatch discrimination)"
+    paper = "Salimans et al. 2016, arXiv 1606.03498"
+    summary = ("The critic classifies reals into their K classes, and tells them from fakes by how large its logits are at "
+               "all: fakes are an implicit further class. So unlabelled and generated images help the classifier, and the "
+               "labels help the generator's images. Minibatch discrimination lets the critic see how alike a batch is.")
+    Config = MBDSSLConfig
+    kimg = 60_000.0
+    needs_labels = True
+    default_preset = "mbd_cifar_ssl"
+    presets = {
+        "mbd_cifar_ssl": Preset("the authors' CIFAR-10 networks, 1200 epochs; here with all labels: a GPU, a day or two"),
+        "smoke": Preset("seconds: does it run?", kimg=1, ngf=8, ndf=8, kernels=4, dimensions=2, batch=16),
+    }
+    quantities = {
+        "class_loss": "cross-entropy of the reals' classes, nats; ln K when nothing is known",
+        "real_fake_loss": "half of mean softplus(-r) + mean softplus(f), nats, r and f the logarithms of Z; ln 2 if blind",
+        "critic_loss": "class_loss + real_fake_loss",
+        "generator_loss": "mean log(1 - D(G(z))) = -mean softplus(f), the last of the generator's updates; -ln 2 against a "
+                          "blind critic",
+        "accuracy_classes": "share of reals put into their class, with noise and dropout as in training",
+        "prob_real": "mean D(x) = Z/(Z+1), a probability", "prob_fake_before": "mean D(G(z)) before the updates",
+        "accuracy_real": "share of reals that the critic tells right", "accuracy_fake": "share of fakes likewise",
+        "rate": "learning rate now",
+    }
+    healthy = "class_loss falls, accuracy_classes rises; D(x) stays above 0.5 and D(G(z)) below, neither at the end of its range."
+    sick = ("D(G(z)) at 0 for good: the generator's loss log(1 - D) has no gradient left. accuracy_classes near 1 with poor "
+            "images: the classes are learned by heart; less labelled data would need the fakes more.")
+    misprints = ("The generator descends log(1 - D), not the usual -log D; the paper's better classifiers match features "
+                 "instead, and make worse images. The authors average the critic's weights for their error rates, which "
+                 "does not touch the images and is left out here.")
+
+    config: MBDSSLConfig
+    critic: Classifier
+
+    def __init__(self, config: MBDSSLConfig, images: ImageSpec):
+        super().__init__(config, images)
+        self.generator, self.critic = make_generator(config, images), Classifier(config, images)
+        self.needs_labels = False  # type: ignore[misc]  # training does; the generator, once it stands here, takes none
+
+    @classmethod
+    def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        super().check(config, images)
+        if images.side < 16:
+            raise UserError(f"side {images.side} is too small for these networks: choose --side 32 or more")
+
+    def before_training(self, images: Tensor) -> None:
+        """Weight normalisation of the critic begins from data: outputs of every layer with mean 0 and deviation 1."""
+        with frozen_modes(self.critic):
+            self.critic.eval()
+            initialise_from_data(self.critic, lambda: self.critic(images[:self.config.batch]))
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        c = self.config
+        return {name: torch.optim.Adam([p for p in network.parameters() if p.requires_grad], c.rate, (c.beta1, c.beta2))
+                for name, network in (("critic", self.critic), ("generator", self.generator))}
+
+    def stage(self, clock: Clock) -> Stage:
+        c = self.config
+        left = (c.epochs - clock.epoch) / max(c.epochs - c.constant_epochs, 1e-9)
+        rate = c.rate * min(1.0, max(0.0, left))
+        return Stage(self.images.side, c.batch, rates={"critic": rate, "generator": rate})
+
+    def latents(self, n: int, random: Random) -> Tensor:
+        return random.uniform(n, self.config.latent)
+
+    def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One critic update, then the generator's, which all belong to it."""
+        x, labels = next(reals)
+        assert labels is not None
+        with torch.no_grad():
+            fake = self.generator(self.latents(len(x), engine.random("latents")))
+        logits = self.critic.logits(x)
+        real_scores, fake_scores = logits.logsumexp(1), self.critic(fake)
+        class_loss = F.cross_entropy(logits, labels)
+        real_fake_loss = losses.logistic_critic(real_scores, fake_scores) / 2
+        engine.update(class_loss + real_fake_loss, "critic")
+        for _ in range(self.config.n_generator):
+            scores = self.critic(self.generator(self.latents(len(x), engine.random("latents"))))
+            generator_loss = losses.minimax_generator(scores)
+            engine.update(generator_loss, "generator")
+        return {**losses.probabilities(real_scores.detach(), fake_scores.detach()), "class_loss": class_loss.detach(),
+                "real_fake_loss": real_fake_loss.detach(), "critic_loss": (class_loss + real_fake_loss).detach(),
+                "generator_loss": generator_loss.detach(), "rate": engine.stage.rates["critic"],
+                "accuracy_classes": (logits.detach().argmax(1) == labels).float().mean()}
