@@ -7,9 +7,17 @@ from scipy import stats
 
 from ganbench.metrics import moments
 from ganbench.metrics.frechet import Gaussian, compare
-from ganbench.metrics.functional import frechet_distance
+from ganbench.metrics.functional import frechet_distance, frechet_distance_from_statistics
 from ganbench.metrics.metric import find
-from ganbench.metrics.uncertainty import frechet_error, intercept, of_neighbours, of_parts
+from ganbench.metrics.uncertainty import (
+    FEW,
+    fid_error,
+    frechet_error,
+    intercept,
+    of_neighbours,
+    of_parts,
+    quadratic_variance,
+)
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(60, 50, 6), (12, 9, 20), (12, 60, 20), (60, 12, 20)])
@@ -52,6 +60,7 @@ def test_small_helpers():
     assert of_neighbours(1.0, float("nan"), 10, 25, "m") == (None, None, "")
     low, high, _ = of_neighbours(1.0, 0.0, 50, 25, "m")  # all parts agree: Wilson's is left
     assert (low, high) == pytest.approx((0.9287, 1.0), abs=1e-3)
+    assert of_neighbours(0.5, 0.01, 50, 25, "m")[:2] == pytest.approx((0.5 - 0.0206, 0.5 + 0.0206), abs=1e-4)
     assert of_neighbours(1.2, 0.1, None, 25, "m")[1] > 1.2  # density is no share
 
 
@@ -78,32 +87,84 @@ def draw(rng, n, d, scale, shift):
 
 
 SETTINGS = [  # features, reals, fakes, scale and shift of the fakes
-    (8, 400, 300, 1.2, 0.5), (32, 300, 300, 1.1, 0.2), (64, 50, 60, 1.2, 0.3)]
+    (8, 160, 120, 1.2, 0.5), (32, 120, 120, 1.1, 0.2), (64, 50, 60, 1.2, 0.3), (8, 160, 120, 1.0, 0.0)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fid", "kid", "prdc", "precision_recall"])
+@pytest.mark.parametrize(("name", "repeats", "seed"), [("fid", 500, 1107), ("kid", 250, 1208), ("prdc", 250, 1309),
+                                                       ("precision_recall", 250, 1410)])
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_coverage(name, setting):
-    """Of 95% intervals, 90 to 98% hold the value expected at these numbers of images (99.5% allowed where the method
-    is known to be careful: nearest neighbours)."""
+def test_coverage(name, repeats, seed, setting):
+    """Of 95% intervals, 90 to 98% hold the value expected at these numbers of images; a standard error of the simulation
+    on either side of that is its own noise. A share that fewer than FEW images decide takes few values, none of which lies
+    outside: there all intervals may hold it."""
     d, n, m, scale, shift = setting
-    rng = torch.Generator().manual_seed(7)
-    options = {"subsets": 20, "subset_size": 40} if name == "kid" else {}
-    repeats = 200
+    rng = torch.Generator().manual_seed(seed)
     found: dict[str, list] = {}
     for repeat in range(repeats):
-        metric = find(name)(seed=repeat, **options, **({"subset_seed": repeat} if name == "kid" else {}))
+        options = {"subsets": 20, "subset_size": 40, "subset_seed": seed + repeat} if name == "kid" else {}
+        metric = find(name)(seed=seed + repeat, **options)
         metric.update_features(draw(rng, n, d, 1, 0), real=True)
         metric.update_features(draw(rng, m, d, scale, shift))
         for score in metric.scores():
             if score.ci_low is not None:
                 found.setdefault(score.level, []).append((score.value, score.ci_low, score.ci_high))
+    assert found
+    noise = (0.95 * 0.05 / repeats) ** 0.5
     for level, rows in found.items():
         values, low, high = np.array(rows).T
-        covered = np.mean((low <= values.mean()) & (values.mean() <= high))
-        most = 1.0 if name in ("prdc", "precision_recall") else 0.985
-        assert 0.9 <= covered <= most, (name, level, covered)
+        covered = float(np.mean((low <= values.mean()) & (values.mean() <= high)))
+        print(name, setting, level, covered)
+        decided = level in ("precision", "recall", "coverage") and (1 - values.mean()) * min(n, m) < FEW
+        assert 0.9 - noise <= covered <= (1.0 if decided else 0.98 + noise), level
+
+
+def heavy_tailed(rng, n, d):
+    """Student's t with 8 degrees of freedom, the same divisor for all features of a row."""
+    return torch.randn(n, d, generator=rng) / torch.randn(n, 8, generator=rng).square().mean(1, keepdim=True).sqrt()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["agree", "agree, reference exact", "heavy tails", "steep", "few images"])
+def test_coverage_of_fid_where_the_distributions_agree(kind):
+    """Where the delta method alone holds 98 to 99.8%."""
+    rng, d, n = torch.Generator().manual_seed(2203), 24, 40 if kind == "few images" else 200
+    spread = 10.0 ** (-torch.arange(d) / d) if kind == "steep" else torch.ones(d)
+    make = heavy_tailed if kind == "heavy tails" else (lambda rng, n, d: torch.randn(n, d, generator=rng))
+    rows, bare = [], []
+    for _ in range(500):
+        x, y = (make(rng, n, d) * spread for _ in range(2))
+        metric = find("fid")()
+        metric.update_features(y)
+        if kind == "agree, reference exact":
+            metric.load_reference(torch.zeros(d), torch.eye(d))
+        else:
+            metric.update_features(x, real=True)
+        (score,) = metric.scores()
+        rows.append((score.value, score.ci_low, score.ci_high))
+        p, q = metric.gaussian(real=False), metric._reals()
+        bare.append(1.96 * frechet_error(p, q, y, x if metric.reference is None else x[:0]))
+    values, low, high = np.array(rows).T
+    covered = np.mean((low <= values.mean()) & (values.mean() <= high))
+    print(kind, covered, "delta method alone", np.mean(np.abs(values - values.mean()) <= bare))
+    assert 0.9 <= covered <= 0.98
+
+
+@pytest.mark.parametrize("noise", [2 / 300, 1 / 250])
+def test_variance_of_the_quadratic_part(noise):
+    """Against what the distance of normal samples of one distribution does, both estimated or one exact."""
+    rng, d = np.random.default_rng(31), 10
+    spread = np.linspace(0.3, 2, d)
+    values = []
+    for _ in range(800):
+        if noise == 2 / 300:
+            values.append(frechet_distance(rng.normal(size=(300, d)) * spread, rng.normal(size=(300, d)) * spread))
+        else:
+            y = rng.normal(size=(250, d)) * spread
+            values.append(frechet_distance_from_statistics(np.zeros(d), np.diag(spread**2), y.mean(0), np.cov(y.T)))
+    known = torch.from_numpy(np.diag(spread**2))
+    assert quadratic_variance(known, known, noise) ** 0.5 == pytest.approx(np.std(values), rel=0.1)
+    assert quadratic_variance(0 * known, 0 * known, noise) == 0
 
 
 @pytest.mark.slow
@@ -122,16 +183,17 @@ def test_coverage_of_the_inception_score():
 @pytest.mark.slow
 def test_coverage_of_fid_infinity():
     """The truth itself is to be held, not a biased expectation."""
-    rng, d = torch.Generator().manual_seed(9), 12
+    rng, d = torch.Generator().manual_seed(3307), 12
     truth = d * (0.3**2 + 0.2**2)
-    held, repeats = 0, 150
+    held, repeats = 0, 200
     for repeat in range(repeats):
         metric = find("fid_infinity")(seed=repeat, least=100)
         metric.update_features(draw(rng, 4000, d, 1, 0), real=True)
         metric.update_features(draw(rng, 1500, d, 1.2, 0.3))
         (score,) = metric.scores()
         held += score.ci_low <= truth <= score.ci_high
-    assert 0.9 <= held / repeats <= 0.99
+    print(held / repeats)
+    assert 0.9 <= held / repeats <= 0.98
 
 
 def test_naive_bootstrap_is_off_and_ours_is_not():
@@ -142,7 +204,7 @@ def test_naive_bootstrap_is_off_and_ours_is_not():
     redrawn = [frechet_distance(x[rng.integers(150, size=150)], y[rng.integers(150, size=150)]) for _ in range(60)]
     assert np.percentile(redrawn, 2.5) > value
     p, q = (Gaussian.of_moments(moments.of_rows(torch.from_numpy(v))) for v in (x, y))
-    error = frechet_error(p, q, torch.from_numpy(x), torch.from_numpy(y))
+    error = fid_error(p, q, torch.from_numpy(x), torch.from_numpy(y))
     repeats = [frechet_distance(rng.normal(size=(150, 40)), 1.1 * rng.normal(size=(150, 40))) for _ in range(200)]
     assert compare(p, q) == pytest.approx(value, rel=1e-9)
-    assert 0.8 < error / np.std(repeats) < 1.6
+    assert 0.8 < error / np.std(repeats) < 1.25

@@ -12,8 +12,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ganbench.metrics.frechet import EPS, Gaussian, cholesky, congruent, factor
+from ganbench.metrics.frechet import EPS, Gaussian, cholesky, congruent, eigenvalues, factor
 from ganbench.metrics.intervals import Z95, of_share
+
+FEW = 5  # hits, or misses, below which the spread of random parts is no guide
 
 
 class Interval(NamedTuple):
@@ -38,15 +40,55 @@ def of_parts(value: float, parts: list[float], method: str) -> Interval | None:
 
 def of_neighbours(value: float, error: float, count: int | None, parts: int, method: str,
                   ) -> tuple[float | None, float | None, str]:
-    """Student's t with an error from `parts` random parts; for a share of `count` points at least as wide as Wilson's
-    interval, which is honest at 0 and 1, where all parts may agree. An error of NaN: no interval."""
+    """Student's t with an error from `parts` random parts. Where fewer than FEW of a share's `count` points decide, so that
+    all parts may agree, it is at least as wide as Wilson's interval, which is honest at 0 and 1. An error of NaN: no
+    interval."""
     if not np.isfinite(error):
         return None, None, ""
     low, high, _ = around(value, error, method, float(stats.t.ppf(0.975, parts - 1)), floor=0.0)
     if count is None:
         return low, high, method
-    _, least, most = of_share(round(value * count), count)
-    return min(low, least), min(1.0, max(high, most)), method
+    hits = round(value * count)
+    if min(hits, count - hits) < FEW:
+        _, least, most = of_share(hits, count)
+        low, high = min(low, least), max(high, most)
+    return low, min(1.0, high), method
+
+
+def fid_error(p: Gaussian, q: Gaussian, x: Tensor, y: Tensor) -> float:
+    """Standard error of the Frechet distance of p and q where both are estimated; arguments as of frechet_error.
+
+    The delta method is too wide where the distributions nearly agree. There the derivative vanishes, the distance is a
+    quadratic form of the estimates' noise, and the derivative at the estimates is that same noise: its variance is twice
+    the quadratic form's. So the latter is taken off once, though never more than half.
+
+    In simulations of 400 repeats (8 to 100 features, 50 to 1000 images; normal, uniform, exponential and heavy-tailed,
+    equal and different distributions) 95% intervals made of it held the expected distance 92 to 97% of the time, those of
+    the delta method alone 94 to 99.8%.
+    """
+    first = frechet_error(p, q, x, y) ** 2
+    noise = sum(1 / g.n for rows, g in ((x, p), (y, q)) if len(rows) > 1)
+    return max(first / 2, first - quadratic_variance(p.covariance, q.covariance, noise)) ** 0.5
+
+
+def quadratic_variance(a: Tensor, b: Tensor, noise: float) -> float:
+    """Variance of the Frechet distance of two samples of one normal distribution, to leading order.
+
+    With eigenvalues l of the common covariance the distance is |step|^2 + sum_ij D_ij^2 / (2 (l_i + l_j)), step and D the
+    differences of means and covariances (the second order of the Bures metric), Var(step_i) = l_i noise, Var(D_ij) =
+    l_i l_j noise, twice that for i = j.
+
+    Args:
+        a, b: the two covariances (d,d). noise: 1/n + 1/m.
+    """
+    values = eigenvalues((a + b) / 2).clamp(min=0)
+    squares = float(values.square().sum())
+    if not squares:
+        return 0.0
+    harmonic = values[:, None] * values / (values[:, None] + values).clamp(min=torch.finfo(torch.float64).tiny)
+    # sums of squared eigenvalues of few samples are too large; tr(S1 S2) is not, for the samples are independent
+    unbiased = float((a * b).sum()) / squares
+    return noise**2 * unbiased * (float(harmonic.square().sum()) + 2.25 * squares)
 
 
 def frechet_error(p: Gaussian, q: Gaussian, x: Tensor, y: Tensor) -> float:

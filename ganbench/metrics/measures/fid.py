@@ -8,7 +8,7 @@ from ganbench.errors import UserError
 from ganbench.metrics.feature_metric import StreamedMoments
 from ganbench.metrics.frechet import Gaussian, compare
 from ganbench.metrics.metric import Score
-from ganbench.metrics.uncertainty import around, frechet_error
+from ganbench.metrics.uncertainty import around, fid_error
 
 
 class Fid(StreamedMoments):
@@ -43,10 +43,10 @@ class Fid(StreamedMoments):
         value = compare(p, q)
         fakes = self.sample(real=False)
         reals = self.sample(real=True) if self.reference is None else fakes[:0]
-        method = "delta method (influence functions)"
+        method = "delta method (influence functions), second order corrected"
         if self.reference is not None:
             method += ", reference taken as exact"
-        interval = around(value, frechet_error(p, q, fakes, reals), method, floor=0.0)
+        interval = around(value, fid_error(p, q, fakes, reals), method, floor=0.0)
         few, d = min(c for c in (p.n, q.n) if c), len(p.mean)
         note = f"{few} images for {d} features: far above its value for many images" if few < d else ""
         return [Score(value, "", *interval, n_real=q.n, n_fake=p.n, higher_is_better=False, note=note)]
