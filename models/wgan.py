@@ -15,6 +15,7 @@ from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpe
 from ganbench.models.dcgan import Discriminator, Generator, widths
 from ganbench.models.nn import losses
 from ganbench.models.nn.layers import batch_statistics, normal_weights
+from ganbench.models.nn.watch import RisingAlarm
 from ganbench.random import Random
 
 
@@ -86,6 +87,8 @@ class WGAN(Family):
     quantities = {
         "wasserstein": "mean f(x) - mean f(G(z)) on the last critic minibatch before the generator's update; "
                        "proportional to the Wasserstein-1 distance, by a factor that depends on clip and networks",
+        "rising_alarm": "1 while wasserstein's average over about 100 steps has stood a tenth above that over 1000 for 500 "
+                        "steps: it should fall",
         "wasserstein_dev": "the same on held-out images and fresh fakes, every 100 steps",
         "critic_loss": "-wasserstein", "generator_loss": "-mean f(G(z)); its level means nothing",
         "score_real": "mean f(x)", "score_fake": "mean f(G(z))",
@@ -97,7 +100,7 @@ class WGAN(Family):
     healthy = ("wasserstein jumps up while the critic learns, then falls steadily with better images. Never compare it "
                "between runs with other clips or critics. `clipped` is often 0.3 to 0.9.")
     sick = ("A sudden large drop of wasserstein: the critic is no longer near its optimum (rate or momentum too high). "
-            "A rise for more than a tenth of the run: the generator is losing. Close to 0 from the start: the clip is "
+            "A rise that lasts (rising_alarm): the generator is losing. Close to 0 from the start: the clip is "
             "so small that the critic hardly depends on its input.")
     misprints = ("The 100 critic updates at the start and at every 500th step stand in the authors' code, not in the "
                  "paper. Their code clips before each critic update, algorithm 1 after it.")
@@ -123,6 +126,7 @@ class WGAN(Family):
             plan = [(first, 2)] + [(first, 1)] * c.extra_layers + [(w, 2) for w in others]
             self.critic = Discriminator(colours, plan, c.critic_kernel, norm=c.critic_norm)
             normal_weights(self.critic, 0.02)
+        self.alarm = RisingAlarm()
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
@@ -162,7 +166,8 @@ class WGAN(Family):
             logs = self.critic_update(x, engine)
         score = self.critic(self.generator(self.latents(len(x), engine.random("latents")))).mean()
         engine.update(-score, "generator")
-        return {**logs, "generator_loss": -score.detach(), "critic_steps": float(n)}
+        return {**logs, "generator_loss": -score.detach(), "critic_steps": float(n),
+                "rising_alarm": self.alarm(engine.mean(logs["wasserstein"]))}
 
     def critic_update(self, x: Tensor, engine: Engine) -> dict[str, Tensor]:
         if self.config.clip_when == "before":

@@ -18,6 +18,7 @@ from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpe
 from ganbench.models.nn import losses
 from ganbench.models.nn.layers import LEAK, SignedPixels, UnitPixels, batch_statistics
 from ganbench.models.nn.resnets import Labelled, ResNet32Critic, ResNetCritic, ResNetGenerator, initialise, norm_layer
+from ganbench.models.nn.watch import RisingAlarm
 from ganbench.random import Random
 
 
@@ -119,6 +120,8 @@ class WGANGP(Family):
                        "generator's update: estimates the Wasserstein-1 distance",
         "wasserstein_dev": "the same on held-out images and fresh fakes, every 100 steps; a growing gap to "
                            "wasserstein means that the critic overfits the training images",
+        "rising_alarm": "1 while wasserstein's average over about 100 steps has stood a tenth above that over 1000 for 500 "
+                        "steps: it should fall",
         "critic_loss": "-wasserstein + lambda * penalty, the papers' 'disc cost'",
         "generator_loss": "-mean D(G(z)); its level means nothing",
         "penalty": "mean (gradient norm - target)^2, without lambda", "gradient_norm": "mean gradient norm, near 1",
@@ -130,8 +133,8 @@ class WGANGP(Family):
     convergence = "wasserstein"
     convergence_smoothing = "median101"
     healthy = "wasserstein rises within the first steps, then falls for the rest of the run; gradient_norm hovers near 1."
-    sick = ("gradient_norm far from 1 for long: lambda or the rate is off. wasserstein rising steadily: the critic runs "
-            "away from the generator. wasserstein_dev falling away from wasserstein: too few images for this critic.")
+    sick = ("gradient_norm far from 1 for long: lambda or the rate is off. wasserstein rising steadily (rising_alarm): the "
+            "critic runs away from the generator. wasserstein_dev falling away from wasserstein: too few images for this critic.")
     misprints = ("One random number per image, not one for the whole batch, places the point between real and fake; and "
                  "the norm is over all pixels of an image, not per pixel. A much quoted table of another library has "
                  "its WGAN-GP and weight-clipping rows exchanged.")
@@ -161,6 +164,7 @@ class WGANGP(Family):
         if c.output == "sigmoid":  # networks work on pixels in [0,1], all around them on [-1,1]
             self.generator = nn.Sequential(network, nn.Sigmoid(), SignedPixels())
             self.critic = nn.Sequential(UnitPixels(), self.critic)
+        self.alarm = RisingAlarm()
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
@@ -222,6 +226,7 @@ class WGANGP(Family):
         for _ in range(c.n_critic):
             batch = next(reals)
             logs = self.critic_update(self.as_seen(batch.images, engine), engine, batch.labels)
+        logs["rising_alarm"] = self.alarm(engine.mean(logs["wasserstein"]))
         n = c.generator_batch // engine.world or len(batch.images)
         z = self.latents(n, engine.random("latents"))
         if c.conditional:
