@@ -96,7 +96,7 @@ class PixelRNN(pixelcnn.PixelCNN):
         "small": Preset("h=32, 4 layers, for grey images: hours on a GPU", hidden=32, blocks=4, head=32),
         "binary": Preset("black and white: likelihoods in nats compare with those on binarised MNIST", hidden=32,
                          blocks=4, head=32, levels=2),
-        "laptop": Preset("texture and rough shapes in 8 grey levels after some minutes on two cores", kimg=20, hidden=16,
+        "laptop": Preset("8 grey levels, a size for two cores", kimg=20, hidden=16,
                          blocks=2, head=32, levels=8, batch=16, rate=2e-3),
         "smoke": Preset("seconds: does it run?", kimg=0.1, hidden=4, blocks=1, head=8, levels=4, batch=8),
     }
