@@ -17,6 +17,7 @@ from ganbench.metrics.uncertainty import (
     of_neighbours,
     of_parts,
     quadratic_variance,
+    tail_weight,
 )
 
 
@@ -127,7 +128,7 @@ def heavy_tailed(rng, n, d):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["agree", "agree, reference exact", "heavy tails", "steep", "few images"])
 def test_coverage_of_fid_where_the_distributions_agree(kind):
-    """Where the delta method alone holds 98 to 99.8%."""
+    """Where the delta method alone held 99 to 99.8%."""
     rng, d, n = torch.Generator().manual_seed(2203), 24, 40 if kind == "few images" else 200
     spread = 10.0 ** (-torch.arange(d) / d) if kind == "steep" else torch.ones(d)
     make = heavy_tailed if kind == "heavy tails" else (lambda rng, n, d: torch.randn(n, d, generator=rng))
@@ -165,6 +166,18 @@ def test_variance_of_the_quadratic_part(noise):
     known = torch.from_numpy(np.diag(spread**2))
     assert quadratic_variance(known, known, noise) ** 0.5 == pytest.approx(np.std(values), rel=0.1)
     assert quadratic_variance(0 * known, 0 * known, noise) == 0
+
+
+def test_variance_of_the_quadratic_part_under_heavy_tails():
+    """An elliptical distribution whose radius takes two values: E r^4 / (E r^2)^2 is known."""
+    rng, d, n = np.random.default_rng(32), 10, 400
+    sample = lambda: rng.normal(size=(n, d)) * rng.choice([0.5, 2.0], size=(n, 1))
+    values = [frechet_distance(sample(), sample()) for _ in range(600)]
+    square, tails = (0.25 + 4) / 2, (0.0625 + 16) / 2 / ((0.25 + 4) / 2) ** 2
+    known = square * torch.eye(d, dtype=torch.float64)
+    assert quadratic_variance(known, known, 2 / n, tails) ** 0.5 == pytest.approx(np.std(values), rel=0.15)
+    rows = torch.from_numpy(np.concatenate([sample() for _ in range(50)]))
+    assert tail_weight(rows, Gaussian(torch.zeros(d).double(), known)) == pytest.approx(tails, rel=0.05)
 
 
 @pytest.mark.slow

@@ -62,24 +62,34 @@ def fid_error(p: Gaussian, q: Gaussian, x: Tensor, y: Tensor) -> float:
     quadratic form of the estimates' noise, and the derivative at the estimates is that same noise: its variance is twice
     the quadratic form's. So the latter is taken off once, though never more than half.
 
-    In simulations of 400 repeats (8 to 100 features, 50 to 1000 images; normal, uniform, exponential and heavy-tailed,
-    equal and different distributions) 95% intervals made of it held the expected distance 92 to 97% of the time, those of
-    the delta method alone 94 to 99.8%.
+    In 15 simulations of 400 repeats (8 to 64 features, 50 to 1000 images; normal, uniform, exponential and heavy-tailed,
+    equal and different distributions) 95% intervals made of it held the expected distance 93 to 96% of the time, those of
+    the delta method alone 94 to 99.5%.
     """
     first = frechet_error(p, q, x, y) ** 2
-    noise = sum(1 / g.n for rows, g in ((x, p), (y, q)) if len(rows) > 1)
-    return max(first / 2, first - quadratic_variance(p.covariance, q.covariance, noise)) ** 0.5
+    sets = [(rows, g) for rows, g in ((x, p), (y, q)) if len(rows) > 1]
+    if not sets:
+        return 0.0
+    noise, tails = sum(1 / g.n for _, g in sets), sum(tail_weight(rows, g) for rows, g in sets) / len(sets)
+    return max(first / 2, first - quadratic_variance(p.covariance, q.covariance, noise, tails)) ** 0.5
 
 
-def quadratic_variance(a: Tensor, b: Tensor, noise: float) -> float:
-    """Variance of the Frechet distance of two samples of one normal distribution, to leading order.
+def tail_weight(rows: Tensor, g: Gaussian) -> float:
+    """E|x - mu|^4 over what it is for a normal distribution of this covariance: 1 for that, larger for heavy tails."""
+    fourth = (rows.double() - g.mean).square().sum(1).square().mean()
+    normal = g.covariance.trace().square() + 2 * g.covariance.square().sum()
+    return float(fourth / normal) if float(normal) else 1.0
+
+
+def quadratic_variance(a: Tensor, b: Tensor, noise: float, tails: float = 1.0) -> float:
+    """Variance of the Frechet distance of two samples of one elliptical distribution, to leading order.
 
     With eigenvalues l of the common covariance the distance is |step|^2 + sum_ij D_ij^2 / (2 (l_i + l_j)), step and D the
     differences of means and covariances (the second order of the Bures metric), Var(step_i) = l_i noise, Var(D_ij) =
-    l_i l_j noise, twice that for i = j.
+    tails l_i l_j noise, twice that for i = j; and where tails are heavy the whole covariance swells and shrinks too.
 
     Args:
-        a, b: the two covariances (d,d). noise: 1/n + 1/m.
+        a, b: the two covariances (d,d). noise: 1/n + 1/m. tails: as tail_weight gives it, 1 for normal distributions.
     """
     values = eigenvalues((a + b) / 2).clamp(min=0)
     squares = float(values.square().sum())
@@ -88,7 +98,8 @@ def quadratic_variance(a: Tensor, b: Tensor, noise: float) -> float:
     harmonic = values[:, None] * values / (values[:, None] + values).clamp(min=torch.finfo(torch.float64).tiny)
     # sums of squared eigenvalues of few samples are too large; tr(S1 S2) is not, for the samples are independent
     unbiased = float((a * b).sum()) / squares
-    return noise**2 * unbiased * (float(harmonic.square().sum()) + 2.25 * squares)
+    covariances = tails**2 * (float(harmonic.square().sum()) + squares / 4) + ((tails - 1) * float(values.sum())) ** 2 / 8
+    return noise**2 * unbiased * (covariances + 2 * squares)
 
 
 def frechet_error(p: Gaussian, q: Gaussian, x: Tensor, y: Tensor) -> float:
