@@ -23,6 +23,8 @@ class FidInfinity(StoredFeatures):
     at 1/N = 0. Reals are used whole; the generated images are what is extrapolated.
 
     Needs a few thousand generated images at least; the straight line holds only where N is well above the features.
+    The bias of finitely many reals stays: in simulations the 95% interval held the true distance in 93.5% of cases with
+    4,000 reals of 12 features, but the 0 between equal distributions in two thirds of cases only with 2,000 reals.
 
     Args:
         points: sizes, evenly spaced from `least` to all images. least: the smallest, default a tenth of the images, at
