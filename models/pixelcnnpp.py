@@ -108,8 +108,8 @@ class PixelCNNPP(Family):
     presets = {
         "paper": Preset("the authors' CIFAR-10 network, 54M weights: published 2.92 bits/dim, days on eight GPUs"),
         "small": Preset("48 maps, 2 blocks, 5 components: hours on a GPU", maps=48, resnets=2, mixtures=5),
-        "laptop": Preset("a size for two cores: 3 bits/dim on digits after a third of it", kimg=20, maps=16, resnets=1, sides=2, mixtures=3,
-                         dropout=0.0, averaging=0.99, rate=4e-3),
+        "laptop": Preset("a size for two cores: 3 bits/dim on digits after a third of it", kimg=20, maps=16, resnets=1,
+                         sides=2, mixtures=3, dropout=0.0, averaging=0.99, rate=4e-3),
         "smoke": Preset("seconds: does it run?", kimg=0.1, maps=4, resnets=1, sides=2, mixtures=2, batch=8),
     }
     quantities = {
