@@ -139,3 +139,26 @@ def test_variance_components_by_definition():
     assert found.second_xx == pytest.approx(second(p, p), rel=0.1)
     assert found.second_yy == pytest.approx(second(q, q), rel=0.1)
     assert found.second_xy == pytest.approx(second(p, q), rel=0.1)
+
+
+def test_too_few_images_are_known_before_any_is_opened(tmp_path):
+    from ganbench.bench.suite import plan
+    from ganbench.metrics.evaluate import check, evaluate
+
+    class Closed:
+        n = 500
+        batches = None  # calling it would fail
+
+    line = r"kid: subsets of 1000 .* 500 and 500: give more images, or set kid.subset_size=250"
+    with pytest.raises(UserError, match=line):
+        evaluate(["kid"], fakes=Closed(), reals=Closed(), side=16, channels=3)
+    with pytest.raises(UserError, match="fid_infinity: 15 sizes from 2 to 2 images"):
+        Closed.n = 2
+        evaluate(["fid_infinity"], fakes=Closed(), reals=Closed(), side=16, channels=3)
+    with pytest.raises(UserError, match=line):
+        check(["kid"], n=500)
+    suite = tmp_path / "few.toml"
+    suite.write_text('title = "x"\nbudget = {steps = 2}\n[evaluation]\nmetrics = ["kid"]\nn = 500\n'
+                     '[[dataset]]\nname = "digits"\n[[family]]\nname = "dcgan"\npreset = "smoke"\n')
+    with pytest.raises(UserError, match=line):
+        plan(suite)

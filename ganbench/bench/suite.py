@@ -39,6 +39,7 @@ from ganbench.data import open_dataset
 from ganbench.errors import UserError, nearest
 from ganbench.family import Family, ImageSpec
 from ganbench.metrics import metric as metrics
+from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.plugins import canonical
 
 
@@ -253,13 +254,17 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
         dry: where images are not at hand, take the side, channels and classes that the suite expects, with a note.
 
     Raises UserError, naming file and line, for anything that could not run: an unknown key, family, preset, setting,
-    data set or metric; labels missing; a side or a preset that does not fit.
+    data set or metric; weights missing, unless `dry`; too few images for a metric; labels missing; a side or a preset
+    that does not fit.
     """
     path = Path(path)
     suite, lines = tomlfile.read(path, Suite)
     for index, name in enumerate(suite.evaluation.metrics):
         with _at(path, lines, "evaluation", "metrics", index):
-            metrics.find(name)
+            if dry:
+                metrics.find(name)
+            else:
+                check_metrics([name], n=suite.evaluation.n)
     # families are looked at before data, which may take long to prepare
     for index, entry in enumerate(suite.family):
         with _at(path, lines, "family", index, "name"):

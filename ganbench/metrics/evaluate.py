@@ -16,7 +16,7 @@ from torch import Tensor
 from ganbench.errors import UserError
 from ganbench.metrics import cache
 from ganbench.metrics.imageset import Statistics, shuffled
-from ganbench.metrics.metric import MetricBase, ModelMetric, Score, Subject, find
+from ganbench.metrics.metric import ImageMetric, MetricBase, ModelMetric, Score, Subject, find
 from ganbench.plugins import canonical
 
 Progress = Callable[[str, int, int], None]  # what, images done, images in all
@@ -111,10 +111,13 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
     return [result for name in dict.fromkeys(map(canonical, names)) for result in outcomes.get(name, [])]
 
 
-def check(names: Sequence[str], options: Mapping[str, Any] | None = None) -> None:
-    """Raise UserError for what can be known before any image is opened: an unknown metric or setting, missing weights."""
+def check(names: Sequence[str], options: Mapping[str, Any] | None = None, n: int | None = None) -> None:
+    """Raise UserError for what can be known before any image is opened: an unknown metric or setting, missing weights,
+    too few images. n: images on each side, if that is known."""
     for name in map(canonical, names):
         metric = _build(find(name), name, options or {})
+        if n is not None and isinstance(metric, ImageMetric):
+            metric.check_counts(n, n)
         if hasattr(metric, "network_name"):
             from ganbench.metrics import weights
             if metric.network_name in weights.ASSETS:
@@ -173,6 +176,7 @@ def _job(name: str, metric: Any, fakes: Any, reals: Any) -> _Job:
         metric.load_reference(reals.mean, reals.covariance, reals.n or None)
         job.cached = True
         return job
+    metric.check_counts(*(images.n if images is not None else 0 for images in (reals, fakes)))
     if getattr(metric, "equal_counts", False) and reals.n != fakes.n:
         common = min(reals.n, fakes.n)
         job.note = f"on {common:,} of {reals.n:,} real and {fakes.n:,} generated images: it needs as many of both"

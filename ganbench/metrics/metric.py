@@ -56,6 +56,9 @@ class ImageMetric(MetricBase, TorchMetric):
     needs_fakes: ClassVar[bool] = True
     full_state_update: ClassVar[bool] = False  # type: ignore[misc]
 
+    def check_counts(self, n_real: int, n_fake: int) -> None:
+        """Raise UserError if so many images will not do; asked before any of them is opened."""
+
     def update(self, images: Tensor, real: bool = False) -> None:
         raise NotImplementedError
 

@@ -32,6 +32,7 @@ from ganbench.family import (
     short_name,
 )
 from ganbench.grid import magnified, save_png, tile
+from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.metrics.metric import ModelMetric
 from ganbench.metrics.metric import find as find_metric
 from ganbench.pictures import growth_strip
@@ -101,8 +102,7 @@ def run(options: Options) -> Outcome:
     # --- resolve everything before anything is written
     device = choose_device(distributed.start(options.device))
     cls = find(options.family)
-    for metric in options.metrics:
-        find_metric(metric)
+    check_metrics(options.metrics)
     config, preset, origin = configure(cls, options.preset, options.overrides)
     with distributed.first_goes_first():
         store = open_dataset(options.dataset, side=options.side or preset.side, split=options.split, crop=options.crop,
@@ -113,6 +113,7 @@ def run(options: Options) -> Outcome:
         raise UserError(f"preset '{options.preset}' of {options.family} is for side {preset.side}, the data has "
                         f"{store.side}: use --side {preset.side}, or a preset that fits ({', '.join(fitting[:5])})")
     cls.check(config, images)
+    check_metrics(options.metrics, n=min(options.n_eval, store.n))
     plan = _plan(options, cls, preset)
     document = _document(options, cls, config, origin, store, plan, device)
     if options.results and distributed.rank() == 0:

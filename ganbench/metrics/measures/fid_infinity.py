@@ -42,6 +42,15 @@ class FidInfinity(StoredFeatures):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
         self.points, self.least = points, least
 
+    def check_counts(self, n_real: int, n_fake: int) -> None:
+        least = self._least(n_fake)
+        if self.points < 3 or not 2 <= least < n_fake:
+            raise UserError(f"fid_infinity: {self.points} sizes from {least} to {n_fake} images are not possible: "
+                            "give more images, or at least 3 points")
+
+    def _least(self, n_fake: int) -> int:
+        return self.least or max(2, n_fake // 10)
+
     def compute(self) -> float:
         """The intercept."""
         return self._line()[0]
@@ -61,10 +70,8 @@ class FidInfinity(StoredFeatures):
 
     def _line(self) -> tuple[float, float]:
         reals, fakes = self.reals(), self.fakes()
-        least = self.least or max(2, len(fakes) // 10)
-        if self.points < 3 or not 2 <= least < len(fakes):
-            raise UserError(f"fid_infinity: {self.points} sizes from {least} to {len(fakes)} images are not possible: "
-                            "give more images, or at least 3 points")
+        self.check_counts(len(reals), len(fakes))
+        least = self._least(len(fakes))
         sizes = np.unique(np.linspace(least, len(fakes), self.points).astype(int))
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "fid_infinity", "subsets"))
         target = Gaussian.of_moments(of_rows(reals), self.compat.ddof)

@@ -42,6 +42,12 @@ class Kid(StoredFeatures):
         self.shrink = self.compat.kid_smaller if shrink is None else shrink
         self.subset_seed = subset_seed
 
+    def check_counts(self, n_real: int, n_fake: int) -> None:
+        few = min(n_real, n_fake)
+        if few < self.subset_size and not self.shrink:
+            raise UserError(f"kid: subsets of {self.subset_size} need as many real and generated images, and there are "
+                            f"{n_real} and {n_fake}: give more images, or set kid.subset_size={max(2, few // 2)}")
+
     def compute(self) -> dict[str, float]:
         """{"mean": the KID, "std": spread of single subsets (not the error of the mean)}."""
         values = self._values()
@@ -58,10 +64,8 @@ class Kid(StoredFeatures):
 
     def _values(self) -> np.ndarray:
         reals, fakes = self.reals(), self.fakes()
+        self.check_counts(len(reals), len(fakes))
         few, size = min(len(reals), len(fakes)), self.subset_size
-        if few < size and not self.shrink:
-            raise UserError(f"kid: subsets of {size} need as many real and generated images, and there are {len(reals)} "
-                            f"and {len(fakes)}: give more images or a smaller subset_size")
         # generated images come first, as torch-fidelity's input1
         return subset_distances(fakes, reals, self.subsets, min(size, few), self.subset_seed)
 
