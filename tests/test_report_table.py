@@ -375,3 +375,8 @@ def test_costs_come_from_the_last_stage_and_stand_in_the_tidy_table(tmp_path: Pa
     entry = _entry(block, "a (paper)")
     assert (entry.flops_g, entry.flops_train) == (40, 400)
     assert table.long_table([block])[["flops_g", "flops_train"]].to_numpy().tolist() == [[40, 400]]
+
+
+def test_what_most_entries_have_comes_first(tmp_path: Path) -> None:
+    rows = [_row("dcgan", 0, 1.0, metric="swd"), _row("wgan", 0, 1.0, metric="swd"), _row("wgan", 0, 1.0, metric="bits_per_dim")]
+    assert [c.metric for c in _blocks(tmp_path, rows)[0].columns] == ["swd", "bits_per_dim"]

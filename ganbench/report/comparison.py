@@ -217,7 +217,9 @@ def _columns(part: pd.DataFrame) -> list[Column]:
             same = [c for c in conditions if c[0] == column.metric]
             variant = same.index((column.metric, column.protocol, column.n_real, column.n_fake)) + 1
             found[index] = replace(column, variant=variant)
-    return sorted(found, key=lambda c: (c.metric, c.variant, level_order(c.level)))
+    trained = part[part["origin"] != "reference"]
+    compared = trained[["metric", *CONFIGURATION]].drop_duplicates()["metric"].value_counts()  # most entries come first
+    return sorted(found, key=lambda c: (-compared.get(c.metric, 0), c.metric, c.variant, level_order(c.level)))
 
 
 def _entries_of(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFrame,
