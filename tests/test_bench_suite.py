@@ -194,3 +194,22 @@ def test_shipped_suites_can_be_planned_without_their_images(path, monkeypatch):
     planned = plan(path, dry=True)
     assert len(planned.notes) == len(suite.dataset)
     assert len({c.key for c in planned.cells}) == len(planned.cells) >= len(suite.seeds) * len(suite.family)
+
+
+def test_the_plan_of_a_narrow_terminal_still_names_its_cells(tmp_path, monkeypatch):
+    import io
+
+    from rich.console import Console
+
+    from ganbench.bench import estimate
+    from ganbench.training.flops import Flops
+    monkeypatch.setattr(estimate, "estimate", lambda *_: estimate.Estimate(22_900_000, 22_900_000, Flops(27_600_000_000,
+                                                                           413_200_000_000), 61_803_518.0, 11.6e9))
+    suite = tmp_path / "s.toml"
+    suite.write_text('title = "x"\nbudget = {steps = 2}\n[evaluation]\nmetrics = ["swd"]\n'
+                     '[[dataset]]\nname = "digits"\n[[family]]\nname = "stylegan"\npreset = "smoke"\n')
+    console = Console(file=io.StringIO(), width=80)
+    estimate.print_plan(plan(suite), 2, console)
+    text = console.file.getvalue()
+    for part in ("stylegan", "digits", "22.9M", "27.6G", "413.2G", "715 days", "11.6 GB"):
+        assert part in text, part

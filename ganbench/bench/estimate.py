@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +23,7 @@ from ganbench.training.flops import Flops, count_with_smaller_batch
 from ganbench.training.progress import duration
 
 PIXELS = 64 * 32 * 32  # a measured step has at most so many pixels a batch on a CPU
-LARGE = 5_000_000  # parameters; networks with more than that get a quarter of those pixels
+LARGE = 5_000_000  # parameters; networks with more than that get a quarter of those pixels, or two images
 POINTS = 40  # moments of the budget at which the schedule is looked at
 PROCESS_BYTES = {"cpu": 500e6, "cuda": 600e6}  # interpreter, libraries, context
 
@@ -47,7 +48,7 @@ def estimate(cell: Cell, device: torch.device) -> Estimate:
     kimg = budget.kimg or cls.presets[cell.preset].kimg or cls.kimg
     bench = Bench(cls, config, ImageSpec(cell.side, cell.channels, cell.classes), device=device,
                   precision=cell.precision, total_kimg=kimg)
-    pixels = PIXELS // 4 if sum(bench.parameters) > LARGE else PIXELS
+    pixels, least = (PIXELS // 4, 2) if sum(bench.parameters) > LARGE else (PIXELS, 4)
     measured: dict[tuple[int, int], Speed] = {}
 
     def at(images: int) -> tuple[Speed, float]:
@@ -55,7 +56,7 @@ def estimate(cell: Cell, device: torch.device) -> Estimate:
         stage = bench.stage_at(images)
         key = (stage.side, stage.batch)
         if key not in measured:
-            batch = stage.batch if device.type == "cuda" else min(stage.batch, max(4, pixels // stage.side ** 2))
+            batch = stage.batch if device.type == "cuda" else min(stage.batch, max(least, pixels // stage.side ** 2))
             try:
                 measured[key] = bench.measure(images, batch=batch, at_least=0.3, most=20)
             except torch.OutOfMemoryError:
@@ -80,10 +81,11 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
     kinds: dict[str, list[Cell]] = {}
     for cell in planned.cells:
         kinds.setdefault(f"{cell.label} {cell.dataset} {cell.side}", []).append(cell)
-    table = Table(title=f"{planned.suite.title}: {len(planned.cells)} cells, {planned.suite.budget} each", expand=False)
-    table.add_column("family and preset", overflow="fold")
-    table.add_column("data set", overflow="fold")
-    for column in ("seeds", "G", "D", "FLOPs/sample", "FLOPs/image", "time", "memory"):
+    table = Table(title=f"{planned.suite.title}: {len(planned.cells)} cells, {planned.suite.budget} each",
+                  box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("family and preset", overflow="fold", min_width=10)
+    table.add_column("data set", overflow="fold", min_width=8)
+    for column in ("seeds", "G", "D", "FLOPs/\nsample", "FLOPs/\nimage", "time", "memory"):
         table.add_column(column, justify="right", no_wrap=True)
     begun, total, longest = time.monotonic(), 0.0, 0.0
     for cells in kinds.values():
@@ -92,14 +94,14 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
         total, longest = total + cost.seconds * len(cells), max(longest, cost.seconds)
         counts = map(_short, (cost.params_g, cost.params_d, cost.flops.sample, cost.flops.train))
         table.add_row(cells[0].label, f"{cells[0].dataset} {cells[0].side}", str(len(cells)), *counts,
-                      duration(cost.seconds), f"{cost.bytes / 1e9:.1f} GB")
+                      _long(cost.seconds), f"{cost.bytes / 1e9:.1f} GB")
     console.print(table)
     wall = max(longest, total / min(jobs, len(planned.cells)))
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
     say("G, D: trainable parameters of generator and critic; FLOPs/sample: operations to generate one image; FLOPs/image: "
         "of training, for each real image shown, where it ends (matrix products and convolutions; a multiply-add is two)")
     say("time: of training one cell; memory: of its process")
-    say(f"about {duration(math.ceil(total))} of training in all, {duration(math.ceil(wall))} with {jobs} at once, "
+    say(f"about {_long(math.ceil(total))} of training in all, {_long(math.ceil(wall))} with {jobs} at once, "
         "and the scoring on top of it: "
         + ", ".join(planned.suite.evaluation.metrics) + f" on {planned.suite.evaluation.n:,} images "
         + (f"every {planned.suite.evaluation.every:g} kimg" if planned.suite.evaluation.every else "at the end"))
@@ -107,6 +109,11 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
         "where a step is long, with a smaller batch and scaled. Nothing was trained.")
     for note in planned.notes:
         say(note)
+
+
+def _long(seconds: float) -> str:
+    """4:29, 47:59:59, 12 days"""
+    return duration(seconds) if seconds < 48 * 3600 else f"{seconds / 86400:,.0f} days"
 
 
 def _short(count: int) -> str:
