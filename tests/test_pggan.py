@@ -309,10 +309,10 @@ class Reals:
         return Batch(images, labels)
 
 
-def trained(steps, preset="smoke", classes=0, side=16, saved=None, **settings):
+def trained(steps, preset="smoke", classes=0, side=16, saved=None, name="pggan", **settings):
     """A small family after some steps; goes on from the checkpoint `saved` if there is one."""
     torch.manual_seed(0 if saved is None else 99)
-    family = create("pggan", side=side, classes=classes, preset=preset, **settings)
+    family = create(name, side=side, classes=classes, preset=preset, **settings)
     clock = Clock(dataset_size=100)
     engine = TrainingEngine(family, clock, device=torch.device("cpu"), seed=1)
     reals = Reals(engine, classes > 0)
@@ -343,17 +343,20 @@ def test_a_few_steps_of_every_kind_change_both_networks(preset):
     assert set().union(*history) <= set(after.quantities)
 
 
-@pytest.mark.parametrize("preset, cut", [("smoke", 5), ("smoke", 6), ("smoke", 7), ("smoke", 10), ("smoke", 13),
-                                         ("smoke-lsgan", 8), ("smoke-labels", 8)])
-def test_a_resumed_training_is_the_undisturbed_one_to_the_bit(tmp_path, preset, cut):
-    """Cut in the middle of a fade (7, 13), right where one begins (5 -> 6) or ends (10), with everything on disk."""
+@pytest.mark.parametrize("name, preset, cut", [
+    ("pggan", "smoke", 5), ("pggan", "smoke", 6), ("pggan", "smoke", 7), ("pggan", "smoke", 10), ("pggan", "smoke", 18),
+    ("pggan", "smoke-lsgan", 8), ("pggan", "smoke-labels", 8), ("stylegan", "smoke", 5), ("stylegan", "smoke", 8),
+    ("stylegan", "smoke", 10), ("stylegan", "smoke-wgan", 8), ("stylegan", "smoke-labels", 8)])
+def test_a_resumed_training_is_the_undisturbed_one_to_the_bit(tmp_path, name, preset, cut):
+    """Cut in the middle of a fade (7, 8, 18), right where one begins (5 -> 6) or ends (10), with everything on disk."""
     classes = 3 if "labels" in preset else 0
-    whole, engine, history = trained(17, preset, classes)
-    _, half, _ = trained(cut, preset, classes)
+    whole, engine, history = trained(20, preset, classes, name=name)
+    _, half, _ = trained(cut, preset, classes, name=name)
+    assert 0 < half.stage.fade < 1 or cut in (5, 6, 10)
     document, tensors = half.state()
     state = {"engine": document, "images": half.clock.images, "steps": half.clock.steps}
     saved = checkpoint.save(tmp_path, half.clock.images, state, tensors)
-    resumed, second, later = trained(17, preset, classes, saved=saved)
+    resumed, second, later = trained(20, preset, classes, saved=saved, name=name)
     assert (second.stage, second.clock.images) == (engine.stage, engine.clock.images)
     assert later[-1].keys() == history[-1].keys()
     assert all(float(later[-1][k]) == float(history[-1][k]) for k in later[-1])
