@@ -12,7 +12,7 @@ from torch import Tensor
 from ganbench.family import Batch, Clock, Family, FamilyConfig, ImageSpec, Stage
 from ganbench.training.engine import TrainingEngine
 
-LONG = 2.0  # seconds; a first step longer than that, on a CPU, is the measurement: what it does besides is little
+LONG = 5.0  # seconds; a first step longer than that, on a CPU, is the measurement: what it does besides is little
 
 
 @dataclass(frozen=True)
