@@ -108,7 +108,10 @@ class Autoencoder(nn.Module):
 
 
 class DenseAutoencoder(nn.Module):
-    """The dense critic: images (B,C,S,S) -> reconstructions of the same shape. ReLU between its affine layers."""
+    """The dense critic: images (B,C,S,S) -> reconstructions of the same shape. ReLU between its affine layers.
+
+    That nLayerD counts encoder and decoder together is our reading; it was not checked against the paper.
+    """
 
     def __init__(self, config: EBGANConfig, images: ImageSpec):
         super().__init__()

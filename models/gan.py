@@ -204,7 +204,8 @@ def to_image(config: GANConfig, images: ImageSpec) -> list[nn.Module]:
 def maxout_convolutions(channels: int, drop: float) -> list[nn.Module]:
     """The critic's first layers, from side 32 to 192 maps of 5x5.
 
-    Pooling windows may stick out at the far edge, as in the authors' library: 33 -> 16, 15 -> 7, 9 -> 5.
+    Pooling windows may stick out at the far edge: 33 -> 16, 15 -> 7, 9 -> 5. That, and dropout after each layer, is from
+    recollection of the authors' library, not from a source at hand.
     """
     layers: list[nn.Module] = []
     for units, kernel, padding, window in ((32, 8, 4, 4), (32, 8, 3, 4), (192, 5, 3, 2)):
