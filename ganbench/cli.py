@@ -170,6 +170,6 @@ def main() -> NoReturn:
     if interrupted and code:
         _note(f"stopped{_how_to_go_on()}")
         code = EXIT_INTERRUPTED
-    if distributed := sys.modules.get("ganbench.training.distributed"):  # loaded only by what may have joined a group
+    if distributed := sys.modules.get("ganbench.distributed"):  # loaded only by what may have joined a group
         distributed.leave(code)
     sys.exit(code)

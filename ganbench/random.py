@@ -20,7 +20,7 @@ def derived_seed(seed: int, *names: object) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-_share = (0, 1)  # this process and how many share a batch; ganbench.training.distributed sets it around a step
+_share = (0, 1)  # this process and how many share a batch; ganbench.distributed sets it around a step
 
 
 _one_for_all = False  # whether all samples of a batch get one and the same draw inside networks

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganbench import distributed
 from ganbench.data import Store, open_dataset
 from ganbench.data.source import NoSplit
 from ganbench.family import Family
@@ -13,7 +14,6 @@ from ganbench.metrics.imageset import GeneratedSet, StoreSet
 from ganbench.metrics.metric import Subject
 from ganbench.metrics.scoring import as_row
 from ganbench.run import sample_batches
-from ganbench.training import distributed
 
 
 def score(family: Family, generator: nn.Module, store: Store, metrics: list[str], *, n: int, seed: int,

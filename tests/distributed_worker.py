@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from ganbench import distributed
 from ganbench.family import Batch, Clock, ImageSpec, configure, find
 from ganbench.random import layer_normal
-from ganbench.training import distributed
 from ganbench.training.engine import TrainingEngine
 
 SIDE, CLASSES, STEPS = 32, 4, 2

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from ganbench import distributed
 from ganbench.run import load_run
 from ganbench.scoring import score
-from ganbench.training import distributed
 
 N = 600  # batches of 256 at this side: three, the last one smaller
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ganbench import records
+from ganbench import distributed, records
 from ganbench.data.source import NoSplit
 from ganbench.environment import choose_device, provenance
 from ganbench.errors import UserError
@@ -64,8 +64,6 @@ def answer(asked: Question, say: Callable[[str], None] = lambda text: None) -> S
 
     Under torchrun the processes share the making of a run's images, and the first one scores them; the others get None.
     """
-    from ganbench.training import distributed
-
     if not asked.keep_going:
         check(asked.names, asked.options)  # before anything is opened: a misspelt metric should not cost minutes
     device = choose_device(distributed.start(asked.device))
@@ -120,7 +118,6 @@ def _of_run(asked: Question, device: torch.device, say: Callable[[str], None],
     """A run's generator, its data or the named reals, the model itself, and the run's columns; None where another process
     scores and this one has helped it to its images."""
     from ganbench.run import load_run, newest_run, sample_batches
-    from ganbench.training import distributed
 
     if asked.run is None:
         say(f"no --run and no --fake given: scoring the newest run, {newest_run()}")

@@ -13,10 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ganbench import distributed
 from ganbench.errors import Diverged, UserError
 from ganbench.family import Clock, Family, Stage
 from ganbench.random import Random, derived_seed
-from ganbench.training import distributed
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 NON_FINITE_LIMIT = 20  # that many skipped updates in a row, and the run has diverged

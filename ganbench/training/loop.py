@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ganbench import distributed
 from ganbench.data import Stream
 from ganbench.family import Batch, Stage
-from ganbench.training import checkpoint, distributed
+from ganbench.training import checkpoint
 from ganbench.training.engine import TrainingEngine, explained_memory
 from ganbench.training.log import Log
 from ganbench.training.progress import ProgressLine

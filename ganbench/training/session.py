@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ganbench import records
+from ganbench import distributed, records
 from ganbench.data import Store, Stream, absolute_spec, open_dataset
 from ganbench.environment import choose_device, describe, provenance
 from ganbench.errors import Diverged, UserError, nearest
@@ -38,7 +38,6 @@ from ganbench.metrics.metric import find as find_metric
 from ganbench.pictures import growth_strip
 from ganbench.run import new_run_folder, read_config, sample_batches, write_json
 from ganbench.scoring import held_out_split, score
-from ganbench.training import distributed
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.flops import Flops, count
 from ganbench.training.log import Log
