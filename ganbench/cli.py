@@ -15,8 +15,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="Train, evaluate and compare GAN families: which is better, on your data, and by how much?")
 
 # Rooms that bring commands of their own; each has a function register(app).
-ROOMS = ("ganbench.metrics.commands", "ganbench.metrics.weights_commands", "ganbench.data.commands",
-         "ganbench.bench.commands", "ganbench.report.commands", "ganbench.samples_commands", "ganbench.show_commands")
+ROOMS = ("ganbench.commands.eval", "ganbench.commands.weights", "ganbench.commands.data",
+         "ganbench.commands.bench", "ganbench.commands.report", "ganbench.commands.sample", "ganbench.commands.show")
 
 EXIT_USER_ERROR, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 130
 
@@ -86,7 +86,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable")] = False,
 ) -> None:
     """Families, data sets and metrics, with the paper each comes from."""
-    from ganbench.catalogue import catalogue, preset_table, print_catalogue, print_presets
+    from ganbench.commands.list import catalogue, preset_table, print_catalogue, print_presets
     if presets:
         found: Any = preset_table(presets)
         show = lambda: print_presets(presets, found)
@@ -102,7 +102,7 @@ def list_(
 @app.command()
 def doctor() -> None:
     """What this machine can do: versions, devices, space, data sets, optional parts."""
-    from ganbench.doctor import examine
+    from ganbench.commands.doctor import examine
     raise typer.Exit(examine())
 
 

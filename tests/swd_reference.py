@@ -45,7 +45,7 @@ def distance(a, b, directions):
 
 
 def swd(real, fake, draws, repeats=4, block=8):
-    """x 1e3 by side, on the given draws (see ganbench.metrics.swd_core.Draws)."""
+    """x 1e3 by side, on the given draws (see ganbench.metrics.maths.sliced_wasserstein.Draws)."""
     levels = []
     for which, images in enumerate((real, fake)):
         if images.shape[1] == 1:

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from measure_support import Known
 from torch import nn
 
-from ganbench.activations import convolutions, guided_gradients, maps, score
 from ganbench.errors import UserError
+from ganbench.pictures.activations import convolutions, guided_gradients, maps, score
 
 
 def critic_of_modules():

@@ -14,12 +14,12 @@ import pytest
 from rich.console import Console
 
 from ganbench import records
-from ganbench.bench import commands
 from ganbench.bench.driver import drive, how_far
 from ganbench.bench.engines import Event
 from ganbench.bench.manifest import Manifest
 from ganbench.bench.source import source_hash
 from ganbench.bench.suite import plan
+from ganbench.commands import bench as commands
 from ganbench.errors import UserError
 
 TOY = str(Path(__file__).with_name("toy.py"))

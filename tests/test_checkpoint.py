@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ganbench.errors import UserError
-from ganbench.training import checkpoint
+from ganbench.runs import checkpoint
 
 
 def tensors():

@@ -6,8 +6,8 @@ import torch
 from measure_support import FakeStore, noise_store
 
 from ganbench.errors import UserError
-from ganbench.metrics import classifier
-from ganbench.metrics.classifier import Recipe, of_attributes, of_channels, of_classes
+from ganbench.metrics.networks import classifier
+from ganbench.metrics.networks.classifier import Recipe, of_attributes, of_channels, of_classes
 
 QUICK = Recipe(images=6400, batch=64)
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from ganbench.errors import UserError
-from ganbench.metrics.compat import MODES, find_compat
 from ganbench.metrics.metric import find
-from ganbench.metrics.resize import resize
+from ganbench.metrics.networks.compat import MODES, find_compat
+from ganbench.metrics.networks.resize import resize
 
 
 def features(seed=0, n=300, m=280, d=48):

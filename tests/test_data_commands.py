@@ -5,7 +5,7 @@ import pytest
 from data_support import noise, picture_bytes, write_png
 from typer.testing import CliRunner
 
-from ganbench.data.commands import data
+from ganbench.commands.data import data
 
 COLUMNS = {"COLUMNS": "200"}
 

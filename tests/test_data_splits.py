@@ -9,8 +9,8 @@ from data_support import noise, write_png
 from ganbench.data import open_dataset
 from ganbench.data.source import NoSplit
 from ganbench.errors import UserError
-from ganbench.metrics import scoring as metrics_scoring
-from ganbench.scoring import held_out_split
+from ganbench.runs import scoring as metrics_scoring
+from ganbench.runs.model_scoring import held_out_split
 from ganbench.training import session
 
 

@@ -8,7 +8,7 @@ from ganbench.errors import UserError
 from ganbench.metrics import evaluate as evaluation
 from ganbench.metrics.evaluate import Report, evaluate
 from ganbench.metrics.functional import ms_ssim, sliced_wasserstein_distance
-from ganbench.metrics.imageset import ArraySet, GeneratedSet, Statistics
+from ganbench.metrics.images.sets import ArraySet, GeneratedSet, Statistics
 from ganbench.metrics.metric import ImageMetric, ModelMetric, Score
 
 

@@ -6,9 +6,10 @@ import typer
 from test_evaluate_images import FakeStore, write_pngs
 from typer.testing import CliRunner
 
+from ganbench.commands import eval as commands
 from ganbench.errors import UserError
-from ganbench.metrics import commands, floor
-from ganbench.metrics.imageset import StoreSet
+from ganbench.metrics import floor
+from ganbench.metrics.images.sets import StoreSet
 from ganbench.records import FLOOR, load_results
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ganbench.errors import UserError
-from ganbench.metrics.imageset import FileSet, Statistics, StoreSet, shuffled
-from ganbench.metrics.opening import open_images
+from ganbench.metrics.images.opening import open_images
+from ganbench.metrics.images.sets import FileSet, Statistics, StoreSet, shuffled
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 3, 16, 16), dtype=np.uint8)
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from measure_support import noise_store, subject_of
 
-from ganbench import pictures
 from ganbench.errors import UserError
 from ganbench.family import ImageSpec, configure, find, frozen_modes
 from ganbench.metrics.metric import MetricBase, ModelMetric, Subject
+from ganbench.pictures.sheets import sheets as pictures
 from ganbench.plugins import load, names
 from ganbench.random import Random
 

@@ -9,10 +9,10 @@ from feature_support import cifar, real_weights, torch_fidelity_file
 from torch import nn
 
 from ganbench.errors import UserError
-from ganbench.metrics import inception, weights
-from ganbench.metrics.features import FeatureNetwork, open_network
 from ganbench.metrics.metric import find
-from ganbench.metrics.resize import resize
+from ganbench.metrics.networks import inception, weights
+from ganbench.metrics.networks.features import FeatureNetwork, open_network
+from ganbench.metrics.networks.resize import resize
 
 
 def pictures(n=2, side=40, seed=0, channels=3):

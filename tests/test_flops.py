@@ -10,7 +10,8 @@ from toy import Toy
 
 from ganbench import records
 from ganbench.family import Clock, Family, ImageSpec, configure, find
-from ganbench.training import checkpoint, session
+from ganbench.runs import checkpoint
+from ganbench.training import session
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.flops import count, count_with_smaller_batch
 

@@ -6,9 +6,9 @@ import torch
 from scipy import linalg
 
 from ganbench.errors import UserError
-from ganbench.metrics import moments
-from ganbench.metrics.frechet import Gaussian, cholesky, congruent, eigenvalues, nuclear_norm
 from ganbench.metrics.functional import frechet_distance, frechet_distance_from_statistics
+from ganbench.metrics.maths import moments
+from ganbench.metrics.maths.frechet import Gaussian, cholesky, congruent, eigenvalues, nuclear_norm
 from ganbench.metrics.metric import find
 
 

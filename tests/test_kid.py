@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from ganbench.errors import UserError
-from ganbench.metrics import kernel
 from ganbench.metrics.functional import gaussian_mmd, kernel_distance, kernel_inception_distance
+from ganbench.metrics.maths import kernel
 from ganbench.metrics.metric import find
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ganbench.errors import UserError
-from ganbench.metrics.lpips import LPIPS, WIDTHS
+from ganbench.metrics.networks.lpips import LPIPS, WIDTHS
 
 
 def random_state(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -99,8 +99,8 @@ def test_bad_input(state):
 def test_the_published_weights_are_those_of_the_lpips_package_and_give_its_distances():
     from pathlib import Path
 
-    from ganbench.metrics import lpips as own
-    from ganbench.metrics import weights
+    from ganbench.metrics.networks import lpips as own
+    from ganbench.metrics.networks import weights
 
     package = pytest.importorskip("lpips")
     if weights.present("lpips-vgg16") is None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ganbench.metrics.modes import GRID25, GRID25_STD, RING8, RING8_STD, mixture_coverage
+from ganbench.metrics.maths.mode_counts import GRID25, GRID25_STD, RING8, RING8_STD, mixture_coverage
 from ganbench.models.nn import losses
 from ganbench.random import Random, derived_seed
 from ganbench.smoothing import median_filter

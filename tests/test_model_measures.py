@@ -11,15 +11,15 @@ from torch import nn
 
 from ganbench import plugins
 from ganbench.errors import UserError
-from ganbench.metrics import classifier
-from ganbench.metrics.intervals import bootstrap, of_mean, of_share
+from ganbench.metrics.maths.intervals import bootstrap, of_mean, of_share
+from ganbench.metrics.maths.mode_counts import GRID25, GRID25_STD, RING8, RING8_STD, kl_of_counts, mixture_coverage
 from ganbench.metrics.measures.bits_per_dim import BitsPerDim
 from ganbench.metrics.measures.class_accuracy import ClassAccuracy
 from ganbench.metrics.measures.mode_coverage import ModeCoverage, symbols_a_channel
 from ganbench.metrics.measures.nnd import Nnd, nearest_neighbours
 from ganbench.metrics.measures.wasserstein_gap import WassersteinGap
 from ganbench.metrics.metric import MetricBase, ModelMetric
-from ganbench.metrics.modes import GRID25, GRID25_STD, RING8, RING8_STD, kl_of_counts, mixture_coverage
+from ganbench.metrics.networks import classifier
 
 
 def levels(scores):

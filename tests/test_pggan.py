@@ -20,7 +20,7 @@ from ganbench.models.nn.equalized import (
     upsample,
 )
 from ganbench.models.nn.growing import fade_reals
-from ganbench.training import checkpoint
+from ganbench.runs import checkpoint
 from ganbench.training.engine import TrainingEngine
 
 SMALL = {"fmap_base": 64, "fmap_max": 6, "latent": 5}

@@ -6,9 +6,9 @@ import torch
 from measure_support import Call, Known, Linear
 from torch import nn
 
-from ganbench import pictures
 from ganbench.errors import UserError
-from ganbench.grid import save_png
+from ganbench.pictures.grids import save_png
+from ganbench.pictures.sheets import sheets as pictures
 
 SIDE, GAP = 8, 2
 

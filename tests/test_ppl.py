@@ -8,9 +8,9 @@ from scipy import stats
 from torch import nn
 
 from ganbench.errors import UserError
-from ganbench.latents import lerp, natural_path, slerp
-from ganbench.metrics.intervals import of_trimmed_mean
+from ganbench.metrics.maths.intervals import of_trimmed_mean
 from ganbench.metrics.measures.ppl import Ppl, face, shrink
+from ganbench.pictures.walks import lerp, natural_path, slerp
 
 
 def squared(a, b):

@@ -11,8 +11,9 @@ import typer
 from typer.testing import CliRunner
 
 from ganbench import records
+from ganbench.commands import report as commands
 from ganbench.errors import UserError
-from ganbench.report import commands, selection
+from ganbench.report import selection
 
 PUBLISHED = Path(__file__).parent.parent / "results" / "published.csv"
 ROW = {"run": "0001-dcgan-digits-s3", "origin": "ganbench", "family": "dcgan", "preset": "small", "config_hash": "c1",

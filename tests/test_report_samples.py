@@ -47,7 +47,7 @@ def test_a_grid_comes_apart_into_the_images_it_was_made_of(factor: int) -> None:
 
 def test_the_grids_that_training_writes_come_apart() -> None:
     torch = pytest.importorskip("torch")
-    from ganbench.grid import magnified, tile
+    from ganbench.pictures.grids import magnified, tile
     images = _images(64)
     picture = magnified(tile(torch.from_numpy(images).permute(0, 3, 1, 2), 8))
     np.testing.assert_array_equal(samples.tiles(picture, SIDE), images)  # type: ignore[arg-type]

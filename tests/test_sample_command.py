@@ -8,9 +8,9 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from ganbench import samples_commands
+from ganbench.commands import sample as samples_commands
 from ganbench.errors import UserError
-from ganbench.run import load_run
+from ganbench.runs.folder import load_run
 from ganbench.training import session
 
 SIDE, GAP = 32, 2

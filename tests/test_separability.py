@@ -80,7 +80,7 @@ def test_with_ganbenchs_own_attribute_classifier(tmp_path, monkeypatch):
     images = (images + rng.integers(-40, 40, size=(400, 3, 8, 8))).astype(np.uint8)
     store = FakeStore(images, attributes=attributes, attribute_names=["red", "green"])
 
-    from ganbench.metrics import classifier
+    from ganbench.metrics.networks import classifier
     quick = classifier.Recipe(images=6400, batch=64)
     monkeypatch.setattr(classifier, "Recipe", lambda: quick)
     measure = LinearSeparabilityOwn(n=1000)

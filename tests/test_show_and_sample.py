@@ -9,11 +9,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ganbench import family as families
-from ganbench import show_commands
+from ganbench.commands import show as show_commands
+from ganbench.commands.sample import grid_latents, parse_arithmetic, picture_of, write_folder
 from ganbench.errors import UserError
 from ganbench.plugins import names
-from ganbench.run import Run
-from ganbench.samples_commands import grid_latents, parse_arithmetic, picture_of, write_folder
+from ganbench.runs.folder import Run
 
 FAMILY = '''
 """A family for tests."""

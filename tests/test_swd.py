@@ -10,8 +10,8 @@ import swd_reference as reference
 import torch
 
 from ganbench.errors import UserError
-from ganbench.metrics import swd_core
 from ganbench.metrics.functional import laplacian_pyramid, sliced_wasserstein_distance
+from ganbench.metrics.maths import sliced_wasserstein as swd_core
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "swd_golden.json").read_text())
 CASES = {case["name"]: case for case in GOLDEN["cases"]}

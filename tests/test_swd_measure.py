@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from ganbench.errors import UserError
-from ganbench.metrics import swd_core, swd_interval
 from ganbench.metrics.functional import sliced_wasserstein_distance
+from ganbench.metrics.maths import sliced_wasserstein as swd_core
+from ganbench.metrics.maths import sliced_wasserstein_interval as swd_interval
 from ganbench.metrics.measures.swd import SWD
 
 
@@ -142,7 +143,7 @@ def test_interval_covers_what_it_says_over_many_trials(spread):
 PROGRAM = """
 import resource, sys
 import torch
-from ganbench.metrics import swd_core
+from ganbench.metrics.maths import sliced_wasserstein as swd_core
 from ganbench.metrics.measures.swd import SWD
 swd_core.KEPT_BUDGET = 0  # as it is for 16,384 images
 n = int(sys.argv[1])

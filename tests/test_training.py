@@ -16,7 +16,7 @@ import ganbench
 from ganbench import plugins
 from ganbench.errors import UserError
 from ganbench.family import find
-from ganbench.training import checkpoint
+from ganbench.runs import checkpoint
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.session import Options, resume, run
 

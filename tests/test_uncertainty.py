@@ -5,11 +5,10 @@ import pytest
 import torch
 from scipy import stats
 
-from ganbench.metrics import moments
-from ganbench.metrics.frechet import Gaussian, compare
 from ganbench.metrics.functional import frechet_distance, frechet_distance_from_statistics
-from ganbench.metrics.metric import find
-from ganbench.metrics.uncertainty import (
+from ganbench.metrics.maths import moments
+from ganbench.metrics.maths.frechet import Gaussian, compare
+from ganbench.metrics.maths.uncertainty import (
     FEW,
     fid_error,
     frechet_error,
@@ -19,6 +18,7 @@ from ganbench.metrics.uncertainty import (
     quadratic_variance,
     tail_weight,
 )
+from ganbench.metrics.metric import find
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(60, 50, 6), (12, 9, 20), (12, 60, 20), (60, 12, 20)])

@@ -10,8 +10,9 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from ganbench.commands import weights as weights_commands
 from ganbench.errors import UserError
-from ganbench.metrics import weights, weights_commands, weights_packages
+from ganbench.metrics.networks import weights, weights_packages
 
 
 @pytest.fixture

@@ -117,8 +117,8 @@ def prdc_cases() -> Iterator[Case]:
 def inception_cases() -> Iterator[Case]:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    from ganbench.metrics import weights
-    from ganbench.metrics.features import open_network
+    from ganbench.metrics.networks import weights
+    from ganbench.metrics.networks.features import open_network
     images = torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     ours = open_network("inception-v3-compat", ["2048"])
     state = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008), **weights.load("inception-v3-compat")}

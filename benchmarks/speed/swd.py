@@ -21,7 +21,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from ganbench import environment
-from ganbench.metrics import swd_core
+from ganbench.metrics.maths import sliced_wasserstein as swd_core
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import swd_reference

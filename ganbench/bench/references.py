@@ -22,11 +22,11 @@ from ganbench.environment import choose_device, provenance
 from ganbench.errors import UserError
 from ganbench.metrics.evaluate import evaluate
 from ganbench.metrics.floor import noise_floor
-from ganbench.metrics.imageset import ImageSet, StoreSet
+from ganbench.metrics.images.sets import ImageSet, StoreSet
 from ganbench.metrics.metric import ImageMetric
 from ganbench.metrics.metric import find as find_metric
-from ganbench.metrics.scoring import as_row
 from ganbench.random import derived_seed
+from ganbench.runs.scoring import as_row
 
 
 class NoiseImages(ImageSet):

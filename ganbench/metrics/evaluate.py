@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.metrics import cache
-from ganbench.metrics.imageset import Statistics, shuffled
+from ganbench.metrics.images.sets import Statistics, shuffled
 from ganbench.metrics.metric import ImageMetric, MetricBase, ModelMetric, Score, Subject, find
 from ganbench.plugins import canonical
 
@@ -119,7 +119,7 @@ def check(names: Sequence[str], options: Mapping[str, Any] | None = None, n: int
         if n is not None and isinstance(metric, ImageMetric):
             metric.check_counts(n, n)
         if hasattr(metric, "network_name"):
-            from ganbench.metrics import weights
+            from ganbench.metrics.networks import weights
             if metric.network_name in weights.ASSETS:
                 weights.require(metric.network_name)
 
@@ -197,7 +197,7 @@ def _open_networks(jobs: list[_Job], device: torch.device, options: Mapping[str,
             groups.setdefault(job.group, []).append(job)
     networks = {}
     for group, members in groups.items():
-        from ganbench.metrics.features import open_network
+        from ganbench.metrics.networks.features import open_network
         layers = list(dict.fromkeys(job.metric.layer for job in members))
         for job in members:
             with guard(job.name):

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics import moments
-from ganbench.metrics.compat import Compat, find_compat
-from ganbench.metrics.features import FeatureNetwork, default_layer, open_network
-from ganbench.metrics.frechet import Gaussian
+from ganbench.metrics.maths import moments
+from ganbench.metrics.maths.frechet import Gaussian
 from ganbench.metrics.metric import ImageMetric
+from ganbench.metrics.networks.compat import Compat, find_compat
+from ganbench.metrics.networks.features import FeatureNetwork, default_layer, open_network
 from ganbench.random import Random, derived_seed
 
 SAMPLE = 2048  # features kept of each set where only moments are streamed: they serve the interval
@@ -20,9 +20,9 @@ class FeatureMetric(ImageMetric):
     """A metric on the features of a network.
 
     Args:
-        network: a feature network or its name (see ganbench.metrics.features); default: the class's own.
+        network: a feature network or its name (see ganbench.metrics.networks.features); default: the class's own.
         layer: which of its outputs; default: the network's usual one for this kind of metric.
-        compat: whose choices to follow, a name in ganbench.metrics.compat.MODES.
+        compat: whose choices to follow, a name in ganbench.metrics.networks.compat.MODES.
         dtype: "float32" or "float64", the arithmetic of the network.
         seed: of the metric's own draws.
     """

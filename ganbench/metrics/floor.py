@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ganbench.metrics.evaluate import Result, evaluate
-from ganbench.metrics.imageset import ArraySet, ImageSet, StoreSet, shuffled
+from ganbench.metrics.images.sets import ArraySet, ImageSet, StoreSet, shuffled
 
 
 def halves(reals: ImageSet, n: int) -> tuple[ImageSet, ImageSet] | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ganbench import distributed
 from ganbench.data import Stream
 from ganbench.family import Batch, Stage
-from ganbench.training import checkpoint
+from ganbench.runs import checkpoint
 from ganbench.training.engine import TrainingEngine, explained_memory
 from ganbench.training.log import Log
 from ganbench.training.progress import ProgressLine

@@ -31,13 +31,13 @@ from ganbench.family import (
     find,
     short_name,
 )
-from ganbench.grid import magnified, save_png, tile
 from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.metrics.metric import ModelMetric
 from ganbench.metrics.metric import find as find_metric
-from ganbench.pictures import growth_strip
-from ganbench.run import new_run_folder, read_config, sample_batches, write_json
-from ganbench.scoring import held_out_split, score
+from ganbench.pictures.grids import magnified, save_png, tile
+from ganbench.pictures.sheets import growth_strip
+from ganbench.runs.folder import new_run_folder, read_config, sample_batches, write_json
+from ganbench.runs.model_scoring import held_out_split, score
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.flops import Flops, count
 from ganbench.training.log import Log

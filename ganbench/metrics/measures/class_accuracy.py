@@ -3,9 +3,9 @@
 import numpy as np
 
 from ganbench.family import Family
-from ganbench.metrics import classifier
-from ganbench.metrics.intervals import of_share
+from ganbench.metrics.maths.intervals import of_share
 from ganbench.metrics.metric import ModelMetric, Score, Subject
+from ganbench.metrics.networks import classifier
 from ganbench.metrics.subjects import choose, fake_pixels, labels_of, pixels
 
 

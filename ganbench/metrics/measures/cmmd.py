@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganbench.metrics.compat import Compat
 from ganbench.metrics.feature_metric import StoredFeatures
-from ganbench.metrics.features import FeatureNetwork
-from ganbench.metrics.kernel import components, gaussian, gaussian_mmd
+from ganbench.metrics.maths.kernel import components, gaussian, gaussian_mmd
+from ganbench.metrics.maths.uncertainty import around
 from ganbench.metrics.metric import Score
-from ganbench.metrics.uncertainty import around
+from ganbench.metrics.networks.compat import Compat
+from ganbench.metrics.networks.features import FeatureNetwork
 
 SCALE = 1000.0  # the paper reports the squared distance times this
 ENOUGH = 2000  # images of each set from which the variance is estimated

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.metrics.feature_metric import StreamedMoments
-from ganbench.metrics.frechet import Gaussian, compare
+from ganbench.metrics.maths.frechet import Gaussian, compare
+from ganbench.metrics.maths.uncertainty import around, fid_error
 from ganbench.metrics.metric import Score
-from ganbench.metrics.uncertainty import around, fid_error
 
 
 class Fid(StreamedMoments):

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 
 from ganbench.errors import UserError
-from ganbench.metrics.compat import Compat
 from ganbench.metrics.feature_metric import StoredFeatures
-from ganbench.metrics.features import FeatureNetwork
-from ganbench.metrics.frechet import Gaussian, compare
+from ganbench.metrics.maths.frechet import Gaussian, compare
+from ganbench.metrics.maths.moments import of_rows
+from ganbench.metrics.maths.uncertainty import around, frechet_error, intercept
 from ganbench.metrics.metric import Score
-from ganbench.metrics.moments import of_rows
-from ganbench.metrics.uncertainty import around, frechet_error, intercept
+from ganbench.metrics.networks.compat import Compat
+from ganbench.metrics.networks.features import FeatureNetwork
 from ganbench.random import derived_seed
 
 POINTS = 15

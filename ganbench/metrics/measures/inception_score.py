@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ganbench.metrics.compat import Compat
 from ganbench.metrics.feature_metric import StoredFeatures
-from ganbench.metrics.features import FeatureNetwork
-from ganbench.metrics.inception_score import split_scores
+from ganbench.metrics.maths.split_scores import split_scores
+from ganbench.metrics.maths.uncertainty import of_parts
 from ganbench.metrics.metric import Score
-from ganbench.metrics.uncertainty import of_parts
+from ganbench.metrics.networks.compat import Compat
+from ganbench.metrics.networks.features import FeatureNetwork
 
 SEED = 2020  # torch-fidelity's, so that splits are the same
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from ganbench.errors import UserError
-from ganbench.metrics.compat import Compat
 from ganbench.metrics.feature_metric import StoredFeatures
-from ganbench.metrics.features import FeatureNetwork
-from ganbench.metrics.kernel import components, subset_distances
+from ganbench.metrics.maths.kernel import components, subset_distances
+from ganbench.metrics.maths.uncertainty import around
 from ganbench.metrics.metric import Score
-from ganbench.metrics.uncertainty import around
+from ganbench.metrics.networks.compat import Compat
+from ganbench.metrics.networks.features import FeatureNetwork
 from ganbench.random import derived_seed
 
 ENOUGH = 2000  # images of each set from which the variance is estimated

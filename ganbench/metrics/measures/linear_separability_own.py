@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.family import Family
-from ganbench.metrics import classifier
 from ganbench.metrics.metric import ModelMetric, Score, Subject
+from ganbench.metrics.networks import classifier
 from ganbench.metrics.subjects import fakes
 from ganbench.random import derived_seed
 

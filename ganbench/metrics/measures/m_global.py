@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ganbench.family import Family, frozen_modes
-from ganbench.metrics.intervals import Z95
+from ganbench.metrics.maths.intervals import Z95
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import choose, fakes, reals
 

@@ -5,10 +5,10 @@ from itertools import product
 import numpy as np
 from torch import Tensor
 
-from ganbench.metrics import classifier
-from ganbench.metrics.intervals import bootstrap
+from ganbench.metrics.maths.intervals import bootstrap
+from ganbench.metrics.maths.mode_counts import kl_of_counts
 from ganbench.metrics.metric import ModelMetric, Score, Subject
-from ganbench.metrics.modes import kl_of_counts
+from ganbench.metrics.networks import classifier
 from ganbench.metrics.subjects import fake_pixels, labels_of
 from ganbench.random import derived_seed
 

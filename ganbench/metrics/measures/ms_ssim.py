@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.intervals import of_mean
+from ganbench.metrics.maths.intervals import of_mean
+from ganbench.metrics.maths.multiscale_ssim import ms_ssim
 from ganbench.metrics.metric import ImageMetric, Score
-from ganbench.metrics.ms_ssim_core import ms_ssim
 
 
 class MSSSIM(ImageMetric):

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.family import Family
-from ganbench.latents import Path, between, lerp, mapped, natural_path
-from ganbench.metrics.intervals import of_trimmed_mean
+from ganbench.metrics.maths.intervals import of_trimmed_mean
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import draw_labels, full_side, sampling, stream
+from ganbench.pictures.walks import Path, between, lerp, mapped, natural_path
 from ganbench.random import derived_seed
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # two batches of images to (B,) squared-difference distances
@@ -61,7 +61,7 @@ class Ppl(ModelMetric):
 
     def measure(self, subject: Subject) -> list[Score]:
         if self.distance is None:
-            from ganbench.metrics.lpips import load
+            from ganbench.metrics.networks.lpips import load
             self.distance = load(subject.device)
         spaces = ["z", "w"] if hasattr(subject.generator, "mapping") else ["z"]
         with torch.no_grad(), full_precision():

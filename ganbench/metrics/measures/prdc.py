@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from ganbench.metrics.compat import Compat
 from ganbench.metrics.feature_metric import StoredFeatures
-from ganbench.metrics.features import FeatureNetwork
+from ganbench.metrics.maths.neighbours import HALVES, METHOD, prdc, prdc_errors
+from ganbench.metrics.maths.uncertainty import of_neighbours
 from ganbench.metrics.metric import Score
-from ganbench.metrics.neighbours import HALVES, METHOD, prdc, prdc_errors
-from ganbench.metrics.uncertainty import of_neighbours
+from ganbench.metrics.networks.compat import Compat
+from ganbench.metrics.networks.features import FeatureNetwork
 
 
 class Prdc(StoredFeatures):

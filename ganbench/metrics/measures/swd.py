@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
+from ganbench.metrics.maths.sliced_wasserstein import SeededDraws, SlicedWasserstein, checked, swd
+from ganbench.metrics.maths.sliced_wasserstein_interval import FEWEST_IMAGES, METHOD, Jackknife
 from ganbench.metrics.metric import ImageMetric, Score
-from ganbench.metrics.swd_core import SeededDraws, SlicedWasserstein, checked, swd
-from ganbench.metrics.swd_interval import FEWEST_IMAGES, METHOD, Jackknife
 from ganbench.random import derived_seed
 
 

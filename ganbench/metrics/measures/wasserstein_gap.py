@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ganbench.activations import score
 from ganbench.family import Family, frozen_modes
-from ganbench.metrics.intervals import Z95
+from ganbench.metrics.maths.intervals import Z95
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import choose, fakes, held_out, native_side, reals
+from ganbench.pictures.activations import score
 
 
 class WassersteinGap(ModelMetric):

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from ganbench.errors import UserError, nearest
-from ganbench.metrics import weights
-from ganbench.metrics.compat import Compat, find_compat
-from ganbench.metrics.inception import LAYERS, SIDE, Inception
-from ganbench.metrics.resize import resize
+from ganbench.metrics.networks import weights
+from ganbench.metrics.networks.compat import Compat, find_compat
+from ganbench.metrics.networks.inception import LAYERS, SIDE, Inception
+from ganbench.metrics.networks.resize import resize
 from ganbench.random import Random, derived_seed
 
 Body = Callable[[Tensor], Mapping[str, Tensor]]
@@ -70,7 +70,7 @@ def open_network(name: str, layers: Sequence[str] = (), *, device: torch.device 
     Args:
         name: see above. layers: which outputs; default the network's usual one.
         dtype: "float32" or "float64", of weights, arithmetic and features alike.
-        compat: whose way of resizing, see ganbench.metrics.compat.
+        compat: whose way of resizing, see ganbench.metrics.networks.compat.
     Raises:
         UserError: unknown network or layer, or weights that are not here: one line with file, hash and how to get it.
     """

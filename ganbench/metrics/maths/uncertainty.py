@@ -12,8 +12,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ganbench.metrics.frechet import EPS, Gaussian, cholesky, congruent, eigenvalues, factor
-from ganbench.metrics.intervals import Z95, of_share
+from ganbench.metrics.maths.frechet import EPS, Gaussian, cholesky, congruent, eigenvalues, factor
+from ganbench.metrics.maths.intervals import Z95, of_share
 
 FEW = 5  # hits, or misses, below which the spread of random parts is no guide
 

@@ -17,7 +17,7 @@ from ganbench.family import to_uint8
 class Compat:
     """One library's choices.
 
-    resize: name of a rule in ganbench.metrics.resize. ddof: covariances are divided by N - ddof.
+    resize: name of a rule in ganbench.metrics.networks.resize. ddof: covariances are divided by N - ddof.
     rounding: how float images in [-1,1] become uint8: "nearest" (x*127.5 + 127.5, half to even), "stylegan"
     (x*127.5 + 128, cut off) or "byte" ((x+1)/2*255, cut off).
     """

@@ -10,8 +10,8 @@ import torch
 from safetensors.numpy import load_file
 
 from ganbench.errors import UserError
-from ganbench.metrics import generators
-from ganbench.metrics.imageset import ArraySet, FileSet, ImageSet, Statistics, StoreSet
+from ganbench.metrics.images import generators
+from ganbench.metrics.images.sets import ArraySet, FileSet, ImageSet, Statistics, StoreSet
 
 # All that torch's restricted reader needs for a plain array; nothing of it runs code.
 _RECONSTRUCT = np.empty(0).__reduce__()[0]

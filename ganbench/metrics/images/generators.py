@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.family import to_uint8
-from ganbench.metrics.imageset import GeneratedSet
+from ganbench.metrics.images.sets import GeneratedSet
 from ganbench.random import Random, derived_seed
 
 DEFAULT_N = 2048

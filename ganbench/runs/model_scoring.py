@@ -10,10 +10,10 @@ from ganbench.data import Store, open_dataset
 from ganbench.data.source import NoSplit
 from ganbench.family import Family
 from ganbench.metrics.evaluate import evaluate
-from ganbench.metrics.imageset import GeneratedSet, StoreSet
+from ganbench.metrics.images.sets import GeneratedSet, StoreSet
 from ganbench.metrics.metric import Subject
-from ganbench.metrics.scoring import as_row
-from ganbench.run import sample_batches
+from ganbench.runs.folder import sample_batches
+from ganbench.runs.scoring import as_row
 
 
 def score(family: Family, generator: nn.Module, store: Store, metrics: list[str], *, n: int, seed: int,

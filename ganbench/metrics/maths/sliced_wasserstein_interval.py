@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from ganbench.metrics.swd_core import Descriptors, Draws
+from ganbench.metrics.maths.sliced_wasserstein import Descriptors, Draws
 
 GROUPS = 10
 DIRECTIONS = 40  # a level, for the part that comes from the images: each is sorted GROUPS times more

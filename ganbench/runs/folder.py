@@ -23,7 +23,7 @@ from ganbench.data import Store, open_dataset
 from ganbench.errors import UserError
 from ganbench.family import Family, ImageSpec, configure, find, to_uint8
 from ganbench.random import Random, derived_seed
-from ganbench.training import checkpoint
+from ganbench.runs import checkpoint
 
 RUNS = Path("runs")
 

@@ -62,7 +62,7 @@ def diff(
 @presets_app.command("list")
 def list_(family: Annotated[str, typer.Argument(help="A family from `ganbench list`")]) -> None:
     """A family's presets and what to expect of each."""
-    from ganbench.catalogue import preset_table, print_presets
+    from ganbench.commands.list import preset_table, print_presets
     print_presets(family, preset_table(family))
 
 

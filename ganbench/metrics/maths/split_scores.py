@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.arrays import as_matrix
+from ganbench.metrics.maths.arrays import as_matrix
 
 
 def inception_score(logits: Any, splits: int = 10) -> dict[str, float]:

@@ -247,7 +247,7 @@ def _download(file: File) -> Path:
 
 
 def _convert(name: str, file: File) -> Path:
-    from ganbench.metrics import weights_packages
+    from ganbench.metrics.networks import weights_packages
     state = weights_packages.CONVERTERS[name](file.package)
     if content_hash(state) != file.content:
         raise UserError(f"{file.package} gives other weights than expected (content hash {content_hash(state)[:8]}...): "

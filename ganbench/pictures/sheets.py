@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ganbench import activations
 from ganbench.errors import UserError
 from ganbench.family import Family, short_name, to_uint8
-from ganbench.grid import tile
-from ganbench.latents import Path as LatentPath
-from ganbench.latents import between, lerp, mapped, natural_path
+from ganbench.pictures.grids import tile
+from ganbench.pictures.sheets import activations
+from ganbench.pictures.walks import Path as LatentPath
+from ganbench.pictures.walks import between, lerp, mapped, natural_path
 from ganbench.random import one_noise
 
 # --- rendering ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.arrays import PART
+from ganbench.metrics.maths.arrays import PART
 
 ROWS = 4096  # rows converted to float64 at a time
 

@@ -9,7 +9,7 @@ import typer
 from ganbench.errors import UserError
 
 if TYPE_CHECKING:
-    from ganbench.metrics.scoring import Scored
+    from ganbench.runs.scoring import Scored
 
 
 def register(app: typer.Typer) -> None:
@@ -50,8 +50,8 @@ def eval_(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out unreadable pictures, listed by name")] = False,
 ) -> None:
     """Score the newest run, or any images or generator, against real images."""
-    from ganbench.metrics import scoring
     from ganbench.report.table import print_scores
+    from ganbench.runs import scoring
 
     names = [name.strip() for name in metric.split(",") if name.strip()]
     if not names:

@@ -15,9 +15,9 @@ from ganbench.errors import UserError
 from ganbench.family import count_parameters
 from ganbench.metrics.evaluate import Report, Result, check, evaluate
 from ganbench.metrics.floor import noise_floor
-from ganbench.metrics.imageset import GeneratedSet, ImageSet, StoreSet
+from ganbench.metrics.images.opening import open_images
+from ganbench.metrics.images.sets import GeneratedSet, ImageSet, StoreSet
 from ganbench.metrics.metric import Subject
-from ganbench.metrics.opening import open_images
 from ganbench.plugins import canonical
 
 WITH_FLOOR = {"swd"}
@@ -117,7 +117,7 @@ def _of_run(asked: Question, device: torch.device, say: Callable[[str], None],
             ) -> tuple[ImageSet, ImageSet, Subject, dict[str, Any]] | None:
     """A run's generator, its data or the named reals, the model itself, and the run's columns; None where another process
     scores and this one has helped it to its images."""
-    from ganbench.run import load_run, newest_run, sample_batches
+    from ganbench.runs.folder import load_run, newest_run, sample_batches
 
     if asked.run is None:
         say(f"no --run and no --fake given: scoring the newest run, {newest_run()}")
