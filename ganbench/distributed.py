@@ -52,7 +52,7 @@ def start(device: str) -> str:
     return f"cuda:{local}" if on_gpu else "cpu"
 
 
-def leave(code: int) -> None:
+def exit_process(code: int) -> None:
     """End this process with an exit code, if it is one of several; alone, do nothing.
 
     Without Python's own tear-down: a thread of gloo's may still let go of a tensor then, and that aborts the process
@@ -74,7 +74,7 @@ def world() -> int:
 
 
 @contextmanager
-def first_goes_first() -> Iterator[None]:
+def rank_zero_first() -> Iterator[None]:
     """The first process does what is inside, then the others do, and find it done: a prepared store, a download."""
     if rank() != 0:
         dist.barrier()
@@ -83,7 +83,7 @@ def first_goes_first() -> Iterator[None]:
         dist.barrier()
 
 
-def agreed(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """The first process's value (None, bool, number, text), on every process."""
     if world() == 1:
         return value
@@ -92,7 +92,7 @@ def agreed(value: Any) -> Any:
     return carrier[0]
 
 
-def averaged(scalars: Mapping[str, Tensor | float]) -> dict[str, Tensor | float]:
+def mean_of_scalars(scalars: Mapping[str, Tensor | float]) -> dict[str, Tensor | float]:
     """Logged scalars, averaged over processes."""
     if world() == 1 or not scalars:
         return dict(scalars)
@@ -104,7 +104,7 @@ def averaged(scalars: Mapping[str, Tensor | float]) -> dict[str, Tensor | float]
 # --- where the samples of a batch meet ------------------------------------------------------------------------------
 
 @contextmanager
-def together() -> Iterator[None]:
+def shared_batch() -> Iterator[None]:
     """Inside, the functions and layers below see the batches of all processes as one."""
     global _together
     before = _together, random._share
@@ -242,13 +242,13 @@ def _keep_own(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> 
 Make = Callable[[int, tuple[int, int]], Iterator[Tensor]]
 
 
-def generated_by_all(make: Make, n: int, shape: Sequence[int]) -> Callable[[int], Iterator[Tensor]]:
+def generate_on_all(make: Make, n: int, shape: Sequence[int]) -> Callable[[int], Iterator[Tensor]]:
     """For the first process: batch size -> batches of n images in order, each made by exactly one of the processes.
 
     The others have to be in `help_generate`, until `release_helpers`. shape: of one image.
     """
     def batches(size: int) -> Iterator[Tensor]:
-        agreed(size)
+        broadcast(size)
         arriving = _passed_on(make, n, shape, size)
         try:
             for batch in arriving:  # noqa: UP028 - `yield from` would close what is drained below
@@ -262,13 +262,13 @@ def generated_by_all(make: Make, n: int, shape: Sequence[int]) -> Callable[[int]
 
 def help_generate(make: Make, n: int, shape: Sequence[int]) -> None:
     """For the other processes: make and send what the first one asks for, as often as it does."""
-    while (size := agreed(None)) is not None:
+    while (size := broadcast(None)) is not None:
         for _ in _passed_on(make, n, shape, size):
             pass
 
 
 def release_helpers() -> None:
-    agreed(None)
+    broadcast(None)
 
 
 def _passed_on(make: Make, n: int, shape: Sequence[int], size: int) -> Iterator[Tensor]:

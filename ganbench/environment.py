@@ -78,7 +78,7 @@ def describe(device: Any) -> dict[str, Any]:
 
 
 def choose_device(name: str) -> Any:
-    """"auto" is the GPU if there is one. Raises UserError for a device this machine does not have."""
+    """The device by name; "auto" is the GPU if there is one. Raises UserError for a device this machine does not have."""
     import torch
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from ganbench.errors import Diverged, UserError, nearest
-from ganbench.plugins import load
+from ganbench.plugins import load_plugin
 from ganbench.random import Random
 
 
@@ -28,7 +28,7 @@ class FamilyConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def knob(default: Any, about: str, source: str = "", *, later: bool = False, **limits: Any) -> Any:
+def setting(default: Any, about: str, source: str = "", *, later: bool = False, **limits: Any) -> Any:
     """One configuration field: its default, what it is (with its unit), the value's source, limits (ge, le, ...).
 
     `later`: added when the family had been measured already. At its default it changes nothing, and is left out of a
@@ -37,7 +37,7 @@ def knob(default: Any, about: str, source: str = "", *, later: bool = False, **l
     return Field(default, description=about, json_schema_extra={"source": source, "later": later}, **limits)
 
 
-def decisive(config: FamilyConfig) -> dict[str, Any]:
+def hashed_settings(config: FamilyConfig) -> dict[str, Any]:
     """The settings that a configuration's hash is made of, as JSON: all but later ones that stand at their default."""
     def untouched(name: str) -> bool:
         field = type(config).model_fields[name]
@@ -260,9 +260,9 @@ def to_uint8(images: Tensor, side: int | None = None) -> Tensor:
     return pixels
 
 
-def find(name: str) -> type[Family]:
+def find_family(name: str) -> type[Family]:
     """The family class called `name` (a name from `ganbench list`, or the path of a Python file)."""
-    return load("family", name, Family)
+    return load_plugin("family", name, Family)
 
 
 def configure(family: type[Family], preset: str | None = None, overrides: Mapping[str, Any] | None = None,
@@ -314,7 +314,7 @@ def create(family: str, *, side: int, channels: int = 3, classes: int = 0, prese
     Raises:
         UserError: unknown family, preset or key, or a combination the family cannot train.
     """
-    cls = find(family)
+    cls = find_family(family)
     config, _, _ = configure(cls, preset, overrides)
     images = ImageSpec(side, channels, classes)
     cls.check(config, images)

@@ -49,7 +49,7 @@ def names(kind: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def load(kind: str, name: str, base: type[T]) -> type[T]:
+def load_plugin(kind: str, name: str, base: type[T]) -> type[T]:
     """Import the plugin `name` and return its class: the one subclass of `base` written in that module.
 
     `name` may also be the path of a single Python file. Raises UserError for an unknown name, with the nearest one.

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.random import Random
 
 Down = Literal["A", "B", "C", "D"]
@@ -21,31 +21,31 @@ Down = Literal["A", "B", "C", "D"]
 
 class BEGANConfig(FamilyConfig):
     # networks
-    n: int = knob(128, "filters at full side; the encoder adds as many at each level", "section 3.5", ge=1)
-    hidden: int = knob(64, "components of the autoencoder's code and of the latents", "section 3.5", ge=1)
-    repeats: int = knob(2, "convolutions a level", "section 3.5", ge=1)
-    down: Down = knob("A", "how the encoder halves the side: A own strided convolution of the same width, B of the next "
+    n: int = setting(128, "filters at full side; the encoder adds as many at each level", "section 3.5", ge=1)
+    hidden: int = setting(64, "components of the autoencoder's code and of the latents", "section 3.5", ge=1)
+    repeats: int = setting(2, "convolutions a level", "section 3.5", ge=1)
+    down: Down = setting("A", "how the encoder halves the side: A own strided convolution of the same width, B of the next "
                            "width, C the level's first convolution, D mean pooling", "the paper's figure 1 is ambiguous")
-    skip: bool = knob(False, "append the decoder's 8x8 input, enlarged, after each doubling", "section 3.5, optional")
-    carry_steps: int = knob(0, "vanishing residuals: steps over which same-shape layers stop passing on their input, "
+    skip: bool = setting(False, "append the decoder's 8x8 input, enlarged, after each doubling", "section 3.5, optional")
+    carry_steps: int = setting(0, "vanishing residuals: steps over which same-shape layers stop passing on their input, "
                                "0 = none", "section 3.5, optional: 16,000", ge=0)
-    output: Literal["linear", "tanh"] = knob("linear", "of generator and decoder", "figure 1; some ports: tanh")
+    output: Literal["linear", "tanh"] = setting("linear", "of generator and decoder", "figure 1; some ports: tanh")
     # objective
-    eta: Literal[1, 2] = knob(1, "L(v) = mean |v - D(v)|^eta", "equation 1")
-    gamma: float = knob(0.5, "diversity ratio E L(G(z)) / E L(x) to hold", "section 3.3: 0.3 to 0.7", ge=0, le=1)
-    lambda_k: float = knob(0.001, "gain of the controller", "section 4.1", gt=0)
-    share_latents: bool = knob(True, "one draw of latents for both losses", "paper: separate draws; common code: one")
+    eta: Literal[1, 2] = setting(1, "L(v) = mean |v - D(v)|^eta", "equation 1")
+    gamma: float = setting(0.5, "diversity ratio E L(G(z)) / E L(x) to hold", "section 3.3: 0.3 to 0.7", ge=0, le=1)
+    lambda_k: float = setting(0.001, "gain of the controller", "section 4.1", gt=0)
+    share_latents: bool = setting(True, "one draw of latents for both losses", "paper: separate draws; common code: one")
     # optimisation
-    rate: float = knob(1e-4, "Adam's learning rate at the start", "section 4.1", gt=0)
-    rate_floor: float = knob(2e-5, "the rate is not halved below this", "common code", ge=0)
-    rate_rule: Literal["stall", "steps", "constant"] = knob("stall", "halve when M_global stalls, or every `rate_steps`",
+    rate: float = setting(1e-4, "Adam's learning rate at the start", "section 4.1", gt=0)
+    rate_floor: float = setting(2e-5, "the rate is not halved below this", "common code", ge=0)
+    rate_rule: Literal["stall", "steps", "constant"] = setting("stall", "halve when M_global stalls, or every `rate_steps`",
                                                             "section 4.1: stall")
-    rate_steps: int = knob(100_000, "steps between halvings, for rule `steps`", "common code", ge=1)
-    window: int = knob(10_000, "steps over which M_global is averaged to see whether it stalls", ge=1)
-    patience: int = knob(2, "windows in a row without progress (1%) before the rate is halved", ge=1)
-    beta1: float = knob(0.9, "Adam", "section 4.1: Adam's defaults; many ports 0.5", ge=0, lt=1)
-    beta2: float = knob(0.999, "Adam", "section 4.1", ge=0, lt=1)
-    batch: int = knob(16, "images a minibatch", "section 4.1", ge=2)
+    rate_steps: int = setting(100_000, "steps between halvings, for rule `steps`", "common code", ge=1)
+    window: int = setting(10_000, "steps over which M_global is averaged to see whether it stalls", ge=1)
+    patience: int = setting(2, "windows in a row without progress (1%) before the rate is halved", ge=1)
+    beta1: float = setting(0.9, "Adam", "section 4.1: Adam's defaults; many ports 0.5", ge=0, lt=1)
+    beta2: float = setting(0.999, "Adam", "section 4.1", ge=0, lt=1)
+    batch: int = setting(16, "images a minibatch", "section 4.1", ge=2)
 
 
 # --- networks -------------------------------------------------------------------------------------------------------

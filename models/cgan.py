@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models import dcgan
 from ganbench.models.gan import decayed, momentum_at, uniform_everywhere
 from ganbench.models.nn import losses
@@ -23,30 +23,30 @@ from ganbench.random import Random
 
 class CGANConfig(FamilyConfig):
     # networks
-    net: Literal["mlp", "newmu", "dcgan"] = knob("mlp", "dense; labels at every layer of a small conv net; or DCGAN's with "
+    net: Literal["mlp", "newmu", "dcgan"] = setting("mlp", "dense; labels at every layer of a small conv net; or DCGAN's with "
                                                         "labels at its ends", "section 4.1: mlp")
-    ngf: int = knob(64, "dcgan: generator maps at half the side", ge=1)
-    ndf: int = knob(64, "dcgan: critic maps at half the side", ge=1)
-    latent: int = knob(100, "latent components", "section 4.1", ge=1)
-    latents_from: Literal["unit", "signed", "normal"] = knob("unit", "U(0,1), U(-1,1) or N(0,1)", "section 4.1: unit")
-    dropout: float = knob(0.5, "mlp: share of hidden units dropped, in both networks", "section 4.1", ge=0, lt=1)
-    fake_labels: Literal["uniform", "batch"] = knob("uniform", "labels of fakes: drawn uniformly, or the reals' own")
+    ngf: int = setting(64, "dcgan: generator maps at half the side", ge=1)
+    ndf: int = setting(64, "dcgan: critic maps at half the side", ge=1)
+    latent: int = setting(100, "latent components", "section 4.1", ge=1)
+    latents_from: Literal["unit", "signed", "normal"] = setting("unit", "U(0,1), U(-1,1) or N(0,1)", "section 4.1: unit")
+    dropout: float = setting(0.5, "mlp: share of hidden units dropped, in both networks", "section 4.1", ge=0, lt=1)
+    fake_labels: Literal["uniform", "batch"] = setting("uniform", "labels of fakes: drawn uniformly, or the reals' own")
     # optimisation
-    order: Literal["simultaneous", "critic-first", "alternate"] = knob(
+    order: Literal["simultaneous", "critic-first", "alternate"] = setting(
         "simultaneous", "both gradients before both updates; the critic first; or a minibatch for each in turn",
         "as in the GAN paper's code; DCGAN authors' code: alternate")
-    optimizer: Literal["sgd", "adam"] = knob("sgd", "SGD with momentum, or Adam", "section 4.1")
-    rate: float = knob(0.1, "learning rate", "section 4.1", gt=0)
-    rate_decay: float = knob(1.00004, "SGD: the rate is divided by this at every update", "section 4.1", ge=1)
-    rate_floor: float = knob(1e-6, "SGD: lowest rate", "section 4.1", ge=0)
-    momentum: float = knob(0.5, "SGD: momentum up to epoch 1", "section 4.1", ge=0, lt=1)
-    momentum_end: float = knob(0.7, "SGD: momentum from epoch 250 on", "section 4.1", ge=0, lt=1)
-    constant_epochs: float = knob(0.0, "Adam: epochs before the rate falls, 0 = never", "DCGAN authors' code: 100", ge=0)
-    falling_epochs: float = knob(100.0, "Adam: epochs over which it then falls to 0", "DCGAN authors' code", gt=0)
-    beta1: float = knob(0.5, "Adam", ge=0, lt=1)
-    beta2: float = knob(0.999, "Adam", ge=0, lt=1)
-    weight_decay: float = knob(0.0, "L2, added to the gradient", "DCGAN authors' code: 2.5e-5", ge=0)
-    batch: int = knob(100, "images a minibatch", "section 4.1", ge=2)
+    optimizer: Literal["sgd", "adam"] = setting("sgd", "SGD with momentum, or Adam", "section 4.1")
+    rate: float = setting(0.1, "learning rate", "section 4.1", gt=0)
+    rate_decay: float = setting(1.00004, "SGD: the rate is divided by this at every update", "section 4.1", ge=1)
+    rate_floor: float = setting(1e-6, "SGD: lowest rate", "section 4.1", ge=0)
+    momentum: float = setting(0.5, "SGD: momentum up to epoch 1", "section 4.1", ge=0, lt=1)
+    momentum_end: float = setting(0.7, "SGD: momentum from epoch 250 on", "section 4.1", ge=0, lt=1)
+    constant_epochs: float = setting(0.0, "Adam: epochs before the rate falls, 0 = never", "DCGAN authors' code: 100", ge=0)
+    falling_epochs: float = setting(100.0, "Adam: epochs over which it then falls to 0", "DCGAN authors' code", gt=0)
+    beta1: float = setting(0.5, "Adam", ge=0, lt=1)
+    beta2: float = setting(0.999, "Adam", ge=0, lt=1)
+    weight_decay: float = setting(0.0, "L2, added to the gradient", "DCGAN authors' code: 2.5e-5", ge=0)
+    batch: int = setting(100, "images a minibatch", "section 4.1", ge=2)
 
 
 # --- dense networks (section 4.1) -----------------------------------------------------------------------------------

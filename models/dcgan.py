@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn import losses
 from ganbench.models.nn.layers import LEAK, normal_weights
 from ganbench.models.nn.watch import CollapseAlarm
@@ -21,30 +21,30 @@ from ganbench.random import Random
 
 class DCGANConfig(FamilyConfig):
     # networks
-    net: Literal["standard", "features32"] = knob("standard", "standard, or the authors' ImageNet-32 network", "code")
-    ngf: int = knob(128, "generator maps at half the side; doubled at each halving", "figure 1", ge=1)
-    ndf: int = knob(128, "critic maps at half the side", "figure 1", ge=1)
-    kernel: Literal[3, 4, 5] = knob(5, "side of the strided kernels", "figure 1")
-    max_channels: int = knob(0, "widest layer, 0 = no cap", "paper: no cap", ge=0)
-    latent: int = knob(100, "latent components", "figure 1", ge=1)
-    latents_from: Literal["uniform", "normal"] = knob("uniform", "U(-1,1) or N(0,1)", "figure 1; torch code: normal")
-    per_unit_norm: bool = knob(True, "batch norm after the projection per unit, not per map", "authors' code")
-    critic_norm: bool = knob(True, "batch norm in the critic", "section 3")
-    sample_norm: Literal["running", "batch"] = knob("running", "statistics that batch norm samples with",
+    net: Literal["standard", "features32"] = setting("standard", "standard, or the authors' ImageNet-32 network", "code")
+    ngf: int = setting(128, "generator maps at half the side; doubled at each halving", "figure 1", ge=1)
+    ndf: int = setting(128, "critic maps at half the side", "figure 1", ge=1)
+    kernel: Literal[3, 4, 5] = setting(5, "side of the strided kernels", "figure 1")
+    max_channels: int = setting(0, "widest layer, 0 = no cap", "paper: no cap", ge=0)
+    latent: int = setting(100, "latent components", "figure 1", ge=1)
+    latents_from: Literal["uniform", "normal"] = setting("uniform", "U(-1,1) or N(0,1)", "figure 1; torch code: normal")
+    per_unit_norm: bool = setting(True, "batch norm after the projection per unit, not per map", "authors' code")
+    critic_norm: bool = setting(True, "batch norm in the critic", "section 3")
+    sample_norm: Literal["running", "batch"] = setting("running", "statistics that batch norm samples with",
                                                     "authors' code: batch")
     # losses
-    loss: Literal["non-saturating", "minimax", "hinge"] = knob("non-saturating", "the generator's loss", "section 4")
-    r1: float = knob(0.0, "weight gamma of the R1 penalty, 0 = none", "Mescheder et al. 2018: 10", ge=0)
-    r1_every: int = knob(1, "steps between two R1 penalties (which then count that many times)", ge=1)
+    loss: Literal["non-saturating", "minimax", "hinge"] = setting("non-saturating", "the generator's loss", "section 4")
+    r1: float = setting(0.0, "weight gamma of the R1 penalty, 0 = none", "Mescheder et al. 2018: 10", ge=0)
+    r1_every: int = setting(1, "steps between two R1 penalties (which then count that many times)", ge=1)
     # optimisation
-    order: Literal["critic-first", "alternate", "simultaneous"] = knob(
+    order: Literal["critic-first", "alternate", "simultaneous"] = setting(
         "critic-first", "the generator meets the updated critic; a minibatch for each in turn; or both move at once",
         "algorithm of the GAN paper; authors' code: alternate")
-    rate: float = knob(2e-4, "Adam's learning rate", "section 4", gt=0)
-    beta1: float = knob(0.5, "Adam", "section 4", ge=0, lt=1)
-    beta2: float = knob(0.999, "Adam", "section 4", ge=0, lt=1)
-    weight_decay: float = knob(0.0, "L2 on all parameters, added to the gradient", "authors' code 1e-5 or 2.5e-5", ge=0)
-    batch: int = knob(128, "images a minibatch", "section 4", ge=2)
+    rate: float = setting(2e-4, "Adam's learning rate", "section 4", gt=0)
+    beta1: float = setting(0.5, "Adam", "section 4", ge=0, lt=1)
+    beta2: float = setting(0.999, "Adam", "section 4", ge=0, lt=1)
+    weight_decay: float = setting(0.0, "L2 on all parameters, added to the gradient", "authors' code 1e-5 or 2.5e-5", ge=0)
+    batch: int = setting(128, "images a minibatch", "section 4", ge=2)
 
 
 # A layer of width w and stride 1 or 2; layers of stride 1 have 3x3 kernels.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn import losses
 from ganbench.models.nn.layers import LEAK, batch_statistics, normal_weights
 from ganbench.random import Random
@@ -21,30 +21,30 @@ from ganbench.random import Random
 
 class EBGANConfig(FamilyConfig):
     # networks
-    net: Literal["conv", "mlp"] = knob("conv", "convolutional, or the dense networks of the MNIST grid search",
+    net: Literal["conv", "mlp"] = setting("conv", "convolutional, or the dense networks of the MNIST grid search",
                                        "appendix", later=True)
-    layers_g: int = knob(5, "mlp: the generator's affine layers", "appendix: nLayerG", later=True, ge=2)
-    units_g: int = knob(800, "mlp: units in each of its hidden layers", "appendix: sizeG", later=True, ge=1)
-    layers_d: int = knob(2, "mlp: the critic's affine layers, half of them the encoder's", "appendix: nLayerD", later=True,
+    layers_g: int = setting(5, "mlp: the generator's affine layers", "appendix: nLayerG", later=True, ge=2)
+    units_g: int = setting(800, "mlp: units in each of its hidden layers", "appendix: sizeG", later=True, ge=1)
+    layers_d: int = setting(2, "mlp: the critic's affine layers, half of them the encoder's", "appendix: nLayerD", later=True,
                          ge=2, multiple_of=2)
-    units_d: int = knob(1024, "mlp: units in each of its hidden layers", "appendix: sizeD", later=True, ge=1)
-    noise_planes: bool = knob(False, "conv: 64 noise maps beside the generator's 4x4 maps, 32 at 8x8, 16, 8, ... (part of "
+    units_d: int = setting(1024, "mlp: units in each of its hidden layers", "appendix: sizeD", later=True, ge=1)
+    noise_planes: bool = setting(False, "conv: 64 noise maps beside the generator's 4x4 maps, 32 at 8x8, 16, 8, ... (part of "
                                      "the latent)", "appendix, ImageNet", later=True)
-    ngf: int = knob(128, "generator maps at half the side (at 128 px: half of it)", "appendix C", ge=2)
-    ndf: int = knob(64, "critic maps at half the side, doubled at each halving", "appendix C", ge=1)
-    latent: int = knob(100, "latent components", "appendix C", ge=1)
-    latents_from: Literal["normal", "uniform"] = knob("normal", "N(0,1) or U(-1,1)")
-    reconstruction: Literal["linear", "tanh"] = knob("linear", "of the critic's output")
+    ngf: int = setting(128, "generator maps at half the side (at 128 px: half of it)", "appendix C", ge=2)
+    ndf: int = setting(64, "critic maps at half the side, doubled at each halving", "appendix C", ge=1)
+    latent: int = setting(100, "latent components", "appendix C", ge=1)
+    latents_from: Literal["normal", "uniform"] = setting("normal", "N(0,1) or U(-1,1)")
+    reconstruction: Literal["linear", "tanh"] = setting("linear", "of the critic's output")
     # energies
-    energy: Literal["l2norm", "mse_mean"] = knob("l2norm", "norm of the reconstruction error over all pixels, or mean "
+    energy: Literal["l2norm", "mse_mean"] = setting("l2norm", "norm of the reconstruction error over all pixels, or mean "
                                                            "square; the margin's size goes with it", "section 2.2")
-    margin: float = knob(20.0, "energy m above which fakes are left alone", "CelebA 64: 20, LSUN 64: 80, MNIST: 10", gt=0)
-    pull_away: float = knob(0.1, "weight of the pulling-away term, 0 = plain EBGAN", "section 2.4", ge=0)
+    margin: float = setting(20.0, "energy m above which fakes are left alone", "CelebA 64: 20, LSUN 64: 80, MNIST: 10", gt=0)
+    pull_away: float = setting(0.1, "weight of the pulling-away term, 0 = plain EBGAN", "section 2.4", ge=0)
     # optimisation
-    rate: float = knob(2e-4, "Adam's learning rate", "as DCGAN", gt=0)
-    beta1: float = knob(0.5, "Adam", "as DCGAN", ge=0, lt=1)
-    beta2: float = knob(0.999, "Adam", "as DCGAN", ge=0, lt=1)
-    batch: int = knob(64, "images a minibatch", ge=2)
+    rate: float = setting(2e-4, "Adam's learning rate", "as DCGAN", gt=0)
+    beta1: float = setting(0.5, "Adam", "as DCGAN", ge=0, lt=1)
+    beta2: float = setting(0.999, "Adam", "as DCGAN", ge=0, lt=1)
+    batch: int = setting(64, "images a minibatch", ge=2)
 
 
 class Generator(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn import losses
 from ganbench.models.nn.layers import LEAK, Maxout, MaxoutConv2d, SignedPixels, UnitPixels
 from ganbench.models.nn.watch import CollapseAlarm
@@ -22,34 +22,34 @@ from ganbench.random import Random
 
 class GANConfig(FamilyConfig):
     # networks
-    net: Literal["dense", "conv"] = knob("dense", "dense, or the CIFAR-10 networks with a transposed convolution at the end "
+    net: Literal["dense", "conv"] = setting("dense", "dense, or the CIFAR-10 networks with a transposed convolution at the end "
                                                   "and three maxout convolutions at the start (side 32)", "code", later=True)
-    latent: int = knob(100, "latent components", "code", ge=1)
-    latents_from: Literal["uniform", "normal"] = knob("uniform", "U(-sqrt 3, sqrt 3), of variance 1, or N(0,1)",
+    latent: int = setting(100, "latent components", "code", ge=1)
+    latents_from: Literal["uniform", "normal"] = setting("uniform", "U(-sqrt 3, sqrt 3), of variance 1, or N(0,1)",
                                                       "code: uniform for MNIST, normal for CIFAR-10")
-    hidden: int = knob(1200, "units in each of the generator's two hidden layers", "code", ge=1)
-    second: Literal["relu", "sigmoid"] = knob("relu", "activation of the second hidden layer", "code, CIFAR-10: sigmoid")
-    output: Literal["sigmoid", "tanh", "linear"] = knob("sigmoid", "of the generator", "code, CIFAR-10: linear")
-    critic: Literal["maxout", "lrelu"] = knob("maxout", "kind of the critic's two hidden layers", "section 5")
-    units: int = knob(240, "units in each of them", "code", ge=1)
-    pieces: int = knob(5, "affine pieces of a maxout unit", "code", ge=1)
-    drop_input: float = knob(0.2, "share of pixels dropped in the critic", "code", ge=0, lt=1)
-    drop_hidden: float = knob(0.5, "share of hidden units dropped in the critic", "code", ge=0, lt=1)
-    init: Literal["uniform", "torch"] = knob("uniform", "U(-0.05, 0.05), critic U(-0.005, 0.005), biases 0; or torch's",
+    hidden: int = setting(1200, "units in each of the generator's two hidden layers", "code", ge=1)
+    second: Literal["relu", "sigmoid"] = setting("relu", "activation of the second hidden layer", "code, CIFAR-10: sigmoid")
+    output: Literal["sigmoid", "tanh", "linear"] = setting("sigmoid", "of the generator", "code, CIFAR-10: linear")
+    critic: Literal["maxout", "lrelu"] = setting("maxout", "kind of the critic's two hidden layers", "section 5")
+    units: int = setting(240, "units in each of them", "code", ge=1)
+    pieces: int = setting(5, "affine pieces of a maxout unit", "code", ge=1)
+    drop_input: float = setting(0.2, "share of pixels dropped in the critic", "code", ge=0, lt=1)
+    drop_hidden: float = setting(0.5, "share of hidden units dropped in the critic", "code", ge=0, lt=1)
+    init: Literal["uniform", "torch"] = setting("uniform", "U(-0.05, 0.05), critic U(-0.005, 0.005), biases 0; or torch's",
                                              "code")
     # optimisation
-    order: Literal["simultaneous", "critic-first"] = knob("simultaneous", "both gradients before both updates, or not",
+    order: Literal["simultaneous", "critic-first"] = setting("simultaneous", "both gradients before both updates, or not",
                                                           "code")
-    optimizer: Literal["sgd", "adam"] = knob("sgd", "SGD with momentum, or Adam", "section 5: SGD")
-    rate: float = knob(0.1, "learning rate", "code; CIFAR-10 0.025", gt=0)
-    rate_decay: float = knob(1.000004, "SGD: the rate is divided by this at every update", "code; 1.00004 in cGAN's paper",
+    optimizer: Literal["sgd", "adam"] = setting("sgd", "SGD with momentum, or Adam", "section 5: SGD")
+    rate: float = setting(0.1, "learning rate", "code; CIFAR-10 0.025", gt=0)
+    rate_decay: float = setting(1.000004, "SGD: the rate is divided by this at every update", "code; 1.00004 in cGAN's paper",
                              ge=1)
-    rate_floor: float = knob(1e-6, "SGD: lowest rate", "code", ge=0)
-    momentum: float = knob(0.5, "SGD: momentum up to epoch 1", "code", ge=0, lt=1)
-    momentum_end: float = knob(0.7, "SGD: momentum from epoch 250 on, linear between", "code", ge=0, lt=1)
-    beta1: float = knob(0.5, "Adam", ge=0, lt=1)
-    beta2: float = knob(0.999, "Adam", ge=0, lt=1)
-    batch: int = knob(100, "images a minibatch", "code", ge=2)
+    rate_floor: float = setting(1e-6, "SGD: lowest rate", "code", ge=0)
+    momentum: float = setting(0.5, "SGD: momentum up to epoch 1", "code", ge=0, lt=1)
+    momentum_end: float = setting(0.7, "SGD: momentum from epoch 250 on, linear between", "code", ge=0, lt=1)
+    beta1: float = setting(0.5, "Adam", ge=0, lt=1)
+    beta2: float = setting(0.999, "Adam", ge=0, lt=1)
+    batch: int = setting(100, "images a minibatch", "code", ge=2)
 
 
 MODERN = {"latents_from": "normal", "output": "tanh", "critic": "lrelu", "units": 1200, "drop_input": 0.0,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models import dcgan
 from ganbench.models.nn import losses
 from ganbench.models.nn.layers import LEAK, normal_weights
@@ -20,22 +20,22 @@ from ganbench.random import Random
 
 class LSGANConfig(FamilyConfig):
     # networks
-    net: Literal["lsun", "dcgan"] = knob("lsun", "the authors' network for LSUN, or DCGAN's with 4x4 kernels", "table 1")
-    width: int = knob(64, "maps at the finest layer of both networks", "figure 2", ge=1)
-    latent: int = knob(1024, "latent components", "section 4.1", ge=1)
-    latents_from: Literal["uniform", "normal"] = knob("uniform", "U(-1,1) or N(0,1)", "code")
-    generator_norm: bool = knob(True, "batch norm in the generator", "section 4.2 drops it")
-    critic_norm: bool = knob(True, "batch norm in the critic", "section 4.2 drops it")
+    net: Literal["lsun", "dcgan"] = setting("lsun", "the authors' network for LSUN, or DCGAN's with 4x4 kernels", "table 1")
+    width: int = setting(64, "maps at the finest layer of both networks", "figure 2", ge=1)
+    latent: int = setting(1024, "latent components", "section 4.1", ge=1)
+    latents_from: Literal["uniform", "normal"] = setting("uniform", "U(-1,1) or N(0,1)", "code")
+    generator_norm: bool = setting(True, "batch norm in the generator", "section 4.2 drops it")
+    critic_norm: bool = setting(True, "batch norm in the critic", "section 4.2 drops it")
     # objective: targets of equation 2
-    a: float = knob(0.0, "the critic's target for fakes", "section 3.3.3, second scheme")
-    b: float = knob(1.0, "the critic's target for reals", "section 3.3.3, second scheme")
-    c: float = knob(1.0, "the generator's target", "section 3.3.3, second scheme")
+    a: float = setting(0.0, "the critic's target for fakes", "section 3.3.3, second scheme")
+    b: float = setting(1.0, "the critic's target for reals", "section 3.3.3, second scheme")
+    c: float = setting(1.0, "the generator's target", "section 3.3.3, second scheme")
     # optimisation
-    optimizer: Literal["adam", "rmsprop"] = knob("adam", "Adam or RMSProp", "section 4.1; 4.2 also RMSProp")
-    rate: float = knob(1e-3, "learning rate", "section 4.1 for LSUN; 2e-4 beside DCGAN", gt=0)
-    beta1: float = knob(0.5, "Adam", "section 4.1", ge=0, lt=1)
-    beta2: float = knob(0.999, "Adam", "code", ge=0, lt=1)
-    batch: int = knob(64, "images a minibatch", "code", ge=2)
+    optimizer: Literal["adam", "rmsprop"] = setting("adam", "Adam or RMSProp", "section 4.1; 4.2 also RMSProp")
+    rate: float = setting(1e-3, "learning rate", "section 4.1 for LSUN; 2e-4 beside DCGAN", gt=0)
+    beta1: float = setting(0.5, "Adam", "section 4.1", ge=0, lt=1)
+    beta2: float = setting(0.999, "Adam", "code", ge=0, lt=1)
+    batch: int = setting(64, "images a minibatch", "code", ge=2)
 
 
 class Generator(nn.Module):

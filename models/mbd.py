@@ -8,14 +8,14 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ganbench.family import Preset, knob
+from ganbench.family import Preset, setting
 from ganbench.models import dcgan
 from ganbench.models.nn.layers import MinibatchDiscrimination
 
 
 class MBDConfig(dcgan.DCGANConfig):
-    kernels: int = knob(100, "kernels B: closeness features added", "section 3.2", ge=1)
-    dimensions: int = knob(5, "dimensions C of a kernel", "code", ge=1)
+    kernels: int = setting(100, "kernels B: closeness features added", "section 3.2", ge=1)
+    dimensions: int = setting(5, "dimensions C of a kernel", "code", ge=1)
 
 
 class DiscriminatingCritic(nn.Module):

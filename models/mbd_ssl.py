@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, frozen_modes, knob
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, frozen_modes, setting
 from ganbench.models.nn import losses
 from ganbench.models.nn.layers import LEAK, MinibatchDiscrimination
 from ganbench.models.nn.weightnorm import initialise_from_data, normed
@@ -23,21 +23,21 @@ from ganbench.random import Random, layer_normal
 
 class MBDSSLConfig(FamilyConfig):
     # networks
-    latent: int = knob(100, "latent components, U(0,1)", "code", ge=1)
-    ngf: int = knob(128, "generator maps at half the side, doubled at each halving", "code", ge=1)
-    ndf: int = knob(96, "critic maps at full side; twice that from half the side on", "code", ge=1)
-    kernels: int = knob(100, "kernels B: closeness features added", "section 3.2", ge=1)
-    dimensions: int = knob(5, "dimensions C of a kernel", "code", ge=1)
-    noise: float = knob(0.2, "deviation of the noise on the critic's images", "code", ge=0)
-    dropout: float = knob(0.5, "share of maps' values dropped in the critic, behind each halving", "code", ge=0, lt=1)
+    latent: int = setting(100, "latent components, U(0,1)", "code", ge=1)
+    ngf: int = setting(128, "generator maps at half the side, doubled at each halving", "code", ge=1)
+    ndf: int = setting(96, "critic maps at full side; twice that from half the side on", "code", ge=1)
+    kernels: int = setting(100, "kernels B: closeness features added", "section 3.2", ge=1)
+    dimensions: int = setting(5, "dimensions C of a kernel", "code", ge=1)
+    noise: float = setting(0.2, "deviation of the noise on the critic's images", "code", ge=0)
+    dropout: float = setting(0.5, "share of maps' values dropped in the critic, behind each halving", "code", ge=0, lt=1)
     # optimisation
-    n_generator: int = knob(3, "generator updates a critic update", "code", ge=1)
-    rate: float = knob(3e-4, "Adam's learning rate", "code", gt=0)
-    beta1: float = knob(0.5, "Adam", "code", ge=0, lt=1)
-    beta2: float = knob(0.999, "Adam", "code", ge=0, lt=1)
-    constant_epochs: float = knob(800.0, "epochs before the rate falls", "code", ge=0)
-    epochs: float = knob(1200.0, "epoch at which the rate reaches 0, linearly", "code", gt=0)
-    batch: int = knob(100, "images a minibatch", "code", ge=2)
+    n_generator: int = setting(3, "generator updates a critic update", "code", ge=1)
+    rate: float = setting(3e-4, "Adam's learning rate", "code", gt=0)
+    beta1: float = setting(0.5, "Adam", "code", ge=0, lt=1)
+    beta2: float = setting(0.999, "Adam", "code", ge=0, lt=1)
+    constant_epochs: float = setting(800.0, "epochs before the rate falls", "code", ge=0)
+    epochs: float = setting(1200.0, "epoch at which the rate reaches 0, linearly", "code", gt=0)
+    batch: int = setting(100, "images a minibatch", "code", ge=2)
 
 
 class Noise(nn.Module):

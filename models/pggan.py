@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ganbench.family import Batch, Engine, ImageSpec, Preset, Stage, knob
+from ganbench.family import Batch, Engine, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn.equalized import (
     SQRT2,
     Activation,
@@ -32,37 +32,37 @@ from ganbench.models.nn.progressive import ProgressiveConfig, ProgressiveCritic,
 
 class PGGANConfig(ProgressiveConfig):
     # networks
-    normalise_latent: bool = knob(True, "latents on a hypersphere", "section A.1")
-    equalized: bool = knob(True, "equalised learning rate", "section 4.1")
-    pixel_norm: bool = knob(True, "pixelwise feature normalisation in the generator", "section 4.2")
-    pixel_norm_eps: float = knob(1e-8, "under the root of pixel norm", "section 4.2", gt=0)
-    generator_activation: Activation = knob("lrelu", "lrelu (slope 0.2) or relu", "table 2")
-    generator_norm: Literal["none", "batch"] = knob("none", "none or batch", "table 1 row a: batch")
-    critic_norm: Literal["none", "layer"] = knob("none", "none or layer", "table 1 row a: layer")
-    tanh: bool = knob(False, "tanh at the generator's end", "table 1 row a: yes")
-    minibatch_stddev: bool = knob(True, "minibatch standard deviation as a map", "section 3")
-    minibatch_discrimination: bool = knob(False, "Salimans et al. 2016 before the last layer, 100 kernels of 5", "row e*")
-    pool_first: bool = knob(False, "critic: pool before the activation, as the TF code's fused kernels do", "table 2: no")
-    reals_fade: Literal["float", "bytes"] = knob("float", "fade reals as floats, or in bytes as the Theano code")
+    normalise_latent: bool = setting(True, "latents on a hypersphere", "section A.1")
+    equalized: bool = setting(True, "equalised learning rate", "section 4.1")
+    pixel_norm: bool = setting(True, "pixelwise feature normalisation in the generator", "section 4.2")
+    pixel_norm_eps: float = setting(1e-8, "under the root of pixel norm", "section 4.2", gt=0)
+    generator_activation: Activation = setting("lrelu", "lrelu (slope 0.2) or relu", "table 2")
+    generator_norm: Literal["none", "batch"] = setting("none", "none or batch", "table 1 row a: batch")
+    critic_norm: Literal["none", "layer"] = setting("none", "none or layer", "table 1 row a: layer")
+    tanh: bool = setting(False, "tanh at the generator's end", "table 1 row a: yes")
+    minibatch_stddev: bool = setting(True, "minibatch standard deviation as a map", "section 3")
+    minibatch_discrimination: bool = setting(False, "Salimans et al. 2016 before the last layer, 100 kernels of 5", "row e*")
+    pool_first: bool = setting(False, "critic: pool before the activation, as the TF code's fused kernels do", "table 2: no")
+    reals_fade: Literal["float", "bytes"] = setting("float", "fade reals as floats, or in bytes as the Theano code")
     # losses
-    loss: Literal["wgan-gp", "lsgan"] = knob("wgan-gp", "wgan-gp or lsgan", "section 5, appendix B")
-    n_critic: int = knob(1, "critic updates a generator update", "appendix A", ge=1)
-    simultaneous: bool = knob(False, "update both networks at once from one minibatch", "Theano code")
-    fake_weight: float = knob(0.1, "lsgan: weight of the fake term", "Theano code", ge=0)
-    critic_noise: Literal["off", "score", "loss"] = knob(
+    loss: Literal["wgan-gp", "lsgan"] = setting("wgan-gp", "wgan-gp or lsgan", "section 5, appendix B")
+    n_critic: int = setting(1, "critic updates a generator update", "appendix A", ge=1)
+    simultaneous: bool = setting(False, "update both networks at once from one minibatch", "Theano code")
+    fake_weight: float = setting(0.1, "lsgan: weight of the fake term", "Theano code", ge=0)
+    critic_noise: Literal["off", "score", "loss"] = setting(
         "off", "noise in the critic, driven by mean D(fake) (appendix B) or by the critic's loss (Theano code)")
     # labels
-    conditional: bool = knob(False, "give the generator labels and let the critic classify (AC-GAN)", "code")
-    label_weight: float = knob(1.0, "weight of the classification terms", "code", ge=0)
-    label_order: Literal["after-norm", "before-norm"] = knob(
+    conditional: bool = setting(False, "give the generator labels and let the critic classify (AC-GAN)", "code")
+    label_weight: float = setting(1.0, "weight of the classification terms", "code", ge=0)
+    label_order: Literal["after-norm", "before-norm"] = setting(
         "after-norm", "append labels to the latent after normalising it (Theano code) or before (TF code)")
-    critic_labels: Literal["random", "batch"] = knob(
+    critic_labels: Literal["random", "batch"] = setting(
         "random", "labels of the fakes in the critic's step: drawn (Theano code) or the reals' own (TF code)")
-    max_labels: int = knob(0, "use the first so many label components, 0 = all", "code", ge=0)
+    max_labels: int = setting(0, "use the first so many label components, 0 = all", "code", ge=0)
     # optimisation
-    theano_rampup_kimg: float = knob(0.0, "raise the rate over so many kimg, exp(-5(1-t)^2)", "Theano code 40", ge=0)
-    ema: float = knob(0.999, "decay of the generator's average, a step", "appendix A", ge=0, lt=1)
-    ema_power: float = knob(1.0, "use ema**power", "table 1 rows a-c: 20 and 5", gt=0)
+    theano_rampup_kimg: float = setting(0.0, "raise the rate over so many kimg, exp(-5(1-t)^2)", "Theano code 40", ge=0)
+    ema: float = setting(0.999, "decay of the generator's average, a step", "appendix A", ge=0, lt=1)
+    ema_power: float = setting(1.0, "use ema**power", "table 1 rows a-c: 20 and 5", gt=0)
 
     def label_size(self, classes: int) -> int:
         """Label components in use."""

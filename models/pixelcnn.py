@@ -16,23 +16,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn.layers import MaskedConv2d
 from ganbench.random import Random
 
 
 class PixelCNNConfig(FamilyConfig):
-    hidden: int = knob(128, "maps h inside a residual block; 2h between blocks", "table 1", ge=1)
-    blocks: int = knob(15, "residual blocks N", "table 1", ge=1)
-    head: int = knob(1024, "maps of the two layers before the output", "table 1; MNIST 32", ge=1)
-    levels: int = knob(256, "grey levels a pixel can take; 2 = black and white", "section 3.3", ge=2, le=256)
-    rate: float = knob(1e-3, "learning rate", gt=0)
-    optimizer: str = knob("adam", "adam or rmsprop", "section 5.1: RMSProp", pattern="^(adam|rmsprop)$")
-    clip_norm: float = knob(1.0, "largest norm of the gradient", gt=0)
-    batch: int = knob(64, "images a minibatch", "section 5.1: 16", ge=1)
+    hidden: int = setting(128, "maps h inside a residual block; 2h between blocks", "table 1", ge=1)
+    blocks: int = setting(15, "residual blocks N", "table 1", ge=1)
+    head: int = setting(1024, "maps of the two layers before the output", "table 1; MNIST 32", ge=1)
+    levels: int = setting(256, "grey levels a pixel can take; 2 = black and white", "section 3.3", ge=2, le=256)
+    rate: float = setting(1e-3, "learning rate", gt=0)
+    optimizer: str = setting("adam", "adam or rmsprop", "section 5.1: RMSProp", pattern="^(adam|rmsprop)$")
+    clip_norm: float = setting(1.0, "largest norm of the gradient", gt=0)
+    batch: int = setting(64, "images a minibatch", "section 5.1: 16", ge=1)
 
 
-class Block(nn.Module):
+class GatedBlock(nn.Module):
     """ReLU 1x1 2h->h, ReLU 3x3 h->h, ReLU 1x1 h->2h, plus the input (figure 5, left). All masks of kind B."""
 
     def __init__(self, hidden: int, colours: int):
@@ -60,7 +60,7 @@ class PixelNet(nn.Module):
 
     def block(self, hidden: int) -> nn.Module:
         """(B,2h,S,S) -> the same shape, seeing its own pixel and those before."""
-        return Block(hidden, self.colours)
+        return GatedBlock(hidden, self.colours)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.first(images)
@@ -104,8 +104,8 @@ class PixelNet(nn.Module):
         # the first level whose cumulative probability exceeds the noise
         return self.values((chances.cumsum(1) <= noise[:, None]).sum(1).clamp_max(self.levels - 1))
 
-    def _blocks(self) -> list[Block]:
-        return [block for block in self.blocks if isinstance(block, Block)]
+    def _blocks(self) -> list[GatedBlock]:
+        return [block for block in self.blocks if isinstance(block, GatedBlock)]
 
     def quantise(self, images: Tensor) -> Tensor:
         """[-1,1] -> int64 levels 0 ... levels-1, of equal width."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, frozen_modes, knob
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, frozen_modes, setting
 from ganbench.models.nn import logistic_mixture
 from ganbench.models.nn.shifted import Features, GatedResnet, Shifted, Stepwise, Stream, Whole
 from ganbench.models.nn.weightnorm import initialise_from_data, normed
@@ -26,18 +26,18 @@ from ganbench.random import Random
 
 class PixelCNNPPConfig(FamilyConfig):
     # network
-    maps: int = knob(160, "feature maps of every layer", "code", ge=1)
-    resnets: int = knob(5, "gated residual blocks at each side, on the way in and (one more) out", "code", ge=1)
-    sides: int = knob(3, "sides S, S/2, ... the network works at", "section 2.3", ge=1)
-    mixtures: int = knob(10, "logistic components a pixel", "code", ge=1)
-    dropout: float = knob(0.5, "share of maps' values dropped inside a block", "section 2.5", ge=0, lt=1)
+    maps: int = setting(160, "feature maps of every layer", "code", ge=1)
+    resnets: int = setting(5, "gated residual blocks at each side, on the way in and (one more) out", "code", ge=1)
+    sides: int = setting(3, "sides S, S/2, ... the network works at", "section 2.3", ge=1)
+    mixtures: int = setting(10, "logistic components a pixel", "code", ge=1)
+    dropout: float = setting(0.5, "share of maps' values dropped inside a block", "section 2.5", ge=0, lt=1)
     # optimisation
-    rate: float = knob(1e-3, "Adam's learning rate", "code", gt=0)
-    rate_decay: float = knob(0.999995, "factor on the rate at every update", "code", gt=0, le=1)
-    beta1: float = knob(0.95, "Adam", "code", ge=0, lt=1)
-    beta2: float = knob(0.9995, "Adam", "code", ge=0, lt=1)
-    averaging: float = knob(0.9995, "decay of the averaged network that draws the samples, 0 = none", "code", ge=0, lt=1)
-    batch: int = knob(16, "images a minibatch", "code: 16 on each of 8 GPUs", ge=1)
+    rate: float = setting(1e-3, "Adam's learning rate", "code", gt=0)
+    rate_decay: float = setting(0.999995, "factor on the rate at every update", "code", gt=0, le=1)
+    beta1: float = setting(0.95, "Adam", "code", ge=0, lt=1)
+    beta2: float = setting(0.9995, "Adam", "code", ge=0, lt=1)
+    averaging: float = setting(0.9995, "decay of the averaged network that draws the samples, 0 = none", "code", ge=0, lt=1)
+    batch: int = setting(16, "images a minibatch", "code: 16 on each of 8 GPUs", ge=1)
 
 
 class TwoStreams(nn.Module):

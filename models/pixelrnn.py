@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganbench.family import Preset, knob
+from ganbench.family import Preset, setting
 from ganbench.models import pixelcnn
 from ganbench.models.nn.layers import MaskedConv2d
 
 
 class PixelRNNConfig(pixelcnn.PixelCNNConfig):
-    hidden: int = knob(128, "maps h of an LSTM's state; 2h between layers", "table 1", ge=1)
-    blocks: int = knob(12, "Row LSTM layers", "section 5.2", ge=1)
+    hidden: int = setting(128, "maps h of an LSTM's state; 2h between layers", "table 1", ge=1)
+    blocks: int = setting(12, "Row LSTM layers", "section 5.2", ge=1)
 
 
 class RowLSTM(nn.Module):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
-from ganbench.family import Batch, Engine, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.family import Batch, Engine, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn.equalized import (
     LEAK,
     SQRT2,
@@ -35,35 +35,35 @@ _RATES = {128: 0.0015, 256: 0.002, 512: 0.003, 1024: 0.003}
 
 class StyleGANConfig(ProgressiveConfig):
     # networks
-    mapping_layers: int = knob(8, "layers of the mapping network, 0 = none (w is the normalised z)", "section 2", ge=0)
-    mapping_width: int = knob(0, "components of w, 0 = as many as the latent has", "section 2: 512", ge=0)
-    mapping_rate: float = knob(0.01, "learning-rate multiplier of the mapping network", "appendix C", gt=0)
-    styles: bool = knob(True, "w sets scale and bias of every layer (AdaIN)", "table 1 C")
-    constant_input: bool = knob(True, "start from a learned constant instead of the latent", "table 1 D")
-    noise: bool = knob(True, "noise in every layer", "table 1 E")
-    instance_norm: bool = knob(True, "normalise every feature map before its style", "section 2")
-    pixel_norm: bool = knob(False, "normalise every pixel instead, as PGGAN", "table 1 A, B")
-    smooth: bool = knob(True, "blur around resampling (bilinear instead of nearest)", "table 1 B")
-    stddev_group: int = knob(4, "samples in a group of minibatch stddev, 0 = all", "code", ge=0)
-    conditional: bool = knob(False, "give both networks labels", "code")
+    mapping_layers: int = setting(8, "layers of the mapping network, 0 = none (w is the normalised z)", "section 2", ge=0)
+    mapping_width: int = setting(0, "components of w, 0 = as many as the latent has", "section 2: 512", ge=0)
+    mapping_rate: float = setting(0.01, "learning-rate multiplier of the mapping network", "appendix C", gt=0)
+    styles: bool = setting(True, "w sets scale and bias of every layer (AdaIN)", "table 1 C")
+    constant_input: bool = setting(True, "start from a learned constant instead of the latent", "table 1 D")
+    noise: bool = setting(True, "noise in every layer", "table 1 E")
+    instance_norm: bool = setting(True, "normalise every feature map before its style", "section 2")
+    pixel_norm: bool = setting(False, "normalise every pixel instead, as PGGAN", "table 1 A, B")
+    smooth: bool = setting(True, "blur around resampling (bilinear instead of nearest)", "table 1 B")
+    stddev_group: int = setting(4, "samples in a group of minibatch stddev, 0 = all", "code", ge=0)
+    conditional: bool = setting(False, "give both networks labels", "code")
     # training-time behaviour
-    mixing: float = knob(0.9, "probability of mixing the styles of two latents", "table 1 F", ge=0, le=1)
-    mixing_per: Literal["minibatch", "image"] = knob("minibatch", "draw once a minibatch (code) or for every image (paper)")
-    w_decay: float = knob(0.995, "decay of the running mean of w, a generator pass", "code", ge=0, lt=1)
+    mixing: float = setting(0.9, "probability of mixing the styles of two latents", "table 1 F", ge=0, le=1)
+    mixing_per: Literal["minibatch", "image"] = setting("minibatch", "draw once a minibatch (code) or for every image (paper)")
+    w_decay: float = setting(0.995, "decay of the running mean of w, a generator pass", "code", ge=0, lt=1)
     # growing
-    initial_side: int = knob(8, "side at the start, pixels", "appendix C", ge=4)
-    stable_kimg: float = knob(600.0, "kimg at each side before the next is faded in", "code", ge=0)
-    fade_kimg: float = knob(600.0, "kimg of fading in", "code", ge=0)
-    minibatch_repeats: int = knob(4, "minibatches between two looks at the schedule", "code", ge=1)
+    initial_side: int = setting(8, "side at the start, pixels", "appendix C", ge=4)
+    stable_kimg: float = setting(600.0, "kimg at each side before the next is faded in", "code", ge=0)
+    fade_kimg: float = setting(600.0, "kimg of fading in", "code", ge=0)
+    minibatch_repeats: int = setting(4, "minibatches between two looks at the schedule", "code", ge=1)
     # losses
-    loss: Literal["logistic", "wgan-gp"] = knob("logistic", "non-saturating with R1, or wgan-gp", "section 4; CelebA-HQ wgan-gp")
-    r1_gamma: float = knob(10.0, "weight gamma of R1 (gamma/2 times the squared norm)", "appendix C", ge=0)
+    loss: Literal["logistic", "wgan-gp"] = setting("logistic", "non-saturating with R1, or wgan-gp", "section 4; CelebA-HQ wgan-gp")
+    r1_gamma: float = setting(10.0, "weight gamma of R1 (gamma/2 times the squared norm)", "appendix C", ge=0)
     # optimisation
-    minibatch: int = knob(32, "images a minibatch", "code", ge=1)
-    minibatch_by_side: dict[int, int] = knob(_BATCHES, "where it differs, e.g. 4:512,8:256", "code, eight GPUs")
-    rate_by_side: dict[int, float] = knob(_RATES, "where the rate differs", "code")
-    ema_kimg: float = knob(10.0, "half-life of the generator's average, kimg", "code", ge=0)
-    ema: float = knob(0.0, "decay a step instead of a half-life, 0 = half-life", "PGGAN 0.999", ge=0, lt=1)
+    minibatch: int = setting(32, "images a minibatch", "code", ge=1)
+    minibatch_by_side: dict[int, int] = setting(_BATCHES, "where it differs, e.g. 4:512,8:256", "code, eight GPUs")
+    rate_by_side: dict[int, float] = setting(_RATES, "where the rate differs", "code")
+    ema_kimg: float = setting(10.0, "half-life of the generator's average, kimg", "code", ge=0)
+    ema: float = setting(0.0, "decay a step instead of a half-life, 0 = half-life", "PGGAN 0.999", ge=0, lt=1)
 
     def width(self) -> int:
         """Components of w."""

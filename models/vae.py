@@ -13,25 +13,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn.layers import LEAK, batch_statistics
 from ganbench.random import Random
 
 
 class VAEConfig(FamilyConfig):
-    net: Literal["conv", "mlp", "infogan"] = knob("conv", "convolutional, dense, or that of Lucic et al. 2018")
-    width: int = knob(32, "conv: maps at half the side, doubled at each halving", ge=1)
-    hidden: int = knob(400, "mlp: hidden units", ge=1)
-    latent: int = knob(128, "latent components, N(0,1)", ge=1)
-    likelihood: Literal["gaussian", "bernoulli"] = knob(
+    net: Literal["conv", "mlp", "infogan"] = setting("conv", "convolutional, dense, or that of Lucic et al. 2018")
+    width: int = setting(32, "conv: maps at half the side, doubled at each halving", ge=1)
+    hidden: int = setting(400, "mlp: hidden units", ge=1)
+    latent: int = setting(128, "latent components, N(0,1)", ge=1)
+    likelihood: Literal["gaussian", "bernoulli"] = setting(
         "gaussian", "of a pixel: Gaussian of one variance, or Bernoulli of its grey value", "section 3; appendix C")
-    sigma: float = knob(0.0, "Gaussian: its deviation on the [-1,1] scale, 0 = learned", "Rybkin et al. 2021: learned",
+    sigma: float = setting(0.0, "Gaussian: its deviation on the [-1,1] scale, 0 = learned", "Rybkin et al. 2021: learned",
                         ge=0)
-    beta: float = knob(1.0, "weight of the KL term", "equation 3: 1", ge=0)
-    rate: float = knob(1e-3, "Adam's learning rate", gt=0)
-    beta1: float = knob(0.9, "Adam", ge=0, lt=1)
-    beta2: float = knob(0.999, "Adam", ge=0, lt=1)
-    batch: int = knob(128, "images a minibatch", ge=2)
+    beta: float = setting(1.0, "weight of the KL term", "equation 3: 1", ge=0)
+    rate: float = setting(1e-3, "Adam's learning rate", gt=0)
+    beta1: float = setting(0.9, "Adam", ge=0, lt=1)
+    beta2: float = setting(0.999, "Adam", ge=0, lt=1)
+    batch: int = setting(128, "images a minibatch", ge=2)
 
 
 def mlp(config: VAEConfig, images: ImageSpec) -> tuple[nn.Module, nn.Module]:

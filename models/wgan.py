@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.dcgan import Discriminator, Generator, widths
 from ganbench.models.nn import losses
 from ganbench.models.nn.layers import batch_statistics, normal_weights
@@ -21,34 +21,34 @@ from ganbench.random import Random
 
 class WGANConfig(FamilyConfig):
     # networks
-    net: Literal["conv", "mlp"] = knob("conv", "generator: DCGAN's, or four dense layers", "section 4.1")
-    critic_net: Literal["conv", "mlp"] = knob("conv", "critic likewise", "section 4.1")
-    ngf: int = knob(64, "generator maps at half the side", "code", ge=1)
-    ndf: int = knob(64, "critic maps at half the side", "code", ge=1)
-    kernel: Literal[3, 4, 5] = knob(4, "side of the strided kernels", "code")
-    critic_kernel: Literal[3, 4, 5] = knob(4, "the critic's", "code")
-    max_channels: int = knob(0, "widest layer, 0 = no cap", ge=0)
-    hidden: int = knob(512, "units in the hidden layers of mlp networks", "section 4.1", ge=1)
-    extra_layers: int = knob(0, "3x3 convolutions added at half the side to both networks", "code", ge=0)
-    generator_norm: bool = knob(True, "batch norm in the generator; no = the paper's figure 6", "section 4.3")
-    critic_norm: bool = knob(True, "batch norm in the critic", "code")
-    latent: int = knob(100, "latent components, N(0,1)", "code", ge=1)
+    net: Literal["conv", "mlp"] = setting("conv", "generator: DCGAN's, or four dense layers", "section 4.1")
+    critic_net: Literal["conv", "mlp"] = setting("conv", "critic likewise", "section 4.1")
+    ngf: int = setting(64, "generator maps at half the side", "code", ge=1)
+    ndf: int = setting(64, "critic maps at half the side", "code", ge=1)
+    kernel: Literal[3, 4, 5] = setting(4, "side of the strided kernels", "code")
+    critic_kernel: Literal[3, 4, 5] = setting(4, "the critic's", "code")
+    max_channels: int = setting(0, "widest layer, 0 = no cap", ge=0)
+    hidden: int = setting(512, "units in the hidden layers of mlp networks", "section 4.1", ge=1)
+    extra_layers: int = setting(0, "3x3 convolutions added at half the side to both networks", "code", ge=0)
+    generator_norm: bool = setting(True, "batch norm in the generator; no = the paper's figure 6", "section 4.3")
+    critic_norm: bool = setting(True, "batch norm in the critic", "code")
+    latent: int = setting(100, "latent components, N(0,1)", "code", ge=1)
     # the critic's constraint and schedule
-    clip: float = knob(0.01, "weights of the critic stay within [-clip, clip], batch norm's included", "algorithm 1",
+    clip: float = setting(0.01, "weights of the critic stay within [-clip, clip], batch norm's included", "algorithm 1",
                        gt=0)
-    clip_when: Literal["after", "before"] = knob("after", "clip after each critic update or before it",
+    clip_when: Literal["after", "before"] = setting("after", "clip after each critic update or before it",
                                                  "algorithm 1: after; code: before")
-    n_critic: int = knob(5, "critic updates a generator update", "algorithm 1", ge=1)
-    warm_up: int = knob(25, "generator updates at the start that get `long_critic` critic updates", "code", ge=0)
-    long_every: int = knob(500, "so does every so-many-th generator update, 0 = none", "code", ge=0)
-    long_critic: int = knob(100, "critic updates at those", "code", ge=1)
+    n_critic: int = setting(5, "critic updates a generator update", "algorithm 1", ge=1)
+    warm_up: int = setting(25, "generator updates at the start that get `long_critic` critic updates", "code", ge=0)
+    long_every: int = setting(500, "so does every so-many-th generator update, 0 = none", "code", ge=0)
+    long_critic: int = setting(100, "critic updates at those", "code", ge=1)
     # optimisation
-    optimizer: Literal["rmsprop", "adam"] = knob("rmsprop", "momentum upsets a clipped critic", "section 4.3")
-    rate: float = knob(5e-5, "learning rate of both", "algorithm 1", gt=0)
-    rate_decay: Literal["none", "linear"] = knob("none", "linear: to 0 at the end of training", "paper: none")
-    beta1: float = knob(0.5, "Adam", "code", ge=0, lt=1)
-    beta2: float = knob(0.999, "Adam", "code", ge=0, lt=1)
-    batch: int = knob(64, "images a minibatch", "algorithm 1", ge=2)
+    optimizer: Literal["rmsprop", "adam"] = setting("rmsprop", "momentum upsets a clipped critic", "section 4.3")
+    rate: float = setting(5e-5, "learning rate of both", "algorithm 1", gt=0)
+    rate_decay: Literal["none", "linear"] = setting("none", "linear: to 0 at the end of training", "paper: none")
+    beta1: float = setting(0.5, "Adam", "code", ge=0, lt=1)
+    beta2: float = setting(0.999, "Adam", "code", ge=0, lt=1)
+    batch: int = setting(64, "images a minibatch", "algorithm 1", ge=2)
 
 
 class MLP(nn.Sequential):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn import losses
 from ganbench.models.nn.layers import LEAK, SignedPixels, UnitPixels, batch_statistics
 from ganbench.models.nn.resnets import Labelled, ResNet32Critic, ResNetCritic, ResNetGenerator, initialise, norm_layer
@@ -24,35 +24,35 @@ from ganbench.random import Random
 
 class WGANGPConfig(FamilyConfig):
     # networks
-    net: Literal["conv", "resnet32", "resnet"] = knob("conv", "conv; resnet32 (one width, CIFAR-10); resnet (64x64)",
+    net: Literal["conv", "resnet32", "resnet"] = setting("conv", "conv; resnet32 (one width, CIFAR-10); resnet (64x64)",
                                                       "sections 5.1-5.3")
-    dim: int = knob(128, "maps: at half the side (conv), everywhere (resnet32), at full side (resnet)", "code", ge=1)
-    max_channels: int = knob(0, "conv: widest layer; 0 = 512 from side 128 up, else no cap", ge=0)
-    latent: int = knob(128, "latent components, N(0,1)", "code", ge=1)
-    generator_norm: bool = knob(True, "batch norm in the generator", "code; MNIST: no")
-    critic_norm: Literal["none", "layer", "batch"] = knob("none", "none, or layer (resnet); batch is refused",
+    dim: int = setting(128, "maps: at half the side (conv), everywhere (resnet32), at full side (resnet)", "code", ge=1)
+    max_channels: int = setting(0, "conv: widest layer; 0 = 512 from side 128 up, else no cap", ge=0)
+    latent: int = setting(128, "latent components, N(0,1)", "code", ge=1)
+    generator_norm: bool = setting(True, "batch norm in the generator", "code; MNIST: no")
+    critic_norm: Literal["none", "layer", "batch"] = setting("none", "none, or layer (resnet); batch is refused",
                                                           "section 4")
-    output: Literal["tanh", "sigmoid"] = knob("tanh", "sigmoid: networks work on pixels in [0,1]", "code; MNIST: "
+    output: Literal["tanh", "sigmoid"] = setting("tanh", "sigmoid: networks work on pixels in [0,1]", "code; MNIST: "
                                                                                                    "sigmoid")
-    conditional: bool = knob(False, "resnet32: class-conditional batch norm in the generator and a classifier on the "
+    conditional: bool = setting(False, "resnet32: class-conditional batch norm in the generator and a classifier on the "
                                     "critic's features (AC-GAN); needs labels", "CIFAR ResNet code", later=True)
     # the critic's constraint and schedule
-    penalty: float = knob(10.0, "weight lambda of the gradient penalty", "algorithm 1", ge=0)
-    target: float = knob(1.0, "gradient norm that the penalty pulls to", "equation 3", gt=0)
-    n_critic: int = knob(5, "critic updates a generator update", "algorithm 1", ge=1)
-    dequantise: bool = knob(False, "spread reals over their grey levels: x/256 + U(0, 1/256), then to [-1,1]",
+    penalty: float = setting(10.0, "weight lambda of the gradient penalty", "algorithm 1", ge=0)
+    target: float = setting(1.0, "gradient norm that the penalty pulls to", "equation 3", gt=0)
+    n_critic: int = setting(5, "critic updates a generator update", "algorithm 1", ge=1)
+    dequantise: bool = setting(False, "spread reals over their grey levels: x/256 + U(0, 1/256), then to [-1,1]",
                             "CIFAR ResNet code")
-    class_critic: float = knob(1.0, "conditional: weight of the reals' classification in the critic's loss", "code",
+    class_critic: float = setting(1.0, "conditional: weight of the reals' classification in the critic's loss", "code",
                                later=True, ge=0)
-    class_generator: float = knob(0.1, "conditional: weight of the fakes' in the generator's", "code", later=True, ge=0)
+    class_generator: float = setting(0.1, "conditional: weight of the fakes' in the generator's", "code", later=True, ge=0)
     # optimisation
-    rate: float = knob(1e-4, "Adam's learning rate", "algorithm 1", gt=0)
-    decay_steps: int = knob(0, "generator updates over which the rate falls to 0, 0 = constant", "CIFAR ResNet: 100,000",
+    rate: float = setting(1e-4, "Adam's learning rate", "algorithm 1", gt=0)
+    decay_steps: int = setting(0, "generator updates over which the rate falls to 0, 0 = constant", "CIFAR ResNet: 100,000",
                             ge=0)
-    beta1: float = knob(0.0, "Adam", "algorithm 1; conv and MNIST scripts 0.5", ge=0, lt=1)
-    beta2: float = knob(0.9, "Adam", "algorithm 1", ge=0, lt=1)
-    batch: int = knob(64, "images a critic minibatch", "algorithm 1", ge=2)
-    generator_batch: int = knob(0, "fakes a generator update, 0 = as the critic's", "CIFAR ResNet: 128", ge=0)
+    beta1: float = setting(0.0, "Adam", "algorithm 1; conv and MNIST scripts 0.5", ge=0, lt=1)
+    beta2: float = setting(0.9, "Adam", "algorithm 1", ge=0, lt=1)
+    batch: int = setting(64, "images a critic minibatch", "algorithm 1", ge=2)
+    generator_batch: int = setting(0, "fakes a generator update, 0 = as the critic's", "CIFAR ResNet: 128", ge=0)
 
 
 # --- convolutional networks (CIFAR-10 and MNIST scripts) ------------------------------------------------------------

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ganbench import distributed
-from ganbench.family import Batch, Clock, ImageSpec, configure, find
+from ganbench.family import Batch, Clock, ImageSpec, configure, find_family
 from ganbench.random import layer_normal
 from ganbench.training.engine import TrainingEngine
 
@@ -47,7 +47,7 @@ def small(cls):
 
 def train(name):
     """Two steps at the start and two in the middle of training. Returns tensors after them and the logged scalars."""
-    cls = find(name)
+    cls = find_family(name)
     config, preset = small(cls)
     images = ImageSpec(preset.side or SIDE, 1, CLASSES)
     cls.check(config, images)
@@ -66,9 +66,9 @@ def train(name):
             stage = family.stage(clock)
             engine.enter(stage)
             engine.average()
-            with distributed.together():
+            with distributed.shared_batch():
                 scalars = family.step(reals.batches(stage), engine)
-            logged.append({k: float(v) for k, v in distributed.averaged(scalars).items()})
+            logged.append({k: float(v) for k, v in distributed.mean_of_scalars(scalars).items()})
             clock.steps += 1
             clock.images += stage.batch
     return {k: v.detach().clone() for k, v in engine.state()[1].items()}, logged
@@ -89,14 +89,14 @@ def layers():
         weights = rows(torch.randn(shape, generator=generator))
         module = distributed.convert(module)
         torch.manual_seed(2)
-        with distributed.together():
+        with distributed.shared_batch():
             y = module(x)
             first, = torch.autograd.grad((y * weights).sum() + y.pow(3).sum(), x, create_graph=True)
             second, = torch.autograd.grad(first.square().sum(), x) if first.requires_grad else (first,)
             parts = {"value": y, "first": first, "second": second}
             seen |= {f"{name}/{k}": distributed.whole_batch(v.detach()) for k, v in parts.items()}
         seen |= {f"{name}/{k}": v.double() for k, v in module.state_dict().items()}
-    with distributed.together():
+    with distributed.shared_batch():
         seen["drawn"] = distributed.whole_batch(layer_normal(8 // distributed.world(), 2, like=x))
     return {k: v.clone() for k, v in seen.items()}
 
@@ -115,7 +115,7 @@ def evaluation():
         distributed.help_generate(make, 10, (1,))
         arrived = {}
     else:
-        batches = distributed.generated_by_all(make, 10, (1,))
+        batches = distributed.generate_on_all(make, 10, (1,))
         arrived = {"by3": torch.cat(list(batches(3))), "by4": torch.cat(list(batches(4)))}
         stopped = batches(2)
         arrived["first"] = next(stopped)
@@ -126,7 +126,7 @@ def evaluation():
     count[distributed.rank()] = len(made)
     if distributed.world() > 1:
         torch.distributed.all_reduce(count)
-    return arrived | {"made": count, "agreed": torch.tensor(distributed.agreed(10 + distributed.rank()))}
+    return arrived | {"made": count, "agreed": torch.tensor(distributed.broadcast(10 + distributed.rank()))}
 
 
 class Meeting(nn.Module):
@@ -139,7 +139,7 @@ class Meeting(nn.Module):
 
 
 def whole(x):
-    with distributed.together():
+    with distributed.shared_batch():
         return distributed.whole_batch(x)
 
 
@@ -161,7 +161,7 @@ def main():
             outcome["error"] = traceback.format_exc()
         if distributed.rank() == 0:
             (out / f"{Path(name).stem}.json").write_text(json.dumps(outcome))
-    distributed.leave(0)
+    distributed.exit_process(0)
 
 
 if __name__ == "__main__":

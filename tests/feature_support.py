@@ -14,7 +14,7 @@ def real_weights(monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GANBENCH_CACHE", str(Path.home() / ".cache" / "ganbench"))
     from ganbench.metrics.networks import weights
     if weights.present("inception-v3-compat") is None:
-        pytest.skip(f"no Inception weights in {weights.folder()}: `ganbench weights get inception-v3-compat`")
+        pytest.skip(f"no Inception weights in {weights.weights_folder()}: `ganbench weights get inception-v3-compat`")
     return weights.path("inception-v3-compat")
 
 

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import torch
 
-from ganbench.family import Batch, Clock, Family, ImageSpec, configure, find
+from ganbench.family import Batch, Clock, Family, ImageSpec, configure, find_family
 from ganbench.random import Random
 from ganbench.training.engine import TrainingEngine
 
 
 def build(name: str, preset: str | None = None, *, side: int = 32, channels: int = 1, classes: int = 10, seed: int = 0,
           **overrides: object) -> Family:
-    cls = find(name)
+    cls = find_family(name)
     config, _, _ = configure(cls, preset, overrides)
     images = ImageSpec(side, channels, classes)
     cls.check(config, images)

@@ -40,7 +40,7 @@ def main():
             (Path(sys.argv[1]) / f"{Path(path).name}.json").write_text(json.dumps(rows, default=float))
         else:
             assert rows == []
-    distributed.leave(0)
+    distributed.exit_process(0)
 
 
 if __name__ == "__main__":

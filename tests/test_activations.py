@@ -7,7 +7,7 @@ from measure_support import Known
 from torch import nn
 
 from ganbench.errors import UserError
-from ganbench.pictures.activations import convolutions, guided_gradients, maps, score
+from ganbench.pictures.activations import convolutions, critic_score, guided_gradients, maps
 
 
 def critic_of_modules():
@@ -89,4 +89,4 @@ def test_a_conditional_critic_is_given_the_labels():
     assert seen == [[0, 1] * 4]  # filled up to a whole batch of eight
     critic = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0))
     family = Known(nn.Identity(), critic, needs_labels=True, classes=2)
-    assert score(family, x, torch.tensor([0, 1])).shape == (2,)  # this one judges the image alone
+    assert critic_score(family, x, torch.tensor([0, 1])).shape == (2,)  # this one judges the image alone

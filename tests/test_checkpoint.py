@@ -17,8 +17,8 @@ def tensors():
 
 def test_what_is_saved_comes_back_to_the_bit(tmp_path):
     before, document = tensors(), {"steps": 5, "lr": 0.1 + 0.2, "betas": [0.0, 0.99]}
-    path = checkpoint.save(tmp_path, 1000, document, before)
-    loaded, after = checkpoint.load(path)
+    path = checkpoint.save_checkpoint(tmp_path, 1000, document, before)
+    loaded, after = checkpoint.load_checkpoint(path)
     assert checkpoint.same(before, after)
     assert {k: loaded[k] for k in document} == document
     after["b"] += 1
@@ -27,9 +27,9 @@ def test_what_is_saved_comes_back_to_the_bit(tmp_path):
 
 def test_only_the_last_and_the_best_are_kept(tmp_path):
     for images, value in ((10, 5.0), (20, 3.0), (30, 4.0), (40, 6.0), (50, 3.5)):
-        path = checkpoint.save(tmp_path, images, {}, tensors(), keep=2)
+        path = checkpoint.save_checkpoint(tmp_path, images, {}, tensors(), keep=2)
         checkpoint.mark_if_best(tmp_path, path, "swd", value, higher_is_better=False)
-    assert [p.name[-2:] for p in checkpoint.everyone(tmp_path)] == ["20", "40", "50"]
+    assert [p.name[-2:] for p in checkpoint.list_checkpoints(tmp_path)] == ["20", "40", "50"]
     assert checkpoint.best_of(tmp_path).name.endswith("20")
     checkpoint.mark_if_best(tmp_path, path, "swd", float("nan"), higher_is_better=False)
     assert checkpoint.best_of(tmp_path).name.endswith("20")
@@ -43,16 +43,16 @@ def test_nothing_half_written_is_left_by_a_failed_write(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(UserError, match="No space left"):
-        checkpoint.save(tmp_path, 10, {}, tensors())
-    assert checkpoint.everyone(tmp_path) == []
+        checkpoint.save_checkpoint(tmp_path, 10, {}, tensors())
+    assert checkpoint.list_checkpoints(tmp_path) == []
     monkeypatch.undo()
-    checkpoint.save(tmp_path, 20, {}, tensors())
+    checkpoint.save_checkpoint(tmp_path, 20, {}, tensors())
     assert os.listdir(tmp_path) == ["images-000000000020"]  # the scratch folder went as well
 
 
 @pytest.mark.parametrize("damage", ["half", "empty", "no state", "no tensors", "bad json", "other format"])
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage):
-    path = checkpoint.save(tmp_path, 10, {}, tensors())
+    path = checkpoint.save_checkpoint(tmp_path, 10, {}, tensors())
     weights, state = path / "tensors.safetensors", path / "state.json"
     if damage in ("half", "empty"):
         data = weights.read_bytes()
@@ -64,7 +64,7 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage):
     else:
         state.write_text('{"format": 99}' if damage == "other format" else '{"format": 1, ')
     with pytest.raises(UserError, match="images-000000000010") as caught:
-        checkpoint.load(path)
+        checkpoint.load_checkpoint(path)
     assert "\n" not in str(caught.value)
 
 
@@ -72,7 +72,7 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage):
                                   '{"checkpoint": "images-000000000010", "value": "low"}', "\xff"])
 def test_a_damaged_mark_of_the_best_is_passed_over_with_a_note_and_written_anew(tmp_path, text):
     for images in (10, 20):
-        path = checkpoint.save(tmp_path, images, {}, tensors())
+        path = checkpoint.save_checkpoint(tmp_path, images, {}, tensors())
     (tmp_path / "best.json").write_bytes(text.encode("latin-1"))
     with pytest.warns(UserWarning, match=r"best\.json is damaged"):
         assert checkpoint.best_of(tmp_path) is None

@@ -7,9 +7,9 @@ from measure_support import FakeStore, noise_store
 
 from ganbench.errors import UserError
 from ganbench.metrics.networks import classifier
-from ganbench.metrics.networks.classifier import Recipe, of_attributes, of_channels, of_classes
+from ganbench.metrics.networks.classifier import ClassifierRecipe, of_attributes, of_channels, of_classes
 
-QUICK = Recipe(images=6400, batch=64)
+QUICK = ClassifierRecipe(images=6400, batch=64)
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def test_learns_easy_classes_and_says_how_well():
 
 def test_is_trained_once_for_a_content(cache, monkeypatch):
     first = of_classes(quadrants(), recipe=QUICK)
-    again = classifier.train
+    again = classifier.train_classifier
     monkeypatch.setattr(classifier, "train", lambda *a: pytest.fail("trained again"))
     second = of_classes(quadrants(), recipe=QUICK)
     assert second.identity == first.identity and second.accuracy == first.accuracy
@@ -55,8 +55,8 @@ def test_is_trained_once_for_a_content(cache, monkeypatch):
 
 def test_training_is_deterministic_and_leaves_torchs_stream_alone():
     store, before = quadrants(100), torch.get_rng_state()
-    recipe = Recipe(images=640, batch=64)
-    runs = [classifier.train(store, store.labels, 4, True, 8, torch.device("cpu"), recipe) for _ in range(2)]
+    recipe = ClassifierRecipe(images=640, batch=64)
+    runs = [classifier.train_classifier(store, store.labels, 4, True, 8, torch.device("cpu"), recipe) for _ in range(2)]
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(runs[0][0].parameters(), runs[1][0].parameters(), strict=True))
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ganbench.errors import UserError
-from ganbench.metrics.metric import find
+from ganbench.metrics.metric import find_metric
 from ganbench.metrics.networks.compat import MODES, find_compat
 from ganbench.metrics.networks.resize import resize
 
@@ -19,7 +19,7 @@ def features(seed=0, n=300, m=280, d=48):
 
 
 def ours(name, mode, real, fake, **options):
-    metric = find(name)("inception-v3-compat", "2048", mode, **options)
+    metric = find_metric(name)("inception-v3-compat", "2048", mode, **options)
     metric.update_features(torch.from_numpy(real), real=True)
     metric.update_features(torch.from_numpy(fake))
     return metric.compute()
@@ -41,13 +41,13 @@ def test_torch_fidelity():
     found = ours("precision_recall", "torch-fidelity", real, fake)
     assert found["precision"] == pytest.approx(prc["precision"], abs=1e-5)
     assert found["recall"] == pytest.approx(prc["recall"], abs=1e-5)
-    score = find("inception_score")(compat="torch-fidelity")
+    score = find_metric("inception_score")(compat="torch-fidelity")
     score.update_features(x)
     assert score.compute()["mean"] == pytest.approx(isc_features_to_metric(x)["inception_score_mean"], rel=1e-5)
     # where it looks by default: precision and recall on VGG16
-    metric = find("precision_recall")(compat="torch-fidelity")
+    metric = find_metric("precision_recall")(compat="torch-fidelity")
     assert (metric.network_name, metric.layer) == ("vgg16", "fc2_relu")
-    assert find("precision_recall")().network_name == "inception-v3-compat"
+    assert find_metric("precision_recall")().network_name == "inception-v3-compat"
 
 
 def test_pytorch_fid():
@@ -142,7 +142,7 @@ def test_quantisation():
 
 
 def test_modes_are_part_of_the_protocol_and_known_by_name():
-    assert "ddof=0" in find("fid")(compat="stylegan3").protocol()
+    assert "ddof=0" in find_metric("fid")(compat="stylegan3").protocol()
     with pytest.raises(UserError, match="Did you mean 'clean-fid'"):
         find_compat("cleanfid")
 

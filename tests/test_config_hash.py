@@ -7,24 +7,24 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ganbench.family import FamilyConfig, configure, decisive, find, knob
+from ganbench.family import FamilyConfig, configure, find_family, hashed_settings, setting
 
 RESULTS = Path(__file__).parent.parent / "results"
 
 
 class Old(FamilyConfig):
-    width: int = knob(64, "maps")
-    names: str = knob("a", "text")
+    width: int = setting(64, "maps")
+    names: str = setting("a", "text")
 
 
 class New(Old):
-    depth: int = knob(2, "layers", later=True)
+    depth: int = setting(2, "layers", later=True)
 
 
 def test_a_later_setting_counts_only_where_it_is_not_at_its_default():
-    assert decisive(New()) == decisive(New(depth=2)) == decisive(Old()) == {"width": 64, "names": "a"}
-    assert decisive(New(depth=3)) == {"width": 64, "names": "a", "depth": 3}
-    assert decisive(New(width=8)) == decisive(Old(width=8)) != decisive(Old())
+    assert hashed_settings(New()) == hashed_settings(New(depth=2)) == hashed_settings(Old()) == {"width": 64, "names": "a"}
+    assert hashed_settings(New(depth=3)) == {"width": 64, "names": "a", "depth": 3}
+    assert hashed_settings(New(width=8)) == hashed_settings(Old(width=8)) != hashed_settings(Old())
 
 
 def rows():
@@ -36,7 +36,7 @@ def rows():
 @pytest.mark.parametrize("row", rows().to_dict("records"), ids=lambda row: row["family"])
 def test_rows_of_the_committed_comparison_have_todays_hash(row):
     """Made of family, settings, images, side, mirroring (off for this data) and precision."""
-    config, *_ = configure(find(row["family"]), row["preset"])
-    decided = {"family": row["family"], "config": decisive(config), "data": row["data_hash"], "side": int(row["side"]),
+    config, *_ = configure(find_family(row["family"]), row["preset"])
+    decided = {"family": row["family"], "config": hashed_settings(config), "data": row["data_hash"], "side": int(row["side"]),
                "mirror": False, "precision": row["precision"]}
     assert hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16] == row["config_hash"]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ganbench.data import Store, decoding, open_dataset, prepare
 from ganbench.data.source import by_hash
-from ganbench.data.store import content_hash, halved, pyramid, verify
+from ganbench.data.store import content_hash, halved, pyramid, verify_store
 from ganbench.errors import UserError
 
 
@@ -85,7 +85,7 @@ def test_a_store_holds_what_the_files_hold(tmp_path, own_cache):
     assert np.load(store.path / "8.npy").shape == (7, 3, 8, 8)  # other programs can read it
     assert json.loads((store.path / "manifest.json").read_text())["content_hash"] == content_hash(store.level(32), None)
     assert leftovers(own_cache) == [store.path.name]
-    verify(store)
+    verify_store(store)
 
 
 @pytest.mark.parametrize("crop, content", [
@@ -129,7 +129,7 @@ def test_workers_do_not_change_the_store(tmp_path, workers, monkeypatch):
     folder = write_images(tmp_path / "pics", count=9)
     seen = []
     store = open_dataset(str(folder), split="all", side=16, workers=workers, progress=lambda done, of: seen.append((done, of)))
-    verify(store)  # the hash was taken chunk by chunk, as they came
+    verify_store(store)  # the hash was taken chunk by chunk, as they came
     assert seen[0] == (0, 9) and seen[-1] == (9, 9) and [d for d, _ in seen] == sorted(d for d, _ in seen)
     expected = np.stack([squared_by_hand(folder / name, 16) for name in store.names()])
     assert np.array_equal(store.level(16), expected)
@@ -165,7 +165,7 @@ def test_a_stopped_preparation_goes_on_where_it_was(tmp_path, monkeypatch, own_c
     monkeypatch.setattr(decoding.Job, "decode", lambda self, chunk: again.append(chunk) or decode(self, chunk))
     store = open_dataset(str(folder), split="all", side=16)
     assert decoded == [0, 1] and again == [0, 2, 3, 4]
-    verify(store)
+    verify_store(store)
     monkeypatch.setattr(decoding.Job, "decode", decode)
     monkeypatch.setenv("GANBENCH_CACHE", str(tmp_path / "other"))
     whole = open_dataset(str(folder), split="all", side=16)
@@ -224,7 +224,7 @@ def test_verify_finds_the_damage(tmp_path, damage, match):
     assert store.classes == ["a", "b"] and store.labels.tolist() == [0] * 7 + [1] * 7
     damage(store.path)
     with pytest.raises(UserError, match=match):
-        verify(Store(store.path))
+        verify_store(Store(store.path))
 
 
 def flip(path):

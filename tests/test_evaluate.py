@@ -203,7 +203,7 @@ def test_a_damaged_entry_is_made_again(mean_byte, own_cache):
     reals, fakes = from_files()
     first, _, _ = cached_run(reals, fakes)
     for entry in cache.entries():
-        (cache.folder() / f"{entry.key}.safetensors").write_bytes(b"half a fi")
+        (cache.cache_folder() / f"{entry.key}.safetensors").write_bytes(b"half a fi")
     again, served, _ = cached_run(reals, fakes)
     assert (served, again) == ([], first)
     assert len(cache.entries()) == 2 and all(e.what.endswith("of reals") for e in cache.entries())

@@ -7,10 +7,10 @@ import torch
 from measure_support import noise_store, subject_of
 
 from ganbench.errors import UserError
-from ganbench.family import ImageSpec, configure, find, frozen_modes
+from ganbench.family import ImageSpec, configure, find_family, frozen_modes
 from ganbench.metrics.metric import MetricBase, ModelMetric, Subject
-from ganbench.pictures.sheets import sheets as pictures
-from ganbench.plugins import load, names
+from ganbench.pictures import sheets as pictures
+from ganbench.plugins import load_plugin, names
 from ganbench.random import Random
 
 SIDE, CLASSES, N = 32, 3, 24
@@ -20,7 +20,7 @@ FAMILIES = sorted(names("family"))
 @pytest.fixture(params=FAMILIES)
 def subject(request):
     torch.manual_seed(0)
-    cls = find(request.param)
+    cls = find_family(request.param)
     preset = "smoke" if "smoke" in cls.presets else None
     config, *_ = configure(cls, preset)
     spec = ImageSpec(SIDE, 1, CLASSES)
@@ -41,7 +41,7 @@ def measures_of(subject: Subject) -> list[ModelMetric]:
     """The measures that apply and need neither downloads nor a trained classifier."""
     found = []
     for name in names("metric"):
-        cls = load("metric", name, MetricBase)
+        cls = load_plugin("metric", name, MetricBase)
         if issubclass(cls, ModelMetric) and name not in ("class_accuracy", "mode_coverage", "linear_separability_own"):
             measure = cls(distance=squared) if name == "ppl" else cls()
             if not measure.applies(subject.family):

@@ -9,7 +9,7 @@ from feature_support import cifar, real_weights, torch_fidelity_file
 from torch import nn
 
 from ganbench.errors import UserError
-from ganbench.metrics.metric import find
+from ganbench.metrics.metric import find_metric
 from ganbench.metrics.networks import inception, weights
 from ganbench.metrics.networks.features import FeatureNetwork, open_network
 from ganbench.metrics.networks.resize import resize
@@ -95,7 +95,7 @@ def test_names_in_the_graph():
 def test_without_weights_one_line_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("GANBENCH_CACHE", str(tmp_path))
     with pytest.raises(UserError) as caught:
-        find("fid")().update(pictures())
+        find_metric("fid")().update(pictures())
     line = str(caught.value)
     assert "\n" not in line
     for part in ("weights-inception-2015-12-05-6726825d.pth", "6726825d", "ganbench weights get inception-v3-compat`",
@@ -137,7 +137,7 @@ def test_own_callable(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_features_module", raising=False)
     images = pictures(4)
-    fid = find("fid")("my_features_module:means")
+    fid = find_metric("fid")("my_features_module:means")
     fid.update(images, real=True)
     fid.update(images.flip(0) // 2)
     x = images.double().mean((2, 3)).numpy()
@@ -185,7 +185,7 @@ def test_refusals():
 def test_classifier_is_asked_for():
     bare = FeatureNetwork("bare", ["logits"], lambda x: {}, weights_hash="0", device=torch.device("cpu"), dtype="float32")
     with pytest.raises(UserError, match="inception_score needs a classifier, and bare"):
-        find("inception_score")(bare)
+        find_metric("inception_score")(bare)
 
 
 # --- with the real weights: slow --------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_torchmetrics_documented_example(monkeypatch, tmp_path):
     FrechetInceptionDistance(feature=64, feature_extractor_weights_path=str(where))  # draws from the same stream
     first = torch.randint(0, 200, (100, 3, 299, 299), dtype=torch.uint8)
     second = torch.randint(100, 255, (100, 3, 299, 299), dtype=torch.uint8)
-    fid = find("fid")(layer="64")
+    fid = find_metric("fid")(layer="64")
     fid.update(first, real=True)
     fid.update(second, real=False)
     assert round(fid.compute(), 4) == 12.6388
@@ -242,7 +242,7 @@ def test_real_pictures_score_as_torch_fidelity_scores_them(monkeypatch, tmp_path
     features = {name: network(images)["2048"] for name, images in sets.items()}
 
     def ours(name, **options):
-        metric = find(name)(**options)
+        metric = find_metric(name)(**options)
         for side, values in features.items():
             metric.update_features(values, real=side == "real")
         return metric.compute()
@@ -262,4 +262,4 @@ def test_every_known_layer_has_its_own_width(plain):
     found = inception.Inception(state, ["64", "768", "logits_unbiased"])(torch.zeros(1, 3, 299, 299))
     assert {k: v.shape[1] for k, v in found.items()} == {"64": 64, "768": 768, "logits_unbiased": 1008}
     assert np.isfinite(found["768"].numpy()).all()
-    assert weights.content_hash(state) == weights.content_hash({k: v for k, v in state.items() if "fc." not in k})
+    assert weights.weights_hash(state) == weights.weights_hash({k: v for k, v in state.items() if "fc." not in k})

@@ -9,11 +9,11 @@ from torch import nn
 from toy import Toy
 
 from ganbench import records
-from ganbench.family import Clock, Family, ImageSpec, configure, find
+from ganbench.family import Clock, Family, ImageSpec, configure, find_family
 from ganbench.runs import checkpoint
 from ganbench.training import session
 from ganbench.training.engine import TrainingEngine
-from ganbench.training.flops import count, count_with_smaller_batch
+from ganbench.training.flops import count_flops, count_with_smaller_batch
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,7 @@ def engine_of(cls, side, **settings):
 
 
 def test_linear_layers_by_hand():
-    found, pixels = count(engine_of(Toy, 8)), 64
+    found, pixels = count_flops(engine_of(Toy, 8)), 64
     image = 2 * 4 * pixels  # a pixel is four multiply-adds
     verdict = 2 * pixels
     assert found.sample == image
@@ -54,7 +54,7 @@ def test_linear_layers_by_hand():
 
 
 def test_convolutions_by_hand():
-    found = count(engine_of(Convolutions, 8))
+    found = count_flops(engine_of(Convolutions, 8))
     first, second = 2 * 1 * 16 * 4 * 3, 2 * 16 * 16 * 3 * 1  # places of the input x places of the kernel x channels
     convolution, linear = 2 * 16 * 16 * 1 * 2, 2 * 32  # places of the output x places of the kernel x channels
     assert found.sample == first + second
@@ -64,7 +64,7 @@ def test_convolutions_by_hand():
 
 
 def test_a_gradient_penalty_is_counted_with_its_second_backward_pass():
-    found = count(engine_of(Penalised, 8))
+    found = count_flops(engine_of(Penalised, 8))
     convolution, linear = 2 * 16 * 16 * 1 * 2, 2 * 32
     # forward and back to the images; then back through that way: the convolution's derivative with respect to what came
     # down to it and with respect to its weights, the linear layer's with respect to its weights; and from ReLU, whose
@@ -75,7 +75,7 @@ def test_a_gradient_penalty_is_counted_with_its_second_backward_pass():
 @pytest.mark.parametrize("batch", [2, 8, 24])
 def test_the_cost_of_an_image_does_not_depend_on_the_batch_here(batch):
     engine = engine_of(Toy, 8, batch=batch)
-    assert count(engine) == count(engine_of(Toy, 8)) == count_with_smaller_batch(engine, 4)
+    assert count_flops(engine) == count_flops(engine_of(Toy, 8)) == count_with_smaller_batch(engine, 4)
     assert engine.stage.batch == batch
 
 
@@ -85,21 +85,21 @@ def test_counting_changes_neither_weights_nor_random_streams():
     torch.manual_seed(5)
     before = {k: v.clone() for k, v in engine.state()[1].items()}
     document = engine.state()[0]
-    count(engine)
+    count_flops(engine)
     assert checkpoint.same(engine.state()[1], before) and engine.state()[0] == document
     assert all(p.grad is None for p in engine.family.parameters()) and engine.clock.steps == 0
 
 
 def test_a_family_that_grows_costs_more_at_its_last_stage():
-    cls = find("pggan")
+    cls = find_family("pggan")
     config, preset, _ = configure(cls, "smoke")
     clock = Clock(dataset_size=1000, total_images=round(preset.kimg * 1000))
     engine = TrainingEngine(cls(config, ImageSpec(32, 1)), clock, device=CPU, seed=0)
     engine.enter(engine.family.stage(clock))
-    begin = count(engine)
+    begin = count_flops(engine)
     clock.images = clock.total_images
     engine.enter(engine.family.stage(clock))
-    end = count(engine)
+    end = count_flops(engine)
     assert engine.stage.side == 32 and end.sample > 2 * begin.sample and end.train > 2 * begin.train
 
 

@@ -9,7 +9,7 @@ from ganbench.errors import UserError
 from ganbench.metrics.functional import frechet_distance, frechet_distance_from_statistics
 from ganbench.metrics.maths import moments
 from ganbench.metrics.maths.frechet import Gaussian, cholesky, congruent, eigenvalues, nuclear_norm
-from ganbench.metrics.metric import find
+from ganbench.metrics.metric import find_metric
 
 
 def by_square_root(x, y, ddof=1):
@@ -172,10 +172,10 @@ def test_streaming_is_independent_of_batches_and_order(batch):
 
 def test_parts_combine_as_processes_do():
     x, y = (torch.from_numpy(v) for v in sets(90, 70, 6))
-    whole = find("fid")()
+    whole = find_metric("fid")()
     whole.update_features(x, real=True)
     whole.update_features(y, real=False)
-    parts = [find("fid")() for _ in range(2)]
+    parts = [find_metric("fid")() for _ in range(2)]
     for index, part in enumerate(parts):
         part.update_features(x[index::2], real=True)
         part.update_features(y[index::2], real=False)
@@ -190,7 +190,7 @@ def test_parts_combine_as_processes_do():
 
 def test_reference_statistics_stand_for_the_reals():
     x, y = (torch.from_numpy(v) for v in sets(90, 70, 6))
-    fid = find("fid")()
+    fid = find_metric("fid")()
     fid.update_features(y)
     fid.load_reference(x.mean(0).numpy(), np.cov(x.T.numpy()), n=90)
     assert fid.compute() == pytest.approx(frechet_distance(x, y), rel=1e-10)
@@ -204,7 +204,7 @@ def test_reference_statistics_stand_for_the_reals():
 
 def test_state_of_the_reals_goes_round():
     x, y = (torch.from_numpy(v) for v in sets(90, 70, 6))
-    first, second = find("fid")(), find("fid")()
+    first, second = find_metric("fid")(), find_metric("fid")()
     first.update_features(x, real=True)
     first.update_features(y)
     second.update_features(y)
@@ -214,7 +214,7 @@ def test_state_of_the_reals_goes_round():
 
 def test_few_images_are_pointed_out():
     x, y = (torch.from_numpy(v) for v in sets(9, 70, 12))
-    fid = find("fid")()
+    fid = find_metric("fid")()
     fid.update_features(x, real=True)
     fid.update_features(y)
     (score,) = fid.scores()
@@ -228,7 +228,7 @@ def test_fid_infinity_takes_the_bias_off():
     plain, extrapolated = [], []
     for _ in range(6):
         x, y = rng.normal(size=(6000, d)), rng.normal(size=(600, d)) + 0.2
-        metric = find("fid_infinity")(least=150)
+        metric = find_metric("fid_infinity")(least=150)
         metric.update_features(torch.from_numpy(x), real=True)
         metric.update_features(torch.from_numpy(y))
         plain.append(frechet_distance(x, y))

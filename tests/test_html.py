@@ -20,7 +20,7 @@ from PIL import Image
 from ganbench import records
 from ganbench.errors import UserError
 from ganbench.report import plots
-from ganbench.report.comparison import build
+from ganbench.report.comparison import build_table
 from ganbench.report.html import picture, render
 from ganbench.report.plots import Axis, Series
 
@@ -405,7 +405,7 @@ def test_the_browser_check_can_fail(tmp_path: Path) -> None:
 
 def test_the_small_picture_is_a_whole_svg_file_with_its_own_colours(frame: pd.DataFrame) -> None:
     import xml.etree.ElementTree as ElementTree
-    text = picture(build(frame))
+    text = picture(build_table(frame))
     root = ElementTree.fromstring(text)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert len(root.findall("{http://www.w3.org/2000/svg}svg")) == 2

@@ -6,7 +6,7 @@ import torch
 
 from ganbench.errors import UserError
 from ganbench.metrics.functional import inception_score, m_global
-from ganbench.metrics.metric import find
+from ganbench.metrics.metric import find_metric
 
 
 def by_formula(logits, splits):
@@ -43,7 +43,7 @@ def test_torch_fidelity_with_its_shuffle():
     from torch_fidelity.metric_isc import isc_features_to_metric
     logits = torch.randn(205, 30, generator=torch.Generator().manual_seed(0))
     theirs = isc_features_to_metric(logits)
-    metric = find("inception_score")()
+    metric = find_metric("inception_score")()
     for part in logits.split(50):
         metric.update_features(part)
         metric.update_features(part, real=True)  # reals do not count
@@ -51,13 +51,13 @@ def test_torch_fidelity_with_its_shuffle():
                                               "std": theirs["inception_score_std"]}, rel=1e-12)
     plain = isc_features_to_metric(logits, shuffle=False)
     assert inception_score(logits)["mean"] == pytest.approx(plain["inception_score_mean"], rel=1e-12)
-    in_order = find("inception_score")(compat="stylegan3")
+    in_order = find_metric("inception_score")(compat="stylegan3")
     in_order.update_features(logits)
     assert in_order.compute()["mean"] == pytest.approx(plain["inception_score_mean"], rel=1e-12)
 
 
 def test_interval_and_refusals():
-    metric = find("inception_score")()
+    metric = find_metric("inception_score")()
     metric.update_features(torch.randn(200, 5, generator=torch.Generator().manual_seed(1)))
     (score,) = metric.scores()
     assert score.ci_low < score.value < score.ci_high

@@ -7,7 +7,7 @@ import torch
 from ganbench.errors import UserError
 from ganbench.metrics.functional import gaussian_mmd, kernel_distance, kernel_inception_distance
 from ganbench.metrics.maths import kernel
-from ganbench.metrics.metric import find
+from ganbench.metrics.metric import find_metric
 
 
 def by_definition(x, y):
@@ -76,23 +76,23 @@ def test_one_subset_of_everything_is_the_distance_itself():
 
 def test_measure_and_its_state():
     x, y = (torch.from_numpy(v) for v in features(150, 140, 12))
-    kid = find("kid")(subsets=10, subset_size=50)
+    kid = find_metric("kid")(subsets=10, subset_size=50)
     for part in x.split(33):
         kid.update_features(part, real=True)
     kid.update_features(y, real=False)
     assert kid.compute() == kernel_inception_distance(y, x, 10, 50)
-    other = find("kid")(subsets=10, subset_size=50)
+    other = find_metric("kid")(subsets=10, subset_size=50)
     other.update_features(y)
     other.load_real_state(kid.real_state())
     assert other.scores() == kid.scores()
     assert "subsets=10x50" in kid.protocol()
     assert "reals=150;fakes=140" in kid.protocol()
     with pytest.raises(UserError, match=r"subsets of 1000 .* 150 and 140"):
-        large = find("kid")()
+        large = find_metric("kid")()
         large.update_features(x, real=True)
         large.update_features(y)
         large.compute()
-    shrunk = find("kid")(compat="clean-fid", subsets=4)
+    shrunk = find_metric("kid")(compat="clean-fid", subsets=4)
     shrunk.update_features(x, real=True)
     shrunk.update_features(y)
     assert shrunk.compute() == kernel_inception_distance(y, x, 4, 140)
@@ -112,7 +112,7 @@ def test_gaussian_kernel_by_definition():
     k = lambda a, b: np.exp(-((a[:, None] - b[None]) ** 2).sum(2) / (2 * 1.5**2))
     expected = k(x, x).mean() + k(y, y).mean() - 2 * k(x, y).mean()
     assert gaussian_mmd(x, y, 1.5) == pytest.approx(expected, rel=1e-10)
-    metric = find("cmmd")()
+    metric = find_metric("cmmd")()
     metric.update_features(torch.from_numpy(x), real=True)
     metric.update_features(torch.from_numpy(y))
     unit = lambda v: v / np.linalg.norm(v, axis=1, keepdims=True)

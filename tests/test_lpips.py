@@ -105,7 +105,7 @@ def test_the_published_weights_are_those_of_the_lpips_package_and_give_its_dista
     package = pytest.importorskip("lpips")
     if weights.present("lpips-vgg16") is None:
         pytest.skip("put the cache with lpips-vgg16 into GANBENCH_TEST_CACHE to run this")
-    state = weights.load("lpips-vgg16")
+    state = weights.load_weights("lpips-vgg16")
     heads = torch.load(Path(package.__file__).parent / "weights/v0.1/vgg.pth", map_location="cpu", weights_only=True)
     for index in range(5):
         assert torch.equal(state[f"lin{index}.weight"], heads[f"lin{index}.model.1.weight"])
@@ -121,4 +121,4 @@ def test_the_published_weights_are_those_of_the_lpips_package_and_give_its_dista
                 layer.weight.data.copy_(state[f"features.{name}.weight"])
                 layer.bias.data.copy_(state[f"features.{name}.bias"])
     with torch.no_grad():
-        torch.testing.assert_close(own.load()(a, b), theirs.eval()(a, b).flatten(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(own.load_lpips()(a, b), theirs.eval()(a, b).flatten(), rtol=1e-5, atol=1e-5)

@@ -203,7 +203,7 @@ def test_intervals():
 
 
 def test_every_measure_of_a_model_is_found_by_its_file_name_and_says_what_it_is():
-    classes = [plugins.load("metric", name, MetricBase) for name in plugins.names("metric")]
+    classes = [plugins.load_plugin("metric", name, MetricBase) for name in plugins.names("metric")]
     found = [cls for cls in classes if issubclass(cls, ModelMetric)]
     assert len(found) >= 10
     for cls in found:

@@ -10,14 +10,14 @@ from scipy import stats
 from torch import nn
 
 from ganbench.errors import UserError
-from ganbench.family import ImageSpec, configure, find
+from ganbench.family import ImageSpec, configure, find_family
 from ganbench.random import Random
 
 # --- VAE ------------------------------------------------------------------------------------------------------------
 
 
 def test_vae_parameter_counts():
-    cls = find("vae")
+    cls = find_family("vae")
     mlp = cls(configure(cls, "vae_mlp")[0], ImageSpec(28, 1))
     assert count(mlp.generator) + count(mlp.encoder) == 652_824
     for side, channels, decoder, encoder in ((32, 1, 430_785, 689_344), (32, 3, 431_811, 690_368),

@@ -10,7 +10,7 @@ import torch
 from model_support import Reals, WatchedEngine, build, flat
 
 from ganbench.errors import UserError
-from ganbench.family import FamilyConfig, ImageSpec, configure, create, find, short_name, to_uint8
+from ganbench.family import FamilyConfig, ImageSpec, configure, create, find_family, short_name, to_uint8
 from ganbench.plugins import names
 from ganbench.random import Random
 
@@ -18,7 +18,7 @@ FAMILIES = sorted(names("family"))
 
 
 def smallest(name: str) -> str:
-    presets = find(name).presets
+    presets = find_family(name).presets
     return "smoke" if "smoke" in presets else next(iter(presets))
 
 
@@ -38,7 +38,7 @@ def engine(name):
 
 def test_page(name):
     """Everything `ganbench show` prints is there."""
-    family = find(name)
+    family = find_family(name)
     for attribute in ("title", "paper", "summary", "healthy", "sick"):
         assert getattr(family, attribute).strip(), f"{name} has no {attribute}"
     assert 2 <= family.summary.count(". ") + family.summary.endswith(".") <= 4, "the idea in about three sentences"
@@ -48,7 +48,7 @@ def test_page(name):
 
 
 def test_every_setting_is_explained_and_every_preset_is_valid(name):
-    family = find(name)
+    family = find_family(name)
     assert issubclass(family.Config, FamilyConfig)
     assert all(field.description for field in family.Config.model_fields.values())
     for preset, chosen in family.presets.items():
@@ -132,7 +132,7 @@ def test_sides_that_cannot_be_are_refused_in_one_line(name):
 
 
 def test_labels_are_asked_for_where_they_are_needed(name):
-    if not find(name).needs_labels:
+    if not find_family(name).needs_labels:
         assert create(name, side=32, preset=smallest(name), channels=1) is not None
         return
     with pytest.raises(UserError, match="labels"):
@@ -140,4 +140,4 @@ def test_labels_are_asked_for_where_they_are_needed(name):
 
 
 def test_it_goes_by_its_file_name(name):
-    assert short_name(find(name)) == name
+    assert short_name(find_family(name)) == name

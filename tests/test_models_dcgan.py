@@ -8,7 +8,7 @@ import torch
 from model_support import Reals, WatchedEngine, build, count, flat
 
 from ganbench.errors import UserError
-from ganbench.family import Preset, configure, find
+from ganbench.family import Preset, configure, find_family
 
 LN2 = math.log(2)
 TORCH = "alt:torch"
@@ -147,7 +147,7 @@ def test_sampling_with_batch_statistics_keeps_no_averages():
 
 
 def test_weight_decay_of_the_authors_code_is_in_adams_gradient():
-    config, _, _ = configure(find("dcgan"), "alt:newmu")
+    config, _, _ = configure(find_family("dcgan"), "alt:newmu")
     assert config.weight_decay == 1e-5 and config.order == "alternate"
     family = build("dcgan", "smoke", weight_decay=0.5)
     assert all(g["weight_decay"] == 0.5 for o in family.make_optimizers().values() for g in o.param_groups)
@@ -172,7 +172,7 @@ def test_the_collapse_alarm_needs_a_thousand_steps_in_a_row():
 
 
 def test_presets_are_what_they_say():
-    family = find("dcgan")
+    family = find_family("dcgan")
     assert all(isinstance(p, Preset) and p.about for p in family.presets.values())
     assert family.Config().batch == 128 and configure(family, TORCH)[0].batch == 64
 

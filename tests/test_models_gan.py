@@ -9,7 +9,7 @@ from model_support import Reals, WatchedEngine, build, count, flat
 from torch import nn
 
 from ganbench.errors import UserError
-from ganbench.family import Clock, ImageSpec, configure, find
+from ganbench.family import Clock, ImageSpec, configure, find_family
 from ganbench.models.cgan import beside
 from ganbench.models.nn.layers import MaxoutConv2d
 from ganbench.random import Random, derived_seed
@@ -19,7 +19,7 @@ LN2 = math.log(2)
 
 def at_28(name, preset, channels=1):
     """The papers' MNIST is 28 wide, which no store has; the dense networks do not mind."""
-    cls = find(name)
+    cls = find_family(name)
     with torch.device("meta"):
         return cls(configure(cls, preset)[0], ImageSpec(28, channels, 10))
 

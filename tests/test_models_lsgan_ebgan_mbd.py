@@ -8,14 +8,14 @@ from model_support import Reals, WatchedEngine, build, count, flat
 from torch import nn
 
 from ganbench.errors import UserError
-from ganbench.family import ImageSpec, configure, find
+from ganbench.family import ImageSpec, configure, find_family
 from ganbench.random import Random, derived_seed
 
 # --- LSGAN ----------------------------------------------------------------------------------------------------------
 
 
 def test_lsgan_parameter_counts():
-    cls = find("lsgan")
+    cls = find_family("lsgan")
     with torch.device("meta"):
         author = cls(configure(cls, "paper")[0], ImageSpec(112, 3))  # the authors' side is no power of two
         plain = build("lsgan", "alt:dcgan", channels=3)

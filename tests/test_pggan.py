@@ -8,7 +8,7 @@ import torch
 from reference_pggan import Reference, slopes, to_full
 
 from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, create, find
+from ganbench.family import Batch, Clock, create, find_family
 from ganbench.models.nn.equalized import (
     EqualizedConv2d,
     EqualizedLinear,
@@ -72,7 +72,7 @@ def test_parameter_counts_of_the_ablation_and_of_cifar():
 
 
 def test_channels_by_side():
-    config = find("pggan").Config()
+    config = find_family("pggan").Config()
     assert [config.channels(level) for level in range(2, 11)] == [512, 512, 512, 512, 256, 128, 64, 32, 16]
     assert config.latent_size() == 512
 
@@ -317,7 +317,7 @@ def trained(steps, preset="smoke", classes=0, side=16, saved=None, name="pggan",
     engine = TrainingEngine(family, clock, device=torch.device("cpu"), seed=1)
     reals = Reals(engine, classes > 0)
     if saved is not None:
-        document, tensors = checkpoint.load(saved)
+        document, tensors = checkpoint.load_checkpoint(saved)
         engine.restore(document["engine"], tensors)
         clock.images, clock.steps = reals.drawn, _ = document["images"], document["steps"]
     history = []
@@ -329,7 +329,7 @@ def trained(steps, preset="smoke", classes=0, side=16, saved=None, name="pggan",
     return family, engine, history
 
 
-@pytest.mark.parametrize("preset", [p for p in find("pggan").presets if p.startswith(("smoke", "paper-ablation"))])
+@pytest.mark.parametrize("preset", [p for p in find_family("pggan").presets if p.startswith(("smoke", "paper-ablation"))])
 def test_a_few_steps_of_every_kind_change_both_networks(preset):
     settings = {"fmap_base": 64, "fmap_max": 8, "stable_kimg": 0.02, "fade_kimg": 0.02, "minibatch": 4}
     classes = 3 if "labels" in preset else 0
@@ -355,7 +355,7 @@ def test_a_resumed_training_is_the_undisturbed_one_to_the_bit(tmp_path, name, pr
     assert 0 < half.stage.fade < 1 or cut in (5, 6, 10)
     document, tensors = half.state()
     state = {"engine": document, "images": half.clock.images, "steps": half.clock.steps}
-    saved = checkpoint.save(tmp_path, half.clock.images, state, tensors)
+    saved = checkpoint.save_checkpoint(tmp_path, half.clock.images, state, tensors)
     resumed, second, later = trained(20, preset, classes, saved=saved, name=name)
     assert (second.stage, second.clock.images) == (engine.stage, engine.clock.images)
     assert later[-1].keys() == history[-1].keys()

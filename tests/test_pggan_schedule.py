@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ganbench.family import Clock, configure, create, find
+from ganbench.family import Clock, configure, create, find_family
 
 TICKS = {4: 160, 8: 140, 16: 120, 32: 100, 64: 80, 128: 60, 256: 40, 512: 20, 1024: 10}
 PAPER_BATCH = {4: 16, 8: 16, 16: 16, 32: 16, 64: 16, 128: 16, 256: 14, 512: 6, 1024: 3}
@@ -52,12 +52,12 @@ def light(preset, side, **settings):
 
 @pytest.mark.parametrize("preset", BATCHES)
 def test_every_tick_of_every_preset(preset):
-    side = find("pggan").presets[preset].side or (128 if "ablation" in preset else 1024)
+    side = find_family("pggan").presets[preset].side or (128 if "ablation" in preset else 1024)
     repeats, (stable, fade) = REPEATS.get(preset, 1), LENGTHS.get(preset, (800, 800))
     family = light(preset, side)
     config = family.config
     assert (config.stable_kimg, config.fade_kimg, config.minibatch_repeats) == (stable, fade, repeats)
-    assert find("pggan").presets[preset].kimg in (KIMG[preset], None) and find("pggan").kimg == 19000
+    assert find_family("pggan").presets[preset].kimg in (KIMG[preset], None) and find_family("pggan").kimg == 19000
     images, seen = 0, []
     while images < KIMG[preset] * 1000:
         at = family.growth.aligned(images)
@@ -141,7 +141,7 @@ def test_ablation_rows_are_table_one():
         "g": (True, 16, 1, 1e-3, 0.99, 0.001, 512, True, "lrelu", "none", "none", False, 1, True, False, True, True),
     }
     for row, values in table.items():
-        config, preset, _ = configure(find("pggan"), f"paper-ablation-128-{row}")
+        config, preset, _ = configure(find_family("pggan"), f"paper-ablation-128-{row}")
         assert tuple(getattr(config, column) for column in columns) == values, row
         assert (config.fmap_base, config.ema, config.beta1, config.gradient_penalty, config.gradient_target) == (
             2048, 0.999, 0, 10, 1)
@@ -149,16 +149,16 @@ def test_ablation_rows_are_table_one():
 
 
 def test_cifar_settings():
-    config, _, _ = configure(find("pggan"), "paper-cifar10")
+    config, _, _ = configure(find_family("pggan"), "paper-cifar10")
     assert (config.fmap_base, config.fmap_max, config.latent_size(), config.gradient_target, config.simultaneous) == (
         4096, 128, 128, 750, True)
 
 
 def test_tensorflow_presets():
     for name, group in (("repo-v1-1gpu", 16), ("repo-v2-1gpu", 4), ("repo-v2-8gpu", 4)):
-        config, _, _ = configure(find("pggan"), name)
+        config, _, _ = configure(find_family("pggan"), name)
         assert (config.stddev_group, config.pool_first, config.label_order, config.critic_labels) == (
             group, True, "before-norm", "batch")
-    paper, _, _ = configure(find("pggan"), "paper")
+    paper, _, _ = configure(find_family("pggan"), "paper")
     assert (paper.stddev_group, paper.pool_first, paper.label_order, paper.critic_labels) == (
         0, False, "after-norm", "random")

@@ -7,8 +7,8 @@ from measure_support import Call, Known, Linear
 from torch import nn
 
 from ganbench.errors import UserError
+from ganbench.pictures import sheets as pictures
 from ganbench.pictures.grids import save_png
-from ganbench.pictures.sheets import sheets as pictures
 
 SIDE, GAP = 8, 2
 

@@ -10,7 +10,7 @@ import pytest
 
 from ganbench import plugins
 from ganbench.errors import UserError
-from ganbench.family import Family, find
+from ganbench.family import Family, find_family
 
 HERE = Path(__file__).parent
 
@@ -21,20 +21,20 @@ def test_every_module_of_the_zoo_is_found_by_its_file_name():
 
 
 def test_dashes_and_underscores_name_the_same_family():
-    assert find("wgan-gp") is find("wgan_gp")
+    assert find_family("wgan-gp") is find_family("wgan_gp")
 
 
 @pytest.mark.parametrize("kind, wrong, right", [("family", "dcgam", "dcgan"), ("metric", "swdd", "swd"),
                                                 ("dataset", "fashion-mnits", "fashion_mnist")])
 def test_an_unknown_name_gets_the_nearest_one(kind, wrong, right):
     with pytest.raises(UserError, match=right):
-        plugins.load(kind, wrong, object)
+        plugins.load_plugin(kind, wrong, object)
 
 
 def test_a_single_file_is_a_family_too():
-    assert issubclass(find(str(HERE / "toy.py")), Family)
+    assert issubclass(find_family(str(HERE / "toy.py")), Family)
     with pytest.raises(UserError, match="no such file"):
-        find("nowhere/mine.py")
+        find_family("nowhere/mine.py")
 
 
 METRIC = '''

@@ -7,7 +7,7 @@ from sklearn.metrics import pairwise_distances
 
 from ganbench.errors import UserError
 from ganbench.metrics.functional import prdc
-from ganbench.metrics.metric import find
+from ganbench.metrics.metric import find_metric
 
 
 def by_definition(real, fake, k, strict):
@@ -76,7 +76,7 @@ def test_torch_fidelity():
     real, fake = (torch.from_numpy(v).double() for v in clouds(150, 130, 24))
     from torch_fidelity.metric_prc import prc_features_to_metric
     theirs = prc_features_to_metric(fake, real, verbose=False)
-    metric = find("precision_recall")()
+    metric = find_metric("precision_recall")()
     metric.update_features(real, real=True)
     metric.update_features(fake)
     assert metric.compute() == pytest.approx({k: theirs[k] for k in ("precision", "recall", "f_score")}, abs=1e-6)
@@ -90,7 +90,7 @@ def test_prdc_package():
 
 def test_measure_and_refusals():
     real, fake = (torch.from_numpy(v) for v in clouds(60, 50, 4))
-    metric = find("prdc")(k=4)
+    metric = find_metric("prdc")(k=4)
     metric.update_features(real, real=True)
     metric.update_features(fake)
     assert metric.compute() == prdc(real, fake, 4, True)

@@ -67,7 +67,7 @@ def test_nearest_is_what_a_plain_search_in_float64_finds(channels: int, mirror: 
     queries = _images(5, seed=2)
     queries[0] = reals[17].transpose(1, 2, 0)
     queries[1] = reals[23].transpose(1, 2, 0)[:, ::-1]
-    found = samples.nearest(queries, reals, mirror=mirror)
+    found = samples.nearest_real(queries, reals, mirror=mirror)
     for q, query in enumerate(queries.astype(float)):
         flat = query.transpose(2, 0, 1) if channels == 3 else query.mean(2)[None]
         views = [flat, flat[..., ::-1]] if mirror else [flat]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ganbench.report.statistics import compare, evaluation_noise, reached, standings, summarise
+from ganbench.report.statistics import compare_pair, evaluation_noise, reached, standings, summarise
 
 A = [12.1, 11.4, 12.9, 11.8]
 B = [14.0, 13.1, 14.9, 13.2]
@@ -32,31 +32,31 @@ def test_one_seed_has_no_interval() -> None:
 
 
 def test_common_seeds_are_paired_as_scipy_pairs_them() -> None:
-    found = compare(dict(enumerate(A)), dict(enumerate(B)))
+    found = compare_pair(dict(enumerate(A)), dict(enumerate(B)))
     assert found.p == pytest.approx(stats.ttest_rel(A, B).pvalue, rel=1e-10)
     assert found.kind == "paired t over 4 common seeds"
 
 
 def test_only_common_seeds_enter_the_paired_test() -> None:
-    found = compare({0: A[0], 1: A[1], 2: A[2], 7: 1e6}, {0: B[0], 1: B[1], 2: B[2], 9: -1e6})
+    found = compare_pair({0: A[0], 1: A[1], 2: A[2], 7: 1e6}, {0: B[0], 1: B[1], 2: B[2], 9: -1e6})
     assert found.p == pytest.approx(stats.ttest_rel(A[:3], B[:3]).pvalue, rel=1e-10)
 
 
 def test_without_common_seeds_welch() -> None:
-    found = compare(dict(enumerate(A)), {10 + i: b for i, b in enumerate(B)})
+    found = compare_pair(dict(enumerate(A)), {10 + i: b for i, b in enumerate(B)})
     assert found.p == pytest.approx(stats.ttest_ind(A, B, equal_var=False).pvalue, rel=1e-10)
     assert found.kind == "Welch t"
 
 
 def test_one_seed_allows_no_test() -> None:
-    assert compare({0: 1.0}, {0: 2.0}).p is None
-    assert compare({0: 1.0}, {1: 2.0, 2: 3.0}).p is None
+    assert compare_pair({0: 1.0}, {0: 2.0}).p is None
+    assert compare_pair({0: 1.0}, {1: 2.0, 2: 3.0}).p is None
 
 
 def test_no_spread_is_equal_or_different_for_certain() -> None:
-    assert compare({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}).p == 1.0
-    assert compare({0: 1.0, 1: 2.0}, {0: 2.0, 1: 3.0}).p == 0.0
-    assert compare({0: 1.0, 1: 1.0}, {2: 1.0, 3: 1.0}).p == 1.0
+    assert compare_pair({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}).p == 1.0
+    assert compare_pair({0: 1.0, 1: 2.0}, {0: 2.0, 1: 3.0}).p == 0.0
+    assert compare_pair({0: 1.0, 1: 1.0}, {2: 1.0, 3: 1.0}).p == 1.0
 
 
 def _entry(centre: float, spread: float, seeds: int = 5) -> dict[int, float]:
@@ -85,14 +85,14 @@ def test_leaders_that_cannot_be_told_apart_are_both_marked_and_none_is_best() ->
 def test_overlapping_intervals_forbid_a_winner_even_when_the_paired_test_is_sure() -> None:
     base = {s: float(10 * s) for s in range(5)}  # large spread between seeds ...
     shifted = {s: v + 0.1 + 0.001 * (-1) ** s for s, v in base.items()}  # ... but a shift that is the same for each
-    assert compare(base, shifted).p < 1e-6  # type: ignore[operator]
+    assert compare_pair(base, shifted).p < 1e-6  # type: ignore[operator]
     assert [p.mark for p in standings([base, shifted], higher_is_better=False)] == ["tied", "tied"]
 
 
 def test_correction_for_many_comparisons_can_take_a_win_away() -> None:
     leader = {0: 10.3, 1: 9.9, 2: 10.1, 3: 9.7}
     rival = {0: 12.2, 1: 12.6, 2: 11.2, 3: 12.0}
-    p = compare(leader, rival).p
+    p = compare_pair(leader, rival).p
     assert p is not None and 0.05 / 11 < p < 0.05
     assert [s.mark for s in standings([leader, rival], higher_is_better=False)] == ["best", ""]
     crowd = [{0: 14.0, 1: 31.0, 2: 12.0, 3: 22.0 + i} for i in range(10)]  # eleven comparisons an entry

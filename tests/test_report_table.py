@@ -35,11 +35,11 @@ def _frame(tmp_path: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
     return records.load_results(path)
 
 
-def _blocks(tmp_path: Path, rows: list[dict[str, Any]]) -> list[comparison.Block]:
-    return comparison.build(_frame(tmp_path, rows))
+def _blocks(tmp_path: Path, rows: list[dict[str, Any]]) -> list[comparison.TableBlock]:
+    return comparison.build_table(_frame(tmp_path, rows))
 
 
-def _entry(block: comparison.Block, label: str) -> comparison.Entry:
+def _entry(block: comparison.TableBlock, label: str) -> comparison.TableEntry:
     return next(e for e in block.entries if e.label == label)
 
 
@@ -135,7 +135,7 @@ def test_diverged_runs_are_counted_and_kept_out_of_the_last_value(tmp_path: Path
     rows += [_row("a", 1, None, kimg=25.0, metric="", status="diverged", reason="nan")]
     rows += [_row("a", 2, None, kimg=0.1, metric="", status="diverged", reason="nan")]  # never measured
     frame = _frame(tmp_path, rows)
-    block, = comparison.build(frame)
+    block, = comparison.build_table(frame)
     entry, = block.entries
     assert entry.failed == {"diverged": 2}
     assert entry.cells[block.columns[0]].last == {0: 3.0}
@@ -172,7 +172,7 @@ def test_a_killed_run_that_was_resumed_is_whole_again_but_a_diverged_one_stays_s
 def test_references_stand_on_top_and_do_not_compete(tmp_path: Path) -> None:
     frame = _frame(tmp_path, [_row("a", 0, 5.0), _row("a", 1, 6.0), _row("b", 0, 50.0), _row("b", 1, 51.0),
                               _row("floor", None, 0.1, origin="reference", preset="", run="floor")])
-    block, = comparison.build(frame)
+    block, = comparison.build_table(frame)
     assert [e.label for e in block.entries] == ["floor", "a (paper)", "b (paper)"]
     assert block.entries[0].cells[block.columns[0]].standing is None
     assert block.entries[1].cells[block.columns[0]].standing.rank_low == 1  # type: ignore[union-attr]
@@ -191,7 +191,7 @@ def test_images_from_elsewhere_are_entries_of_their_own_not_seeds_of_one(tmp_pat
 def test_published_rows_never_enter_a_comparison(tmp_path: Path) -> None:
     frame = _frame(tmp_path, [_row("a", 0, 5.0), _row("a", 9, 0.01, origin="published", run="paper", source="A 2017",
                                                       note="as recalled")])
-    block, = comparison.build(frame)
+    block, = comparison.build_table(frame)
     assert [e.label for e in block.entries] == ["a (paper)"]
     assert block.entries[0].cells[block.columns[0]].best == {0: 5.0}
     text = _text(frame)
@@ -219,7 +219,7 @@ def test_one_seed_says_so_and_gets_no_interval(tmp_path: Path) -> None:
 def test_pivot_of_the_results_gives_the_printed_means(tmp_path: Path) -> None:
     frame = _frame(tmp_path, [_row(f, s, v + s) for f, v in (("a", 10.0), ("b", 20.0)) for s in range(3)])
     pivot = frame.pivot_table(index="family", columns=["metric", "protocol"], values="value", aggfunc="mean")
-    long = table.long_table(comparison.build(frame)).set_index("family")
+    long = table.long_table(comparison.build_table(frame)).set_index("family")
     assert long["last_mean"].to_dict() == pivot[("fid", "fid;v1")].to_dict() == {"a": 11.0, "b": 21.0}
 
 
@@ -308,7 +308,7 @@ def test_narrow_screens_split_the_table_instead_of_cutting_it(tmp_path: Path) ->
 def test_results_without_a_number_say_so_in_one_line(tmp_path: Path) -> None:
     frame = _frame(tmp_path, [_row("a", 0, None, metric="", status="diverged")])
     with pytest.raises(UserError, match="no measured value \\(1 run diverged\\)"):
-        comparison.build(frame)
+        comparison.build_table(frame)
 
 
 def test_files_are_written_whole_or_refused_in_one_line(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_a_floor_on_fewer_images_stands_beside_the_models_and_says_so(tmp_path: 
     rows = [_row("a", 0, 5.0), _row("floor", None, 1.0, **floor | {"n_real": 50, "n_fake": 50}),
             _row("noise", None, 90.0, **floor)]
     frame = _frame(tmp_path, rows)
-    block, = comparison.build(frame)
+    block, = comparison.build_table(frame)
     column, = block.columns
     assert (column.n_real, column.n_fake, column.title) == (100, 100, "fid")
     assert [e.cells[column].lent for e in block.entries] == ["50 real and 50 generated", "", ""]
@@ -332,7 +332,7 @@ def test_a_floor_on_fewer_images_stands_beside_the_models_and_says_so(tmp_path: 
     assert "1.000†" in text and "90.00†" not in text
     assert "† floor: measured on 50 real and 50 generated images" in text
     assert r"$^{\dagger}$" in table.to_latex([block])
-    two = comparison.build(_frame(tmp_path, [_row("b", 0, 5.0, n_fake=70)]))  # now there is no one column it belongs beside
+    two = comparison.build_table(_frame(tmp_path, [_row("b", 0, 5.0, n_fake=70)]))  # now there is no one column it belongs beside
     assert len(two[0].columns) == 3 and not any(c.lent for e in two[0].entries for c in e.cells.values())
 
 
@@ -348,7 +348,7 @@ def test_when_every_run_failed_the_runs_and_their_reasons_are_printed(tmp_path: 
                  "a-paper-s1: killed: killed by SIGKILL (out of memory?)", "b-paper-s0: diverged"):
         assert f"  {line}\n" in text
     with pytest.raises(UserError, match="1 run crashed, 1 run diverged, 1 run killed"):
-        comparison.build(frame)  # whoever wants a table is told that there is none
+        comparison.build_table(frame)  # whoever wants a table is told that there is none
     (tmp_path / "floor").mkdir()
     floor = [_row(name, None, value, origin="reference", preset="", kimg=None)
              for name, value in ((records.FLOOR, 1.0), (records.NOISE, 9.0))]
@@ -365,7 +365,7 @@ def test_a_run_that_came_to_its_end_after_all_is_no_failure(tmp_path: Path) -> N
 def test_the_floor_has_one_name_also_where_an_older_file_has_another(tmp_path: Path) -> None:
     frame = _frame(tmp_path, [_row("a", 0, 5.0), _row("reals", None, 1.0, origin="reference", preset="", run="old"),
                               _row(records.FLOOR, None, 2.0, origin="reference", preset="", run="new")])
-    block, = comparison.build(frame)
+    block, = comparison.build_table(frame)
     assert [e.label for e in block.entries if e.reference] == [records.FLOOR]
 
 

@@ -81,7 +81,7 @@ def test_with_ganbenchs_own_attribute_classifier(tmp_path, monkeypatch):
     store = FakeStore(images, attributes=attributes, attribute_names=["red", "green"])
 
     from ganbench.metrics.networks import classifier
-    quick = classifier.Recipe(images=6400, batch=64)
+    quick = classifier.ClassifierRecipe(images=6400, batch=64)
     monkeypatch.setattr(classifier, "Recipe", lambda: quick)
     measure = LinearSeparabilityOwn(n=1000)
     got = levels(measure.measure(subject_of(Known(Twisted(), latent=6, channels=3), store)))

@@ -60,7 +60,7 @@ def test_a_page_says_everything_the_class_says(mine):
 
 @pytest.mark.parametrize("name", sorted(names("family")))
 def test_every_family_has_a_full_page(name):
-    page, family = show_commands.page(name), families.find(name)
+    page, family = show_commands.page(name), families.find_family(name)
     for heading in ("## Presets", "## Settings", "## Logged quantities", "## Healthy training", "## Sick training"):
         assert heading in page
     assert all(f"`{key}`" in page for key in [*family.presets, *family.Config.model_fields, *family.quantities])

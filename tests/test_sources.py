@@ -29,7 +29,7 @@ from ganbench.data.prepare import find_source
 from ganbench.data.source import Source
 from ganbench.data.tfrecord import _masked_crc, parse_example
 from ganbench.errors import UserError
-from ganbench.plugins import load, names
+from ganbench.plugins import load_plugin, names
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def planes(pixels):
 @pytest.mark.parametrize("name", sorted(names("dataset")))
 def test_every_source_says_what_it_is_and_what_it_needs(name, tmp_path, monkeypatch):
     """Opened with nothing there, each works or names what is missing, in one line, with what to run."""
-    source = load("dataset", name, Source)
+    source = load_plugin("dataset", name, Source)
     assert source.title and source.__doc__
     monkeypatch.setitem(sys.modules, "datasets", None)
     (tmp_path / "empty").mkdir()

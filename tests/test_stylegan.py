@@ -8,7 +8,7 @@ import torch
 from reference_pggan import Reference, slopes, to_full
 
 from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, configure, create, find
+from ganbench.family import Batch, Clock, configure, create, find_family
 from ganbench.models.nn.growing import fade_reals
 from ganbench.models.stylegan import adain, instance_norm, mixed_styles
 from ganbench.random import Random
@@ -78,7 +78,8 @@ def test_mapping_by_hand():
     out = normal @ (layer.weight * 0.01 * math.sqrt(2) / math.sqrt(5)).T + layer.bias * 0.01
     assert torch.allclose(family.generator.mapping(z), torch.where(out > 0, out, 0.2 * out), rtol=1e-12)
     torch.manual_seed(0)
-    stored = find("stylegan")(find("stylegan").Config(fmap_max=64, fmap_base=64), family.images).generator.mapping.layers[0]
+    cls = find_family("stylegan")
+    stored = cls(cls.Config(fmap_max=64, fmap_base=64), family.images).generator.mapping.layers[0]
     assert stored.weight.std().item() == pytest.approx(100, rel=0.05) and not stored.bias.any()
 
 
@@ -209,11 +210,11 @@ def test_schedule_of_the_paper():
             side, 0.0, batch, rate, rate)
         fading = family.stage(Clock(images=index * 1_200_000 + 900_000))
         assert (fading.side, fading.fade) == (min(2 * side, 1024), 0.5 if side < 1024 else 0.0)
-    capped, _, _ = configure(find("stylegan"), "paper-celebahq-1024")
+    capped, _, _ = configure(find_family("stylegan"), "paper-celebahq-1024")
     assert max(capped.rate_by_side.values()) == 0.002 and capped.loss == "wgan-gp"
-    config, preset, _ = configure(find("stylegan"), "paper")
+    config, preset, _ = configure(find_family("stylegan"), "paper")
     assert (config.r1_gamma, config.mixing, config.beta1, config.beta2, config.stddev_group) == (10, 0.9, 0.0, 0.99, 4)
-    assert (find("stylegan").kimg, config.stable_kimg, config.fade_kimg) == (25000, 600, 600)
+    assert (find_family("stylegan").kimg, config.stable_kimg, config.fade_kimg) == (25000, 600, 600)
 
 
 def test_configuration_a_is_pggan():
@@ -287,7 +288,7 @@ def test_labels_choose_the_critics_output():
     assert not torch.allclose(family.generator.mapping(z, hot), family.generator.mapping(z, hot.roll(1, 0)))
 
 
-@pytest.mark.parametrize("preset", [p for p in find("stylegan").presets if p.startswith(("smoke", "config"))])
+@pytest.mark.parametrize("preset", [p for p in find_family("stylegan").presets if p.startswith(("smoke", "config"))])
 def test_a_few_steps_of_every_kind(preset):
     torch.manual_seed(0)
     small = {"fmap_base": 64, "fmap_max": 8, "stable_kimg": 0.02, "fade_kimg": 0.02, "minibatch": 4,

@@ -15,7 +15,7 @@ import torch
 import ganbench
 from ganbench import plugins
 from ganbench.errors import UserError
-from ganbench.family import find
+from ganbench.family import find_family
 from ganbench.runs import checkpoint
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.session import Options, resume, run
@@ -26,7 +26,7 @@ VOLATILE = ["seconds", "date", "run", "git_commit", "git_dirty"]  # what may dif
 
 def smallest_preset(family):
     """A family's quickest preset, by the names the zoo uses."""
-    presets = find(family).presets
+    presets = find_family(family).presets
     return next((p for start in ("smoke", "laptop") for p in presets if p.startswith(start)), None)
 
 
@@ -46,8 +46,8 @@ def rows(folder):
 
 
 def assert_same_run(one, other):
-    (document, tensors), (document2, tensors2) = (checkpoint.load(checkpoint.everyone(Path(f) / "checkpoints")[-1])
-                                                  for f in (one, other))
+    newest = [checkpoint.list_checkpoints(Path(f) / "checkpoints")[-1] for f in (one, other)]
+    (document, tensors), (document2, tensors2) = map(checkpoint.load_checkpoint, newest)
     assert checkpoint.same(tensors, tensors2)
     for volatile in ("seconds", "log"):  # the log's byte position depends on how long the seconds print
         document.pop(volatile), document2.pop(volatile)
@@ -136,7 +136,7 @@ def test_every_family_resumes_to_the_bit(family, elsewhere, monkeypatch):
     settings = {"steps": 6, "eval_every": 10.0, "checkpoint_every": 0.001, "grid_every": 10.0, "metrics": []}
     run(options(family, out="straight", **settings))
     interrupted(options(family, out="stopped", **settings), 3, monkeypatch)
-    (_, tensors), (_, tensors2) = (checkpoint.load(checkpoint.everyone(Path(f) / "checkpoints")[-1])
+    (_, tensors), (_, tensors2) = (checkpoint.load_checkpoint(checkpoint.list_checkpoints(Path(f) / "checkpoints")[-1])
                                    for f in ("straight", "stopped"))
     assert checkpoint.same(tensors, tensors2)
     assert logged("straight") == logged("stopped")
@@ -152,7 +152,7 @@ def test_every_family_survives_kill_9(family, elsewhere):
     subprocess.run([*command, "--out", "straight"], check=True, timeout=300)
     process = subprocess.Popen([*command, "--out", "killed"])
     deadline = time.monotonic() + 120
-    while len(checkpoint.everyone(Path("killed/checkpoints"))) < 2 and time.monotonic() < deadline:
+    while len(checkpoint.list_checkpoints(Path("killed/checkpoints"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -180,7 +180,7 @@ def test_a_loaded_run_samples_what_was_scored(elsewhere):
     assert images.shape == (5, 1, 32, 32) and images.dtype == torch.uint8
     assert torch.equal(images, ganbench.load_run(outcome.path).sample(5, seed=3))
     assert not torch.equal(images, loaded.sample(5, seed=4))
-    averaged = checkpoint.load(checkpoint.everyone(outcome.path / "checkpoints")[-1])[1]["averaged/0.weight"]
+    averaged = checkpoint.load_checkpoint(checkpoint.list_checkpoints(outcome.path / "checkpoints")[-1])[1]["averaged/0.weight"]
     assert torch.equal(loaded.generator[0].weight, averaged)
     assert loaded.kimg == 0.08 and loaded.store().n > 1000
 
@@ -237,7 +237,7 @@ def test_a_metric_that_does_not_apply_is_left_out_and_said(elsewhere, capsys):
 
 
 def test_a_familys_ticks_make_grids_more_frequent(elsewhere, monkeypatch):
-    family = find(TOY)
+    family = find_family(TOY)
     monkeypatch.setattr(family, "tick_kimg", lambda self, stage: 0.016)
     monkeypatch.setattr("ganbench.training.session.find", lambda name: family)
     run(options(grid_every=None, kimg=0.08, steps=None, out="ticks"))

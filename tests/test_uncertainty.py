@@ -18,7 +18,7 @@ from ganbench.metrics.maths.uncertainty import (
     quadratic_variance,
     tail_weight,
 )
-from ganbench.metrics.metric import find
+from ganbench.metrics.metric import find_metric
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(60, 50, 6), (12, 9, 20), (12, 60, 20), (60, 12, 20)])
@@ -73,7 +73,7 @@ def test_a_sample_of_the_features_is_enough(monkeypatch):
     widths = []
     for size in (500, 5000):
         monkeypatch.setattr(feature_metric, "SAMPLE", size)
-        fid = find("fid")()
+        fid = find_metric("fid")()
         for part in x.split(700):
             fid.update_features(part, real=True)
         fid.update_features(y)
@@ -104,7 +104,7 @@ def test_coverage(name, repeats, seed, setting):
     found: dict[str, list] = {}
     for repeat in range(repeats):
         options = {"subsets": 20, "subset_size": 40, "subset_seed": seed + repeat} if name == "kid" else {}
-        metric = find(name)(seed=seed + repeat, **options)
+        metric = find_metric(name)(seed=seed + repeat, **options)
         metric.update_features(draw(rng, n, d, 1, 0), real=True)
         metric.update_features(draw(rng, m, d, scale, shift))
         for score in metric.scores():
@@ -135,7 +135,7 @@ def test_coverage_of_fid_where_the_distributions_agree(kind):
     rows, bare = [], []
     for _ in range(500):
         x, y = (make(rng, n, d) * spread for _ in range(2))
-        metric = find("fid")()
+        metric = find_metric("fid")()
         metric.update_features(y)
         if kind == "agree, reference exact":
             metric.load_reference(torch.zeros(d), torch.eye(d))
@@ -185,7 +185,7 @@ def test_coverage_of_the_inception_score():
     rng = torch.Generator().manual_seed(8)
     rows = []
     for _ in range(400):
-        metric = find("inception_score")()
+        metric = find_metric("inception_score")()
         metric.update_features(2 * torch.randn(600, 10, generator=rng))
         (score,) = metric.scores()
         rows.append((score.value, score.ci_low, score.ci_high))
@@ -200,7 +200,7 @@ def test_coverage_of_fid_infinity():
     truth = d * (0.3**2 + 0.2**2)
     held, repeats = 0, 200
     for repeat in range(repeats):
-        metric = find("fid_infinity")(seed=repeat, least=100)
+        metric = find_metric("fid_infinity")(seed=repeat, least=100)
         metric.update_features(draw(rng, 4000, d, 1, 0), real=True)
         metric.update_features(draw(rng, 1500, d, 1.2, 0.3))
         (score,) = metric.scores()

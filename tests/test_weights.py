@@ -27,7 +27,7 @@ def small(empty, monkeypatch):
     state = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)}
     torch.save({**state, "fc.weight": torch.full((2, 2), 3.0)}, empty / "whole.pth")
     files = (weights.File("whole.pth", 1, weights.file_hash(empty / "whole.pth")[:8], url="http://127.0.0.1:9/whole.pth"),
-             weights.File("made.safetensors", 1, content=weights.content_hash(state), package="nothing==1", note="no fc"))
+             weights.File("made.safetensors", 1, content=weights.weights_hash(state), package="nothing==1", note="no fc"))
     monkeypatch.setitem(weights.ASSETS, "small", weights.Asset("small", "a test", files))
     return state
 
@@ -35,19 +35,19 @@ def small(empty, monkeypatch):
 def test_by_hand(small, empty):
     assert weights.present("small") is None
     where = weights.get("small", file=empty / "whole.pth")
-    assert where.parent == weights.folder()
+    assert where.parent == weights.weights_folder()
     assert weights.check("small") == "whole.pth"
-    assert set(weights.load("small")) == {"a", "b", "fc.weight"}
+    assert set(weights.load_weights("small")) == {"a", "b", "fc.weight"}
     where.write_bytes(where.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="not the published file"):
-        weights.load("small")
+        weights.load_weights("small")
 
 
 def test_by_hand_a_converted_file_is_known_by_its_tensors(small, empty):
     torch.save({**small, "fc.weight": torch.zeros(2, 2), "x.num_batches_tracked": torch.tensor(0)}, empty / "other.pth")
     where = weights.get("small", file=empty / "other.pth")
     assert where.name == "made.safetensors"
-    found = weights.load("small")
+    found = weights.load_weights("small")
     assert "fc.weight" not in found  # zeros are no classifier
     torch.testing.assert_close(found["a"], small["a"])
 
@@ -86,7 +86,7 @@ def test_download(small, empty, monkeypatch):
                 with pytest.raises(UserError, match="not the published file"):
                     weights.get("small", say=lambda line: None)
         server.shutdown()
-    assert list(weights.folder().iterdir()) == []  # nothing half done is left
+    assert list(weights.weights_folder().iterdir()) == []  # nothing half done is left
 
 
 def test_package_after_a_failed_download(small, monkeypatch):
@@ -139,7 +139,7 @@ def test_commands(small, empty):
 
 def test_content_hash_is_of_values_and_names():
     a, b = torch.ones(2, 3), torch.zeros(2)
-    same = weights.content_hash({"a": a, "b": b})
-    assert same == weights.content_hash({"b": b, "a": a.double(), "fc.bias": b, "n.num_batches_tracked": b})
-    assert same != weights.content_hash({"a": b, "b": a})
-    assert same != weights.content_hash({"a": a.T, "b": b})
+    same = weights.weights_hash({"a": a, "b": b})
+    assert same == weights.weights_hash({"b": b, "a": a.double(), "fc.bias": b, "n.num_batches_tracked": b})
+    assert same != weights.weights_hash({"a": b, "b": a})
+    assert same != weights.weights_hash({"a": a.T, "b": b})

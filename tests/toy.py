@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, knob
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.random import Random
 
 
@@ -16,11 +16,11 @@ class Toy(Family):
     paper = "none"
 
     class Config(FamilyConfig):
-        rate: float = knob(0.05, "learning rate", gt=0)
-        batch: int = knob(8, "images a step", ge=2)
-        decay: float = knob(0.5, "of the averaged generator", ge=0, lt=1)
-        fail_at: int = knob(-1, "generator step whose loss is not a number")
-        phase_every: int = knob(1000, "steps between optimizer resets")
+        rate: float = setting(0.05, "learning rate", gt=0)
+        batch: int = setting(8, "images a step", ge=2)
+        decay: float = setting(0.5, "of the averaged generator", ge=0, lt=1)
+        fail_at: int = setting(-1, "generator step whose loss is not a number")
+        phase_every: int = setting(1000, "steps between optimizer resets")
 
     presets = {"paper": Preset("two seconds", kimg=0.4), "fast": Preset("one second", kimg=0.2, rate=0.1)}
     quantities = {"loss": "mean fake score minus mean real score", "k": "a controller's state"}

@@ -121,7 +121,7 @@ def inception_cases() -> Iterator[Case]:
     from ganbench.metrics.networks.features import open_network
     images = torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     ours = open_network("inception-v3-compat", ["2048"])
-    state = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008), **weights.load("inception-v3-compat")}
+    state = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008), **weights.load_weights("inception-v3-compat")}
     state |= {k.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for k in list(state) if "running_mean" in k}
     with tempfile.NamedTemporaryFile(suffix=".pth") as file:
         torch.save(state, file.name)

@@ -59,7 +59,7 @@ def measure(name: str, side: int, precision: str, batch: int | None, options: ar
                               "channels": options.channels, "precision": precision, "threads": torch.get_num_threads(),
                               "device": environment.hardware(device), "torch": torch.__version__}
     try:
-        cls = family.find(name)
+        cls = family.find_family(name)
         config, preset, _ = family.configure(cls, options.preset)
         kimg = preset.kimg or cls.kimg
         bench = Bench(cls, config, family.ImageSpec(side, options.channels, options.classes), device=device,

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ganbench.bench.engines import Engine, Task
+from ganbench.bench.engines import Launcher, Task
 from ganbench.bench.manifest import Manifest, gather
 from ganbench.bench.suite import Cell, Planned, Reference
 
@@ -29,7 +29,7 @@ class Tally:
         return self.states["crashed"] + self.states["killed"]
 
 
-def drive(planned: Planned, chosen: Planned, manifest: Manifest, engine: Engine, results: Path, console: Console, *,
+def drive(planned: Planned, chosen: Planned, manifest: Manifest, engine: Launcher, results: Path, console: Console, *,
           redo: bool = False) -> Tally:
     """Run the chosen cells that have not finished; write the table of the whole suite.
 

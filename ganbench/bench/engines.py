@@ -47,7 +47,7 @@ class Event:
     seconds: float = 0.0
 
 
-class Engine(Protocol):
+class Launcher(Protocol):
     """Runs tasks and reports. Nothing that happens to one task may stop another."""
 
     about: str

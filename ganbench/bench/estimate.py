@@ -42,7 +42,7 @@ class Estimate:
 
 def estimate(cell: Cell, device: torch.device) -> Estimate:
     """Measure what a cell would cost. Raises UserError if it does not fit into this machine's memory."""
-    cls = families.find(cell.family)
+    cls = families.find_family(cell.family)
     config = cls.Config.model_validate(json.loads(cell.config))
     budget = cell.budget
     kimg = budget.kimg or cls.presets[cell.preset].kimg or cls.kimg

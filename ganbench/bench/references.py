@@ -24,7 +24,7 @@ from ganbench.metrics.evaluate import evaluate
 from ganbench.metrics.floor import noise_floor
 from ganbench.metrics.images.sets import ImageSet, StoreSet
 from ganbench.metrics.metric import ImageMetric
-from ganbench.metrics.metric import find as find_metric
+from ganbench.metrics.metric import find_metric as find_metric
 from ganbench.random import derived_seed
 from ganbench.runs.scoring import as_row
 

@@ -17,7 +17,7 @@ def source_hash(family: str) -> str:
 
     The rest of ganbench and installed libraries are not in it: rows name their commit and versions.
     """
-    module = sys.modules[families.find(family).__module__]
+    module = sys.modules[families.find_family(family).__module__]
     found: dict[Path, str] = {}
     _collect(module, found, root=Path(str(module.__file__)).resolve().parent, own=module.__name__.rpartition(".")[0])
     digest = hashlib.sha256()

@@ -91,7 +91,7 @@ class Data(_Table):
     classes: int | None = Field(None, ge=0, description="what a dry run expects where the images are not at hand")
 
 
-class Entry(_Table):
+class SuiteEntry(_Table):
     """One family with the presets and settings to compare."""
 
     name: str
@@ -102,7 +102,7 @@ class Entry(_Table):
     datasets: list[str] | None = Field(None, description="only on these data sets")
 
     @model_validator(mode="after")
-    def _one_way(self) -> "Entry":
+    def _one_way(self) -> "SuiteEntry":
         if self.preset and self.presets:
             raise ValueError("give either preset or presets")
         if both := set(self.set) & set(self.sweep):
@@ -122,7 +122,7 @@ class Suite(_Table):
     evaluation: Evaluation
     precision: str = "fp32"
     dataset: list[Data] = Field(min_length=1)
-    family: list[Entry] = Field(min_length=1)
+    family: list[SuiteEntry] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _distinct(self) -> "Suite":
@@ -258,17 +258,17 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
     that does not fit.
     """
     path = Path(path)
-    suite, lines = tomlfile.read(path, Suite)
+    suite, lines = tomlfile.read_toml(path, Suite)
     for index, name in enumerate(suite.evaluation.metrics):
         with _at(path, lines, "evaluation", "metrics", index):
             if dry:
-                metrics.find(name)
+                metrics.find_metric(name)
             else:
                 check_metrics([name], n=suite.evaluation.n)
     # families are looked at before data, which may take long to prepare
     for index, entry in enumerate(suite.family):
         with _at(path, lines, "family", index, "name"):
-            families.find(entry.name)
+            families.find_family(entry.name)
         with _at(path, lines, "family", index, "datasets"):
             known = [data.name for data in suite.dataset]
             for name in entry.datasets or ():
@@ -277,7 +277,7 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
         for preset, settings in _variants(entry):  # in the order in which a mistake is easiest to place
             for place, part in (("preset", {}), ("set", entry.set), ("sweep", settings)):
                 with _at(path, lines, "family", index, "presets" if entry.presets and place == "preset" else place):
-                    families.configure(families.find(entry.name), preset, part)
+                    families.configure(families.find_family(entry.name), preset, part)
 
     looked_at, notes = [], []
     for index, data in enumerate(suite.dataset):
@@ -298,7 +298,7 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
         for preset, settings in _variants(entry):
             with _at(path, lines, "family", index):
                 images = ImageSpec(found.side, found.channels, found.classes)
-                name, config = _fitting(families.find(entry.name), preset, settings, images, data.name)
+                name, config = _fitting(families.find_family(entry.name), preset, settings, images, data.name)
             cells += [Cell(_family_argument(entry.name), name, tuple(sorted(settings.items())), config, data.name,
                            found.content_hash, found.side, found.channels, found.classes, data.crop, seed,
                            suite.budget, suite.evaluation, suite.precision) for seed in suite.seeds]
@@ -313,7 +313,7 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
     return Planned(path, suite, tuple(cells), references, tuple(notes))
 
 
-def _variants(entry: Entry) -> Iterator[tuple[str | None, dict[str, Any]]]:
+def _variants(entry: SuiteEntry) -> Iterator[tuple[str | None, dict[str, Any]]]:
     """Every preset with every combination of the swept settings."""
     combinations = list(itertools.product(*entry.sweep.values()))
     for preset in (*entry.presets,) or (entry.preset,):

@@ -17,7 +17,7 @@ _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
 _KEY = re.compile(r"^\s*((?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*'))*)\s*=")
 
 
-def read(path: Path, model: type[Model]) -> tuple[Model, dict[Place, int]]:
+def read_toml(path: Path, model: type[Model]) -> tuple[Model, dict[Place, int]]:
     """Parse and check a TOML file. Returns the model and the line of every table and key.
 
     Raises UserError: no such file, not TOML, an unknown key (with the nearest known one), a value of the wrong kind.

@@ -37,7 +37,7 @@ def verify(spec: Annotated[str, typer.Argument(help="A store's folder (see `ganb
            skip_bad: SkipBad = False) -> None:
     """Read a whole store again and prove that every level and label is what was written."""
     from ganbench.data.store import Store
-    from ganbench.data.store import verify as check
+    from ganbench.data.store import verify_store as check
     if Path(spec).is_dir() and any(Path(spec).glob("[0-9]*.npy")):
         store = Store(spec)
     else:

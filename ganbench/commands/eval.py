@@ -9,7 +9,7 @@ import typer
 from ganbench.errors import UserError
 
 if TYPE_CHECKING:
-    from ganbench.runs.scoring import Scored
+    pass
 
 
 def register(app: typer.Typer) -> None:
@@ -63,11 +63,11 @@ def eval_(
     if fake is not None and real is None:
         raise UserError("--fake needs something to be compared with: name a data set or a folder with --real")
     options = {**_settings(set_ or []), "compat": compat, "network": network, "layer": layer, "dtype": dtype}
-    asked = scoring.Question(names=names, run=run, fake=fake, real=real, n=n, seed=seed, device=device, side=side,
+    asked = scoring.EvalRequest(names=names, run=run, fake=fake, real=real, n=n, seed=seed, device=device, side=side,
                              split=split, crop=crop, root=root, latent=latent, which=which, floor=floor, use_cache=cached,
                              keep_going=keep_going, skip_bad=skip_bad,
                              options={k: v for k, v in options.items() if v is not None})
-    found = scoring.answer(asked, say=_note)
+    found = scoring.run_request(asked, say=_note)
     if found is None:  # another process scores, and speaks
         return
     rows = found.rows + found.floor
@@ -83,7 +83,7 @@ def eval_(
         raise UserError("nothing could be measured; the reasons stand above")
 
 
-def _remarks(found: "Scored") -> None:
+def _remarks(found: "EvalResult") -> None:
     report = found.report
     if report.from_cache:
         _note(f"statistics of the reals came from the cache for {', '.join(report.from_cache)} (`ganbench cache list`)")
@@ -112,7 +112,7 @@ def list_() -> None:
         table.add_row(entry.key[:12], entry.what, f"{entry.bytes / 1e6:.1f}", when)
     if found:
         Console().print(table)
-    print(f"{len(found)} entries, {sum(e.bytes for e in found) / 1e6:.1f} MB, in {cache.folder()}")
+    print(f"{len(found)} entries, {sum(e.bytes for e in found) / 1e6:.1f} MB, in {cache.cache_folder()}")
 
 
 def clear(
@@ -121,7 +121,7 @@ def clear(
     """Remove what is kept. It is made again when it is needed."""
     from ganbench.metrics import cache
     count, size = cache.clear(days)
-    print(f"removed {count} entries, {size / 1e6:.1f} MB, from {cache.folder()}")
+    print(f"removed {count} entries, {size / 1e6:.1f} MB, from {cache.cache_folder()}")
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

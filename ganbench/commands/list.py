@@ -5,14 +5,14 @@ from typing import Any
 from ganbench import family as families
 from ganbench.data.source import Source
 from ganbench.metrics.metric import ImageMetric, MetricBase, ModelMetric
-from ganbench.plugins import load, names
+from ganbench.plugins import load_plugin, names
 
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
     """Everything that is installed, ours and others', as plain data."""
-    found_families = [(name, families.find(name)) for name in names("family")]
-    found_metrics = [(name, load("metric", name, MetricBase)) for name in names("metric")]
-    found_sources = [(name, load("dataset", name, Source)) for name in names("dataset")]
+    found_families = [(name, families.find_family(name)) for name in names("family")]
+    found_metrics = [(name, load_plugin("metric", name, MetricBase)) for name in names("metric")]
+    found_sources = [(name, load_plugin("dataset", name, Source)) for name in names("dataset")]
     return {
         "families": [{"name": name, "title": f.title, "paper": f.paper, "adversarial": f.adversarial,
                       "needs_labels": f.needs_labels, "presets": list(f.presets), "summary": f.summarise()}
@@ -28,7 +28,7 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
 
 def preset_table(family: str) -> list[dict[str, Any]]:
     """A family's presets: what each expects and what it sets."""
-    found = families.find(family)
+    found = families.find_family(family)
     return [{"preset": name, "side": p.side, "kimg": p.kimg or found.kimg, "about": p.about, "values": p.values}
             for name, p in found.presets.items()]
 

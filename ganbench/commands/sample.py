@@ -65,8 +65,8 @@ def sample(
 def picture_of(run: "Run", kind: str, *, n: int, seed: int, label: int | None = None,
                arithmetic: str | None = None) -> Any:
     """One picture, uint8 (H,W,3). `n` images, rows or stops, as far as the kind can show them."""
+    from ganbench.pictures import sheets as pictures
     from ganbench.pictures.grids import tile
-    from ganbench.pictures.sheets import sheets as pictures
 
     family, generator = run.family, run.generator
     if kind == "grid":
@@ -166,7 +166,7 @@ def write_folder(run: "Run", folder: str, n: int, seed: int, kind: str, label: i
 def _guided(run: "Run", n: int, seed: int) -> Any:
     """Guided backpropagation over a sample of the run's training images."""
     from ganbench.metrics.measures.svm_features import untrained
-    from ganbench.pictures.sheets import sheets as pictures
+    from ganbench.pictures import sheets as pictures
 
     images, labels = _training_images(run, max(n, 512), seed)
     return pictures.guided(run.family, images, labels, control=untrained(run.family, seed))

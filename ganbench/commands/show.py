@@ -86,9 +86,9 @@ def write_pages(folder: str, family: str | None = None) -> list[Path]:
 
 def page(name: str) -> str:
     """A family's page as Markdown."""
-    from ganbench.family import find, short_name
+    from ganbench.family import find_family, short_name
 
-    family = find(name)
+    family = find_family(name)
     known = short_name(family)
     lines = [f"# {family.title or known}", "", f"`ganbench run {known.replace('_', '-')}`", ""]
     if family.paper:
@@ -119,9 +119,9 @@ def page(name: str) -> str:
 
 def differences(name: str, first: str, second: str) -> list[tuple[str, str, str, str]]:
     """(setting, value in the first, value in the second, what it is) wherever two presets differ."""
-    from ganbench.family import configure, find, short_name
+    from ganbench.family import configure, find_family, short_name
 
-    family = find(name)
+    family = find_family(name)
     for preset in (first, second):
         if preset not in family.presets:
             raise UserError(f"unknown preset '{preset}' of {short_name(family)}.{nearest(preset, family.presets)} "

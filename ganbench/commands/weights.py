@@ -28,7 +28,7 @@ def list_() -> None:
         here = "" if file is None else f"yes ({file.note})" if file.note else "yes"
         table.add_row(asset.name, here, str((file or asset.files[0]).megabytes), asset.what)
     Console().print(table)
-    print(f"in {weights.folder()}; dinov2-vit-s-14, -b-14, -l-14, -g-14 come with torch.hub; random-vgg16 needs none")
+    print(f"in {weights.weights_folder()}; dinov2-vit-s-14, -b-14, -l-14, -g-14 come with torch.hub; random-vgg16 needs none")
 
 
 def get(
@@ -49,6 +49,6 @@ def check(
     from ganbench.metrics.networks import weights
     names = [name] if name else [asset for asset in weights.ASSETS if weights.present(asset)]
     if not names:
-        raise UserError(f"no weights in {weights.folder()}; get some with `ganbench weights get NAME`")
+        raise UserError(f"no weights in {weights.weights_folder()}; get some with `ganbench weights get NAME`")
     for each in names:
         print(f"{each}: {weights.check(each)} is as published")

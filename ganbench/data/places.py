@@ -44,7 +44,7 @@ def open_place(path: Path, endings: Sequence[str] | set[str] = EXTENSIONS) -> Pl
     """The files with these endings in a folder or an archive. Raises UserError for what is neither, or not safe."""
     wanted = tuple(endings)
     if path.is_dir():
-        return Folder(path, wanted)
+        return FolderPlace(path, wanted)
     if not path.exists():
         raise UserError(f"no such file or folder: {path}")
     if str(path).lower().endswith(".zip"):
@@ -54,7 +54,7 @@ def open_place(path: Path, endings: Sequence[str] | set[str] = EXTENSIONS) -> Pl
     raise UserError(f"{path} is neither a folder nor an archive ({', '.join(ARCHIVES)})")
 
 
-class Folder(Place):
+class FolderPlace(Place):
     """Links to folders are followed; one that leads to a folder it lies in is refused."""
 
     def __init__(self, path: Path, endings: tuple[str, ...]):

@@ -18,7 +18,7 @@ from ganbench.data.source import MissingData, NoSplit, Source, cache_dir, digest
 from ganbench.data.store import FORMAT, Store, content_hash
 from ganbench.environment import usable_cores
 from ganbench.errors import UserError, nearest
-from ganbench.plugins import canonical, load, names
+from ganbench.plugins import canonical, load_plugin, names
 
 RULES = 2  # version of the rules that turn pictures into pixels
 MAX_SIDE = 4096
@@ -30,17 +30,17 @@ def find_source(spec: str, *, split: str = "train", root: str | None = None) -> 
     if canonical(name) in names("dataset"):
         if colon and not location:
             raise UserError(f"'{spec}' names no place after the colon: write {name}, or {name}:PATH")
-        return load("dataset", name, Source)(location or None, split=split, root=root)
+        return load_plugin("dataset", name, Source)(location or None, split=split, root=root)
     if name.endswith(".py"):
-        return load("dataset", name, Source)(location or None, split=split, root=root)
+        return load_plugin("dataset", name, Source)(location or None, split=split, root=root)
     path = Path(spec).expanduser()
     if path.exists():
         for candidate in names("dataset"):
-            source = load("dataset", candidate, Source)
+            source = load_plugin("dataset", candidate, Source)
             if source.claims(path):
                 return source(str(path), split=split, root=root)
         if path.is_dir():
-            return load("dataset", "folder", Source)(str(path), split=split, root=root)
+            return load_plugin("dataset", "folder", Source)(str(path), split=split, root=root)
         raise UserError(f"{spec}: no data source reads such a file; give a folder of images, a .zip, a .tar or a .npz")
     if "/" in spec or path.suffix:
         raise MissingData(f"no such file or folder: {spec}")

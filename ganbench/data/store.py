@@ -158,7 +158,7 @@ def _two_by_two(sums: np.ndarray, dtype: type[np.uint16] | type[np.uint32]) -> n
     return columns[..., 0::2] + columns[..., 1::2]
 
 
-def verify(store: Store) -> None:
+def verify_store(store: Store) -> None:
     """Read everything again: the content hash, and every lower level made anew from the full one.
 
     Raises UserError naming the first file that is not what was written.

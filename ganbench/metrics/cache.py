@@ -22,14 +22,14 @@ from ganbench.errors import UserError
 LARGEST = 2 << 30  # bytes; what is larger is read afresh each time
 
 
-def folder() -> Path:
+def cache_folder() -> Path:
     """$GANBENCH_CACHE/statistics, or ~/.cache/ganbench/statistics."""
     root = os.environ.get("GANBENCH_CACHE")
     return (Path(root) if root else Path.home() / ".cache" / "ganbench") / "statistics"
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     key: str
     what: str  # e.g. "fid of digits train"
     bytes: int
@@ -41,9 +41,9 @@ def key(*parts: object) -> str:
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]
 
 
-def load(name: str) -> dict[str, Tensor] | None:
+def load_entry(name: str) -> dict[str, Tensor] | None:
     """The entry's tensors, or None. A damaged entry counts as none and is removed."""
-    path = folder() / f"{name}.safetensors"
+    path = cache_folder() / f"{name}.safetensors"
     try:
         with safe_open(path, "pt") as file:
             return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - it is not a dict
@@ -54,11 +54,11 @@ def load(name: str) -> dict[str, Tensor] | None:
         return None
 
 
-def save(name: str, tensors: Mapping[str, Tensor], what: str) -> bool:
+def save_entry(name: str, tensors: Mapping[str, Tensor], what: str) -> bool:
     """Keep tensors under a name. Returns False, having written nothing, where they are too large."""
     if sum(t.numel() * t.element_size() for t in tensors.values()) > LARGEST:
         return False
-    path = folder() / f"{name}.safetensors"
+    path = cache_folder() / f"{name}.safetensors"
     scratch = path.with_name(f".{name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,17 +71,17 @@ def save(name: str, tensors: Mapping[str, Tensor], what: str) -> bool:
     return True
 
 
-def entries() -> list[Entry]:
+def entries() -> list[CacheEntry]:
     """All entries, newest first."""
     found = []
-    for path in folder().glob("*.safetensors"):
+    for path in cache_folder().glob("*.safetensors"):
         try:
             with safe_open(path, "pt") as file:
                 what = (file.metadata() or {}).get("what", "")
         except SafetensorError:
             what = "damaged"
         stat = path.stat()
-        found.append(Entry(path.stem, what, stat.st_size, stat.st_mtime))
+        found.append(CacheEntry(path.stem, what, stat.st_size, stat.st_mtime))
     return sorted(found, key=lambda e: -e.when)
 
 
@@ -90,7 +90,7 @@ def clear(older_than_days: float = 0.0) -> tuple[int, int]:
     limit, count, size = time.time() - 86400 * older_than_days, 0, 0
     for entry in entries():
         if entry.when <= limit:
-            (folder() / f"{entry.key}.safetensors").unlink(missing_ok=True)
+            (cache_folder() / f"{entry.key}.safetensors").unlink(missing_ok=True)
             count, size = count + 1, size + entry.bytes
     return count, size
 

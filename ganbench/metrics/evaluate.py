@@ -16,7 +16,7 @@ from torch import Tensor
 from ganbench.errors import UserError
 from ganbench.metrics import cache
 from ganbench.metrics.images.sets import Statistics, shuffled
-from ganbench.metrics.metric import ImageMetric, MetricBase, ModelMetric, Score, Subject, find
+from ganbench.metrics.metric import ImageMetric, MetricBase, ModelMetric, Score, Subject, find_metric
 from ganbench.plugins import canonical
 
 Progress = Callable[[str, int, int], None]  # what, images done, images in all
@@ -82,7 +82,7 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
     jobs: list[_Job] = []
     for name in dict.fromkeys(map(canonical, names)):
         with guard(name):
-            cls = find(name)
+            cls = find_metric(name)
             metric = _build(cls, name, {"seed": seed, "mirror": getattr(reals, "mirror", False), **(options or {})})
             if isinstance(metric, ModelMetric):
                 outcomes[name] = _measure(metric, name, subject)
@@ -115,7 +115,7 @@ def check(names: Sequence[str], options: Mapping[str, Any] | None = None, n: int
     """Raise UserError for what can be known before any image is opened: an unknown metric or setting, missing weights,
     too few images. n: images on each side, if that is known."""
     for name in map(canonical, names):
-        metric = _build(find(name), name, options or {})
+        metric = _build(find_metric(name), name, options or {})
         if n is not None and isinstance(metric, ImageMetric):
             metric.check_counts(n, n)
         if hasattr(metric, "network_name"):
@@ -256,7 +256,7 @@ def _cache_key(job: _Job, reals: Any, side: int, channels: int) -> str | None:
 
 def _from_cache(job: _Job, reals: Any, side: int, channels: int) -> bool:
     name = _cache_key(job, reals, side, channels)
-    found = cache.load(name) if name is not None else None
+    found = cache.load_entry(name) if name is not None else None
     if found is None:
         return False
     job.metric.load_real_state(found)
@@ -266,4 +266,4 @@ def _from_cache(job: _Job, reals: Any, side: int, channels: int) -> bool:
 def _to_cache(job: _Job, reals: Any, side: int, channels: int) -> None:
     name = _cache_key(job, reals, side, channels)
     if name is not None:
-        cache.save(name, job.metric.real_state(), f"{job.name} of {reals.description}")
+        cache.save_entry(name, job.metric.real_state(), f"{job.name} of {reals.description}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric as TorchMetric
 
 from ganbench.family import Family
-from ganbench.plugins import load
+from ganbench.plugins import load_plugin
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,13 @@ class ModelMetric(MetricBase):
     """Measures a trained model itself."""
 
     def applies(self, family: Family) -> str:
-        """"" if the measure applies to this family, else one line that says why not."""
+        """Empty if the measure applies to this family; otherwise one line that says why not."""
         return ""
 
     def measure(self, subject: Subject) -> list[Score]:
         raise NotImplementedError
 
 
-def find(name: str) -> type[MetricBase]:
+def find_metric(name: str) -> type[MetricBase]:
     """The metric class called `name`."""
-    return load("metric", name, MetricBase)
+    return load_plugin("metric", name, MetricBase)

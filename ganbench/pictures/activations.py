@@ -24,7 +24,7 @@ CONVOLUTIONS = {F.conv2d, torch.conv2d}
 GROUP = 8  # critics that compare the samples of a batch in groups want whole ones
 
 
-def score(family: Family, images: Tensor, labels: Tensor | None = None) -> Tensor:
+def critic_score(family: Family, images: Tensor, labels: Tensor | None = None) -> Tensor:
     """What the critic says of float images in [-1,1]: (B,), or a reconstruction for an autoencoder critic.
 
     A batch that is no multiple of 8 is filled up with its own images from the start, and the surplus is cut off again.
@@ -37,7 +37,7 @@ def score(family: Family, images: Tensor, labels: Tensor | None = None) -> Tenso
             return own(images, cast(Any, family).one_hot(labels))
         takes_labels = len(inspect.signature(family.critic.forward).parameters) > 1
         return family.critic(images, labels) if takes_labels else family.critic(images)
-    return score(family, images[fill], None if labels is None else labels[fill])[:len(images)]
+    return critic_score(family, images[fill], None if labels is None else labels[fill])[:len(images)]
 
 
 class _Listen(TorchFunctionMode):
@@ -94,7 +94,7 @@ def maps(family: Family, images: Tensor, labels: Tensor | None, heard: Callable[
     with torch.no_grad(), frozen_modes(family.critic):
         family.critic.eval()
         with _Listen(lambda feature_map: heard(feature_map[:len(images)])):
-            score(family, images, labels)
+            critic_score(family, images, labels)
 
 
 def guided_gradients(family: Family, images: Tensor, labels: Tensor | None, channels: list[int]) -> Tensor:
@@ -111,7 +111,7 @@ def guided_gradients(family: Family, images: Tensor, labels: Tensor | None, chan
         family.critic.eval()
         images = images.detach().requires_grad_(True)
         with _Guide(heard.append):
-            score(family, images, labels)
+            critic_score(family, images, labels)
         last = last_map(heard)
         chosen = last[torch.arange(len(images)), torch.tensor(channels)]
         gradients = torch.autograd.grad(chosen.flatten(1).amax(1).sum(), images)
@@ -149,7 +149,7 @@ def first_kernel(family: Family) -> Tensor:
     with torch.no_grad(), frozen_modes(family.critic):
         family.critic.eval()
         with _FirstKernel() as listener:
-            score(family, images, labels)
+            critic_score(family, images, labels)
     if listener.weight is None:
         raise UserError("all convolutions of this family's critic are 1x1: there are no filters to show")
     return listener.weight

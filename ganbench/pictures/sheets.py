@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ganbench.errors import UserError
 from ganbench.family import Family, short_name, to_uint8
+from ganbench.pictures import activations
 from ganbench.pictures.grids import tile
-from ganbench.pictures.sheets import activations
 from ganbench.pictures.walks import Path as LatentPath
 from ganbench.pictures.walks import between, lerp, mapped, natural_path
 from ganbench.random import one_noise

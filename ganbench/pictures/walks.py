@@ -54,7 +54,7 @@ def mapped(family: Family, generator: nn.Module, z: Tensor, labels: Tensor | Non
 
 
 def natural_path(family: Family) -> Path:
-    """"slerp" for Gaussian (or spherical) latents, "lerp" for uniform ones, told apart by the latents' own kurtosis.
+    """Either "slerp", for Gaussian (or spherical) latents, or "lerp", for uniform ones: decided by the latents' own kurtosis.
 
     A Gaussian has kurtosis 3, a uniform distribution 1.8; the draw here has thousands of numbers, so the answer is the
     same every time. Raises UserError for a family whose latents are not vectors one can interpolate.

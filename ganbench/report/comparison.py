@@ -59,7 +59,7 @@ class Column:
 
 
 @dataclass
-class Cell:
+class TableCell:
     """One entry's numbers in one column. `last` and `best` map a training seed to its value."""
 
     last: dict[int, float] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Cell:
 
 
 @dataclass
-class Entry:
+class TableEntry:
     """One line. `failed` counts runs by what became of them; their values enter `best`, never `last`."""
 
     label: str
@@ -97,7 +97,7 @@ class Entry:
     seeds: list[int]
     failed: dict[str, int]
     runs: list[str]
-    cells: dict[Column, Cell]
+    cells: dict[Column, TableCell]
 
     @property
     def reference(self) -> bool:
@@ -105,7 +105,7 @@ class Entry:
 
 
 @dataclass
-class Block:
+class TableBlock:
     """One table: its references first, then its entries, each ordered by the first headline column."""
 
     dataset: str
@@ -115,7 +115,7 @@ class Block:
     crop: str
     data_hash: str
     columns: list[Column]
-    entries: list[Entry]
+    entries: list[TableEntry]
     notes: list[str]
     rows: pd.DataFrame = field(repr=False, default_factory=pd.DataFrame)
 
@@ -131,7 +131,7 @@ class Block:
         return _headlines(self.columns)
 
 
-def build(frame: pd.DataFrame) -> list[Block]:
+def build_table(frame: pd.DataFrame) -> list[TableBlock]:
     """Comparison tables from results rows (as `ganbench.load_results` gives them); published rows are left out.
 
     Raises UserError if no row can be compared.
@@ -158,18 +158,18 @@ def build(frame: pd.DataFrame) -> list[Block]:
     return blocks
 
 
-def build_if_any(frame: pd.DataFrame) -> list[Block]:
+def build_if_any(frame: pd.DataFrame) -> list[TableBlock]:
     """As `build`; no tables where there are only figures from the literature, or only runs that failed."""
     rows = frame[frame["origin"] != "published"]
-    return build(rows) if len(rows) and (len(measured(rows)) or not failed_runs(rows)) else []
+    return build_table(rows) if len(rows) and (len(measured(rows)) or not failed_runs(rows)) else []
 
 
-def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame) -> Block:
+def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame) -> TableBlock:
     part = lend_references(part)
     columns = _columns(part)
     number = {(c.metric, c.protocol, c.n_real, c.n_fake, c.level): i for i, c in enumerate(columns)}
     part = part.assign(column=[number[tuple(map(optional, key))] for key in zip(*(part[name] for name in COLUMN))])
-    entries: list[Entry] = []
+    entries: list[TableEntry] = []
     trained = part[part["origin"] != "reference"]
     lost = lost.assign(lent="", config_hash=[_adopted(row, trained) for row in lost.to_dict("records")])
     failures = {tuple(key.values()): gone for key, gone in groups(lost, CONFIGURATION)}
@@ -190,7 +190,7 @@ def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame) -> Blo
                 entry.cells[column].standing = standing
     _order(references, columns)
     _order(entries, columns)
-    return Block(dataset=where["dataset"], side=optional(where["side"]), channels=optional(where["channels"]),
+    return TableBlock(dataset=where["dataset"], side=optional(where["side"]), channels=optional(where["channels"]),
                  split=where["split"], crop=where["crop"], data_hash=where["data_hash"], columns=columns,
                  entries=references + entries, notes=_notes(columns, references, entries), rows=part)
 
@@ -223,7 +223,7 @@ def _columns(part: pd.DataFrame) -> list[Column]:
 
 
 def _entries_of(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFrame,
-                columns: list[Column]) -> list[Entry]:
+                columns: list[Column]) -> list[TableEntry]:
     """One entry for each budget: runs of different length are not averaged. Failed runs go with the longest."""
     finished = group[group["outcome"] == "ok"]
     ends = finished[finished["kimg"] == finished["final_kimg"]].drop_duplicates("run").sort_values("kimg")
@@ -249,7 +249,7 @@ def _entries_of(configuration: dict[str, str], group: pd.DataFrame, lost: pd.Dat
     return entries
 
 
-def _entry(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFrame, columns: list[Column]) -> Entry:
+def _entry(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFrame, columns: list[Column]) -> TableEntry:
     everything = pd.concat([group, lost]) if len(lost) else group
     outcomes = everything.drop_duplicates("run")["outcome"]
     finished = group[group["outcome"] == "ok"]
@@ -257,7 +257,7 @@ def _entry(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFram
     label = f"{configuration['family'] or (everything['run'].iloc[0] if len(everything) else '')}"
     if configuration["preset"]:
         label += f" ({configuration['preset']})"
-    return Entry(
+    return TableEntry(
         label=label, **configuration, kimg=optional(finished.drop_duplicates("run")["final_kimg"].mean()),
         seconds=optional(at_end.drop_duplicates("run")["seconds"].mean()),
         params_g=optional(everything["params_g"].max()), params_d=optional(everything["params_d"].max()),
@@ -267,7 +267,7 @@ def _entry(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFram
         cells=_cells(group, columns))
 
 
-def _cells(group: pd.DataFrame, columns: list[Column]) -> dict[Column, Cell]:
+def _cells(group: pd.DataFrame, columns: list[Column]) -> dict[Column, TableCell]:
     rows: dict[Column, list[Any]] = {column: [] for column in columns}
     for row in group.itertuples():
         rows[columns[row.column]].append(row)  # type: ignore[index]
@@ -275,10 +275,10 @@ def _cells(group: pd.DataFrame, columns: list[Column]) -> dict[Column, Cell]:
     return {c: _cell(rows[c], rows.get(averages.get(c.group, c)) or rows[c], c) for c in columns}
 
 
-def _cell(rows: list[Any], deciding: list[Any], column: Column) -> Cell:
+def _cell(rows: list[Any], deciding: list[Any], column: Column) -> TableCell:
     """One cell from its rows; `deciding` are those that say which checkpoint is the best."""
     at_end = [r for r in rows if r.outcome == "ok" and (pd.isna(r.final_kimg) or r.kimg == r.final_kimg)]
-    cell = Cell(last=_means(at_end, lambda r: r.seed_key), lent=next((r.lent for r in rows if r.lent), ""))
+    cell = TableCell(last=_means(at_end, lambda r: r.seed_key), lent=next((r.lent for r in rows if r.lent), ""))
     if column.higher_is_better is not None:
         checkpoint = lambda r: (r.seed_key, r.run, None if pd.isna(r.kimg) else r.kimg)
         values, scores = _means(rows, checkpoint), _means(deciding, checkpoint)
@@ -310,7 +310,7 @@ def _means(rows: list[Any], key: Callable[[Any], Any]) -> dict[Any, float]:
     return {k: sum(found[k]) / len(found[k]) for k in sorted(found, key=str)}
 
 
-def _name(entries: list[Entry]) -> None:
+def _name(entries: list[TableEntry]) -> None:
     """Tell entries with one label apart: by length of training, then by configuration."""
     for entry in [e for e in entries if _ambiguous(e, entries)]:
         lengths = {e.kimg for e in entries if _same(e, entry)}
@@ -319,11 +319,11 @@ def _name(entries: list[Entry]) -> None:
         entry.label += f" #{entry.config_hash[:6]}" if len(hashes) > 1 else ""
 
 
-def _ambiguous(entry: Entry, entries: Iterable[Entry]) -> bool:
+def _ambiguous(entry: TableEntry, entries: Iterable[TableEntry]) -> bool:
     return sum(_same(e, entry) for e in entries) > 1
 
 
-def _same(a: Entry, b: Entry) -> bool:
+def _same(a: TableEntry, b: TableEntry) -> bool:
     return (a.family, a.preset, a.origin) == (b.family, b.preset, b.origin)
 
 
@@ -335,10 +335,10 @@ def _headlines(columns: list[Column]) -> list[Column]:
     return [first(group) for group in groups.values()]
 
 
-def _order(entries: list[Entry], columns: list[Column]) -> None:
+def _order(entries: list[TableEntry], columns: list[Column]) -> None:
     lead = next((c for c in _headlines(columns) if c.higher_is_better is not None), None)
 
-    def place(entry: Entry) -> tuple[bool, float, str]:
+    def place(entry: TableEntry) -> tuple[bool, float, str]:
         summary = entry.cells[lead].last_summary if lead else None
         if summary is None or lead is None:
             return True, 0.0, entry.label
@@ -347,7 +347,7 @@ def _order(entries: list[Entry], columns: list[Column]) -> None:
     entries.sort(key=place)
 
 
-def _notes(columns: list[Column], references: list[Entry], entries: list[Entry]) -> list[str]:
+def _notes(columns: list[Column], references: list[TableEntry], entries: list[TableEntry]) -> list[str]:
     notes = []
     stated: dict[tuple[Any, ...], list[tuple[Column, str]]] = {}
     for column in columns:
@@ -375,7 +375,7 @@ def _notes(columns: list[Column], references: list[Entry], entries: list[Entry])
     return notes
 
 
-def _tell_apart(blocks: list[Block]) -> None:
+def _tell_apart(blocks: list[TableBlock]) -> None:
     titles = Counter(b.title for b in blocks)
     for block in blocks:
         if titles[block.title] > 1:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ganbench.errors import UserError
 from ganbench.report import comparison, plots, samples, selection
-from ganbench.report.comparison import AVERAGE, Block, Cell, Column, Entry
+from ganbench.report.comparison import AVERAGE, Column, TableBlock, TableCell, TableEntry
 from ganbench.report.folders import RunFolder, embedded, find_runs, kimg_of, opened
 from ganbench.report.plots import Series
 from ganbench.report.reproduce import recipe
@@ -21,12 +21,12 @@ from ganbench.report.table import (
     FAILED_TITLE,
     LEGEND,
     PUBLISHED_TITLE,
+    failure_line,
     number,
     number_or_blank,
     published_label,
     runs_of,
     spread,
-    told,
 )
 
 # Quantities that families with an equilibrium log beside their losses; a panel appears wherever the first is logged.
@@ -43,7 +43,7 @@ VERDICTS = {"best": "differs from every other entry", "tied": "not distinguishab
 
 
 def render(frame: pd.DataFrame, *, title: str = "Comparison of GANs", roots: Sequence[Path] = (),
-           command: str = "ganbench report", all_published: bool = False, blocks: list[Block] | None = None) -> str:
+           command: str = "ganbench report", all_published: bool = False, blocks: list[TableBlock] | None = None) -> str:
     """The page as text.
 
     Args:
@@ -67,12 +67,12 @@ def render(frame: pd.DataFrame, *, title: str = "Comparison of GANs", roots: Seq
         style=(assets / "page.css").read_text(encoding="utf-8"), script=(assets / "page.js").read_text(encoding="utf-8"),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), runs=measured["run"].nunique(), folders=len(folders),
         blocks=[_block(f"t{i}", block, frame, folders, numbers) for i, block in enumerate(blocks, start=1)],
-        failed=[f | {"told": told(f)} for f in selection.failures(frame)], failed_title=FAILED_TITLE,
+        failed=[f | {"told": failure_line(f)} for f in selection.failures(frame)], failed_title=FAILED_TITLE,
         published=[r | {"label": published_label(r), "shown": f"{r['value']:.10g}"}
                    for r in selection.published(frame, everything=all_published)])
 
 
-def picture(blocks: Sequence[Block]) -> str:
+def picture(blocks: Sequence[TableBlock]) -> str:
     """A small picture for a README, as a whole SVG file: the first headline of the first table, last values and curves.
 
     Raises UserError if there is nothing to draw.
@@ -85,12 +85,12 @@ def picture(blocks: Sequence[Block]) -> str:
                               style=(files("ganbench.report") / "page.css").read_text(encoding="utf-8"))
 
 
-def _numbers(blocks: Sequence[Block]) -> dict[str, int]:
+def _numbers(blocks: Sequence[TableBlock]) -> dict[str, int]:
     """Each entry's colour, the same on the whole page."""
     return {label: i for i, label in enumerate(sorted({e.label for b in blocks for e in b.entries if not e.reference}))}
 
 
-def _block(name: str, block: Block, frame: pd.DataFrame, folders: dict[str, RunFolder],
+def _block(name: str, block: TableBlock, frame: pd.DataFrame, folders: dict[str, RunFolder],
            numbers: dict[str, int]) -> dict[str, Any]:
     trained = [e for e in block.entries if not e.reference]
     heads = block.headlines()
@@ -113,14 +113,14 @@ def _block(name: str, block: Block, frame: pd.DataFrame, folders: dict[str, RunF
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def _line(entry: Entry, columns: list[Column], colour: int | None) -> dict[str, Any]:
+def _line(entry: TableEntry, columns: list[Column], colour: int | None) -> dict[str, Any]:
     return {"label": entry.label, "number": colour, "swatch": "" if colour is None else plots.swatch(colour),
             "n": runs_of(entry), "seeds": len(entry.seeds), "kimg": entry.kimg, "kimg_shown": number_or_blank(entry.kimg),
             "seconds": entry.seconds, "time": _duration(entry.seconds), "params": entry.params_g,
             "params_shown": _millions(entry.params_g), "cells": [_cell(entry, c) for c in columns]}
 
 
-def _cell(entry: Entry, column: Column) -> dict[str, Any]:
+def _cell(entry: TableEntry, column: Column) -> dict[str, Any]:
     cell = entry.cells[column]
     last, best, standing = cell.last_summary, cell.best_summary, cell.standing
     mark = standing.mark if standing else ""
@@ -140,7 +140,7 @@ def _cell(entry: Entry, column: Column) -> dict[str, Any]:
     }
 
 
-def _best_told(cell: Cell) -> str:
+def _best_told(cell: TableCell) -> str:
     places = sorted(set(cell.best_kimg.values()))
     if not places:
         return ""
@@ -148,7 +148,7 @@ def _best_told(cell: Cell) -> str:
     return f"at {span} kimg, {len(cell.best)} {'seed' if len(cell.best) == 1 else 'seeds'}"
 
 
-def _verdict(block: Block, column: Column) -> str:
+def _verdict(block: TableBlock, column: Column) -> str:
     """One sentence on who leads in a column, no stronger than the tests allow."""
     placed = [(e, e.cells[column]) for e in block.entries if e.cells[column].standing]
     if not placed:
@@ -172,7 +172,7 @@ def _verdict(block: Block, column: Column) -> str:
 # --- charts -------------------------------------------------------------------------------------------------------
 
 
-def _metric(block: Block, column: Column, numbers: dict[str, int]) -> dict[str, Any]:
+def _metric(block: TableBlock, column: Column, numbers: dict[str, int]) -> dict[str, Any]:
     """All charts of one headline column."""
     trained = [e for e in block.entries if not e.reference]
     floors = [(e.label, s.mean) for e in block.entries if e.reference and (s := e.cells[column].last_summary)]
@@ -197,7 +197,7 @@ def _metric(block: Block, column: Column, numbers: dict[str, int]) -> dict[str, 
             "reach": _reach(trained, rows, column)}
 
 
-def _intervals(trained: list[Entry], column: Column, floors: list[tuple[str, float]], label: str,
+def _intervals(trained: list[TableEntry], column: Column, floors: list[tuple[str, float]], label: str,
                numbers: dict[str, int]) -> str:
     rows = []
     for entry in trained:
@@ -208,7 +208,7 @@ def _intervals(trained: list[Entry], column: Column, floors: list[tuple[str, flo
     return plots.interval_chart(rows, title=f"{column.title}: last values", x_label=label, levels=floors) if rows else ""
 
 
-def _curves(trained: list[Entry], rows: list[Any], axis: str, x_label: str, y_label: str,
+def _curves(trained: list[TableEntry], rows: list[Any], axis: str, x_label: str, y_label: str,
             floors: list[tuple[str, float]], numbers: dict[str, int]) -> str:
     series = []
     for entry in trained:
@@ -233,7 +233,7 @@ def _curves(trained: list[Entry], rows: list[Any], axis: str, x_label: str, y_la
                             levels=_nearby(floors, series))
 
 
-def _by_level(block: Block, headline: Column, numbers: dict[str, int]) -> str:
+def _by_level(block: TableBlock, headline: Column, numbers: dict[str, int]) -> str:
     columns = [c for c in block.columns if c.group == headline.group]
     if len(columns) < 2:
         return ""
@@ -254,7 +254,7 @@ def _by_level(block: Block, headline: Column, numbers: dict[str, int]) -> str:
                              references=[f for f in floors if max(v for _, v in f[1]) <= most * 1.3])
 
 
-def _cost(trained: list[Entry], column: Column, attribute: str, x_label: str, floors: list[tuple[str, float]],
+def _cost(trained: list[TableEntry], column: Column, attribute: str, x_label: str, floors: list[tuple[str, float]],
           y_label: str, numbers: dict[str, int]) -> str:
     series = []
     for entry in trained:
@@ -272,7 +272,7 @@ def _nearby(floors: list[tuple[str, float]], series: Sequence[Series]) -> list[t
     return [(n, v) for n, v in floors if plots.near(v, (min(values), max(values)))]
 
 
-def _reach(trained: list[Entry], rows: list[Any], column: Column) -> dict[str, Any] | None:
+def _reach(trained: list[TableEntry], rows: list[Any], column: Column) -> dict[str, Any] | None:
     """How many images and seconds each entry took to get to where the entry in the middle ended."""
     ends = [s.mean for e in trained if (s := e.cells[column].last_summary)]
     if len(ends) < 2 or column.higher_is_better is None:
@@ -299,11 +299,11 @@ def _reach(trained: list[Entry], rows: list[Any], column: Column) -> dict[str, A
 # --- what stands in the runs' folders -----------------------------------------------------------------------------
 
 
-def _first(entry: Entry, folders: dict[str, RunFolder]) -> Iterable[RunFolder]:
+def _first(entry: TableEntry, folders: dict[str, RunFolder]) -> Iterable[RunFolder]:
     return (folders[run] for run in entry.runs if run in folders)
 
 
-def _samples(trained: list[Entry], folders: dict[str, RunFolder]) -> list[dict[str, Any]]:
+def _samples(trained: list[TableEntry], folders: dict[str, RunFolder]) -> list[dict[str, Any]]:
     """The last sample grid of the first run of each entry that has one; grids hold the same latents throughout."""
     found = []
     for entry in trained:
@@ -316,7 +316,7 @@ def _samples(trained: list[Entry], folders: dict[str, RunFolder]) -> list[dict[s
     return found
 
 
-def _strips(trained: list[Entry], folders: dict[str, RunFolder]) -> list[dict[str, Any]]:
+def _strips(trained: list[TableEntry], folders: dict[str, RunFolder]) -> list[dict[str, Any]]:
     """The same latents through training, and samples beside the training images nearest to them."""
     found = []
     for about, made in (("through training", samples.through_training), ("nearest reals", samples.beside_reals)):
@@ -336,7 +336,7 @@ def _picture(picture: np.ndarray, told: str, caption: str) -> dict[str, Any]:
     return {"address": address, "width": width, "height": height, "told": told, "caption": caption}
 
 
-def _dynamics(trained: list[Entry], folders: dict[str, RunFolder], numbers: dict[str, int]) -> list[dict[str, Any]]:
+def _dynamics(trained: list[TableEntry], folders: dict[str, RunFolder], numbers: dict[str, int]) -> list[dict[str, Any]]:
     """Each family's own convergence measure (smoothed), all its runs; the scales of different families do not compare."""
     charts = []
     for entry in trained:
@@ -351,7 +351,7 @@ def _dynamics(trained: list[Entry], folders: dict[str, RunFolder], numbers: dict
     return charts
 
 
-def _equilibrium(trained: list[Entry], folders: dict[str, RunFolder], numbers: dict[str, int]) -> list[dict[str, Any]]:
+def _equilibrium(trained: list[TableEntry], folders: dict[str, RunFolder], numbers: dict[str, int]) -> list[dict[str, Any]]:
     charts = []
     for entry in trained:
         runs = [f for f in _first(entry, folders) if EQUILIBRIUM[0][0] in f.curves]
@@ -366,7 +366,7 @@ def _equilibrium(trained: list[Entry], folders: dict[str, RunFolder], numbers: d
     return charts
 
 
-def _logged(entry: Entry, runs: list[RunFolder], name: str, numbers: dict[str, int]) -> list[Series]:
+def _logged(entry: TableEntry, runs: list[RunFolder], name: str, numbers: dict[str, int]) -> list[Series]:
     curves = [(f.path.name, *plots.thinned(*f.curves[name])) for f in runs if name in f.curves]
     return [Series(run, numbers[entry.label], x, y, faint=len(curves) > 1) for run, x, y in curves if len(x) > 1]
 
@@ -374,14 +374,14 @@ def _logged(entry: Entry, runs: list[RunFolder], name: str, numbers: dict[str, i
 # --- provenance ---------------------------------------------------------------------------------------------------
 
 
-def _environments(block: Block) -> list[dict[str, Any]]:
+def _environments(block: TableBlock) -> list[dict[str, Any]]:
     by = ["device", "precision", "versions", "git_commit", "git_dirty"]
     rows = block.rows.assign(**{c: block.rows[c].astype("object").where(block.rows[c].notna(), "") for c in by})
     return [{**key, "runs": part["run"].nunique(), "dates": " to ".join(sorted({min(part["date"])[:10], max(part["date"])[:10]}))}
             for key, part in selection.groups(rows, by)]
 
 
-def _recipes(trained: list[Entry], frame: pd.DataFrame, folders: dict[str, RunFolder]) -> list[dict[str, Any]]:
+def _recipes(trained: list[TableEntry], frame: pd.DataFrame, folders: dict[str, RunFolder]) -> list[dict[str, Any]]:
     found = []
     for entry in trained:
         runs = []

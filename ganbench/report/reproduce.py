@@ -19,7 +19,7 @@ FLAGS = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Reproduction:
     """How to make a row again: the command, and what else has to agree."""
 
     arguments: list[str]
@@ -30,7 +30,7 @@ class Recipe:
         return shlex.join(["ganbench", *self.arguments])
 
 
-def recipe(rows: pd.DataFrame, folder: RunFolder | None = None) -> Recipe:
+def recipe(rows: pd.DataFrame, folder: RunFolder | None = None) -> Reproduction:
     """The recipe for one run, from its results rows and, where it is still there, its folder.
 
     Raises UserError for rows that no command makes: published figures, and images from elsewhere.
@@ -45,7 +45,7 @@ def recipe(rows: pd.DataFrame, folder: RunFolder | None = None) -> Recipe:
         raise UserError(f"'{run}' is a reference (a floor, no training): the suite or evaluation that used it makes it")
     remarks = _remarks(row)
     if folder is not None and "options" in folder.config:
-        return Recipe(_from_options(folder.config), remarks)
+        return Reproduction(_from_options(folder.config), remarks)
     arguments = ["run", str(row["family"])]
     for name, value in (("dataset", row["dataset"]), ("preset", row["preset"]), ("side", row["side"]),
                         ("crop", row["crop"]), ("channels", row["channels"]), ("seed", row["seed"]),
@@ -57,7 +57,7 @@ def recipe(rows: pd.DataFrame, folder: RunFolder | None = None) -> Recipe:
     arguments += ["--metric", ",".join(metrics)] if metrics else []
     remarks.append("the run's folder was not found, so settings beyond the preset (--set) are unknown; the row's "
                    f"configuration hash is {row['config_hash'] or '(none)'}")
-    return Recipe(arguments, remarks)
+    return Reproduction(arguments, remarks)
 
 
 def rows_of(frame: pd.DataFrame, name: str) -> pd.DataFrame:

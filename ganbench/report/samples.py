@@ -53,13 +53,13 @@ def beside_reals(folder: RunFolder) -> tuple[np.ndarray, str] | None:
         return None
     coarse, fine = pixels
     samples = samples[:QUERIES]
-    found = nearest(_shrunk(samples, coarse.shape[-1]), coarse, mirror=bool(data.get("mirror")))
+    found = nearest_real(_shrunk(samples, coarse.shape[-1]), coarse, mirror=bool(data.get("mirror")))
     rows = [list(samples), *([_colour(fine[found[q, k]]) for q in range(len(samples))] for k in range(found.shape[1]))]
     return _sheet(rows), (f"top: generated; below each the {NEAREST} nearest of {len(coarse):,} training images "
                           f"(Euclidean, pixels at {coarse.shape[-1]}×{coarse.shape[-1]})")
 
 
-def nearest(queries: np.ndarray, reals: np.ndarray, *, k: int = NEAREST, mirror: bool = False) -> np.ndarray:
+def nearest_real(queries: np.ndarray, reals: np.ndarray, *, k: int = NEAREST, mirror: bool = False) -> np.ndarray:
     """Indices (Q,k) of the real images nearest to each query, nearest first.
 
     Args:

@@ -82,7 +82,7 @@ def evaluation_noise(groups: Sequence[Sequence[float]], half_widths: Sequence[fl
     return None
 
 
-def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
+def compare_pair(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
     """Test whether two entries differ, given one value a training seed.
 
     Two or more common seeds: a paired t-test over those. Otherwise Welch's t-test if both have two or more values.
@@ -121,7 +121,7 @@ def standings(entries: Sequence[Mapping[int, float]], higher_is_better: bool) ->
     sign = 1.0 if higher_is_better else -1.0
     summaries = [summarise(list(entry.values())) for entry in entries]
     pairs = list(itertools.combinations(range(len(entries)), 2))
-    tested = {pair: p for pair in pairs if (p := compare(entries[pair[0]], entries[pair[1]]).p) is not None}
+    tested = {pair: p for pair in pairs if (p := compare_pair(entries[pair[0]], entries[pair[1]]).p) is not None}
     threshold = (1 - CONFIDENCE) / max(1, len(entries) - 1)
 
     def better(i: int, j: int) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ganbench.errors import UserError
-from ganbench.report.comparison import Block, Cell, Column, Entry, build_if_any
+from ganbench.report.comparison import Column, TableBlock, TableCell, TableEntry, build_if_any
 from ganbench.report.selection import failures, level_order, published
 from ganbench.report.statistics import Summary
 
@@ -40,7 +40,7 @@ def print_comparison(frame: pd.DataFrame, console: "Console | None" = None, *, a
                  failed=failures(frame))
 
 
-def print_blocks(blocks: list[Block], literature: list[dict[str, Any]], console: "Console",
+def print_blocks(blocks: list[TableBlock], literature: list[dict[str, Any]], console: "Console",
                  failed: Sequence[Mapping[str, Any]] = ()) -> None:
     """Print tables that were built already, runs that failed with the reason, and the literature in tables of its own."""
     from rich.text import Text
@@ -57,7 +57,7 @@ def print_blocks(blocks: list[Block], literature: list[dict[str, Any]], console:
         console.print()
         console.print(Text(FAILED_TITLE if blocks else f"{FAILED_TITLE}; nothing else was measured", style="bold"))
         for row in failed:
-            console.print(Text(f"  {told(row)}"), soft_wrap=True)
+            console.print(Text(f"  {failure_line(row)}"), soft_wrap=True)
     if literature:
         _print_published(literature, console)
 
@@ -81,7 +81,7 @@ def print_scores(rows: Sequence[Mapping[str, Any]], title: str = "", console: "C
     (console or Console()).print(table)
 
 
-def told(failure: Mapping[str, Any]) -> str:
+def failure_line(failure: Mapping[str, Any]) -> str:
     """What became of a run that failed, in one line."""
     return f"{failure['run']}: {failure['status']}" + (f": {failure['reason']}" if failure["reason"] else "")
 
@@ -105,7 +105,7 @@ def spread(summary: Summary | None) -> str:
     return number(summary.mean, half) + (f" ± {number(half, half)}" if half is not None else "")
 
 
-def runs_of(entry: Entry) -> str:
+def runs_of(entry: TableEntry) -> str:
     """ "3", or "2 (1 diverged)"."""
     if entry.reference:
         return ""
@@ -113,19 +113,19 @@ def runs_of(entry: Entry) -> str:
     return f"{len(entry.seeds) or '–' if entry.seeds or entry.failed else 1}{f' ({failed})' if failed else ''}"
 
 
-def long_table(blocks: list[Block]) -> pd.DataFrame:
+def long_table(blocks: list[TableBlock]) -> pd.DataFrame:
     """The tables as one tidy frame, a line for each entry and column; a new metric adds lines, never columns."""
     lines = [line for block in blocks for line in _long_lines(block)]
     return pd.DataFrame(lines)
 
 
-def to_csv(blocks: list[Block]) -> str:
+def to_csv(blocks: list[TableBlock]) -> str:
     buffer = io.StringIO()
     long_table(blocks).to_csv(buffer, index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
     return buffer.getvalue()
 
 
-def to_markdown(blocks: list[Block], literature: list[dict[str, Any]] | None = None,
+def to_markdown(blocks: list[TableBlock], literature: list[dict[str, Any]] | None = None,
                 failed: Sequence[Mapping[str, Any]] = ()) -> str:
     """GitHub tables. A column's leading value is bold only where it differs from every other."""
     parts = []
@@ -136,13 +136,13 @@ def to_markdown(blocks: list[Block], literature: list[dict[str, Any]] | None = N
         notes = [f"- {note}" for note in [*block.notes, LEGEND]]
         parts.append("\n".join([f"### {block.title}", "", *_pipe_table(head, lines), "", *notes, ""]))
     if failed:
-        parts.append("\n".join([f"### {FAILED_TITLE}", "", *(f"- {told(row)}" for row in failed), ""]))
+        parts.append("\n".join([f"### {FAILED_TITLE}", "", *(f"- {failure_line(row)}" for row in failed), ""]))
     if literature:
         parts.append(_published_markdown(literature))
     return "\n".join(parts)
 
 
-def to_latex(blocks: list[Block]) -> str:
+def to_latex(blocks: list[TableBlock]) -> str:
     r"""booktabs tables (\usepackage{booktabs}), one line an entry; notes stand above as comments."""
     parts = []
     for block in blocks:
@@ -193,7 +193,7 @@ def number_or_blank(value: float | None) -> str:
     return "" if value is None else f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
 
 
-def _long_lines(block: Block) -> Iterator[dict[str, Any]]:
+def _long_lines(block: TableBlock) -> Iterator[dict[str, Any]]:
     for entry in block.entries:
         for column, cell in entry.cells.items():
             last, best, standing = cell.last_summary, cell.best_summary, cell.standing
@@ -215,12 +215,12 @@ def _long_lines(block: Block) -> Iterator[dict[str, Any]]:
             }
 
 
-def _mean_kimg(cell: Cell) -> float | None:
+def _mean_kimg(cell: TableCell) -> float | None:
     known = list(cell.best_kimg.values())
     return sum(known) / len(known) if known else None
 
 
-def _screen_cell(entry: Entry, column: Column) -> tuple[str, str]:
+def _screen_cell(entry: TableEntry, column: Column) -> tuple[str, str]:
     cell = entry.cells[column]
     last = spread(cell.last_summary) + MARKS[_mark(entry, column)] + ("†" if cell.lent else "")
     best = cell.best_summary
@@ -230,7 +230,7 @@ def _screen_cell(entry: Entry, column: Column) -> tuple[str, str]:
     return last, number(best.mean, best.half) + (f" (n={best.n})" if best.n != len(cell.last) else "")
 
 
-def _fitting(block: Block, width: int) -> Iterator[list[Column]]:
+def _fitting(block: TableBlock, width: int) -> Iterator[list[Column]]:
     """Split the columns into tables that fit the width of the screen."""
     first = max([8, *(len(e.label) for e in block.entries)]) + max([1, *(len(runs_of(e)) for e in block.entries)]) + 17
     needs = {c: 3 + max([len(c.title) + 2, *(len(t) for e in block.entries for t in _screen_cell(e, c))])
@@ -249,7 +249,7 @@ def _fitting(block: Block, width: int) -> Iterator[list[Column]]:
     yield chosen
 
 
-def _rich_table(block: Block, columns: list[Column]) -> Any:
+def _rich_table(block: TableBlock, columns: list[Column]) -> Any:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -309,13 +309,13 @@ def _pipe_table(head: list[str], lines: list[list[str]]) -> list[str]:
     return [row(head), "|---" + "|---:" * (len(head) - 1) + "|", *map(row, lines)]
 
 
-def _markdown_cell(entry: Entry, column: Column) -> tuple[str, str]:
+def _markdown_cell(entry: TableEntry, column: Column) -> tuple[str, str]:
     last, best = _screen_cell(entry, column)
     mark = _mark(entry, column)
     return (f"**{last.removesuffix('*')}**" if mark == "best" else last), best
 
 
-def _latex_cell(entry: Entry, column: Column) -> tuple[str, str]:
+def _latex_cell(entry: TableEntry, column: Column) -> tuple[str, str]:
     cell = entry.cells[column]
     text = spread(cell.last_summary).replace("±", r"$\pm$").replace("–", "--") + (r"$^{\dagger}$" if cell.lent else "")
     mark = _mark(entry, column)
@@ -323,7 +323,7 @@ def _latex_cell(entry: Entry, column: Column) -> tuple[str, str]:
     return marked.get(mark, text), _screen_cell(entry, column)[1].replace("–", "--")
 
 
-def _mark(entry: Entry, column: Column) -> str:
+def _mark(entry: TableEntry, column: Column) -> str:
     standing = entry.cells[column].standing
     return standing.mark if standing else ""
 

@@ -22,7 +22,7 @@ from ganbench.errors import UserError
 FORMAT = 1
 
 
-def save(folder: Path, images: int, document: dict[str, Any], tensors: dict[str, Tensor], *, keep: int = 2) -> Path:
+def save_checkpoint(folder: Path, images: int, document: dict[str, Any], tensors: dict[str, Tensor], *, keep: int = 2) -> Path:
     """Write a checkpoint and remove older ones, all but the last `keep` and the best.
 
     Returns its folder. Raises UserError if it cannot be written (disk full, no permission).
@@ -43,7 +43,7 @@ def save(folder: Path, images: int, document: dict[str, Any], tensors: dict[str,
             os.rename(scratch, target)
             _sync(folder)
         best = best_of(folder)
-        for old in everyone(folder)[:-keep]:
+        for old in list_checkpoints(folder)[:-keep]:
             if old != best:
                 shutil.rmtree(old)
     except (OSError, SafetensorError) as error:
@@ -51,7 +51,7 @@ def save(folder: Path, images: int, document: dict[str, Any], tensors: dict[str,
     return target
 
 
-def everyone(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """All whole checkpoints, oldest first."""
     return sorted(folder.glob("images-*")) if folder.is_dir() else []
 
@@ -102,7 +102,7 @@ def _mark(folder: Path) -> dict[str, Any]:
         raise UserError(f"{marker} is damaged ({type(error).__name__}: {' '.join(str(error).split())})") from None
 
 
-def load(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load_checkpoint(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a checkpoint back. Raises UserError if it is damaged or of another format."""
     advice = "remove that folder to go on from the checkpoint before it"
     try:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ganbench.data import Store, open_dataset
 from ganbench.errors import UserError
-from ganbench.family import Family, ImageSpec, configure, find, to_uint8
+from ganbench.family import Family, ImageSpec, configure, find_family, to_uint8
 from ganbench.random import Random, derived_seed
 from ganbench.runs import checkpoint
 
@@ -79,12 +79,12 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
         checkpoint.check_mark(path / "checkpoints")
     chosen = checkpoint.best_of(path / "checkpoints") if which == "best" else None
     if chosen is None:
-        found = checkpoint.everyone(path / "checkpoints")
+        found = checkpoint.list_checkpoints(path / "checkpoints")
         if not found:
             raise UserError(f"{path} holds no checkpoint yet: let `ganbench resume {path}` train on, or name another run")
         chosen = found[-1]
-    document, tensors = checkpoint.load(chosen)
-    family = build(config, device)
+    document, tensors = checkpoint.load_checkpoint(chosen)
+    family = build_family(config, device)
     weights = {k.removeprefix("family/"): v for k, v in tensors.items() if k.startswith("family/")}
     averaged = {k.removeprefix("averaged/"): v for k, v in tensors.items() if k.startswith("averaged/")}
     try:
@@ -138,9 +138,9 @@ def _followed(document: dict[str, Any], path: Path) -> dict[str, Any]:
     return document
 
 
-def build(config: dict[str, Any], device: torch.device) -> Family:
+def build_family(config: dict[str, Any], device: torch.device) -> Family:
     """The networks that a run's config.json describes, with fresh weights."""
-    cls = find(config["family_source"])
+    cls = find_family(config["family_source"])
     resolved, _, _ = configure(cls, config["preset"], config["config"])
     data = config["dataset"]
     return cls(resolved, ImageSpec(data["side"], data["channels"], len(data["classes"]))).to(device)

@@ -37,7 +37,7 @@ def score(family: Family, generator: nn.Module, store: Store, metrics: list[str]
     if distributed.rank() != 0:
         distributed.help_generate(make, n, shape)
         return []
-    fakes = GeneratedSet(distributed.generated_by_all(make, n, shape), n=n, side=store.side, channels=store.channels)
+    fakes = GeneratedSet(distributed.generate_on_all(make, n, shape), n=n, side=store.side, channels=store.channels)
     subject = Subject(family=family, generator=generator, reals=store, held_out=held_out, seed=seed, n=n, device=device)
     reals = StoreSet(store, n)
     reals.mirror = mirror

@@ -25,7 +25,7 @@ DEFAULT_N = 2048
 
 
 @dataclass
-class Question:
+class EvalRequest:
     """What is to be scored, as `ganbench eval` was asked; see its help for each."""
 
     names: list[str]
@@ -49,7 +49,7 @@ class Question:
 
 
 @dataclass
-class Scored:
+class EvalResult:
     """The answer: results rows of what was scored and of its noise floor, and what there is to say about them."""
 
     rows: list[dict[str, Any]]
@@ -59,7 +59,7 @@ class Scored:
     warnings: list[str]
 
 
-def answer(asked: Question, say: Callable[[str], None] = lambda text: None) -> Scored | None:
+def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: None) -> EvalResult | None:
     """Score what was asked for. Raises UserError for whatever the caller can put right.
 
     Under torchrun the processes share the making of a run's images, and the first one scores them; the others get None.
@@ -102,7 +102,7 @@ def answer(asked: Question, say: Callable[[str], None] = lambda text: None) -> S
         warnings.append(f"the floor is of {floors[0]['n_fake']:,} real images on a side, the score of {count:,}: "
                         "with as many the floor would be lower")
     title = f"{fakes.description} against {reals.description}"
-    return Scored([{**common, **context, **as_row(r)} for r in results], floors, title, report, warnings)
+    return EvalResult([{**common, **context, **as_row(r)} for r in results], floors, title, report, warnings)
 
 
 def as_row(result: Result) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def as_row(result: Result) -> dict[str, Any]:
             "n_real": score.n_real, "n_fake": score.n_fake, "protocol": result.protocol, "note": score.note}
 
 
-def _of_run(asked: Question, device: torch.device, say: Callable[[str], None],
+def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None],
             ) -> tuple[ImageSet, ImageSet, Subject, dict[str, Any]] | None:
     """A run's generator, its data or the named reals, the model itself, and the run's columns; None where another process
     scores and this one has helped it to its images."""
@@ -123,7 +123,7 @@ def _of_run(asked: Question, device: torch.device, say: Callable[[str], None],
         say(f"no --run and no --fake given: scoring the newest run, {newest_run()}")
     run = load_run(asked.run or newest_run(), device=device, which=asked.which)
     data, trained = run.config["dataset"], run.config.get("options", {})
-    with distributed.first_goes_first():
+    with distributed.rank_zero_first():
         own = run.store()
     store = own if asked.split in (None, data["split"]) else run.store(asked.split)
     n = asked.n or min(trained.get("n_eval") or DEFAULT_N, store.n)
@@ -144,7 +144,7 @@ def _of_run(asked: Question, device: torch.device, say: Callable[[str], None],
     if distributed.rank():
         distributed.help_generate(make, n, shape)
         return None
-    fakes = GeneratedSet(distributed.generated_by_all(make, n, shape), n=n, side=images.side, channels=images.channels,
+    fakes = GeneratedSet(distributed.generate_on_all(make, n, shape), n=n, side=images.side, channels=images.channels,
                          description=str(run.path))
     subject = Subject(family=run.family, generator=run.generator, reals=own, held_out=_held_out(run, data["split"]),
                       seed=asked.seed, n=n, device=device)
@@ -173,7 +173,7 @@ def _held_out(run: Any, split: str) -> Any:
         return None
 
 
-def _outside(asked: Question, device: torch.device) -> tuple[ImageSet, ImageSet]:
+def _outside(asked: EvalRequest, device: torch.device) -> tuple[ImageSet, ImageSet]:
     """Images from elsewhere, and the reals brought to their side."""
     assert asked.fake is not None and asked.real is not None
     fakes = open_images(asked.fake, n=asked.n, side=asked.side, seed=asked.seed, device=device, latent=asked.latent,
@@ -186,7 +186,7 @@ def _outside(asked: Question, device: torch.device) -> tuple[ImageSet, ImageSet]
     return fakes, reals
 
 
-def _doubts(asked: Question, fakes: ImageSet, reals: ImageSet) -> list[str]:
+def _doubts(asked: EvalRequest, fakes: ImageSet, reals: ImageSet) -> list[str]:
     found = []
     if asked.fake is not None and reals.split == "train":
         found.append("the reals are the training split, as is usual; a score against them cannot see memorised images "

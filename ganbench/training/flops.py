@@ -34,7 +34,7 @@ class Flops:
     train: int
 
 
-def count(engine: TrainingEngine, stage: Stage | None = None) -> Flops:
+def count_flops(engine: TrainingEngine, stage: Stage | None = None) -> Flops:
     """Count at a stage, by default the engine's present one, on this process's share of the batch. A level that is still
     fading in is counted as it will be.
 
@@ -69,8 +69,8 @@ def count_with_smaller_batch(engine: TrainingEngine, batch: int) -> Flops:
     stage's own batch: exact where the work is proportional to the batch, but for a constant part."""
     wanted, few = engine.stage, max(2, batch // 2)
     if wanted.batch <= 2 * few:
-        return count(engine)
-    found = [count(engine, replace(wanted, batch=size)) for size in (few, 2 * few)]
+        return count_flops(engine)
+    found = [count_flops(engine, replace(wanted, batch=size)) for size in (few, 2 * few)]
     a, b = found[0].train * few, found[1].train * 2 * few
     return Flops(found[1].sample, round((b + (b - a) * (wanted.batch - 2 * few) / few) / wanted.batch))
 

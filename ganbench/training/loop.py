@@ -64,9 +64,9 @@ def train(engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: H
     seconds_before, score_pending = 0.0, False
 
     # --- go on from where a former process was stopped
-    found = checkpoint.everyone(folder)
+    found = checkpoint.list_checkpoints(folder)
     if found:
-        document, tensors = checkpoint.load(found[-1])
+        document, tensors = checkpoint.load_checkpoint(found[-1])
         engine.restore(document["engine"], tensors)
         stream.restore(_unpack("stream", document, tensors))
         if held_out is not None:
@@ -93,7 +93,7 @@ def train(engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: H
 
     def fraction() -> float:
         share = plan.fraction(clock.images, clock.steps, seconds())
-        return distributed.agreed(share) if plan.seconds else share  # clocks differ, and all must stop at one step
+        return distributed.broadcast(share) if plan.seconds else share  # clocks differ, and all must stop at one step
 
     def save(score_follows: bool) -> None:
         document, tensors = engine.state()
@@ -104,7 +104,7 @@ def train(engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: H
         tensors |= {f"{n}/{k}": v for n, p in packed.items() for k, v in p["tensors"].items()}
         if engine.rank == 0:
             with off_the_clock():
-                checkpoint.save(folder, clock.images, whole, tensors, keep=plan.keep)
+                checkpoint.save_checkpoint(folder, clock.images, whole, tensors, keep=plan.keep)
 
     scored_at = -1
 
@@ -116,7 +116,7 @@ def train(engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: H
             result = hooks.score(engine, trained)
         if result is not None and engine.rank == 0:
             metric, value, higher = result
-            checkpoint.mark_if_best(folder, checkpoint.everyone(folder)[-1], metric, value, higher_is_better=higher)
+            checkpoint.mark_if_best(folder, checkpoint.list_checkpoints(folder)[-1], metric, value, higher_is_better=higher)
 
     def grid() -> None:
         with off_the_clock():
@@ -135,7 +135,7 @@ def train(engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: H
         engine.average()
         if clock.steps == 0 and due["grid"] == 0:
             grid()
-        with explained_memory(stage, engine.device), engine.autocast(), distributed.together():
+        with explained_memory(stage, engine.device), engine.autocast(), distributed.shared_batch():
             scalars = dict(family.step(_batches(stream, stage), engine))
         clock.steps += 1
         clock.images = stream.images
@@ -143,7 +143,7 @@ def train(engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: H
             scalars |= family.held_out(next(_batches(held_out, stage)).images, engine)  # type: ignore[operator]
         if engine.skipped:
             scalars["skipped_updates"] = float(engine.skipped)
-        scalars = distributed.averaged(scalars)
+        scalars = distributed.mean_of_scalars(scalars)
         log.add(clock, seconds(), scalars)
         progress.show(clock, stage, plan.fraction(clock.images, clock.steps, seconds()), log.last)
 

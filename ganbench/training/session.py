@@ -27,19 +27,18 @@ from ganbench.family import (
     Preset,
     configure,
     count_parameters,
-    decisive,
-    find,
+    find_family,
+    hashed_settings,
     short_name,
 )
 from ganbench.metrics.evaluate import check as check_metrics
-from ganbench.metrics.metric import ModelMetric
-from ganbench.metrics.metric import find as find_metric
+from ganbench.metrics.metric import ModelMetric, find_metric
 from ganbench.pictures.grids import magnified, save_png, tile
 from ganbench.pictures.sheets import growth_strip
 from ganbench.runs.folder import new_run_folder, read_config, sample_batches, write_json
 from ganbench.runs.model_scoring import held_out_split, score
 from ganbench.training.engine import TrainingEngine
-from ganbench.training.flops import Flops, count
+from ganbench.training.flops import Flops, count_flops
 from ganbench.training.log import Log
 from ganbench.training.loop import Hooks, Plan, seed_everything, train
 from ganbench.training.progress import ProgressLine, duration
@@ -100,10 +99,10 @@ def run(options: Options) -> Outcome:
     """Train (or go on training) and score. Raises UserError for anything the caller can put right."""
     # --- resolve everything before anything is written
     device = choose_device(distributed.start(options.device))
-    cls = find(options.family)
+    cls = find_family(options.family)
     check_metrics(options.metrics)
     config, preset, origin = configure(cls, options.preset, options.overrides)
-    with distributed.first_goes_first():
+    with distributed.rank_zero_first():
         store = open_dataset(options.dataset, side=options.side or preset.side, split=options.split, crop=options.crop,
                              channels=options.channels, root=options.root, skip_bad=options.skip_bad)
     images = ImageSpec(store.side, store.channels, len(store.classes))
@@ -117,7 +116,7 @@ def run(options: Options) -> Outcome:
     document = _document(options, cls, config, origin, store, plan, device)
     if options.results and distributed.rank() == 0:
         records.append(options.results, [])  # a table that cannot take rows is better known now than at the end
-    folder = Path(distributed.agreed(str(_folder(options, document)) if distributed.rank() == 0 else None))
+    folder = Path(distributed.broadcast(str(_folder(options, document)) if distributed.rank() == 0 else None))
     document["run"], document["options"]["out"] = folder.name, str(folder.absolute())
 
     # --- build; the seed comes first, so that equal seeds mean equal weights
@@ -220,7 +219,7 @@ class _Recorder:
         key = stage.side, stage.batch
         if key not in self.flops:
             try:
-                self.flops[key] = count(engine, stage)
+                self.flops[key] = count_flops(engine, stage)
             except Exception as error:  # a step may do anything, and not having a cost is no reason to lose a training
                 self.flops[key] = None
                 self.progress.say(f"  FLOPs could not be counted: {type(error).__name__}: {' '.join(str(error).split())}")
@@ -318,7 +317,7 @@ def _document(options: Options, cls: type[Family], config: FamilyConfig, origin:
     preset = options.preset or cls.default_preset
     asked = Options(options.family)
     flags = [f for f, value in asdict(options).items() if value != getattr(asked, f)]
-    decided = {"family": short_name(cls), "config": decisive(config), "data": store.content_hash, "side": store.side,
+    decided = {"family": short_name(cls), "config": hashed_settings(config), "data": store.content_hash, "side": store.side,
                 "mirror": data["mirror"], "precision": options.precision}
     digest = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
     return {"run": "", "family": short_name(cls), "family_source": source, "preset": preset, "config": settings,

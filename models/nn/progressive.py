@@ -11,7 +11,7 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
-from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Stage, knob
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Stage, setting
 from ganbench.models.nn.equalized import (
     LEAK,
     EqualizedConv2d,
@@ -31,31 +31,31 @@ from ganbench.random import Random
 
 class ProgressiveConfig(FamilyConfig):
     # networks
-    fmap_base: int = knob(8192, "channels at side 2**r are min(base / 2**((r-1)*decay), max)", "code", ge=1)
-    fmap_decay: float = knob(1.0, "how fast feature maps shrink with the side", "code", ge=0)
-    fmap_max: int = knob(512, "most feature maps in a layer", "table 2", ge=1)
-    latent: int = knob(0, "latent components; 0 = min(fmap_base, fmap_max)", "table 2: 512", ge=0)
-    stddev_group: int = knob(0, "samples in a group of minibatch stddev, 0 = all", "paper 0; TF code 4", ge=0)
+    fmap_base: int = setting(8192, "channels at side 2**r are min(base / 2**((r-1)*decay), max)", "code", ge=1)
+    fmap_decay: float = setting(1.0, "how fast feature maps shrink with the side", "code", ge=0)
+    fmap_max: int = setting(512, "most feature maps in a layer", "table 2", ge=1)
+    latent: int = setting(0, "latent components; 0 = min(fmap_base, fmap_max)", "table 2: 512", ge=0)
+    stddev_group: int = setting(0, "samples in a group of minibatch stddev, 0 = all", "paper 0; TF code 4", ge=0)
     # growing
-    growing: bool = knob(True, "start small and grow; no = full side from the start", "section 2")
-    initial_side: int = knob(4, "side at the start, pixels", "section 2", ge=4)
-    stable_kimg: float = knob(800.0, "kimg at each side before the next is faded in", "appendix A", ge=0)
-    fade_kimg: float = knob(800.0, "kimg of fading in", "appendix A", ge=0)
-    minibatch_repeats: int = knob(1, "minibatches between two looks at the schedule", "TF code 4", ge=1)
-    reset_optimizers: bool = knob(True, "forget Adam's moments when a fade begins and ends", "both codes")
+    growing: bool = setting(True, "start small and grow; no = full side from the start", "section 2")
+    initial_side: int = setting(4, "side at the start, pixels", "section 2", ge=4)
+    stable_kimg: float = setting(800.0, "kimg at each side before the next is faded in", "appendix A", ge=0)
+    fade_kimg: float = setting(800.0, "kimg of fading in", "appendix A", ge=0)
+    minibatch_repeats: int = setting(1, "minibatches between two looks at the schedule", "TF code 4", ge=1)
+    reset_optimizers: bool = setting(True, "forget Adam's moments when a fade begins and ends", "both codes")
     # the critic's penalties
-    gradient_penalty: float = knob(10.0, "weight lambda of the gradient penalty", "appendix A", ge=0)
-    gradient_target: float = knob(1.0, "norm gamma the penalty pulls to", "appendix A; CIFAR-10 750", gt=0)
-    full_side_penalty: bool = knob(True, "penalise norm / 2**floor(lod), as seen at full side", "both codes")
-    drift: float = knob(0.001, "weight of mean D(real)^2", "appendix A", ge=0)
+    gradient_penalty: float = setting(10.0, "weight lambda of the gradient penalty", "appendix A", ge=0)
+    gradient_target: float = setting(1.0, "norm gamma the penalty pulls to", "appendix A; CIFAR-10 750", gt=0)
+    full_side_penalty: bool = setting(True, "penalise norm / 2**floor(lod), as seen at full side", "both codes")
+    drift: float = setting(0.001, "weight of mean D(real)^2", "appendix A", ge=0)
     # optimisation
-    minibatch: int = knob(16, "images a minibatch", "appendix A", ge=1)
-    minibatch_by_side: dict[int, int] = knob({256: 14, 512: 6, 1024: 3}, "where it differs: 512:6,1024:3", "appendix A")
-    rate: float = knob(0.001, "Adam's learning rate", "appendix A", gt=0)
-    rate_by_side: dict[int, float] = knob({}, "where it differs, e.g. 1024:0.0015", "TF code")
-    beta1: float = knob(0.0, "Adam", "appendix A", ge=0, lt=1)
-    beta2: float = knob(0.99, "Adam", "appendix A", ge=0, lt=1)
-    for_side: int = knob(0, "the side these settings are for, 0 = any", ge=0)
+    minibatch: int = setting(16, "images a minibatch", "appendix A", ge=1)
+    minibatch_by_side: dict[int, int] = setting({256: 14, 512: 6, 1024: 3}, "where it differs: 512:6,1024:3", "appendix A")
+    rate: float = setting(0.001, "Adam's learning rate", "appendix A", gt=0)
+    rate_by_side: dict[int, float] = setting({}, "where it differs, e.g. 1024:0.0015", "TF code")
+    beta1: float = setting(0.0, "Adam", "appendix A", ge=0, lt=1)
+    beta2: float = setting(0.99, "Adam", "appendix A", ge=0, lt=1)
+    for_side: int = setting(0, "the side these settings are for, 0 = any", ge=0)
 
     @field_validator("minibatch_by_side", "rate_by_side", mode="before")
     @classmethod

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ganbench.models.nn.layers import ConditionalBatchNorm2d, LayerNorm, uniform_weights
 
 
-class Block(nn.Module):
+class ResNetBlock(nn.Module):
     """Pre-activation residual block: (norm) ReLU conv (norm) ReLU conv, plus a shortcut.
 
     Args:
@@ -63,7 +63,7 @@ class ResNetGenerator(nn.Module):
         super().__init__()
         kind = "batch" if norm else "none"
         self.project = nn.Sequential(nn.Linear(latent, widths[0] * 16), nn.Unflatten(1, (widths[0], 4, 4)))
-        self.blocks = nn.Sequential(*[Block(a, b, "up", kind, first_bias=first_bias, classes=classes)
+        self.blocks = nn.Sequential(*[ResNetBlock(a, b, "up", kind, first_bias=first_bias, classes=classes)
                                       for a, b in itertools.pairwise(widths)])
         self.norm = norm_layer(kind, widths[-1])
         self.to_image = nn.Conv2d(widths[-1], channels, 3, padding=1)
@@ -85,8 +85,8 @@ class ResNet32Critic(nn.Module):
     def __init__(self, channels: int, side: int, dim: int, norm: str, classes: int = 0):
         super().__init__()
         downs = side.bit_length() - 5  # S/2 to 8x8
-        self.blocks = nn.Sequential(FirstBlock(channels, dim), *[Block(dim, dim, "down", norm) for _ in range(downs)],
-                                    *[Block(dim, dim, "", norm) for _ in range(2)])
+        self.blocks = nn.Sequential(FirstBlock(channels, dim), *[ResNetBlock(dim, dim, "down", norm) for _ in range(downs)],
+                                    *[ResNetBlock(dim, dim, "", norm) for _ in range(2)])
         self.head = nn.Linear(dim, 1)
         if classes:
             self.classifier = nn.Linear(dim, classes)
@@ -110,7 +110,7 @@ class ResNetCritic(nn.Module):
     def __init__(self, channels: int, widths: list[int], norm: str):
         super().__init__()
         self.from_image = nn.Conv2d(channels, widths[0], 3, padding=1)
-        self.blocks = nn.Sequential(*[Block(a, b, "down", norm, widen_late=True, first_bias=False, pool_first=True)
+        self.blocks = nn.Sequential(*[ResNetBlock(a, b, "down", norm, widen_late=True, first_bias=False, pool_first=True)
                                       for a, b in itertools.pairwise(widths)])
         self.head = nn.Linear(widths[-1] * 16, 1)
         initialise_blocks(self)
@@ -152,6 +152,6 @@ def initialise_blocks(network: nn.Module) -> None:
     """The 3x3 convolutions inside blocks follow a ReLU, which halves variances, and get the larger weights."""
     initialise(network, he=())
     for block in network.modules():
-        if isinstance(block, Block | FirstBlock):
+        if isinstance(block, ResNetBlock | FirstBlock):
             uniform_weights(block.conv1, he=True)
             uniform_weights(block.conv2, he=True)

@@ -159,7 +159,7 @@ def blocks(of: nn.Module) -> list[GatedResnet]:
     return [m for m in of.children() if isinstance(m, GatedResnet)]
 
 
-class Stream(nn.Module):
+class ShiftedStream(nn.Module):
     """One of the two streams, (B,maps,H,W) -> the same shape.
 
     Args:

@@ -61,8 +61,8 @@ class Ppl(ModelMetric):
 
     def measure(self, subject: Subject) -> list[Score]:
         if self.distance is None:
-            from ganbench.metrics.networks.lpips import load
-            self.distance = load(subject.device)
+            from ganbench.metrics.networks.lpips import load_lpips
+            self.distance = load_lpips(subject.device)
         spaces = ["z", "w"] if hasattr(subject.generator, "mapping") else ["z"]
         with torch.no_grad(), full_precision():
             return [self._score(subject, space, end) for space in spaces for end in (False, True)]

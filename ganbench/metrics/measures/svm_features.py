@@ -14,7 +14,7 @@ from ganbench.family import Family
 from ganbench.metrics.maths.intervals import of_mean, of_share
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import choose, held_out, labels_of, native_side, reals
-from ganbench.pictures.sheets import activations
+from ganbench.pictures import activations
 from ganbench.random import derived_seed
 
 GRID = 4  # every map is pooled to 4x4

