@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ganbench.family import create
     from ganbench.records import load_results
-    from ganbench.runs.folder import load_run
+    from ganbench.runs.run_folder import load_run
 
 __version__ = "0.1.0"
 __all__ = ["create", "load_results", "load_run"]
-_HOME = {"create": "ganbench.family", "load_results": "ganbench.records", "load_run": "ganbench.runs.folder"}
+_HOME = {"create": "ganbench.family", "load_results": "ganbench.records", "load_run": "ganbench.runs.run_folder"}
 
 
 def __getattr__(name: str) -> Any:

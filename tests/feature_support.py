@@ -12,7 +12,7 @@ ASSETS = Path.home() / ".cache" / "ganbench-assets"  # pictures for the slow tes
 def real_weights(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Let ganbench see the user's own weights; skip, saying why, where they are not. Returns a .pth torch-fidelity takes."""
     monkeypatch.setenv("GANBENCH_CACHE", str(Path.home() / ".cache" / "ganbench"))
-    from ganbench.metrics.networks import weights
+    from ganbench.metrics.networks import weight_files as weights
     if weights.present("inception-v3-compat") is None:
         pytest.skip(f"no Inception weights in {weights.weights_folder()}: `ganbench weights get inception-v3-compat`")
     return weights.path("inception-v3-compat")

@@ -184,7 +184,7 @@ def test_shipped_suites_can_be_planned_without_their_images(path, monkeypatch):
         raise UserError(f"no {name} here")
 
     monkeypatch.setattr("ganbench.bench.suite.open_dataset", nothing)
-    monkeypatch.setattr("ganbench.metrics.networks.weights.require", lambda name: None)
+    monkeypatch.setattr("ganbench.metrics.networks.weight_files.require", lambda name: None)
     suite, _ = tomlfile.read_toml(path, Suite)
     assert suite.title and suite.about
     if {data.name for data in suite.dataset} == {"digits"}:

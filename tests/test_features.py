@@ -10,7 +10,8 @@ from torch import nn
 
 from ganbench.errors import UserError
 from ganbench.metrics.metric import find_metric
-from ganbench.metrics.networks import inception, weights
+from ganbench.metrics.networks import inception
+from ganbench.metrics.networks import weight_files as weights
 from ganbench.metrics.networks.features import FeatureNetwork, open_network
 from ganbench.metrics.networks.resize import resize
 

@@ -100,7 +100,7 @@ def test_the_published_weights_are_those_of_the_lpips_package_and_give_its_dista
     from pathlib import Path
 
     from ganbench.metrics.networks import lpips as own
-    from ganbench.metrics.networks import weights
+    from ganbench.metrics.networks import weight_files as weights
 
     package = pytest.importorskip("lpips")
     if weights.present("lpips-vgg16") is None:

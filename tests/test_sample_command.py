@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from ganbench.commands import sample as samples_commands
 from ganbench.errors import UserError
-from ganbench.runs.folder import load_run
+from ganbench.runs.run_folder import load_run
 from ganbench.training import session
 
 SIDE, GAP = 32, 2

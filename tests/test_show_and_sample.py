@@ -13,7 +13,7 @@ from ganbench.commands import show as show_commands
 from ganbench.commands.sample import grid_latents, parse_arithmetic, picture_of, write_folder
 from ganbench.errors import UserError
 from ganbench.plugins import names
-from ganbench.runs.folder import Run
+from ganbench.runs.run_folder import Run
 
 FAMILY = '''
 """A family for tests."""

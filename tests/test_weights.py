@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from ganbench.commands import weights as weights_commands
 from ganbench.errors import UserError
-from ganbench.metrics.networks import weights, weights_packages
+from ganbench.metrics.networks import weight_files as weights
+from ganbench.metrics.networks import weights_packages
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def prdc_cases() -> Iterator[Case]:
 def inception_cases() -> Iterator[Case]:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    from ganbench.metrics.networks import weights
+    from ganbench.metrics.networks import weight_files as weights
     from ganbench.metrics.networks.features import open_network
     images = torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     ours = open_network("inception-v3-compat", ["2048"])

@@ -9,7 +9,7 @@ import typer
 from ganbench.errors import UserError
 
 if TYPE_CHECKING:
-    pass
+    from ganbench.runs.scoring import EvalResult
 
 
 def register(app: typer.Typer) -> None:

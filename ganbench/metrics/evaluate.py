@@ -119,7 +119,7 @@ def check(names: Sequence[str], options: Mapping[str, Any] | None = None, n: int
         if n is not None and isinstance(metric, ImageMetric):
             metric.check_counts(n, n)
         if hasattr(metric, "network_name"):
-            from ganbench.metrics.networks import weights
+            from ganbench.metrics.networks import weight_files as weights
             if metric.network_name in weights.ASSETS:
                 weights.require(metric.network_name)
 

@@ -12,7 +12,7 @@ from ganbench.family import Family
 from ganbench.metrics.evaluate import evaluate
 from ganbench.metrics.images.sets import GeneratedSet, StoreSet
 from ganbench.metrics.metric import Subject
-from ganbench.runs.folder import sample_batches
+from ganbench.runs.run_folder import sample_batches
 from ganbench.runs.scoring import as_row
 
 

@@ -117,7 +117,7 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
             ) -> tuple[ImageSet, ImageSet, Subject, dict[str, Any]] | None:
     """A run's generator, its data or the named reals, the model itself, and the run's columns; None where another process
     scores and this one has helped it to its images."""
-    from ganbench.runs.folder import load_run, newest_run, sample_batches
+    from ganbench.runs.run_folder import load_run, newest_run, sample_batches
 
     if asked.run is None:
         say(f"no --run and no --fake given: scoring the newest run, {newest_run()}")

@@ -35,8 +35,8 @@ from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.metrics.metric import ModelMetric, find_metric
 from ganbench.pictures.grids import magnified, save_png, tile
 from ganbench.pictures.sheets import growth_strip
-from ganbench.runs.folder import new_run_folder, read_config, sample_batches, write_json
 from ganbench.runs.model_scoring import held_out_split, score
+from ganbench.runs.run_folder import new_run_folder, read_config, sample_batches, write_json
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.flops import Flops, count_flops
 from ganbench.training.log import Log

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ganbench.errors import UserError, nearest
-from ganbench.metrics.networks import weights
+from ganbench.metrics.networks import weight_files as weights
 from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.metrics.networks.inception import LAYERS, SIDE, Inception
 from ganbench.metrics.networks.resize import resize

@@ -97,6 +97,6 @@ class LPIPS(nn.Module):
 
 def load_lpips(device: torch.device | str = "cpu") -> LPIPS:
     """LPIPS-VGG16 v0.1 with its published weights, on `device`. Without them, UserError says how to get them."""
-    from ganbench.metrics.networks.weights import load_weights as load_weights
+    from ganbench.metrics.networks.weight_files import load_weights as load_weights
 
     return LPIPS.from_state(load_weights("lpips-vgg16")).to(device)
