@@ -1,0 +1,189 @@
+"""Files that ganbench writes and reads back: written whole or not at all, read with every failure as one clear line."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ganbench.errors import UserError
+
+SCRATCH = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")  # what a half-written file or folder is called
+Kinds = type | tuple[type, ...]
+
+
+def cache_dir() -> Path:
+    """Where prepared stores, weights and statistics are kept: $GANBENCH_CACHE, or ~/.cache/ganbench.
+
+    Raises UserError where there is neither the variable nor a home folder.
+    """
+    if given := os.environ.get("GANBENCH_CACHE"):
+        return Path(given)
+    try:
+        return Path.home() / ".cache" / "ganbench"
+    except RuntimeError:
+        raise UserError("no home folder is known, so there is no place for the cache: set GANBENCH_CACHE to a folder "
+                        "that can be written") from None
+
+
+@contextmanager
+def atomic_file(path: Path, *, remedy: str = "", sync: bool = False) -> Iterator[Path]:
+    """Give a scratch path beside `path` to be written; afterwards it becomes `path` in one step, or vanishes.
+
+    Args:
+        path: the file to make or to replace; its folder is made.
+        remedy: what the user can do if it cannot be written, the end of the error's line.
+        sync: wait until the disk holds it, so that a power cut cannot take it back.
+    Raises:
+        UserError: the system refused (full disk, no permission); `path` is as it was.
+    """
+    path = Path(os.path.realpath(path))  # of a link, the file behind it is replaced
+    in_place = path.exists() and not path.is_file()  # a device or a pipe is written to, not replaced
+    scratch = path if in_place else _scratch_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield scratch
+        if in_place:
+            return
+        if sync:
+            _to_disk(scratch)
+        os.replace(scratch, path)
+        if sync:
+            _to_disk(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error, remedy) from error
+    finally:
+        if not in_place:
+            with suppress(OSError):  # it was renamed, or its folder cannot be written
+                scratch.unlink()
+
+
+def atomic_write(path: Path, content: str | bytes, *, remedy: str = "", sync: bool = False) -> None:
+    """Write a whole file, text as UTF-8, or leave it as it was. Arguments and errors as `atomic_file`."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    with atomic_file(path, remedy=remedy, sync=sync) as scratch:
+        scratch.write_bytes(data)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, remedy: str = "", sync: bool = False) -> Iterator[Path]:
+    """Give a scratch folder beside `path` to be filled; afterwards it becomes `path` in one step, or vanishes.
+
+    `path` must not exist, or be an empty folder. Arguments and errors as `atomic_file`.
+    """
+    path = Path(path)
+    scratch = _scratch_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)  # of an earlier process with our number
+        scratch.mkdir()
+        yield scratch
+        if sync:
+            for file in scratch.rglob("*"):
+                _to_disk(file)
+            _to_disk(scratch)
+        os.rename(scratch, path)
+        if sync:
+            _to_disk(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error, remedy) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what processes that are no longer alive had half written in `folder`. Touches nothing else."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        match = SCRATCH.fullmatch(entry.name)
+        if match and not _alive(int(match["pid"])):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+
+def read_json(path: Path, *, remedy: str, shape: type = dict, keys: Mapping[str, Kinds] | None = None) -> Any:
+    """Read a JSON file that a person or another program may have touched.
+
+    Args:
+        remedy: what the user can do about a file that is missing or damaged, the end of the error's line.
+        shape: the type of the whole document, dict or list.
+        keys: keys that must be there, each with the type or types its value must have. An int is also a float here;
+            a bool is neither.
+    Returns:
+        The document.
+    Raises:
+        UserError: missing, not readable, not UTF-8, not JSON, or of another shape.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> path = Path(tempfile.mkdtemp()) / "state.json"
+    >>> atomic_write(path, '{"images": 2000}')
+    >>> read_json(path, keys={"images": int}, remedy="name another run")
+    {'images': 2000}
+    """
+    try:
+        document = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}: {remedy}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): {remedy}") from None
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged ({reason}): {remedy}") from None
+    if not isinstance(document, shape):
+        raise UserError(f"{path} is damaged (it holds {_kind(document)}, not {_NAMES[shape]}): {remedy}")
+    for key, kinds in (keys or {}).items():
+        if key not in document:
+            raise UserError(f'{path} is damaged ("{key}" is missing): {remedy}')
+        if not _is_of(document[key], kinds):
+            raise UserError(f'{path} is damaged ("{key}" is {_kind(document[key])}): {remedy}')
+    return document
+
+
+_NAMES = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number", bool: "true or false",
+          type(None): "null"}
+
+
+def _kind(value: Any) -> str:
+    return _NAMES[type(value)]
+
+
+def _is_of(value: Any, kinds: Kinds) -> bool:
+    wanted = kinds if isinstance(kinds, tuple) else (kinds,)
+    return type(value) in wanted or (type(value) is int and float in wanted)
+
+
+def _scratch_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _cannot_write(path: Path, error: OSError, remedy: str) -> UserError:
+    return UserError(f"cannot write {path} ({error.strerror or error})" + (f": {remedy}" if remedy else ""))
+
+
+def _to_disk(path: Path) -> None:
+    """Have the system write a file, or a folder's list of names, to the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    # Windows syncs only what is open for writing
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _alive(pid: int) -> bool:
+    if os.name == "nt":  # a signal 0 would end the process there; leftovers stay
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
