@@ -126,7 +126,7 @@ def read_json(path: Path, *, remedy: str, shape: type = dict, keys: Mapping[str,
     {'images': 2000}
     """
     try:
-        document = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+        document: Any = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"no such file: {path}: {remedy}") from None
     except OSError as error:
@@ -136,12 +136,13 @@ def read_json(path: Path, *, remedy: str, shape: type = dict, keys: Mapping[str,
         raise UserError(f"{path} is damaged ({reason}): {remedy}") from None
     if not isinstance(document, shape):
         raise UserError(f"{path} is damaged (it holds {_kind(document)}, not {_NAMES[shape]}): {remedy}")
+    checked: Any = document
     for key, kinds in (keys or {}).items():
-        if key not in document:
+        if key not in checked:
             raise UserError(f'{path} is damaged ("{key}" is missing): {remedy}')
-        if not _is_of(document[key], kinds):
-            raise UserError(f'{path} is damaged ("{key}" is {_kind(document[key])}): {remedy}')
-    return document
+        if not _is_of(checked[key], kinds):
+            raise UserError(f'{path} is damaged ("{key}" is {_kind(checked[key])}): {remedy}')
+    return checked
 
 
 _NAMES = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number", bool: "true or false",
@@ -162,7 +163,9 @@ def _scratch_of(path: Path) -> Path:
 
 
 def _cannot_write(path: Path, error: OSError, remedy: str) -> UserError:
-    return UserError(f"cannot write {path} ({error.strerror or error})" + (f": {remedy}" if remedy else ""))
+    in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+    reason = "a file is in the way" if in_the_way else error.strerror or str(error)
+    return UserError(f"cannot write {path} ({reason})" + (f": {remedy}" if remedy else ""))
 
 
 def _to_disk(path: Path) -> None:

@@ -45,7 +45,7 @@ def test_files_have_the_rights_that_the_umask_gives(tmp_path):
 
 def test_what_cannot_be_written_is_one_line_with_the_remedy(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot write .*file/table.csv \(Not a directory\): choose another") as caught:
+    with pytest.raises(UserError, match=r"cannot write .*file/table.csv \(a file is in the way\): choose another") as caught:
         files.atomic_write(tmp_path / "file" / "table.csv", "", remedy="choose another with --results")
     assert "\n" not in str(caught.value)
 
