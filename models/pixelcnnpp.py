@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, frozen_modes, setting
 from ganbench.models.nn import logistic_mixture
-from ganbench.models.nn.shifted import Features, GatedResnet, Shifted, Stepwise, Stream, Whole
+from ganbench.models.nn.shifted import Features, GatedResnet, Shifted, ShiftedStream, Stepwise, Whole
 from ganbench.models.nn.weightnorm import initialise_from_data, normed
 from ganbench.random import Random
 
@@ -49,8 +49,8 @@ class TwoStreams(nn.Module):
         self.first_down = Shifted("down", inputs, c.maps, (2, 3))
         self.first_above = Shifted("down", inputs, c.maps, (1, 3))
         self.first_left = Shifted("right", inputs, c.maps, (2, 1))
-        self.down = Stream("down", c.maps, c.resnets, c.sides, c.dropout)
-        self.right = Stream("right", c.maps, c.resnets, c.sides, c.dropout)
+        self.down = ShiftedStream("down", c.maps, c.resnets, c.sides, c.dropout)
+        self.right = ShiftedStream("right", c.maps, c.resnets, c.sides, c.dropout)
         self.head = normed(nn.Conv2d(c.maps, logistic_mixture.parameters(c.mixtures, self.colours), 1))
 
     def forward(self, images: Tensor) -> Tensor:
