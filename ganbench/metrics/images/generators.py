@@ -4,6 +4,7 @@ Networks take latents z ~ N(0, 1), float32 (B,d) or (B,d,1,1), and give images, 
 uint8. A callable takes (n, seed) and gives n images of either kind; tensors or arrays, (n,C,S,S).
 """
 
+import hashlib
 import importlib
 import os
 import sys
@@ -53,7 +54,7 @@ def from_torchscript(path: Path, n: int | None, seed: int, device: torch.device,
         with torch.no_grad():
             return network(z.to(device))
 
-    return _from_latents(run, shape, n, seed, str(path))
+    return _from_latents(run, shape, n, seed, path)
 
 
 def from_onnx(path: Path, n: int | None, seed: int, latent: int | None) -> GeneratedSet:
@@ -70,7 +71,7 @@ def from_onnx(path: Path, n: int | None, seed: int, latent: int | None) -> Gener
     if latent is None and not all(isinstance(d, int) for d in fixed):
         _latent_shape(path, None)
     shape = (latent,) if latent is not None else fixed
-    return _from_latents(lambda z: session.run(None, {entry.name: z.numpy()})[0], shape, n, seed, str(path))
+    return _from_latents(lambda z: session.run(None, {entry.name: z.numpy()})[0], shape, n, seed, path)
 
 
 def _latent_shape(path: Path, size: int | None) -> tuple[int, ...]:
@@ -80,14 +81,18 @@ def _latent_shape(path: Path, size: int | None) -> tuple[int, ...]:
 
 
 def _from_latents(run: Callable[[Tensor], Any], shape: tuple[int, ...], n: int | None, seed: int,
-                  description: str) -> GeneratedSet:
+                  path: Path) -> GeneratedSet:
+    """A network's images. They follow from its file, the seed and the number of latents, so these are the content hash."""
     def make(size: int, number: int) -> Any:  # a stream a batch is fine, since `_from_batches` fixes their size
         return run(Random(derived_seed(seed, "sample", number)).normal(size, *shape))
 
-    return _from_batches(make, n, description)
+    content = hashlib.sha256(path.read_bytes())
+    content.update(repr((n or DEFAULT_N, seed, shape)).encode())
+    return _from_batches(make, n, str(path), content.hexdigest())
 
 
-def _from_batches(make: Callable[[int, int], Any], n: int | None, description: str) -> GeneratedSet:
+def _from_batches(make: Callable[[int, int], Any], n: int | None, description: str,
+                  content_hash: str | None = None) -> GeneratedSet:
     """make(size, number of the batch) -> images. Batches are made with a fixed size, whatever size is asked for later."""
     n, chunk = n or DEFAULT_N, 64
     first = _as_bytes(make(min(chunk, n), 0), min(chunk, n), description)
@@ -102,7 +107,7 @@ def _from_batches(make: Callable[[int, int], Any], n: int | None, description: s
             yield images
 
     return GeneratedSet(lambda size: rebatched(made(), size), n=n, side=first.shape[-1], channels=first.shape[1],
-                        description=description)
+                        description=description, content_hash=content_hash)
 
 
 def rebatched(batches: Iterator[Tensor], size: int) -> Iterator[Tensor]:

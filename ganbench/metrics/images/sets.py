@@ -117,15 +117,26 @@ class GeneratedSet(ImageSet):
 
     Args:
         make: batch size -> iterator of uint8 (B,C,S,S) CPU tensors, n images in all.
+        content_hash: of what the images follow from (a file and a seed), where that is known.
     """
 
     def __init__(self, make: Callable[[int], Iterator[Tensor]], *, n: int, side: int, channels: int,
-                 description: str = "generated images"):
+                 description: str = "generated images", content_hash: str | None = None):
         super().__init__(description)
         self.make, self.n, self.side, self.channels = make, n, side, channels
+        self._content = content_hash
+
+    @property
+    def content_hash(self) -> str | None:
+        """What was given, else of the pixels; that is known only once all of them have been handed out."""
+        return self._content
 
     def _batches(self, size: int) -> Iterator[Tensor]:
-        return self.make(size)
+        pixels = hashlib.sha256(repr((self.n, self.channels, self.side)).encode())
+        for batch in self.make(size):
+            pixels.update(batch.contiguous().numpy().data)
+            yield batch
+        self._content = self._content or pixels.hexdigest()
 
 
 class ArraySet(ImageSet):
