@@ -156,7 +156,8 @@ class Family(nn.Module):
     sick: ClassVar[str] = ""  # what sick training looks like
     misprints: ClassVar[str] = ""  # known misprints in descriptions of the paper
     adversarial: ClassVar[bool] = True
-    needs_labels: ClassVar[bool] = False
+    trains_on_labels: ClassVar[bool] = False  # training needs labelled data, even where the generator takes no labels
+    needs_labels: bool = False  # the generator takes labels, and training needs labelled data; __init__ may set it
     autoencoder_critic: ClassVar[bool] = False  # critic(x) has the shape of x (BEGAN, EBGAN): M_global applies
     pixel_latents: ClassVar[bool] = False  # latents are not a vector one can interpolate (PixelCNN)
 
@@ -200,7 +201,7 @@ class Family(nn.Module):
         side = images.side
         if side < 4 or side & (side - 1):
             raise UserError(f"side {side} is not a power of two: choose --side 32, 64 or 128")
-        if cls.needs_labels and images.classes < 2:
+        if (cls.needs_labels or cls.trains_on_labels) and images.classes < 2:
             raise UserError(f"{cls.__module__.split('.')[-1]} needs labels, and this data has none: "
                             "use a labelled data set or a folder with one subfolder a class")
 

@@ -264,6 +264,7 @@ class BEGAN(Family):
                  "figure 1 at 128 px. Two much used codes do not clip k_t.")
 
     config: BEGANConfig
+    generator: Decoder
     critic: Autoencoder
 
     def __init__(self, config: BEGANConfig, images: ImageSpec):
@@ -333,7 +334,7 @@ class BEGAN(Family):
         engine.update(critic_loss, "critic")
 
         real, fakes = engine.mean(loss_real.detach()), engine.mean(loss_fake.detach())
-        logs = {"k": self.balance.k.clone(), "rate": self.rate(engine.clock)}
+        logs: dict[str, Tensor | float] = {"k": self.balance.k.clone(), "rate": self.rate(engine.clock)}
         m = self.balance.m_global(real, fakes)
         self.balance.update(real, fakes)
         self.stall.update(m.double())

@@ -5,7 +5,7 @@ class beside the latents, the critic's image and its last features (`alt:dcgan_c
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -182,7 +182,8 @@ def beside(x: Tensor, y: Tensor) -> Tensor:
 
 
 NETS = {"mlp": (DenseGenerator, DenseCritic), "newmu": (NewmuGenerator, NewmuCritic), "dcgan": (EndsGenerator, EndsCritic)}
-CONV = {"net": "dcgan", "latents_from": "normal", "order": "critic-first", "optimizer": "adam", "rate": 2e-4, "batch": 64}
+CONV: dict[str, Any] = {"net": "dcgan", "latents_from": "normal", "order": "critic-first", "optimizer": "adam",
+                        "rate": 2e-4, "batch": 64}
 
 
 class CGAN(Family):

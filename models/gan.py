@@ -7,7 +7,7 @@ convolutions; `alt:modern` is what people write today when they say GAN.
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ class GANConfig(FamilyConfig):
     batch: int = setting(100, "images a minibatch", "code", ge=2)
 
 
-MODERN = {"latents_from": "normal", "output": "tanh", "critic": "lrelu", "units": 1200, "drop_input": 0.0,
+MODERN: dict[str, Any] = {"latents_from": "normal", "output": "tanh", "critic": "lrelu", "units": 1200, "drop_input": 0.0,
           "drop_hidden": 0.3, "init": "torch", "order": "critic-first", "optimizer": "adam", "rate": 2e-4, "batch": 128}
 
 
@@ -106,26 +106,25 @@ class GAN(Family):
                  "likelihoods of the paper's table say little about images (Theis et al. 2015).")
 
     config: GANConfig
-    critic: nn.Module
+    generator: nn.Sequential
+    critic: nn.Sequential
 
     def __init__(self, config: GANConfig, images: ImageSpec):
         super().__init__(config, images)
         c, pixels = config, images.channels * images.side ** 2
-        ends = {"sigmoid": [nn.Sigmoid(), SignedPixels()], "tanh": [nn.Tanh()], "linear": []}
+        # the generator: two hidden layers, then whatever brings their units to an image in the output's range
+        ends: dict[str, list[nn.Module]] = {"sigmoid": [nn.Sigmoid(), SignedPixels()], "tanh": [nn.Tanh()], "linear": []}
         self.generator = nn.Sequential(
             nn.Linear(c.latent, c.hidden), nn.ReLU(), nn.Linear(c.hidden, c.hidden),
             nn.ReLU() if c.second == "relu" else nn.Sigmoid(), *to_image(c, images), *ends[c.output])
-        if c.critic == "maxout":
-            layer = lambda inputs: [Maxout(inputs, c.units, c.pieces)]
-        else:
-            layer = lambda inputs: [nn.Linear(inputs, c.units), nn.LeakyReLU(LEAK)]
-        dropped, hidden = nn.Dropout(c.drop_input), lambda: nn.Dropout(c.drop_hidden)
+        # the critic: pixels dropped at the door, hidden layers with dropout behind each, one raw score
+        head: list[nn.Module] = [UnitPixels()] if c.output == "sigmoid" else []
         if c.net == "conv":
-            body = [dropped, *maxout_convolutions(images.channels, c.drop_hidden), nn.Flatten(), *layer(192 * 5 * 5), hidden()]
+            head += [nn.Dropout(c.drop_input), *maxout_convolutions(images.channels, c.drop_hidden), nn.Flatten(),
+                     *hidden_layer(c, 192 * 5 * 5)]
         else:
-            body = [nn.Flatten(), dropped, *layer(pixels), hidden(), *layer(c.units), hidden()]
-        self.critic = nn.Sequential(*([UnitPixels()] if c.output == "sigmoid" else []), *body, nn.Linear(c.units, 1),
-                                    nn.Flatten(0))
+            head += [nn.Flatten(), nn.Dropout(c.drop_input), *hidden_layer(c, pixels), *hidden_layer(c, c.units)]
+        self.critic = nn.Sequential(*head, nn.Linear(c.units, 1), nn.Flatten(0))
         if c.init == "uniform":
             uniform_everywhere(self.generator, 0.05)
             uniform_everywhere(self.critic, 0.005)
@@ -190,6 +189,14 @@ class GAN(Family):
                 "collapse_alarm": self.alarm(engine.mean(logs["prob_real"]), engine.mean(logs["prob_fake_before"])),
                 "rate": engine.stage.rates.get("critic", self.config.rate),
                 "momentum": engine.stage.momenta.get("critic", 0.0)}
+
+
+def hidden_layer(config: GANConfig, inputs: int) -> list[nn.Module]:
+    """One of the critic's hidden layers, (B,inputs) -> (B,units), and its dropout."""
+    layer: list[nn.Module] = [Maxout(inputs, config.units, config.pieces)]
+    if config.critic == "lrelu":
+        layer = [nn.Linear(inputs, config.units), nn.LeakyReLU(LEAK)]
+    return [*layer, nn.Dropout(config.drop_hidden)]
 
 
 def to_image(config: GANConfig, images: ImageSpec) -> list[nn.Module]:

@@ -5,7 +5,7 @@ still pulled to the data. Two networks: the authors' for LSUN (deeper generator,
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +86,7 @@ def _norm(wanted: bool, width: int) -> list[nn.Module]:
     return [nn.BatchNorm2d(width)] if wanted else []
 
 
-DCGAN = {"net": "dcgan", "latent": 100, "latents_from": "normal", "rate": 2e-4}
+DCGAN: dict[str, Any] = {"net": "dcgan", "latent": 100, "latents_from": "normal", "rate": 2e-4}
 
 
 class LSGAN(Family):

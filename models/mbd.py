@@ -4,7 +4,7 @@ The critic sees, beside each image's own features, how close they lie to those o
 look-alikes gives itself away, so the generator cannot collapse unnoticed.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -31,7 +31,7 @@ class DiscriminatingCritic(nn.Module):
         return self.head(self.discrimination(self.features(images))).squeeze(1)
 
 
-NET = {"ngf": 64, "ndf": 64, "kernel": 4, "latents_from": "normal", "per_unit_norm": False, "batch": 64}
+NET: dict[str, Any] = {"ngf": 64, "ndf": 64, "kernel": 4, "latents_from": "normal", "per_unit_norm": False, "batch": 64}
 
 
 class MBD(dcgan.DCGAN):

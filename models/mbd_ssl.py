@@ -105,7 +105,7 @@ class MBDSSL(Family):
                "labels help the generator's images. Minibatch discrimination lets the critic see how alike a batch is.")
     Config = MBDSSLConfig
     kimg = 60_000.0
-    needs_labels = True
+    trains_on_labels = True
     default_preset = "mbd_cifar_ssl"
     presets = {
         "mbd_cifar_ssl": Preset("the authors' CIFAR-10 networks, 1200 epochs; here with all labels: a GPU, a day or two"),
@@ -135,7 +135,6 @@ class MBDSSL(Family):
     def __init__(self, config: MBDSSLConfig, images: ImageSpec):
         super().__init__(config, images)
         self.generator, self.critic = make_generator(config, images), Classifier(config, images)
-        self.needs_labels = False  # type: ignore[misc]  # training does; the generator, once it stands here, takes none
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:

@@ -131,13 +131,14 @@ def classification(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _ablation() -> dict[str, Preset]:
     """Rows of table 1, each on top of an earlier one; any side, 128 in the paper."""
-    plain = {"minibatch_stddev": False, "equalized": False, "pixel_norm": False, "rate": 1e-4}
-    a = {"growing": False, "minibatch": 64, "n_critic": 5, "beta2": 0.9, "drift": 0.0, "latent": 128,
-         "normalise_latent": False, "generator_activation": "relu", "generator_norm": "batch", "critic_norm": "layer",
-         "tanh": True, "ema_power": 20.0, **plain}
+    plain: dict[str, Any] = {"minibatch_stddev": False, "equalized": False, "pixel_norm": False, "rate": 1e-4}
+    a: dict[str, Any] = {
+        "growing": False, "minibatch": 64, "n_critic": 5, "beta2": 0.9, "drift": 0.0, "latent": 128,
+        "normalise_latent": False, "generator_activation": "relu", "generator_norm": "batch", "critic_norm": "layer",
+        "tanh": True, "ema_power": 20.0, **plain}
     b = {**a, "growing": True}
     c = {**b, "minibatch": 16, "ema_power": 5.0}
-    d = {"minibatch": 16, "latent": 512, **plain}
+    d: dict[str, Any] = {"minibatch": 16, "latent": 512, **plain}
     e = {**d, "minibatch_stddev": True}
     f = {**e, "equalized": True, "rate": 1e-3}
     common: dict[str, Any] = {"fmap_base": 2048, "minibatch_by_side": {}, "kimg": 10000.0}
@@ -243,7 +244,7 @@ class PGGAN(ProgressiveFamily):
     def __init__(self, config: PGGANConfig, images: ImageSpec):
         super().__init__(config, images, draws=config.n_critic)
         c, self.label_size = config, config.label_size(images.classes)
-        self.needs_labels = self.label_size > 0  # type: ignore[misc]  # a matter of configuration here
+        self.needs_labels = self.label_size > 0
         self.generator = Generator(c, images)
         self.critic = ProgressiveCritic(
             images.side, images.channels, c.channels, c.lowest_level(images.side), 1 + self.label_size,

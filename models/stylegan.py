@@ -295,7 +295,7 @@ class StyleGAN(ProgressiveFamily):
     def __init__(self, config: StyleGANConfig, images: ImageSpec):
         super().__init__(config, images)
         self.label_size = images.classes if config.conditional else 0
-        self.needs_labels = self.label_size > 0  # type: ignore[misc]  # a matter of configuration here
+        self.needs_labels = self.label_size > 0
         self.generator = Generator(config, images)
         self.critic = ProgressiveCritic(
             images.side, images.channels, config.channels, config.lowest_level(images.side), max(1, self.label_size),

@@ -6,7 +6,7 @@ the usual dense one, a convolutional one with a learned pixel variance, and the 
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -119,6 +119,7 @@ class VAE(Family):
                  "factor of the number of pixels.")
 
     config: VAEConfig
+    generator: nn.Sequential
 
     def __init__(self, config: VAEConfig, images: ImageSpec):
         super().__init__(config, images)
@@ -136,10 +137,11 @@ class VAE(Family):
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         c = self.config
-        networks = [*self.encoder.parameters(), *self.generator.parameters()]
+        groups: list[dict[str, Any]] = [{"params": [*self.encoder.parameters(), *self.generator.parameters()]}]
         # One number against all pixels: at the networks' rate the deviation would take thousands of steps from 1 to 0.1.
-        deviation = [{"params": [self.log_sigma], "lr": 10 * c.rate}] if self.log_sigma.requires_grad else []
-        return {"model": torch.optim.Adam([{"params": networks}, *deviation], c.rate, (c.beta1, c.beta2))}
+        if self.log_sigma.requires_grad:
+            groups.append({"params": [self.log_sigma], "lr": 10 * c.rate})
+        return {"model": torch.optim.Adam(groups, c.rate, (c.beta1, c.beta2))}
 
     def stage(self, clock: Clock) -> Stage:
         return Stage(self.images.side, self.config.batch)

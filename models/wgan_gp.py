@@ -145,7 +145,7 @@ class WGANGP(Family):
     def __init__(self, config: WGANGPConfig, images: ImageSpec):
         super().__init__(config, images)
         c, colours, side = config, images.channels, images.side
-        self.needs_labels = c.conditional  # type: ignore[misc]  # a matter of configuration here
+        self.needs_labels = c.conditional
         classes = images.classes if c.conditional else 0
         if c.net == "conv":
             widths = self.conv_widths()

@@ -95,7 +95,7 @@ def test_batch_norm_has_no_gains_and_the_generator_takes_no_labels():
     engine.steps(Reals(engine))
     norms = [m for m in family.generator if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     assert len(norms) == 3 and all((m.weight == 1).all() and m.bias.abs().max() > 0 for m in norms)
-    assert type(family).needs_labels and not family.needs_labels
+    assert family.trains_on_labels and not family.needs_labels
     z = family.latents(2, Random(0))
     assert z.min() >= 0 and z.max() < 1 and family.sample(z, torch.tensor([0, 1])).shape == (2, 1, 32, 32)
 

@@ -154,7 +154,9 @@ class ProgressiveCritic(Growing):
 
     def _shrink(self, x: Tensor, level: int, noise: float) -> Tensor:
         """The two convolutions of a level, and its halving."""
-        conv, finish, conv2, finish2 = self.blocks[str(level)]  # type: ignore[misc]
+        block = self.blocks[str(level)]
+        assert isinstance(block, nn.ModuleList)
+        conv, finish, conv2, finish2 = block
         x = finish(conv(scale_noise(x, noise)))
         if self.smooth:
             x = blur(x)

@@ -122,9 +122,9 @@ class ResNetCritic(nn.Module):
 class Labelled(nn.Sequential):
     """A sequence whose first module also gets the labels."""
 
-    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, input: Tensor, *labels: Tensor) -> Tensor:
         first, *others = self
-        x = first(z, labels)
+        x = first(input, *labels)
         for module in others:
             x = module(x)
         return x
