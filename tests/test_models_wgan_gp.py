@@ -11,7 +11,7 @@ from torch import nn
 from ganbench.errors import UserError
 from ganbench.family import Clock
 from ganbench.models.nn.layers import ConditionalBatchNorm2d, LayerNorm
-from ganbench.models.nn.resnets import Block
+from ganbench.models.nn.resnets import ResNetBlock
 from ganbench.random import Random
 
 
@@ -49,7 +49,7 @@ def test_initial_weights():
     """Uniform; 3x3 convolutions in blocks sqrt(4/(fan_in+fan_out)), all else sqrt(2/...)."""
     family = build("wgan_gp", "resnet32", channels=3)
     block = family.critic.blocks[1]
-    assert isinstance(block, Block)
+    assert isinstance(block, ResNetBlock)
     for layer, variance in ((block.conv1, 4 / (9 * 256)), (block.conv2, 4 / (9 * 256)), (block.shortcut, 2 / 256),
                             (family.generator[0].to_image, 2 / (9 * 131)),
                             (family.generator[0].project[0], 2 / (128 + 2048))):
@@ -65,16 +65,16 @@ def test_a_down_block_pools_its_shortcut_before_or_after_the_1x1_convolution_whi
     """A 1x1 convolution and mean pooling commute; what differs between the two scripts is the cost."""
     x = torch.randn(2, 4, 8, 8)
     torch.manual_seed(0)
-    a = Block(4, 6, "down", "none", pool_first=True)
-    b = Block(4, 6, "down", "none")
+    a = ResNetBlock(4, 6, "down", "none", pool_first=True)
+    b = ResNetBlock(4, 6, "down", "none")
     b.load_state_dict(a.state_dict())
     assert torch.allclose(a(x), b(x), atol=1e-5)
-    assert a(x).shape == (2, 6, 4, 4) and Block(4, 6, "up", "batch")(x).shape == (2, 6, 16, 16)
+    assert a(x).shape == (2, 6, 4, 4) and ResNetBlock(4, 6, "up", "batch")(x).shape == (2, 6, 16, 16)
 
 
 def test_a_block_against_its_formula():
     torch.manual_seed(0)
-    x, block = torch.randn(2, 4, 8, 8), Block(4, 6, "down", "layer", widen_late=True, first_bias=False, pool_first=True)
+    x, block = torch.randn(2, 4, 8, 8), ResNetBlock(4, 6, "down", "layer", widen_late=True, first_bias=False, pool_first=True)
     assert isinstance(block.norm1, LayerNorm) and block.conv1.out_channels == 4 and block.conv1.bias is None
     norm = lambda t: (t - t.mean((1, 2, 3), keepdim=True)) / (t.var((1, 2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
     h = nn.functional.conv2d(norm(x).relu(), block.conv1.weight, padding=1)
