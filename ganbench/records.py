@@ -10,6 +10,7 @@ empty, and brought up to date when rows are appended to them.
 import csv
 import fcntl
 import io
+import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +23,7 @@ from ganbench.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 2
+SCHEMA = 3
 COLUMNS: dict[str, str] = {
     # what was measured
     "run": "identifier of the run, or of what was scored",
@@ -30,6 +31,8 @@ COLUMNS: dict[str, str] = {
               "reference (floors: reals against reals, noise images), published (literature)",
     "family": "model family", "preset": "preset it was configured from",
     "config_hash": "hash of every resolved setting",
+    "settings": "the settings that were given beside the preset, key=value, separated by spaces",
+    "budget": "what ends the training, by its kind: kimg, steps or seconds, and how many",
     "dataset": "data set", "split": "split the reals come from", "crop": "crop by name", "side": "image side in pixels",
     "channels": "image channels", "data_hash": "hash of the images' content",
     "kimg": "thousands of real images shown when it was measured", "img_seen": "the same, in images",
@@ -52,7 +55,7 @@ COLUMNS: dict[str, str] = {
     "date": "when it was measured, UTC", "source": "where a published number stands", "note": "anything to know",
     "schema": "version of this schema",
 }
-ADDED = {2: ("flops_g", "flops_train")}  # schema version -> the columns that came with it
+ADDED = {2: ("flops_g", "flops_train"), 3: ("settings", "budget")}  # schema version -> the columns that came with it
 FLOATS = ("kimg", "value", "ci_low", "ci_high", "seconds")
 WHOLE = ("side", "channels", "img_seen", "step", "n_real", "n_fake", "seed", "eval_seed", "params_g", "params_d", "flops_g",
          "flops_train", "schema")
@@ -148,6 +151,27 @@ def load_results(*paths: str | Path) -> "pd.DataFrame":
     for column in TRUTHS:
         frame[column] = frame[column].map({"true": True, "false": False}).astype("boolean")
     return frame
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings as one would type them after --set, in the order of their names: "beta1=0.5 widths=64,128"."""
+    return " ".join(f"{key}={setting_text(settings[key])}" for key in sorted(settings))
+
+
+def setting_text(value: Any) -> str:
+    """One value as it is typed after --set."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}:{setting_text(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ",".join(map(setting_text, value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def plan_columns(config: Mapping[str, Any]) -> dict[str, str]:
+    """The columns `settings` and `budget` of a run, from its config.json."""
+    options, training = config.get("options") or {}, config.get("training") or {}
+    budget = next((f"{unit} {training[unit]:.12g}" for unit in ("seconds", "steps", "kimg") if training.get(unit)), "")
+    return {"settings": settings_text(options.get("overrides") or {}), "budget": budget}
 
 
 @contextmanager

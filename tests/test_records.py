@@ -144,7 +144,7 @@ def test_a_row_of_another_schema_version_is_named_by_line(tmp_path: Path) -> Non
         records.load_results(path)
 
 
-FORMER = [c for c in records.COLUMNS if c not in ("flops_g", "flops_train")]  # schema 1
+FORMER = [c for c in records.COLUMNS if c not in ("flops_g", "flops_train", "settings", "budget")]  # schema 1
 
 
 def _former(path: Path, rows: int = 2) -> str:
@@ -195,8 +195,8 @@ def test_writers_that_meet_at_a_file_of_the_former_schema_lose_no_row(tmp_path: 
 @pytest.mark.parametrize(("edit", "says"), [
     (lambda t: t.replace("0.1,", "0;1,", 1), r"line 2: '0;1' is no value for the column value"),
     (lambda t: t.replace(",32,", ",32.5,", 1), r"line 2: '32\.5' is no value for the column side"),
-    (lambda t: t.replace(",2\n", ",2,more\n", 1), r"line 2: 43 fields where the header has 42"),
-    (lambda t: t[:-2].rsplit("\n", 1)[0] + "\n0001,half\n", r"line 3: 2 fields where the header has 42"),
+    (lambda t: t.replace(",3\n", ",3,more\n", 1), r"line 2: 45 fields where the header has 44"),
+    (lambda t: t[:-2].rsplit("\n", 1)[0] + "\n0001,half\n", r"line 3: 2 fields where the header has 44"),
     (lambda t: t.replace("ganbench", '"ganbench', 1), r"line \d+: .*mend or remove"),
     (lambda t: t.replace("family,", "", 1), r"lacks family"),
     (lambda t: t.replace("run,origin", "origin,run", 1), r"columns in another order"),
@@ -276,3 +276,12 @@ def test_line_breaks_in_a_text_do_not_break_the_table(tmp_path: Path) -> None:
     records.append(path, [ROW | {"reason": "line one\nline two\r\nline three, with a comma and a \"quote\""}])
     assert len(path.read_text().splitlines()) == 2
     assert "line two" in records.load_results(path)["reason"].iloc[0]
+
+
+def test_a_run_says_what_it_was_given_beside_its_preset_and_what_ended_it() -> None:
+    config = {"options": {"overrides": {"rate": 0.001, "beta1": 0.5, "widths": [64, 128], "own": True}},
+              "training": {"kimg": None, "steps": None, "seconds": 600.0}}
+    assert records.plan_columns(config) == {"settings": "beta1=0.5 own=true rate=0.001 widths=64,128",
+                                            "budget": "seconds 600"}
+    assert records.plan_columns({"options": {}, "training": {"kimg": 60.0}}) == {"settings": "", "budget": "kimg 60"}
+    assert records.plan_columns({}) == {"settings": "", "budget": ""}  # a run of an early version

@@ -154,7 +154,7 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
         "config_hash": config["config_hash"], "kimg": run.kimg, "img_seen": run.images, "step": run.step,
         "seconds": run.seconds, "seed": config["seed"], "precision": trained.get("precision"),
         "params_g": count_parameters(run.family.generator), "params_d": count_parameters(run.family.critic),
-        **_flops(run)}
+        **_flops(run), **records.plan_columns(config)}
 
 
 def _flops(run: Any) -> dict[str, str]:

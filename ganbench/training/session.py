@@ -244,7 +244,7 @@ class _Recorder:
                 "eval_seed": self.options.eval_seed, "seconds": seconds, "status": "ok",
                 "precision": self.options.precision, "params_g": count_parameters(self.family.generator),
                 "params_d": count_parameters(self.family.critic), "flops_g": flops and flops.sample,
-                "flops_train": flops and flops.train, "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "flops_train": flops and flops.train, **records.plan_columns(self.document), "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 **provenance(engine.device)}
 
     def append(self, rows: list[dict[str, Any]]) -> None:
