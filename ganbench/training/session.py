@@ -244,8 +244,8 @@ class _Recorder:
                 "eval_seed": self.options.eval_seed, "seconds": seconds, "status": "ok",
                 "precision": self.options.precision, "params_g": count_parameters(self.family.generator),
                 "params_d": count_parameters(self.family.critic), "flops_g": flops and flops.sample,
-                "flops_train": flops and flops.train, **records.plan_columns(self.document), "date": datetime.now(UTC).isoformat(timespec="seconds"),
-                **provenance(engine.device)}
+                "flops_train": flops and flops.train, **records.plan_columns(self.document),
+                "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(engine.device)}
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         if distributed.rank() != 0:
