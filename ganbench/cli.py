@@ -171,5 +171,5 @@ def main() -> NoReturn:
         _note(f"stopped{_how_to_go_on()}")
         code = EXIT_INTERRUPTED
     if distributed := sys.modules.get("ganbench.distributed"):  # loaded only by what may have joined a group
-        distributed.leave(code)
+        distributed.exit_process(code)
     sys.exit(code)

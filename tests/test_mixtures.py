@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from scipy import signal
 from torch import nn
 
 from ganbench.metrics.maths.mode_counts import GRID25, GRID25_STD, RING8, RING8_STD, mixture_coverage
 from ganbench.models.nn import losses
 from ganbench.random import Random, derived_seed
-from ganbench.smoothing import median_filter
 
 RINGS, GRID = (RING8, RING8_STD), (GRID25, GRID25_STD)
 
@@ -126,7 +126,7 @@ def test_gradient_penalty_covers_the_ring_and_its_estimate_falls():
     print(reports)
     assert sum(r.strict == 8 and r.kl < 0.05 for r in reports) >= 2
     for toy in toys:
-        smooth = median_filter(toy.estimates)[50:-50]
+        smooth = signal.medfilt(toy.estimates, 101)[50:-50]  # the WGAN paper's running median
         assert smooth[-1] < 0.2 * smooth[:500].max()
 
 
