@@ -53,8 +53,8 @@ class MeanByte(ImageMetric):
 
 @pytest.fixture
 def mean_byte(monkeypatch):
-    real_find = evaluation.find
-    monkeypatch.setattr(evaluation, "find", lambda name: MeanByte if name == "mean_byte" else real_find(name))
+    real_find = evaluation.find_metric
+    monkeypatch.setattr(evaluation, "find_metric", lambda name: MeanByte if name == "mean_byte" else real_find(name))
 
 
 def test_values_are_those_of_the_plain_functions_and_images_are_decoded_once():
@@ -121,7 +121,7 @@ def test_options_reach_those_who_take_them(mean_byte):
 def test_a_model_metric_without_a_model_says_so(monkeypatch):
     class Measure(ModelMetric):
         pass
-    monkeypatch.setattr(evaluation, "find", lambda name: Measure)
+    monkeypatch.setattr(evaluation, "find_metric", lambda name: Measure)
     with pytest.raises(UserError, match="measures a trained model"):
         score(["measure"], *arrays())
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from ganbench import plugins
 from ganbench.errors import UserError
-from ganbench.metrics.maths.intervals import bootstrap, of_mean, of_share
 from ganbench.metrics.maths.mode_counts import GRID25, GRID25_STD, RING8, RING8_STD, kl_of_counts, mixture_coverage
+from ganbench.metrics.maths.uncertainty import bootstrap, of_mean, of_share
 from ganbench.metrics.measures.bits_per_dim import BitsPerDim
 from ganbench.metrics.measures.class_accuracy import ClassAccuracy
 from ganbench.metrics.measures.mode_coverage import ModeCoverage, symbols_a_channel

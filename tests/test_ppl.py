@@ -8,7 +8,7 @@ from scipy import stats
 from torch import nn
 
 from ganbench.errors import UserError
-from ganbench.metrics.maths.intervals import of_trimmed_mean
+from ganbench.metrics.maths.uncertainty import of_trimmed_mean
 from ganbench.metrics.measures.ppl import Ppl, face, shrink
 from ganbench.pictures.walks import lerp, natural_path, slerp
 

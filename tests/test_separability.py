@@ -82,7 +82,7 @@ def test_with_ganbenchs_own_attribute_classifier(tmp_path, monkeypatch):
 
     from ganbench.metrics.networks import classifier
     quick = classifier.ClassifierRecipe(images=6400, batch=64)
-    monkeypatch.setattr(classifier, "Recipe", lambda: quick)
+    monkeypatch.setattr(classifier, "ClassifierRecipe", lambda: quick)
     measure = LinearSeparabilityOwn(n=1000)
     got = levels(measure.measure(subject_of(Known(Twisted(), latent=6, channels=3), store)))
     assert got["w"].value < 1.3 and got["z"].value > 3

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.maths.arrays import PART, as_pair, common_mean
-from ganbench.metrics.maths.products import products
+from ganbench.metrics.maths.arrays import PART, as_pair, common_mean, products
 
 BLOCK = 1024  # rows of a kernel matrix in memory at a time
 ROWS = 256  # the same where only powers of inner products are summed

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.maths.arrays import PART, as_pair, common_mean
-from ganbench.metrics.maths.products import products
+from ganbench.metrics.maths.arrays import PART, as_pair, common_mean, products
 from ganbench.random import derived_seed
 
 BLOCK = 1024  # rows of a distance matrix in memory at a time

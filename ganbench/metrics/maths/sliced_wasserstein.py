@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.maths.products import exact_matmul
+from ganbench.metrics.maths.arrays import exact_matmul
 
 MIN_SIDE = 16  # the coarsest level that counts
 BLOCK = 8  # images taken apart at a time (small enough for the processor's cache); positions are drawn by block

@@ -5,7 +5,7 @@ from typing import Any, cast
 import torch
 
 from ganbench.family import Family, frozen_modes
-from ganbench.metrics.maths.intervals import of_mean
+from ganbench.metrics.maths.uncertainty import of_mean
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import choose, reals, stream
 

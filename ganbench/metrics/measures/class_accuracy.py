@@ -3,7 +3,7 @@
 import numpy as np
 
 from ganbench.family import Family
-from ganbench.metrics.maths.intervals import of_share
+from ganbench.metrics.maths.uncertainty import of_share
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.networks import classifier
 from ganbench.metrics.subjects import choose, fake_pixels, labels_of, pixels

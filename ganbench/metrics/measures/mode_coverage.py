@@ -5,8 +5,8 @@ from itertools import product
 import numpy as np
 from torch import Tensor
 
-from ganbench.metrics.maths.intervals import bootstrap
 from ganbench.metrics.maths.mode_counts import kl_of_counts
+from ganbench.metrics.maths.uncertainty import bootstrap
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.networks import classifier
 from ganbench.metrics.subjects import fake_pixels, labels_of

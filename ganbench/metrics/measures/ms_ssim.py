@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.maths.intervals import of_mean
 from ganbench.metrics.maths.multiscale_ssim import ms_ssim
+from ganbench.metrics.maths.uncertainty import of_mean
 from ganbench.metrics.metric import ImageMetric, Score
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganbench.metrics.maths.intervals import of_mean, of_share
+from ganbench.metrics.maths.uncertainty import of_mean, of_share
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import choose, fake_pixels, held_out, labels_of, pixels
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.maths.intervals import of_mean
+from ganbench.metrics.maths.uncertainty import of_mean
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import choose, fake_pixels, held_out, pixels
 

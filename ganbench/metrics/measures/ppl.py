@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.family import Family
-from ganbench.metrics.maths.intervals import of_trimmed_mean
+from ganbench.metrics.maths.uncertainty import of_trimmed_mean
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import draw_labels, full_side, sampling, stream
 from ganbench.pictures.walks import Path, between, lerp, mapped, natural_path

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.family import Family
-from ganbench.metrics.maths.intervals import of_mean, of_share
+from ganbench.metrics.maths.uncertainty import of_mean, of_share
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import choose, held_out, labels_of, native_side, reals
 from ganbench.pictures import activations

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ganbench.family import Family, frozen_modes
-from ganbench.metrics.maths.intervals import Z95
+from ganbench.metrics.maths.uncertainty import Z95
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import choose, fakes, held_out, native_side, reals
 from ganbench.pictures.activations import critic_score

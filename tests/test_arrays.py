@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ganbench.metrics.maths.products import LARGE, exact_matmul, products
+from ganbench.metrics.maths.arrays import LARGE, exact_matmul, products
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
