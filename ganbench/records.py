@@ -3,6 +3,11 @@
 One row per (run, kimg, metric, level). The header is fixed: a new metric adds rows, never columns. Rows are appended
 under a lock, so several processes may write to one file; values keep full float precision.
 
+What was measured is in a row's identity: a content hash of both inputs, their side, channels, crop, split and counts, and the
+protocol (KEY). A row that is there already, with its value, is not written twice. Another value under the same key is
+added, and so is the value of other inputs under the same name: of all rows that agree in PLACE, the newest counts, which is
+the one with the latest `date`, and of equal dates the one further down in the file.
+
 A new column means a new schema version, and files of older versions stay good: they are read with the columns they lack
 empty, and brought up to date when rows are appended to them.
 """
@@ -11,14 +16,16 @@ import csv
 import fcntl
 import io
 import json
+import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ganbench.errors import UserError
+from ganbench.files import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +41,8 @@ COLUMNS: dict[str, str] = {
     "settings": "the settings that were given beside the preset, key=value, separated by spaces",
     "budget": "what ends the training, by its kind: kimg, steps or seconds, and how many",
     "dataset": "data set", "split": "split the reals come from", "crop": "crop by name", "side": "image side in pixels",
-    "channels": "image channels", "data_hash": "hash of the images' content",
+    "channels": "image channels", "data_hash": "hash of the real images' content",
+    "fake_hash": "hash of what was scored: the images' content, or the run's checkpoint",
     "kimg": "thousands of real images shown when it was measured", "img_seen": "the same, in images",
     "step": "generator updates done",
     # the number
@@ -55,23 +63,45 @@ COLUMNS: dict[str, str] = {
     "date": "when it was measured, UTC", "source": "where a published number stands", "note": "anything to know",
     "schema": "version of this schema",
 }
-ADDED = {2: ("flops_g", "flops_train"), 3: ("settings", "budget")}  # schema version -> the columns that came with it
+ADDED = {2: ("flops_g", "flops_train"), 3: ("settings", "budget", "fake_hash")}  # schema version -> the columns that came with it
 FLOATS = ("kimg", "value", "ci_low", "ci_high", "seconds")
 WHOLE = ("side", "channels", "img_seen", "step", "n_real", "n_fake", "seed", "eval_seed", "params_g", "params_d", "flops_g",
          "flops_train", "schema")
 TRUTHS = ("higher_is_better", "git_dirty")
 FLOOR, NOISE = "reals against reals", "noise images"  # what reference rows call themselves, in the column family
-KEY = ("run", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "split", "status")
+# Rows that agree in these answer the same question, and the newest of them counts.
+PLACE = ("run", "config_hash", "seed", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "split", "crop", "side",
+         "channels", "n_real", "n_fake", "status")
+KEY = (*PLACE, "data_hash", "fake_hash")  # rows that agree in these were made from the same inputs in the same way
+SAME = 1e-6  # two values that differ by less, relatively, are one: the rest is the rounding of another processor
 
 
-def append(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Append rows to a results CSV, creating it with its header. Rows whose key stands there already are skipped.
+def append(path: str | Path, rows: Iterable[Mapping[str, Any]], warn: Callable[[str], None] | None = None) -> int:
+    """Append rows to a results CSV, creating it with its header. Rows that are there already are skipped.
+
+    A row is there already if its KEY is, with the same value. The same key with another value is added, with a warning
+    that names both. (A row from before there was a `fake_hash` stands for any.)
 
     Safe under several processes, and after kill -9: a half line left by a killed writer is removed first. A file of an
     older schema gets the columns it lacks, unless there is nothing to append.
-    Returns how many rows were added. Raises UserError if the file has an unknown schema or cannot be written.
+
+    Args:
+        path: the file. rows: their columns by name; what is left out stays empty.
+        warn: is given each warning; default warnings.warn.
+    Returns:
+        How many rows were added.
+    Raises:
+        UserError: the file has an unknown schema or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "results.csv"
+        >>> append(path, [{"run": "a", "metric": "fid", "value": 48.7}])
+        1
+        >>> append(path, [{"run": "a", "metric": "fid", "value": 48.7}])
+        0
     """
-    path = Path(path)
+    path, warn = Path(path), warn or _warn
     lines = [_checked(row) for row in rows]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,29 +111,56 @@ def append(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
             former = _parse(_decoded(whole, path), path) if whole else []
             if len(whole) < len(raw):  # only now: a file that is not ours has been refused above
                 file.truncate(len(whole))
-            known = {_key(row) for row in former}
-            fresh = []
-            for line in lines:
-                if _key(line) not in known:
-                    known.add(_key(line))
-                    fresh.append(line)
+            fresh, remarks = _fresh(lines, former)
             if fresh and whole and _version(_header(whole)) != SCHEMA:
-                _replace(path, [*former, *fresh])
-                return len(fresh)
-            buffer = io.StringIO()
-            writer = csv.DictWriter(buffer, list(COLUMNS), lineterminator="\n")
-            if whole and not whole.endswith(b"\n"):
-                buffer.write("\n")
-            if not whole:
-                writer.writeheader()
-            writer.writerows(fresh)
-            file.seek(0, os.SEEK_END)
-            file.write(buffer.getvalue().encode())
-            file.flush()
-            os.fsync(file.fileno())
-            return len(fresh)
+                atomic_write(path, _as_csv([*former, *fresh], header=True), remedy="choose another with --results", sync=True)
+            else:
+                # a file that a hand has edited may lack its last line's end
+                end = "\n" if whole and not whole.endswith(b"\n") else ""
+                file.seek(0, os.SEEK_END)
+                file.write((end + _as_csv(fresh, header=not whole)).encode())
+                file.flush()
+                os.fsync(file.fileno())
     except OSError as error:
         raise UserError(f"cannot write results to {path}: {error.strerror}; choose another with --results") from None
+    for remark in remarks:
+        warn(f"{path}: {remark}")
+    return len(fresh)
+
+
+def _fresh(lines: list[dict[str, str]], former: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[str]]:
+    """Those of the lines that are to be added, and what there is to say about them."""
+    known: dict[tuple[str, ...], dict[str, str]] = {_key(row): row for row in former}  # the last of a key is the newest
+    fresh, remarks = [], []
+    for line in lines:
+        # before there were hashes of what was scored, a row could not say that it is of other images
+        found = known.get(_key(line)) or known.get(_key(line | {"fake_hash": ""}))
+        if found is not None and _same_value(found["value"], line["value"]):
+            continue
+        if found is not None:
+            name = " ".join(filter(None, (line["run"], line["metric"], line["level"])))
+            remarks.append(f"{name} was {found['value']} and is now {line['value']}, by the same protocol from the same images: "
+                           "both are kept, and the newer counts")
+        known[_key(line)] = line
+        fresh.append(line)
+    return fresh, remarks
+
+
+def _same_value(a: str, b: str) -> bool:
+    return a == b or (bool(a and b) and math.isclose(float(a), float(b), rel_tol=SAME))
+
+
+def _as_csv(rows: list[dict[str, str]], *, header: bool) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(COLUMNS), lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
 
 
 def read(path: str | Path) -> list[dict[str, str]]:
@@ -188,19 +245,6 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
                 file.seek(0)
                 yield file
                 return
-
-
-def _replace(path: Path, rows: list[dict[str, str]]) -> None:
-    """Write the table anew, whole or not at all; the caller holds the lock of the file that goes."""
-    path = Path(os.path.realpath(path))
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(scratch, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(COLUMNS), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
 
 
 def _columns(version: int) -> list[str]:

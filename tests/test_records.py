@@ -53,9 +53,37 @@ def test_tensor_like_and_numpy_floats_are_written_as_plain_numbers(tmp_path: Pat
 def test_same_key_is_added_once(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     assert records.append(path, [ROW, ROW]) == 1
-    assert records.append(path, [ROW | {"value": 9.0}]) == 0  # a resumed run says the same thing again
+    assert records.append(path, [ROW | {"value": 0.1 * (1 + 1e-9), "date": "later"}]) == 0  # a resumed run says it again
     assert records.append(path, [ROW | {"eval_seed": 1}]) == 1
     assert records.load_results(path)["value"].tolist() == [0.1, 0.1]
+
+
+def test_same_key_with_another_value_is_added_and_both_are_named(tmp_path: Path) -> None:
+    path, said = tmp_path / "r.csv", []
+    records.append(path, [ROW | {"fake_hash": "a"}], warn=said.append)
+    assert records.append(path, [ROW | {"fake_hash": "a", "value": 9.0}], warn=said.append) == 1
+    assert len(said) == 1 and "was 0.1 and is now 9.0" in said[0] and "the newer counts" in said[0]
+    assert records.append(path, [ROW | {"fake_hash": "a", "value": 9.0}], warn=said.append) == 0 and len(said) == 1
+    with pytest.warns(UserWarning, match=r"was 9\.0 and is now 8\.0"):
+        records.append(path, [ROW | {"fake_hash": "a", "value": 8.0}])
+    assert records.load_results(path)["value"].tolist() == [0.1, 9.0, 8.0]
+
+
+@pytest.mark.parametrize("column", ["data_hash", "fake_hash", "side", "channels", "crop", "split", "n_real", "n_fake", "protocol"])
+def test_other_inputs_are_another_row(tmp_path: Path, column: str) -> None:
+    path, said = tmp_path / "r.csv", []
+    row = ROW | {"data_hash": "d", "fake_hash": "f", "side": 32, "channels": 3, "crop": "c", "split": "train", "n_real": 9,
+                 "n_fake": 9}
+    other = 64 if isinstance(row.get(column), int) else "other"
+    assert records.append(path, [row, row | {column: other}, row], warn=said.append) == 2
+    assert said == []
+
+
+def test_a_row_from_before_there_was_a_hash_of_what_was_scored_stands_for_any(tmp_path: Path) -> None:
+    path, said = tmp_path / "r.csv", []
+    records.append(path, [ROW])
+    assert records.append(path, [ROW | {"fake_hash": "f"}], warn=said.append) == 0
+    assert records.append(path, [ROW | {"fake_hash": "f", "value": 7.0}], warn=said.append) == 1 and "was 0.1" in said[0]
 
 
 def test_two_processes_append_at_once_without_losing_or_tearing_a_line(tmp_path: Path) -> None:
@@ -144,7 +172,7 @@ def test_a_row_of_another_schema_version_is_named_by_line(tmp_path: Path) -> Non
         records.load_results(path)
 
 
-FORMER = [c for c in records.COLUMNS if c not in ("flops_g", "flops_train", "settings", "budget")]  # schema 1
+FORMER = [c for c in records.COLUMNS if c not in {name for added in records.ADDED.values() for name in added}]  # schema 1
 
 
 def _former(path: Path, rows: int = 2) -> str:
@@ -195,8 +223,8 @@ def test_writers_that_meet_at_a_file_of_the_former_schema_lose_no_row(tmp_path: 
 @pytest.mark.parametrize(("edit", "says"), [
     (lambda t: t.replace("0.1,", "0;1,", 1), r"line 2: '0;1' is no value for the column value"),
     (lambda t: t.replace(",32,", ",32.5,", 1), r"line 2: '32\.5' is no value for the column side"),
-    (lambda t: t.replace(",3\n", ",3,more\n", 1), r"line 2: 45 fields where the header has 44"),
-    (lambda t: t[:-2].rsplit("\n", 1)[0] + "\n0001,half\n", r"line 3: 2 fields where the header has 44"),
+    (lambda t: t.replace(",3\n", ",3,more\n", 1), r"line 2: 46 fields where the header has 45"),
+    (lambda t: t[:-2].rsplit("\n", 1)[0] + "\n0001,half\n", r"line 3: 2 fields where the header has 45"),
     (lambda t: t.replace("ganbench", '"ganbench', 1), r"line \d+: .*mend or remove"),
     (lambda t: t.replace("family,", "", 1), r"lacks family"),
     (lambda t: t.replace("run,origin", "origin,run", 1), r"columns in another order"),
