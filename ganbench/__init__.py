@@ -5,6 +5,7 @@
     ganbench.load_results("results/")       a tidy pandas DataFrame
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["create", "load_results", "load_run"]
 _HOME = {"create": "ganbench.family", "load_results": "ganbench.records", "load_run": "ganbench.runs.run_folder"}
+
+# In a checkout the zoo is the folder models/ beside this package, not inside it as where ganbench is installed. Python
+# started in the checkout finds this package first, so it has to find the zoo that belongs to it.
+_BESIDE = Path(__file__).parent.parent
+if not Path(__file__).with_name("models").is_dir() and (_BESIDE / "models" / "__init__.py").is_file():
+    __path__.append(str(_BESIDE))
 
 
 def __getattr__(name: str) -> Any:

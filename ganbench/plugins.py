@@ -31,7 +31,11 @@ def canonical(name: str) -> str:
 def names(kind: str) -> dict[str, str]:
     """Map each plugin's name to its module's dotted path, without importing any of them."""
     found: dict[str, str] = {}
-    for entry in sorted(entry_points(group=GROUPS[kind]), key=lambda e: (e.dist is None or e.dist.name != "ganbench")):
+    entries = sorted(entry_points(group=GROUPS[kind]), key=lambda e: (e.dist is None or e.dist.name != "ganbench"))
+    if not entries:  # a checkout that was never installed: our own would be here
+        raise UserError(f"ganbench is not installed for {sys.executable}, so its {kind} plugins cannot be found: "
+                        f"run `python -m pip install -e {Path(__file__).parent.parent}`")
+    for entry in entries:
         try:
             spec = importlib.util.find_spec(entry.value)
         except ModuleNotFoundError:  # not even its parent package is there

@@ -15,7 +15,8 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    suite: Annotated[Path, typer.Argument(help="A suite, e.g. benchmarks/quick.toml")],
+    suite: Annotated[Path | None, typer.Argument(help="A suite: a .toml file, or a name from --list")] = None,
+    list_suites: Annotated[bool, typer.Option("--list", help="The suites that come with ganbench")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells, cost and memory; run nothing")] = False,
     only: Annotated[list[str] | None, typer.Option(help="Only cells with this in their name; repeatable")] = None,
     redo: Annotated[bool, typer.Option("--redo", help="Run again what was made by other code of its family")] = False,
@@ -30,9 +31,16 @@ def bench(
     """Run a comparison: families x data sets x seeds. A second call runs only what is missing."""
     from rich.console import Console
 
-    from ganbench.bench.suite import plan
     from ganbench.errors import UserError, nearest
     console = Console()
+    if list_suites:
+        _print_shipped(console)
+        return
+    if suite is None:
+        raise UserError("name a suite: a .toml file, or one of `ganbench bench --list`, e.g. `ganbench bench quick`")
+    from ganbench.bench.shipped import find_suite
+    from ganbench.bench.suite import plan
+    suite = find_suite(suite)
     if engine not in ENGINES:
         raise UserError(f"unknown engine '{engine}'.{nearest(engine, ENGINES)} Known: {', '.join(ENGINES)}")
     planned = plan(suite, dry=dry_run)
@@ -66,6 +74,19 @@ def bench(
         _report(planned.suite.title, table, None if no_html else html or table.with_suffix(".html"), folder, console)
     if tally.failed:
         raise typer.Exit(1)  # so that scripts notice; the other cells were run all the same
+
+
+def _print_shipped(console: Any) -> None:
+    """The suites that come with ganbench: what each compares, and how to run or copy one."""
+    from rich.table import Table
+
+    from ganbench.bench.shipped import suites_folder, summaries
+    table = Table("name", "what it compares", box=None, pad_edge=False, header_style="dim")
+    for name, title, about in summaries():
+        table.add_row(name, f"{title}. {about}" if about else title)
+    console.print(table)
+    console.print("\nrun one: ganbench bench NAME; its cost first: ganbench bench NAME --dry-run; "
+                  f"copy one to change it: they are in {suites_folder()}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _what_is_there(planned: Any, folder: Path, console: Any) -> None:

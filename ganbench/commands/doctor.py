@@ -7,7 +7,7 @@ from pathlib import Path
 from ganbench.environment import git_state, processor, usable_cores, versions
 
 EXTRAS = {"tensorboard": "tensorboard", "ray": "ray", "slurm": "submitit", "onnx": "onnxruntime",
-          "webdataset": "webdataset", "hf": "datasets", "lmdb": "lmdb"}
+          "hf": "datasets", "lmdb": "lmdb"}
 
 
 def examine() -> int:
