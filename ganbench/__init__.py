@@ -17,8 +17,8 @@ __version__ = "0.1.0"
 __all__ = ["create", "load_results", "load_run"]
 _HOME = {"create": "ganbench.family", "load_results": "ganbench.records", "load_run": "ganbench.runs.run_folder"}
 
-# In a checkout the zoo is the folder models/ beside this package, not inside it as where ganbench is installed. Python
-# started in the checkout finds this package first, so it has to find the zoo that belongs to it.
+# In a checkout the zoo is the folder models/ beside this package, and the link to it is missing where the checkout came
+# from an archive or lies on Windows. Python started there finds this package first, so it must find the zoo beside it.
 _BESIDE = Path(__file__).parent.parent
 if not Path(__file__).with_name("models").is_dir() and (_BESIDE / "models" / "__init__.py").is_file():
     __path__.append(str(_BESIDE))

@@ -16,7 +16,8 @@ def checkout(tmp_path_factory):
     """The files of the repository that a wheel is made of, where a build leaves no traces in the repository itself."""
     copy = tmp_path_factory.mktemp("checkout")
     for folder in ("ganbench", "models", "benchmarks"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        # without the link ganbench/models, which archives and Windows do not keep
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "models"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
     return copy
