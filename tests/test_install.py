@@ -51,6 +51,7 @@ def test_the_wheel_brings_its_suites(site, elsewhere):
     assert shipped == {path.name for path in (ROOT / "benchmarks").glob("*.toml")}
 
 
+@pytest.mark.slow
 def test_the_wheel_trains_a_family_of_a_suite_away_from_the_repository(site, elsewhere):
     suite = elsewhere / "tiny.toml"
     suite.write_text('title = "t"\nbudget = { steps = 2 }\nevaluation = { metrics = ["swd"], n = 64, references = false }\n'
