@@ -60,10 +60,12 @@ COLUMNS: dict[str, str] = {
     "status": "ok, diverged, crashed, killed", "reason": "why, where the status is not ok",
     "precision": "arithmetic of training", "device": "hardware", "versions": "library versions",
     "git_commit": "commit of the code", "git_dirty": "true if the code had uncommitted changes",
-    "date": "when it was measured, UTC", "source": "where a published number stands", "note": "anything to know",
+    "date": "when it was measured, UTC", "source": "where a published number stands",
+    "verified_by": "the copy of that source in which a published number was read again", "note": "anything to know",
     "schema": "version of this schema",
 }
-ADDED = {2: ("flops_g", "flops_train"), 3: ("settings", "budget", "fake_hash")}  # schema version -> the columns that came with it
+# schema version -> the columns that came with it
+ADDED = {2: ("flops_g", "flops_train"), 3: ("settings", "budget", "fake_hash", "verified_by")}
 FLOATS = ("kimg", "value", "ci_low", "ci_high", "seconds")
 WHOLE = ("side", "channels", "img_seen", "step", "n_real", "n_fake", "seed", "eval_seed", "params_g", "params_d", "flops_g",
          "flops_train", "schema")
