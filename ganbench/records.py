@@ -203,10 +203,12 @@ def load_results(*paths: str | Path) -> "pd.DataFrame":
                         "train something with `ganbench run`, or name a results CSV")
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).drop_duplicates(ignore_index=True)
     frame.loc[(frame["origin"] == "reference") & (frame["family"] == "reals"), "family"] = FLOOR  # its former name
+    # by Python's own conversion: that of pandas refuses "nan", and may lose a float's last bit
     for column in FLOATS:
-        frame[column] = pd.to_numeric(frame[column])
+        frame[column] = [float(text) if text else math.nan for text in frame[column]]
     for column in WHOLE:
-        frame[column] = pd.to_numeric(frame[column]).astype("Int64")
+        whole = [_whole_number(text) if text else pd.NA for text in frame[column]]
+        frame[column] = pd.array(whole, dtype="Int64")
     for column in TRUTHS:
         frame[column] = frame[column].map({"true": True, "false": False}).astype("boolean")
     return frame
@@ -360,6 +362,14 @@ def _strange(columns: list[str]) -> str:
     extra = [c for c in columns if c not in COLUMNS]
     return "; ".join([f"lacks {', '.join(missing[:4])}"] * bool(missing)
                      + [f"has {', '.join(extra[:4])}"] * bool(extra)) or "has the columns in another order"
+
+
+def _whole_number(text: str) -> int:
+    """Exactly, also beyond what a float can hold; spreadsheets may have made "1e6" or "32.0" of it."""
+    try:
+        return int(text)
+    except ValueError:
+        return int(float(text))
 
 
 def _fits(column: str, text: str) -> bool:

@@ -313,3 +313,12 @@ def test_a_run_says_what_it_was_given_beside_its_preset_and_what_ended_it() -> N
                                             "budget": "seconds 600"}
     assert records.plan_columns({"options": {}, "training": {"kimg": 60.0}}) == {"settings": "", "budget": "kimg 60"}
     assert records.plan_columns({}) == {"settings": "", "budget": ""}  # a run of an early version
+
+
+def test_values_are_read_to_the_last_bit_and_what_is_no_number_is_read_as_such(tmp_path: Path) -> None:
+    values = [123456789.12345679, 0.1 + 0.2, 1e-300, float("nan"), float("inf")]
+    records.append(tmp_path / "r.csv", [ROW | {"value": v, "kimg": float(i), "flops_g": 2 ** 60 + 1}
+                                        for i, v in enumerate(values)])
+    frame = records.load_results(tmp_path / "r.csv")
+    assert [repr(v) for v in frame["value"]] == [repr(v) for v in values]
+    assert frame["flops_g"].tolist() == [2 ** 60 + 1] * 5 and frame["value"].dtype == float

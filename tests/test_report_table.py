@@ -88,14 +88,19 @@ def test_levels_of_the_best_belong_to_one_checkpoint_the_one_with_the_best_avera
     assert [cells[level].best[0] for level in ("32", "16", "avg")] == [4.0, 4.0, 4.0]  # not 1, 3 and 4
 
 
-@pytest.mark.parametrize("difference", [{"protocol": "fid;v2"}, {"n_fake": 50}, {"n_real": 50}])
-def test_protocols_and_counts_never_share_a_column(tmp_path: Path, difference: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("difference", "titles"), [
+    ({"protocol": "fid;v2"}, ["fid (v1)", "fid (v2)"]), ({"n_fake": 50}, ["fid (n = 100)", "fid (n = 50)"]),
+    ({"n_real": 50}, ["fid (n real = 100)", "fid (n real = 50)"]),
+    ({"protocol": "fid;v1;n=50", "n_fake": 50, "n_real": 50}, ["fid (n = 100)", "fid (n = 50)"]),
+    ({"protocol": f"fid;{'long' * 20}"}, ["fid (v1)", "fid[1]"])])
+def test_protocols_and_counts_never_share_a_column_and_its_head_says_why(tmp_path: Path, difference: dict[str, Any],
+                                                                         titles: list[str]) -> None:
     block, = _blocks(tmp_path, [_row("a", 0, 1.0), _row("b", 0, 2.0, **difference)])
     assert len(block.columns) == 2
-    assert sorted(c.title for c in block.columns) == ["fid[1]", "fid[2]"]
+    assert sorted(c.title for c in block.columns) == titles
     for column in block.columns:
         assert sum(bool(e.cells[column].last) for e in block.entries) == 1
-    assert sum(note.startswith(("fid[1]: fid;v", "fid[2]: fid;v")) for note in block.notes) == 2
+    assert all(sum(note.startswith(f"{title}: fid;") for note in block.notes) == 1 for title in titles)
 
 
 def test_levels_with_counts_of_their_own_are_still_one_metric(tmp_path: Path) -> None:
@@ -327,13 +332,13 @@ def test_a_floor_on_fewer_images_stands_beside_the_models_and_says_so(tmp_path: 
     block, = comparison.build_table(frame)
     column, = block.columns
     assert (column.n_real, column.n_fake, column.title) == (100, 100, "fid")
-    assert [e.cells[column].lent for e in block.entries] == ["50 real and 50 generated", "", ""]
+    assert [e.cells[column].borrowed for e in block.entries] == ["50 real and 50 generated", "", ""]
     text = _text(frame)
     assert "1.000†" in text and "90.00†" not in text
     assert "† floor: measured on 50 real and 50 generated images" in text
     assert r"$^{\dagger}$" in table.to_latex([block])
     two = comparison.build_table(_frame(tmp_path, [_row("b", 0, 5.0, n_fake=70)]))  # now there is no one column it belongs beside
-    assert len(two[0].columns) == 3 and not any(c.lent for e in two[0].entries for c in e.cells.values())
+    assert len(two[0].columns) == 3 and not any(c.borrowed for e in two[0].entries for c in e.cells.values())
 
 
 def test_when_every_run_failed_the_runs_and_their_reasons_are_printed(tmp_path: Path) -> None:
@@ -380,3 +385,99 @@ def test_costs_come_from_the_last_stage_and_stand_in_the_tidy_table(tmp_path: Pa
 def test_what_most_entries_have_comes_first(tmp_path: Path) -> None:
     rows = [_row("dcgan", 0, 1.0, metric="swd"), _row("wgan", 0, 1.0, metric="swd"), _row("wgan", 0, 1.0, metric="bits_per_dim")]
     assert [c.metric for c in _blocks(tmp_path, rows)[0].columns] == ["swd", "bits_per_dim"]
+
+
+def test_failed_runs_count_as_worst_and_their_share_stands_beside_the_value(tmp_path: Path) -> None:
+    lost = {"value": None, "metric": "", "protocol": "", "higher_is_better": None, "kimg": 0.1, "status": "diverged"}
+    rows = [_row("lucky", s, 10.0 + s / 10) for s in range(2)] + [_row("lucky", s, **lost) for s in range(2, 10)]
+    rows += [_row("steady", s, 20.0 + s / 10) for s in range(10)]
+    frame = _frame(tmp_path, rows)
+    block, = comparison.build_table(frame)
+    assert [e.label for e in block.entries] == ["steady (paper)", "lucky (paper)"]
+    steady, lucky = (e.cells[block.columns[0]] for e in block.entries)
+    assert steady.standing.mark == "best" and lucky.standing.mark == "worse"  # type: ignore[union-attr]
+    assert lucky.median(False) is None and lucky.failures == "8 of 10 failed"
+    assert re.search(r"10\.05 ± 0\.64▾ \(8 of 10 failed\)", _text(frame))
+    assert "10.05 ± 0.64▾ (8 of 10 failed)" in table.to_markdown([block])
+    line = table.long_table([block]).set_index("label").loc["lucky (paper)"]
+    assert line["failed_here"] == 8 and pd.isna(line["last_median"])
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", ""])
+def test_a_value_that_is_no_number_is_a_failure_and_no_crash(tmp_path: Path, value: str) -> None:
+    rows = [_row(f, s, 10.0 + s) for f in ("a", "b") for s in range(3)] + [_row("a", 3, 777.25)]
+    records.append(tmp_path / "results.csv", rows)
+    text = (tmp_path / "results.csv").read_text().replace("777.25", value)
+    (tmp_path / "results.csv").write_text(text)
+    frame = records.load_results(tmp_path / "results.csv")
+    block, = comparison.build_table(frame)
+    cell = _entry(block, "a (paper)").cells[block.columns[0]]
+    assert (cell.failed, cell.not_a_number, sorted(cell.last)) == (1, 1, [0, 1, 2])
+    assert any("value is not a number, counted as failed: a (paper) (1)" in note for note in block.notes)
+    assert "1 of 4 failed" in _text(frame) and block.entries[0].label == "b (paper)"
+    table.to_csv([block]), table.to_latex([block]), table.to_markdown([block])
+
+
+def test_precision_and_kind_of_budget_make_entries_of_their_own(tmp_path: Path) -> None:
+    rows = [_row("a", s, 21.0 + s / 10, precision="fp32", run=f"x{s}") for s in range(3)]
+    rows += [_row("a", s, 61.0 + s / 10, precision="bf16", run=f"y{s}") for s in range(3)]
+    block, = _blocks(tmp_path, rows)
+    assert [(e.label, round(e.cells[block.columns[0]].last_summary.mean, 1)) for e in block.entries] == [  # type: ignore[union-attr]
+        ("a (paper) fp32", 21.1), ("a (paper) bf16", 61.1)]
+    (tmp_path / "kinds").mkdir()
+    rows = [_row("a", s, 21.0, budget="kimg 10", run=f"x{s}") for s in range(3)]
+    rows += [_row("a", s, 61.0, budget="seconds 60", run=f"y{s}") for s in range(3)]
+    block, = _blocks(tmp_path / "kinds", rows)
+    assert [e.label for e in block.entries] == ["a (paper) by kimg", "a (paper) by seconds"]
+
+
+def test_equally_long_is_the_same_budget_only_where_seconds_were_the_budget(tmp_path: Path) -> None:
+    def labels(name: str, *lengths: tuple[float, float, str]) -> list[str]:
+        (tmp_path / name).mkdir()
+        rows = [_row("a", s, 5.0, kimg=kimg, seconds=seconds, budget=budget)
+                for s, (kimg, seconds, budget) in enumerate(lengths)]
+        return sorted(e.label for e in _blocks(tmp_path / name, rows)[0].entries)
+
+    both = ["a (paper) @20 kimg", "a (paper) @40 kimg"]
+    assert labels("kimg", (20.0, 600.0, "kimg 20"), (40.0, 601.0, "kimg 40")) == both
+    assert labels("old", (20.0, 600.0, ""), (40.0, 601.0, "")) == both  # rows of a version that did not say
+    assert labels("seconds", (20.0, 600.2, "seconds 600"), (40.0, 600.9, "seconds 600")) == ["a (paper)"]
+    assert labels("other", (20.0, 600.2, "seconds 600"), (21.0, 615.0, "seconds 615")) != ["a (paper)"]
+
+
+def test_runs_of_unlike_hardware_and_code_are_named(tmp_path: Path) -> None:
+    made = [("AMD EPYC, 8 cores", "a" * 40), ("NVIDIA H100", "a" * 40), ("Xeon, 2 cores", "b" * 40)]
+    rows = [_row("a", s, 5.0 + s, device=device, git_commit=commit, git_dirty=False)
+            for s, (device, commit) in enumerate(made)]
+    block, = _blocks(tmp_path, rows)
+    assert any("different hardware (CPU; NVIDIA H100)" in note for note in block.notes)
+    assert any("different versions of the code (aaaaaaaa, bbbbbbbb)" in note for note in block.notes)
+    alike, = _blocks(tmp_path, [r | {"device": made[0][0], "git_commit": made[0][1], "dataset": "other"} for r in rows])[1:]
+    assert not any("different" in note for note in alike.notes)
+
+
+def test_of_two_values_of_one_run_the_newest_counts_and_is_noted(tmp_path: Path) -> None:
+    records.append(tmp_path / "a.csv", [_row("a", 0, 70.0, date="2026-02-01T00:00:00+00:00"), _row("a", 1, 5.0)])
+    records.append(tmp_path / "b.csv", [_row("a", 0, 48.0), _row("a", 1, 5.0)])
+    for order in (("a.csv", "b.csv"), ("b.csv", "a.csv")):
+        block, = comparison.build_table(records.load_results(*(tmp_path / name for name in order)))
+        assert block.entries[0].cells[block.columns[0]].last == {0: 70.0, 1: 5.0}
+        assert sum("a-paper-s0: fid was 48 and is 70 by a newer row" in note for note in block.notes) == 1
+        assert not any("a-paper-s1" in note for note in block.notes)
+
+
+def test_a_sweep_is_named_by_its_settings(tmp_path: Path) -> None:
+    rows = [_row("a", s, 5.0 + s, settings=f"rate={rate:g}", config_hash=f"c{rate}", run=f"a{rate}-{s}")
+            for rate in (0.001, 0.01) for s in range(2)] + [_row("a", s, 9.0 + s) for s in range(2)]
+    block, = _blocks(tmp_path, rows)
+    assert [e.label for e in block.entries] == ["a (paper) rate=0.001", "a (paper) rate=0.01", "a (paper)"]
+
+
+def test_what_a_claim_would_take_is_said(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [_row(f, s, float(np.exp(3 + 0.2 * rng.standard_normal())), ci_low=17.0, ci_high=23.0)
+            for f in "abcdef" for s in range(3)]
+    block, = _blocks(tmp_path, rows)
+    note = next(n for n in block.notes if "of the variance between seeds" in n)
+    assert re.search(r"fid: \d+% of the variance between seeds is noise of the evaluation.*a difference of 20% .* takes "
+                     r"\d+ seeds an entry", note)

@@ -38,8 +38,8 @@ COSTS = (("kimg", "images", "thousands of real images shown"), ("seconds", "time
          ("params_g", "parameters", "parameters of the generator"),
          ("flops_g", "FLOPs to generate", "FLOPs for one generated image (a multiply-add is two)"),
          ("flops_train", "FLOPs to train", "FLOPs of training for each real image (a multiply-add is two)"))
-VERDICTS = {"best": "differs from every other entry", "tied": "not distinguishable from the leading entry",
-            "unsure": "leads, but one seed allows no test", "": ""}
+VERDICTS = {"best": "better than every other entry", "tied": "not distinguishable from the leading entry",
+            "worse": "worse than the leading entry", "untested": "not testable: no entry has two seeds", "": ""}
 
 
 def render(frame: pd.DataFrame, *, title: str = "Comparison of GANs", roots: Sequence[Path] = (),
@@ -124,11 +124,11 @@ def _cell(entry: TableEntry, column: Column) -> dict[str, Any]:
     cell = entry.cells[column]
     last, best, standing = cell.last_summary, cell.best_summary, cell.standing
     mark = standing.mark if standing else ""
-    lent = f"measured on {cell.lent} images" if cell.lent else ""
+    lent = f"measured on {cell.borrowed} images" if cell.borrowed else ""
     interval = (f"95% interval {number(last.low, last.half)} to {number(last.high, last.half)} over {last.n} seeds"
                 if last and last.low is not None else "one seed: no interval" if last and not entry.reference else "")
     return {
-        "last": spread(last) + ("†" if cell.lent else ""), "last_value": last.mean if last else None, "mark": mark,
+        "last": spread(last) + ("†" if cell.borrowed else ""), "last_value": last.mean if last else None, "mark": mark,
         "told": "; ".join(t for t in (lent, interval, VERDICTS[mark]) if t),
         "best": "" if entry.reference else number(best.mean, best.half) if best else "–",
         "best_value": best.mean if best and not entry.reference else None, "best_told": _best_told(cell),

@@ -3,7 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
+
+# What one measurement is of: rows that agree in all of it are the same number, measured again.
+MEASUREMENT = ["run", "origin", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "side", "channels", "crop",
+               "split", "data_hash", "n_real", "n_fake"]
 
 
 def published(frame: pd.DataFrame, *, everything: bool = False) -> list[dict[str, Any]]:
@@ -33,6 +38,25 @@ def with_outcome(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(outcome=rows["run"].map(final).fillna("ok"), final_kimg=rows["run"].map(ended), seed_key=seeds)
 
 
+def newest(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of rows that measure the same thing with different values, the newest; and those that it replaces.
+
+    One run scored in two places may stand in two files, or have been scored again after something was put right: its
+    values are not averaged. Of two with one date the later in the files counts.
+    Returns:
+        The rows that count, in their order, and the replaced ones with the value that counts as `newest`. Rows that
+        agree in the value as well are one, without a word.
+    """
+    scored = rows[(rows["metric"].fillna("") != "") & (rows["status"] == "ok")]
+    in_time = scored.sort_values("date", kind="stable", na_position="first")
+    again = in_time.duplicated(MEASUREMENT, keep="last")
+    if not again.any():
+        return rows, rows.iloc[:0].assign(newest=[])
+    counts = in_time.groupby(MEASUREMENT, dropna=False)["value"].transform("last")
+    replaced = in_time[again].assign(newest=counts[again])
+    return rows.drop(index=replaced.index), replaced[replaced["value"] != replaced["newest"]].sort_index()
+
+
 def _final_status(rows: pd.DataFrame) -> str:
     """What became of one run that failed at some time: a crashed or killed one may have been resumed since."""
     good = [(r["kimg"], r["date"]) for r in rows[rows["status"] == "ok"].to_dict("records")]
@@ -46,8 +70,13 @@ def _final_status(rows: pd.DataFrame) -> str:
 
 
 def measured(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that hold a value that may be compared."""
-    return rows[(rows["metric"].fillna("") != "") & rows["value"].notna() & (rows["status"] == "ok")]
+    """The rows of evaluations, those included whose value is not a number: there it counts as a failure."""
+    return rows[(rows["metric"].fillna("") != "") & (rows["status"] == "ok")]
+
+
+def finite(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that hold a value that can be drawn and averaged."""
+    return rows[np.isfinite(rows["value"].astype(float))]
 
 
 def failures(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -57,14 +86,14 @@ def failures(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(k): optional(v, "") for k, v in row.items()} for row in failed.to_dict("records")]
 
 
-def lend_references(rows: pd.DataFrame) -> pd.DataFrame:
+def borrowed_references(rows: pd.DataFrame) -> pd.DataFrame:
     """Put references that were measured on other counts of images into the column they belong beside.
 
     A floor needs two sets of reals, so on small data it has fewer images than a model's score. Where exactly one column
-    of the same metric, level and protocol holds models, the reference moves there, and `lent` says what it was measured
+    of the same metric, level and protocol holds models, the reference moves there, and `borrowed` says what it was measured
     on. It is marked wherever it is shown, and takes no part in any test.
     """
-    rows = rows.assign(lent="")
+    rows = rows.assign(borrowed="")
     mine = rows["origin"] == "reference"
     for _, part in groups(rows, ["metric", "level", "protocol"]):
         places = [(optional(r["n_real"]), optional(r["n_fake"])) for r in part[~mine[part.index]].to_dict("records")]
@@ -74,7 +103,7 @@ def lend_references(rows: pd.DataFrame) -> pd.DataFrame:
             counts = (optional(reference["n_real"]), optional(reference["n_fake"]))
             if counts != places[0]:
                 shown = [f"{n:,} {what}" for n, what in zip(counts, ("real", "generated")) if n is not None]
-                rows.loc[index, "lent"] = " and ".join(shown) or "an unknown number of"
+                rows.loc[index, "borrowed"] = " and ".join(shown) or "an unknown number of"
                 rows.loc[index, ["n_real", "n_fake"]] = [pd.NA if n is None else n for n in places[0]]
     return rows
 

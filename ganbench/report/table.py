@@ -15,18 +15,18 @@ import pandas as pd
 from ganbench.errors import UserError
 from ganbench.report.comparison import Column, TableBlock, TableCell, TableEntry, build_if_any
 from ganbench.report.selection import failures, level_order, published
-from ganbench.report.statistics import Summary
+from ganbench.report.statistics import RULE, Summary
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-MARKS = {"best": "*", "tied": "≈", "unsure": "?", "": ""}
+MARKS = {"best": "*", "tied": "≈", "worse": "▾", "untested": "?", "": ""}
 PUBLISHED_TITLE = "Published figures (other code and protocols: for orientation, not for comparison)"
 FAILED_TITLE = "Runs that failed"
 LEGEND = ("last = where training ended, best = the best checkpoint on the way (chosen by looking). "
-          "± half of the 95% t-interval over training seeds. "
-          "* differs from every other entry (paired t-test, Bonferroni-corrected, intervals apart); "
-          "≈ not distinguishable from the leading entry; ? leads, but one seed allows no test.")
+          "± half of the 95% t-interval over an entry's own training seeds. * better than every other entry; "
+          "≈ leads, or not distinguishable from the leading entry; ▾ worse than the leading entry; ? not testable: no entry "
+          f"has two seeds. How it is tested: {RULE}. Failed runs count as worst, and no entry with failures leads.")
 
 
 def print_comparison(frame: pd.DataFrame, console: "Console | None" = None, *, all_published: bool = False) -> None:
@@ -206,13 +206,19 @@ def _long_lines(block: TableBlock) -> Iterator[dict[str, Any]]:
                 "seconds": entry.seconds, "params_g": entry.params_g, "params_d": entry.params_d,
                 "flops_g": entry.flops_g, "flops_train": entry.flops_train,
                 "diverged": entry.failed.get("diverged", 0), "failed": sum(entry.failed.values()),
+                "failed_here": cell.failed, "precision": entry.precision, "settings": entry.settings,
+                "budget": entry.budget, "last_median": _median(cell, column),
                 "n_seeds": last.n if last else 0, "last_mean": last and last.mean, "last_sd": last and last.sd,
                 "last_low": last and last.low, "last_high": last and last.high, "evaluation_noise": cell.noise,
-                "measured_on": cell.lent,
+                "measured_on": cell.borrowed,
                 "n_best": best.n if best else 0, "best_mean": best and best.mean, "best_sd": best and best.sd,
                 "best_kimg": _mean_kimg(cell), "mark": standing.mark if standing else "",
                 "rank_low": standing and standing.rank_low, "rank_high": standing and standing.rank_high,
             }
+
+
+def _median(cell: TableCell, column: Column) -> float | None:
+    return cell.median(column.higher_is_better) if column.higher_is_better is not None else None
 
 
 def _mean_kimg(cell: TableCell) -> float | None:
@@ -222,7 +228,8 @@ def _mean_kimg(cell: TableCell) -> float | None:
 
 def _screen_cell(entry: TableEntry, column: Column) -> tuple[str, str]:
     cell = entry.cells[column]
-    last = spread(cell.last_summary) + MARKS[_mark(entry, column)] + ("†" if cell.lent else "")
+    last = spread(cell.last_summary) + MARKS[_mark(entry, column)] + ("†" if cell.borrowed else "")
+    last += f" ({cell.failures})" if cell.failures and not entry.reference else ""
     best = cell.best_summary
     if entry.reference or best is None:
         return last, "" if entry.reference else "–"
@@ -312,14 +319,15 @@ def _pipe_table(head: list[str], lines: list[list[str]]) -> list[str]:
 def _markdown_cell(entry: TableEntry, column: Column) -> tuple[str, str]:
     last, best = _screen_cell(entry, column)
     mark = _mark(entry, column)
-    return (f"**{last.removesuffix('*')}**" if mark == "best" else last), best
+    return (f"**{last.replace('*', '')}**" if mark == "best" else last), best
 
 
 def _latex_cell(entry: TableEntry, column: Column) -> tuple[str, str]:
     cell = entry.cells[column]
-    text = spread(cell.last_summary).replace("±", r"$\pm$").replace("–", "--") + (r"$^{\dagger}$" if cell.lent else "")
+    text = spread(cell.last_summary).replace("±", r"$\pm$").replace("–", "--") + (r"$^{\dagger}$" if cell.borrowed else "")
     mark = _mark(entry, column)
-    marked = {"best": rf"\textbf{{{text}}}", "tied": rf"{text}$^{{\approx}}$", "unsure": f"{text}$^{{?}}$"}
+    marked = {"best": rf"\textbf{{{text}}}", "tied": rf"{text}$^{{\approx}}$", "worse": rf"{text}$^{{-}}$",
+              "untested": f"{text}$^{{?}}$"}
     return marked.get(mark, text), _screen_cell(entry, column)[1].replace("–", "--")
 
 

@@ -1,0 +1,153 @@
+"""What a comparison table is made of: columns, cells, entries (lines) and the block that holds them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from ganbench.report.statistics import Standing, Summary, median_with_failures, summarise
+
+AVERAGE = "avg"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric and level under one protocol with one count of images."""
+
+    metric: str
+    level: str
+    protocol: str
+    n_real: int | None
+    n_fake: int | None
+    higher_is_better: bool | None
+    variant: int = 0  # 1, 2, ... where one metric and level stand in a block under several protocols or counts
+    differs: str = ""  # what tells the variants apart, "n = 512"; empty where that takes more than a few words
+
+    @property
+    def title(self) -> str:
+        """How the column is headed: metric, what tells it from its like, level."""
+        apart = f" ({self.differs})" if self.differs else f"[{self.variant}]" if self.variant else ""
+        return f"{self.metric}{apart}{f' {self.level}' if self.level else ''}"
+
+    @property
+    def arrow(self) -> str:
+        """The better direction; empty where neither end is better."""
+        return {None: "", True: "↑", False: "↓"}[self.higher_is_better]
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """The levels of one metric under one protocol stand together."""
+        return self.metric, self.variant
+
+    @property
+    def conditions(self) -> str:
+        """The protocol in one line, counts of images included."""
+        counts = [f"{n:,} {what}" for n, what in ((self.n_real, "real"), (self.n_fake, "generated")) if n]
+        images = [f"{' and '.join(counts)} images"] if counts else []
+        return "; ".join([self.protocol or "no protocol stated", *images])
+
+
+@dataclass
+class TableCell:
+    """One entry's numbers in one column. `last` and `best` map a training seed to its value."""
+
+    last: dict[int, float] = field(default_factory=dict)
+    best: dict[int, float] = field(default_factory=dict)
+    best_kimg: dict[int, float] = field(default_factory=dict)
+    failed: int = 0  # runs that have no value here because they failed, or because it is not a number
+    not_a_number: int = 0  # those of `failed` that ended well and were measured, with a value that is not finite
+    noise: float | None = None  # half the 95% interval of one evaluation, over evaluation noise
+    noise_method: str = ""
+    borrowed: str = ""  # a reference measured on other counts of images than its column says: on which
+    standing: Standing | None = None
+
+    @property
+    def last_summary(self) -> Summary | None:
+        """Over the seeds that have a last value."""
+        return summarise(list(self.last.values())) if self.last else None
+
+    @property
+    def best_summary(self) -> Summary | None:
+        """Over the seeds that have a best value."""
+        return summarise(list(self.best.values())) if self.best else None
+
+    @property
+    def failures(self) -> str:
+        """ "8 of 10 failed", or nothing."""
+        return f"{self.failed} of {self.failed + len(self.last)} failed" if self.failed else ""
+
+    def median(self, higher_is_better: bool) -> float | None:
+        """Median over all runs, those that failed worst; None where that is a failed one."""
+        return median_with_failures(list(self.last.values()), self.failed, higher_is_better)
+
+
+@dataclass
+class TableEntry:
+    """One line. `failed` counts runs by what became of them; their values enter `best`, never `last`."""
+
+    label: str
+    origin: str
+    family: str
+    preset: str
+    config_hash: str
+    precision: str
+    settings: str  # those given beside the preset, as they are typed
+    budget: str  # "kimg", "steps", "seconds", or empty where rows do not say
+    kimg: float | None
+    seconds: float | None  # mean training time
+    params_g: int | None
+    params_d: int | None
+    flops_g: int | None  # of one generated image, at the last stage
+    flops_train: int | None  # of training, for each real image shown, at the last stage
+    seeds: list[int]
+    failed: dict[str, int]
+    runs: list[str]
+    devices: list[str]  # kinds of hardware: "CPU", or a GPU's name
+    commits: list[str]  # of the code, "+" behind those with changes that were not committed
+    cells: dict[Column, TableCell]
+
+    @property
+    def reference(self) -> bool:
+        """Whether this is a floor or a ceiling, and takes no part in the comparison."""
+        return self.origin == "reference"
+
+
+@dataclass
+class TableBlock:
+    """One table: its references first, then its entries, the leading one first, by the first headline column."""
+
+    dataset: str
+    side: int | None
+    channels: int | None
+    split: str
+    crop: str
+    data_hash: str
+    columns: list[Column]
+    entries: list[TableEntry]
+    notes: list[str]
+    rows: pd.DataFrame = field(repr=False, default_factory=pd.DataFrame)
+
+    @property
+    def title(self) -> str:
+        """Data set, side, colour, split and crop."""
+        parts = [self.dataset or "unnamed data", f"{self.side}×{self.side}" if self.side else "",
+                 {1: "grey", 3: "colour"}.get(self.channels or 0, ""),
+                 f"split {self.split}" if self.split else "", f"crop {self.crop}" if self.crop else ""]
+        return ", ".join(p for p in parts if p)
+
+    @property
+    def trained(self) -> list[TableEntry]:
+        """The entries that compete."""
+        return [entry for entry in self.entries if not entry.reference]
+
+    def headlines(self) -> list[Column]:
+        """One column for each group: the average where there is one, else the only or the first level."""
+        return headlines(self.columns)
+
+
+def headlines(columns: list[Column]) -> list[Column]:
+    """One column for each group: the average where there is one, else the only or the first level."""
+    groups: dict[tuple[Any, ...], list[Column]] = {}
+    for column in columns:
+        groups.setdefault(column.group, []).append(column)
+    return [min(group, key=lambda c: (c.level != AVERAGE, c.level != "")) for group in groups.values()]
