@@ -8,6 +8,7 @@ from scipy import stats
 
 from ganbench.report.statistics import (
     differences,
+    evaluation_deviation,
     evaluation_noise,
     images_needed,
     median_time,
@@ -173,6 +174,14 @@ def test_evaluation_noise_pools_repeated_evaluations() -> None:
 def test_evaluation_noise_as_the_metric_states_it() -> None:
     assert evaluation_noise([[1.0]], [3.0, 4.0]) == pytest.approx(math.sqrt(12.5))
     assert evaluation_noise([[1.0]], []) is None
+
+
+def test_a_deviation_is_taken_from_an_interval_by_the_quantile_it_was_made_with() -> None:
+    assert evaluation_deviation([], [(1.96, "percentile bootstrap")]) == pytest.approx(1.0)
+    few = float(stats.t.ppf(0.975, 9))
+    assert evaluation_deviation([], [(few, "delete-a-group jackknife over images (10 groups)")]) == pytest.approx(1.0)
+    assert evaluation_deviation([[1.0, 3.0]], [(99.0, "")]) == pytest.approx(math.sqrt(2))
+    assert evaluation_deviation([[1.0]], []) is None
 
 
 def test_reached_is_the_time_from_which_on_it_holds() -> None:

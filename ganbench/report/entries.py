@@ -14,7 +14,7 @@ import pandas as pd
 
 from ganbench.report.parts import AVERAGE, Column, TableCell, TableEntry
 from ganbench.report.selection import optional
-from ganbench.report.statistics import evaluation_noise
+from ganbench.report.statistics import evaluation_deviation, evaluation_noise
 
 SAME_KIMG, SAME_SECONDS = 0.01, 0.03  # runs whose lengths differ by less than these shares had the same budget
 # Where rows do not say what their budget was: equal time is taken for it only if it is that equal, and the images nearly.
@@ -135,8 +135,9 @@ def _cell(rows: list[Any], deciding: list[Any], column: Column, failed: int) -> 
     repeated: dict[str, list[float]] = {}
     for row in at_end:
         repeated.setdefault(row.run, []).append(row.value)
-    stated = [(r.ci_high - r.ci_low) / 2 for r in at_end if pd.notna(r.ci_high) and pd.notna(r.ci_low)]
-    cell.noise = evaluation_noise(list(repeated.values()), stated)
+    stated = [((r.ci_high - r.ci_low) / 2, r.ci_method) for r in at_end if pd.notna(r.ci_high) and pd.notna(r.ci_low)]
+    cell.noise = evaluation_noise(list(repeated.values()), [width for width, _ in stated])
+    cell.noise_sd = evaluation_deviation(list(repeated.values()), stated)
     if cell.noise is not None:
         again = any(len(g) > 1 for g in repeated.values())
         methods = sorted({r.ci_method for r in at_end} - {""})

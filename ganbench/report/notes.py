@@ -12,7 +12,6 @@ from ganbench.report.parts import Column, TableCell, TableEntry, headlines
 from ganbench.report.statistics import differences, images_needed, seeds_needed
 
 CLAIM = 1.2  # the difference whose cost is stated: a fifth
-NORMAL = 1.96  # half-widths of 95% intervals in standard deviations
 
 
 def notes_of(columns: list[Column], references: list[TableEntry], entries: list[TableEntry],
@@ -56,8 +55,8 @@ def seed_spread(column: Column, entries: list[TableEntry]) -> "Spread | None":
     if not found.variance:
         return None
     sizes = [abs(sum(cell.last.values())) / len(cell.last) for cell in placed]
-    noises = [(cell.noise / NORMAL / (size if found.log else 1)) ** 2
-              for cell, size in zip(placed, sizes) if cell.noise is not None]
+    noises = [(cell.noise_sd / (size if found.log else 1)) ** 2
+              for cell, size in zip(placed, sizes) if cell.noise_sd is not None]
     return Spread(found.variance, float(np.mean(noises)) if noises else None,
                   math.log(CLAIM) if found.log else (CLAIM - 1) * sum(sizes) / len(sizes), len(placed),
                   min(len(cell.last) for cell in placed))

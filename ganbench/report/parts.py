@@ -58,6 +58,7 @@ class TableCell:
     not_a_number: int = 0  # those of `failed` that ended well and were measured, with a value that is not finite
     noise: float | None = None  # half the 95% interval of one evaluation, over evaluation noise
     noise_method: str = ""
+    noise_sd: float | None = None  # the same as a standard deviation
     borrowed: str = ""  # a reference measured on other counts of images than its column says: on which
     standing: Standing | None = None
 

@@ -6,6 +6,7 @@ others was found by simulation: docs/differences.md, tests/test_report_power.py.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +15,7 @@ import numpy as np
 from scipy import special, stats
 
 CONFIDENCE = 0.95
+NORMAL = 1.96  # half-width of a 95% interval in standard deviations, where there are many degrees of freedom
 POWER = 0.8  # chance with which a claim should succeed where its cost in seeds is stated
 MOST_SEEDS, FINEST_GRID = 1000, 10_000
 RULE = ("unpaired t-test on the logarithm (on the values themselves for shares and where one is not positive), each "
@@ -109,6 +111,20 @@ def evaluation_noise(groups: Sequence[Sequence[float]], half_widths: Sequence[fl
     if half_widths:
         return float(np.sqrt(np.mean(np.square(half_widths))))
     return None
+
+
+def evaluation_deviation(groups: Sequence[Sequence[float]], stated: Sequence[tuple[float, str]]) -> float | None:
+    """The standard deviation of one evaluation: arguments and choice as `evaluation_noise`, `stated` with each method.
+
+    A half-width is 1.96 deviations, or as many as Student's t has for a jackknife over few groups.
+    """
+    freedom = sum(len(g) - 1 for g in groups if len(g) > 1)
+    half = evaluation_noise(groups, [width for width, _ in stated])
+    if freedom and half is not None:
+        return half / _t_quantile(freedom)
+    deviations = [width / (_t_quantile(int(few[1]) - 1) if (few := re.search(r"\((\d+) groups\)", method)) else NORMAL)
+                  for width, method in stated]
+    return float(np.sqrt(np.mean(np.square(deviations)))) if deviations else None
 
 
 def differences(entries: Sequence[Sequence[float]], higher_is_better: bool,
