@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn import losses
+from ganbench.models.nn.convolution import Conv2d
 from ganbench.models.nn.layers import LEAK, normal_weights
 from ganbench.models.nn.watch import CollapseAlarm
 from ganbench.random import Random
@@ -100,7 +101,7 @@ class Discriminator(nn.Module):
         width = channels
         for index, (wider, stride) in enumerate(plan):
             k = kernel if stride == 2 else 3
-            layers += [nn.Conv2d(width, wider, k, stride, (k - 1) // 2, bias=False),
+            layers += [Conv2d(width, wider, k, stride, (k - 1) // 2, bias=False),
                        *([nn.BatchNorm2d(wider)] if norm and index else []), nn.LeakyReLU(LEAK)]
             width = wider
         self.features = nn.Sequential(*layers, nn.Flatten())

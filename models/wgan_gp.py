@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn import losses
+from ganbench.models.nn.convolution import Conv2d
 from ganbench.models.nn.layers import LEAK, SignedPixels, UnitPixels, batch_statistics
 from ganbench.models.nn.resnets import Labelled, ResNet32Critic, ResNetCritic, ResNetGenerator, initialise, norm_layer
 from ganbench.models.nn.watch import RisingAlarm
@@ -83,7 +84,7 @@ class ConvCritic(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for index, (width, wider) in enumerate(zip([channels, *widths], widths)):
-            layers += [nn.Conv2d(width, wider, 5, 2, 2), *([norm_layer(norm, wider)] if index else []), nn.LeakyReLU(LEAK)]
+            layers += [Conv2d(width, wider, 5, 2, 2), *([norm_layer(norm, wider)] if index else []), nn.LeakyReLU(LEAK)]
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, 1))
         initialise(self, he=(nn.Conv2d,))
 

@@ -5,6 +5,7 @@ import itertools
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganbench.models.nn.convolution import Conv2d
 from ganbench.models.nn.layers import ConditionalBatchNorm2d, LayerNorm, uniform_weights
 
 
@@ -24,9 +25,9 @@ class ResNetBlock(nn.Module):
         middle = inputs if widen_late else outputs
         self.resample, self.pool_first = resample, pool_first
         self.norm1, self.norm2 = norm_layer(norm, inputs, classes), norm_layer(norm, middle, classes)
-        self.conv1 = nn.Conv2d(inputs, middle, 3, padding=1, bias=first_bias)
-        self.conv2 = nn.Conv2d(middle, outputs, 3, padding=1)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1) if resample or inputs != outputs else nn.Identity()
+        self.conv1 = Conv2d(inputs, middle, 3, padding=1, bias=first_bias)
+        self.conv2 = Conv2d(middle, outputs, 3, padding=1)
+        self.shortcut = Conv2d(inputs, outputs, 1) if resample or inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
         """`labels` (B,) only where the norms go by them."""
@@ -45,9 +46,9 @@ class FirstBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1)
+        self.conv1 = Conv2d(inputs, outputs, 3, padding=1)
+        self.conv2 = Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(self.conv2(F.relu(self.conv1(x))), 2) + self.shortcut(F.avg_pool2d(x, 2))
@@ -66,7 +67,7 @@ class ResNetGenerator(nn.Module):
         self.blocks = nn.Sequential(*[ResNetBlock(a, b, "up", kind, first_bias=first_bias, classes=classes)
                                       for a, b in itertools.pairwise(widths)])
         self.norm = norm_layer(kind, widths[-1])
-        self.to_image = nn.Conv2d(widths[-1], channels, 3, padding=1)
+        self.to_image = Conv2d(widths[-1], channels, 3, padding=1)
         initialise_blocks(self)
 
     def forward(self, z: Tensor, *labels: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ class ResNetCritic(nn.Module):
 
     def __init__(self, channels: int, widths: list[int], norm: str):
         super().__init__()
-        self.from_image = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.from_image = Conv2d(channels, widths[0], 3, padding=1)
         self.blocks = nn.Sequential(*[ResNetBlock(a, b, "down", norm, widen_late=True, first_bias=False, pool_first=True)
                                       for a, b in itertools.pairwise(widths)])
         self.head = nn.Linear(widths[-1] * 16, 1)
