@@ -78,7 +78,11 @@ def describe(device: Any) -> dict[str, Any]:
 
 
 def choose_device(name: str) -> Any:
-    """The device by name; "auto" is the GPU if there is one. Raises UserError for a device this machine does not have."""
+    """The device by name; "auto" is the CUDA GPU if there is one, else the CPU.
+
+    "auto" never takes Apple's GPU ("mps"): it has no float64, which most metrics and some families need.
+    Raises UserError for a device this machine does not have.
+    """
     import torch
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

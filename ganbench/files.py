@@ -4,10 +4,11 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ganbench.errors import UserError
 
@@ -143,6 +144,40 @@ def read_json(path: Path, *, remedy: str, shape: type = dict, keys: Mapping[str,
         if not _is_of(checked[key], kinds):
             raise UserError(f'{path} is damaged ("{key}" is {_kind(checked[key])}): {remedy}')
     return checked
+
+
+def lock_file(file: IO[Any], *, shared: bool = False, wait: bool = True) -> None:
+    """Lock an open file until it is closed, or its process ends. Only who also asks for the lock is kept out.
+
+    Args:
+        shared: several processes may hold it so at once (on Windows: one). wait: until it is free.
+    Raises:
+        OSError: another process holds it, and `wait` is False.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        _lock_on_windows(file, wait)
+    else:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+
+
+def _lock_on_windows(file: IO[Any], wait: bool) -> None:
+    import msvcrt
+    system: Any = msvcrt  # its functions exist on Windows alone
+    handle = file.fileno()
+    before = os.lseek(handle, 0, os.SEEK_CUR)
+    while True:
+        try:
+            # Windows keeps others from a locked byte altogether, so it is one far behind anything that is read.
+            os.lseek(handle, 2**31 - 2, os.SEEK_SET)
+            return system.locking(handle, system.LK_NBLCK, 1)
+        except OSError:
+            if not wait:
+                raise
+        finally:
+            os.lseek(handle, before, os.SEEK_SET)
+        time.sleep(0.05)
 
 
 _NAMES = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number", bool: "true or false",

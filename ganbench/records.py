@@ -13,7 +13,6 @@ empty, and brought up to date when rows are appended to them.
 """
 
 import csv
-import fcntl
 import io
 import json
 import math
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ganbench.errors import UserError
-from ganbench.files import atomic_write
+from ganbench.files import atomic_write, lock_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,7 +171,7 @@ def read(path: str | Path) -> list[dict[str, str]]:
     """
     try:
         with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)  # not in the middle of somebody's append
+            lock_file(file, shared=True)  # not in the middle of somebody's append
             raw = file.read()
     except OSError as error:
         raise UserError(f"cannot read results from {path}: {error.strerror}; name a results CSV") from None
@@ -240,7 +239,7 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
     """The file at its beginning, ours alone. One that was replaced while we waited for it is opened anew."""
     while True:
         with open(path, "a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file(file)
             try:
                 current = os.path.samestat(os.stat(path), os.fstat(file.fileno()))
             except FileNotFoundError:

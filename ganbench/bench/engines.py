@@ -119,7 +119,7 @@ def _die_with_parent(parent: int) -> Any:
     """What the child does before it becomes its program: ask the kernel (Linux) to be killed when its parent dies."""
     try:
         prctl = ctypes.CDLL(None, use_errno=True).prctl
-    except (OSError, AttributeError):  # not Linux: the child's own lock on its folder then keeps two writers apart
+    except (OSError, AttributeError, TypeError):  # not Linux: the child's own lock on its folder then keeps two writers apart
         return None
 
     def before_exec() -> None:
@@ -134,7 +134,10 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
     """End a process and what it started."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            if os.name == "nt":  # no process groups to signal
+                process.kill()
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

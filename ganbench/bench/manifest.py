@@ -8,7 +8,6 @@
 The manifest is written by the one process that drives the suite; everything else can be made again from the folders.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import IO, Any
 from ganbench import records
 from ganbench.bench.suite import Cell, Planned, Reference
 from ganbench.errors import UserError
+from ganbench.files import lock_file
 
 FORMAT = 1
 FINISHED = ("ok", "diverged")  # a diverged run is a result; what crashed or was killed gets another try
@@ -43,7 +43,7 @@ class Manifest:
         except OSError as error:
             raise UserError(f"cannot write in {folder}: {error.strerror}; choose another folder with --out") from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(self._lock, wait=False)
         except OSError:
             raise UserError(f"another `ganbench bench` is working in {folder}: wait for it, "
                             "or choose another --out") from None

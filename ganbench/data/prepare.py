@@ -1,6 +1,5 @@
 """From a source to a store: decoded on all cores, once; a killed preparation goes on where it was."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from ganbench.data.source import MissingData, NoSplit, Source, cache_dir, digest
 from ganbench.data.store import FORMAT, Store, content_hash
 from ganbench.environment import usable_cores
 from ganbench.errors import UserError, nearest
+from ganbench.files import lock_file
 from ganbench.plugins import canonical, load_plugin, names
 
 RULES = 2  # version of the rules that turn pictures into pixels
@@ -293,7 +293,7 @@ def _channels_of(source: Source) -> int:
 def _only_one(path: Path) -> Iterator[None]:
     """One process prepares; others wait and find it done."""
     with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock_file(file)
         yield
 
 

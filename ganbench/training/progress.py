@@ -1,6 +1,5 @@
 """The one progress line of a training run: where it stands, how fast, how long still, losses, memory."""
 
-import resource
 import sys
 import time
 
@@ -35,7 +34,7 @@ class ProgressLine:
         left = elapsed * (1 - fraction) / done if done > 0 else None
         parts = [f"{100 * fraction:5.1f}%", f"{clock.kimg:.2f} kimg", stage.label, f"{rate:.0f} img/s",
                  f"{duration(left)} left" if left is not None else "",
-                 " ".join(f"{k} {v:.4g}" for k, v in list(scalars.items())[:4]), f"{memory(self.device):.1f} GB"]
+                 " ".join(f"{k} {v:.4g}" for k, v in list(scalars.items())[:4]), _gigabytes(memory(self.device))]
         self._print(" | ".join(p for p in parts if p), last)
 
     def say(self, text: str) -> None:
@@ -63,8 +62,16 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def memory(device: torch.device) -> float:
-    """Peak memory in GB: of the GPU in use, else of this process."""
+def memory(device: torch.device) -> float | None:
+    """Peak memory in GB: of the GPU in use, else of this process; None where the system does not say (Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    try:
+        import resource
+    except ImportError:
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def _gigabytes(size: float | None) -> str:
+    return f"{size:.1f} GB" if size is not None else ""

@@ -1,7 +1,6 @@
 """One training run from its options to its folder: data, networks, loop, grids, scores, results."""
 
 import copy
-import fcntl
 import hashlib
 import json
 import os
@@ -31,6 +30,7 @@ from ganbench.family import (
     hashed_settings,
     short_name,
 )
+from ganbench.files import lock_file
 from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.metrics.metric import ModelMetric, find_metric
 from ganbench.pictures.grids import magnified, save_png, tile
@@ -131,7 +131,7 @@ def run(options: Options) -> Outcome:
     lock = open(folder / ".lock" if first else os.devnull, "w")
     try:
         if first:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(lock, wait=False)
     except OSError:
         raise UserError(f"another process is training in {folder}: wait for it, or choose another --out") from None
     if first:
