@@ -77,7 +77,8 @@ def train(name):
 def layers():
     """Each layer where samples meet, with its first and second derivative, on this process's rows of one batch."""
     seen = {}
-    rows = lambda x: x[distributed.rank() * len(x) // distributed.world():][:len(x) // distributed.world()]
+    def rows(x):
+        return x[distributed.rank() * len(x) // distributed.world():][:len(x) // distributed.world()]
     for name, module in {"batchnorm1d": nn.BatchNorm1d(3), "batchnorm2d": nn.BatchNorm2d(3),
                          "cumulative": nn.BatchNorm2d(3, momentum=None), "plain": nn.BatchNorm2d(3, affine=False),
                          "untracked": nn.BatchNorm2d(3, track_running_stats=False),

@@ -52,7 +52,8 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_many_are_divergence():
     engine = make_engine()
     family = engine.family
     before = copy.deepcopy(family.generator.state_dict())
-    bad = lambda: family.generator(torch.ones(2, 4)).sum() * float("inf")
+    def bad():
+        return family.generator(torch.ones(2, 4)).sum() * float("inf")
     assert engine.update(bad(), "generator") is False
     assert engine.skipped == 1
     assert all(torch.equal(before[k], v) for k, v in family.generator.state_dict().items())

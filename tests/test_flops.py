@@ -107,8 +107,9 @@ def test_a_growing_run_resumed_between_its_checkpoint_and_its_score_has_the_same
     """Killed there, a run scores first of all when it goes on; the engine is then at the next step's stage already."""
     options = session.Options("pggan", dataset="digits", preset="smoke", side=32, kimg=0.12, eval_every=0.02, n_eval=32,
                               checkpoint_every=0.02, results=None, device="cpu", quiet=True)
-    costs = lambda folder: [(r["kimg"], r["flops_g"], r["flops_train"]) for r in records.read(folder / "results.csv")
-                            if r["level"] == "avg"]
+    def costs(folder):
+        return [(r["kimg"], r["flops_g"], r["flops_train"]) for r in records.read(folder / "results.csv")
+                if r["level"] == "avg"]
     session.run(replace(options, out=str(tmp_path / "calm")))
     score, calls = session._Recorder.score, []
 

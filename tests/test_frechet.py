@@ -71,7 +71,8 @@ def test_singular_covariances():
     assert frechet_distance_from_statistics(zero, s1, zero, np.eye(3)) == pytest.approx(4 + 3 - 2 * 2, abs=1e-12)
     assert frechet_distance_from_statistics(zero, 0 * s1, zero, 0 * s1) == 0
     x, y = sets(400, 400, 6)  # a constant feature, and one that is a copy
-    widen = lambda v: np.concatenate([v, v[:, :1], np.ones((len(v), 1))], 1)
+    def widen(v):
+        return np.concatenate([v, v[:, :1], np.ones((len(v), 1))], 1)
     assert frechet_distance(widen(x), widen(y)) == pytest.approx(by_square_root(widen(x), widen(y)), rel=1e-6)
 
 

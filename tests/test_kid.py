@@ -14,7 +14,8 @@ def by_definition(x, y):
     """The unbiased estimate, term by term, float64."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     n, m, d = len(x), len(y), x.shape[1]
-    k = lambda a, b: (a @ b.T / d + 1) ** 3
+    def k(a, b):
+        return (a @ b.T / d + 1) ** 3
     xx, yy, xy = k(x, x), k(y, y), k(x, y)
     return ((xx.sum() - np.trace(xx)) / (n * (n - 1)) + (yy.sum() - np.trace(yy)) / (m * (m - 1))
             - 2 * xy.sum() / (n * m))
@@ -50,7 +51,8 @@ def test_far_from_the_origin():
 def by_longdouble(x, y):
     x, y = x.astype(np.longdouble), y.astype(np.longdouble)
     n, m, d = len(x), len(y), x.shape[1]
-    k = lambda a, b: ((a[:, None] * b[None]).sum(2) / d + 1) ** 3
+    def k(a, b):
+        return ((a[:, None] * b[None]).sum(2) / d + 1) ** 3
     xx, yy, xy = k(x, x), k(y, y), k(x, y)
     return float((xx.sum() - np.trace(xx)) / (n * (n - 1)) + (yy.sum() - np.trace(yy)) / (m * (m - 1))
                  - 2 * xy.sum() / (n * m))
@@ -109,14 +111,17 @@ def test_refusals():
 def test_gaussian_kernel_by_definition():
     rng = np.random.default_rng(4)
     x, y = rng.normal(size=(40, 5)), rng.normal(size=(30, 5)) + 0.3
-    k = lambda a, b: np.exp(-((a[:, None] - b[None]) ** 2).sum(2) / (2 * 1.5**2))
+    def k(a, b):
+        return np.exp(-((a[:, None] - b[None]) ** 2).sum(2) / (2 * 1.5**2))
     expected = k(x, x).mean() + k(y, y).mean() - 2 * k(x, y).mean()
     assert gaussian_mmd(x, y, 1.5) == pytest.approx(expected, rel=1e-10)
     metric = find_metric("cmmd")()
     metric.update_features(torch.from_numpy(x), real=True)
     metric.update_features(torch.from_numpy(y))
-    unit = lambda v: v / np.linalg.norm(v, axis=1, keepdims=True)
-    k = lambda a, b: np.exp(-((a[:, None] - b[None]) ** 2).sum(2) / 200)
+    def unit(v):
+        return v / np.linalg.norm(v, axis=1, keepdims=True)
+    def k(a, b):
+        return np.exp(-((a[:, None] - b[None]) ** 2).sum(2) / 200)
     u, v = unit(x), unit(y)
     assert metric.compute() == pytest.approx(1000 * (k(u, u).mean() + k(v, v).mean() - 2 * k(u, v).mean()), rel=1e-8)
 
@@ -129,8 +134,10 @@ def test_variance_components_by_definition():
     g_x, g_y = k @ p - k @ q, k @ q - k @ p
     first_x = p @ g_x**2 - (p @ g_x) ** 2
     first_y = q @ g_y**2 - (q @ g_y) ** 2
-    centred = lambda a, b: k - (k @ b)[:, None] - (a @ k)[None] + a @ k @ b
-    second = lambda a, b: a @ centred(a, b) ** 2 @ b
+    def centred(a, b):
+        return k - (k @ b)[:, None] - (a @ k)[None] + a @ k @ b
+    def second(a, b):
+        return a @ centred(a, b) ** 2 @ b
     n = 3000
     x, y = points[rng.choice(6, n, p=p)], points[rng.choice(6, n, p=q)]
     found = kernel.components(x, y)

@@ -31,7 +31,8 @@ def test_values_on_random_scores_agree_with_numpy():
     rng = np.random.default_rng(0)
     r, f = rng.normal(0, 3, 50), rng.normal(-1, 3, 50)
     real, fake = torch.tensor(r), torch.tensor(f)
-    sigmoid = lambda t: 1 / (1 + np.exp(-t))
+    def sigmoid(t):
+        return 1 / (1 + np.exp(-t))
     expected = {
         "logistic": (losses.logistic_critic(real, fake), -np.log(sigmoid(r)).mean() - np.log(1 - sigmoid(f)).mean()),
         "ns": (losses.non_saturating_generator(fake), -np.log(sigmoid(f)).mean()),

@@ -143,7 +143,8 @@ def test_the_ring_is_easy_for_non_saturating_losses_too(method):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_grid_separates_the_methods_at_equal_critic_updates():
-    kl = lambda reports: sum(r.kl for r in reports) / len(reports)
+    def kl(reports):
+        return sum(r.kl for r in reports) / len(reports)
     ns = [Toy(GRID, "ns", s, 1e-3).train(6000).report() for s in range(3)]
     r1 = [Toy(GRID, "r1", s, 1e-3).train(6000).report() for s in range(3)]
     gp = [Toy(GRID, "gp", s, 1e-3, n_critic=3).train(2000).report() for s in range(3)]

@@ -24,7 +24,8 @@ COUNTS = {  # (n, side): generator, generator with skip, encoders A to D, both n
 
 @pytest.mark.parametrize("n, side", COUNTS)
 def test_parameter_counts(n, side):
-    make = lambda **options: build("began", side=side, channels=3, n=n, **options)
+    def make(**options):
+        return build("began", side=side, channels=3, n=n, **options)
     with torch.device("meta"):
         plain, skip = make(), make(skip=True)
         encoders = [count(make(down=d).critic.encoder) for d in "ABCD"]
@@ -71,7 +72,8 @@ def test_the_skip_appends_the_enlarged_start():
     z = family.latents(2, Random(0))
     start = g.start(z).view(2, 4, 8, 8)
     x = start
-    big = lambda t: t.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    def big(t):
+        return t.repeat_interleave(2, 2).repeat_interleave(2, 3)
     for index, level in enumerate(g.levels):
         if index:
             enlarged = start
@@ -136,7 +138,8 @@ def test_closed_loop_reaches_its_fixed_point_with_its_time_constant():
 
 def test_m_global():
     balance = Balance(0.5, 0.001)
-    m = lambda a, b: float(balance.m_global(torch.tensor(a), torch.tensor(b)))
+    def m(a, b):
+        return float(balance.m_global(torch.tensor(a), torch.tensor(b)))
     assert m(0.2, 0.05) == pytest.approx(0.25) and m(0.2, 0.1) == pytest.approx(0.2)
     assert m(0.2, 0.4) == pytest.approx(0.5)
     assert all(m(0.2, b) >= 0.2 - 1e-7 for b in (0.0, 0.05, 0.1, 0.15, 1.0))
@@ -180,7 +183,8 @@ def test_one_step_by_plain_pytorch(eta, shared):
     logs = engine.steps(Reals(engine))
 
     x, stream = Random(1).uniform(16, 1, 32, 32, low=-1.0), Random(derived_seed(0, "latents"))
-    loss = lambda v: ((v - d(v)).abs() ** eta).mean()
+    def loss(v):
+        return ((v - d(v)).abs() ** eta).mean()
     fake = g(stream.uniform(16, 8, low=-1.0))
     critic_fake = (fake if shared else g(stream.uniform(16, 8, low=-1.0))).detach()
     real_loss, fake_loss = loss(x), loss(fake)

@@ -25,7 +25,8 @@ def at_28(name, preset, channels=1):
 
 
 def test_parameter_counts():
-    counts = lambda family: (count(family.generator), count(family.critic))
+    def counts(family):
+        return (count(family.generator), count(family.critic))
     assert counts(at_28("gan", "paper")) == (2_503_984, 1_231_441)
     assert counts(at_28("cgan", "paper")) == (2_413_984, 1_224_351)
     with torch.device("meta"):
@@ -65,7 +66,8 @@ def test_schedules_of_rate_and_momentum(name, decay):
     for step in (0, 1000, 100_000, 10_000_000):
         stage = family.stage(Clock(steps=step))
         assert stage.rates["critic"] == pytest.approx(max(0.1 / decay ** step, 1e-6)) == stage.rates["generator"]
-    momentum = lambda epoch: family.stage(Clock(images=int(epoch * 1000), dataset_size=1000)).momenta["generator"]
+    def momentum(epoch):
+        return family.stage(Clock(images=int(epoch * 1000), dataset_size=1000)).momenta["generator"]
     assert momentum(0) == momentum(1) == 0.5 and momentum(125.5) == pytest.approx(0.5 + 0.2 * 124 / 249)
     assert momentum(250) == pytest.approx(0.7) == momentum(999)
     engine = WatchedEngine(family, images=250_000)

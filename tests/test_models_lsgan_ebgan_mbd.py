@@ -56,7 +56,8 @@ def test_chi2_bound_is_tight_for_the_best_critic():
 
 
 def test_lsgan_ablations_and_refusals():
-    norms = lambda network: any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    def norms(network):
+        return any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
     half, none = build("lsgan", "alt:no_norm_g", width=4), build("lsgan", "alt:no_norm", width=4)
     assert (norms(half.generator), norms(half.critic)) == (False, True)
     assert not norms(none) and isinstance(none.make_optimizers()["critic"], torch.optim.RMSprop)
@@ -97,7 +98,8 @@ def test_ebgan_step_by_plain_pytorch():
     engine = WatchedEngine(family)
     engine.steps(Reals(engine))
     x, z = Random(1).uniform(16, 1, 32, 32, low=-1.0), Random(derived_seed(0, "latents")).normal(16, 100)
-    energy = lambda v: (d(v) - v).flatten(1).square().sum(1).sqrt()
+    def energy(v):
+        return (d(v) - v).flatten(1).square().sum(1).sqrt()
     fake = g(z)
     critic_loss = energy(x).mean() + (25.0 - energy(fake.detach())).clamp_min(0).mean()
     for p, gradient in zip(d.parameters(), torch.autograd.grad(critic_loss, list(d.parameters())), strict=True):

@@ -21,7 +21,8 @@ def test_parameter_counts():
         family = build("mbd_ssl", channels=3)
     assert count(family.generator) == (100 * 8192 + 8192 + 25 * 512 * 256 + 256 + 25 * 256 * 128 + 128
                                        + 25 * 128 * 3 + 2 * 3) == 4_933_382
-    conv = lambda taps, inputs, outputs: (taps * inputs + 2) * outputs
+    def conv(taps, inputs, outputs):
+        return (taps * inputs + 2) * outputs
     assert count(family.critic) == (conv(9, 3, 96) + 2 * conv(9, 96, 96) + conv(9, 96, 192) + 2 * conv(9, 192, 192)
                                     + conv(9, 192, 192) + 2 * conv(1, 192, 192) + 192 * 500 + conv(1, 292, 10))
 

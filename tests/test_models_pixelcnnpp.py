@@ -108,7 +108,8 @@ def test_blue_sums_to_1_whatever_red_and_green_are():
 
 def by_hand(maps, resnets, sides, mixtures, colours):
     """Parameters: k weights, a length and a bias for every output."""
-    conv = lambda taps, inputs, outputs: (taps * inputs + 2) * outputs
+    def conv(taps, inputs, outputs):
+        return (taps * inputs + 2) * outputs
     total = conv(6, colours + 1, maps) + conv(3, colours + 1, maps) + conv(2, colours + 1, maps)
     inward, outward = sides * resnets, sides * resnets + sides - 1
     for taps in (6, 4):
@@ -176,7 +177,8 @@ def test_samples_of_one_pixel_follow_the_likelihood(channels):
     assert torch.allclose(levels.double() / 127.5 - 1, drawn, atol=1e-12), "grey levels and nothing else"
     weights = np.exp(p[:mixtures].numpy() - logsumexp(p[:mixtures].numpy()))
     rest = p[mixtures:].view(mixtures, -1).numpy()
-    in_bins = lambda mean, log_scale: np.diff(expit((edges - mean[..., None]) / np.exp(max(log_scale, -7))))
+    def in_bins(mean, log_scale):
+        return np.diff(expit((edges - mean[..., None]) / np.exp(max(log_scale, -7))))
     edges = np.concatenate([[-np.inf], (np.arange(16, 256, 16) - 0.5) / 127.5 - 1, [np.inf]])
     expected = np.zeros((channels, 16))
     for w, component in zip(weights, rest):
@@ -201,10 +203,13 @@ def test_a_gated_block_against_its_formula():
     torch.manual_seed(0)
     block = GatedResnet("right", 3, 2, 0.0).double()
     x, aside = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.randn(2, 2, 4, 4, dtype=torch.float64)
-    both = lambda t: nn.functional.elu(torch.cat([t, -t], 1))
-    pad = lambda t: nn.functional.pad(t, (1, 0, 1, 0))
-    weight = lambda layer: (layer.parametrizations.weight.original0 * layer.parametrizations.weight.original1
-                            / layer.parametrizations.weight.original1.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+    def both(t):
+        return nn.functional.elu(torch.cat([t, -t], 1))
+    def pad(t):
+        return nn.functional.pad(t, (1, 0, 1, 0))
+    def weight(layer):
+        return (layer.parametrizations.weight.original0 * layer.parametrizations.weight.original1
+                                / layer.parametrizations.weight.original1.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
     c = nn.functional.conv2d(pad(both(x)), weight(block.first.conv)) + nn.functional.conv2d(both(aside), weight(block.aside))
     a, b = nn.functional.conv2d(pad(both(c)), weight(block.second.conv)).chunk(2, 1)
     assert torch.allclose(block(x, aside, Whole(), 0), x + a * torch.sigmoid(b), atol=1e-12)

@@ -76,10 +76,12 @@ def test_a_block_against_its_formula():
     torch.manual_seed(0)
     x, block = torch.randn(2, 4, 8, 8), ResNetBlock(4, 6, "down", "layer", widen_late=True, first_bias=False, pool_first=True)
     assert isinstance(block.norm1, LayerNorm) and block.conv1.out_channels == 4 and block.conv1.bias is None
-    norm = lambda t: (t - t.mean((1, 2, 3), keepdim=True)) / (t.var((1, 2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
+    def norm(t):
+        return (t - t.mean((1, 2, 3), keepdim=True)) / (t.var((1, 2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
     h = nn.functional.conv2d(norm(x).relu(), block.conv1.weight, padding=1)
     h = nn.functional.conv2d(norm(h).relu(), block.conv2.weight, block.conv2.bias, padding=1)
-    pool = lambda t: t.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5))
+    def pool(t):
+        return t.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5))
     expected = pool(h) + nn.functional.conv2d(pool(x), block.shortcut.weight, block.shortcut.bias)
     assert torch.allclose(block(x), expected, atol=1e-5)
 

@@ -79,7 +79,8 @@ def test_every_tick_of_every_preset(preset):
 
 def test_adam_resets_when_a_fade_begins_and_when_it_ends():
     family = light("paper", 1024)
-    phase = lambda images: family.stage(Clock(images=images)).phase
+    def phase(images):
+        return family.stage(Clock(images=images)).phase
     assert phase(800_000) == 0 and phase(800_001) == 1  # at 800,000 the fade has not begun: lod is still 8
     assert phase(1_599_999) == 1 and phase(1_600_000) == 2
     assert [phase(k * 800_000 + 400_000) for k in range(18)] == [*range(17), 16]
@@ -121,7 +122,8 @@ def test_growing_can_start_higher_and_can_skip_fading():
 
 def test_the_theano_ramp():
     family = light("paper", 16, theano_rampup_kimg=40)
-    rate = lambda images: family.stage(Clock(images=images)).rates["generator"]
+    def rate(images):
+        return family.stage(Clock(images=images)).rates["generator"]
     assert rate(0) == pytest.approx(1e-3 * math.exp(-5)) and rate(20_000) == pytest.approx(1e-3 * math.exp(-1.25))
     assert rate(40_000) == rate(50_000) == 1e-3
 

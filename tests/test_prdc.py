@@ -13,8 +13,10 @@ from ganbench.metrics.metric import find_metric
 def by_definition(real, fake, k, strict):
     """Loops over exact squared distances, float64."""
     real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
-    squared = lambda a, b: np.array([[((p - q) ** 2).sum() for q in b] for p in a])
-    radius = lambda a: np.sort(squared(a, a), axis=1)[:, k]  # column 0 is the point itself
+    def squared(a, b):
+        return np.array([[((p - q) ** 2).sum() for q in b] for p in a])
+    def radius(a):
+        return np.sort(squared(a, a), axis=1)[:, k]  # column 0 is the point itself
     inside = (lambda d, r: d < r) if strict else (lambda d, r: d <= r)
     between = squared(real, fake)
     in_real, in_fake = inside(between, radius(real)[:, None]), inside(between, radius(fake)[None])

@@ -182,7 +182,8 @@ def test_references_stand_on_top_and_do_not_compete(tmp_path: Path) -> None:
     assert block.entries[0].cells[block.columns[0]].standing is None
     assert block.entries[1].cells[block.columns[0]].standing.rank_low == 1  # type: ignore[union-attr]
     lines = _text(frame).splitlines()
-    first = lambda label: next(i for i, line in enumerate(lines) if label in line)
+    def first(label):
+        return next(i for i, line in enumerate(lines) if label in line)
     assert first("floor") < first("a (paper)") < first("b (paper)")
 
 

@@ -53,7 +53,8 @@ def test_an_attribute_that_z_shows_is_separable_and_only_z_is_reported_without_a
 
 
 def test_an_attribute_nobody_has_counts_as_perfect():
-    never = lambda images: torch.full((len(images), 2), 0.01)
+    def never(images):
+        return torch.full((len(images), 2), 0.01)
     got = levels(LinearSeparabilityOwn(n=50, judge=never).measure(subject_of(Known(Twisted(), latent=6, channels=3))))
     assert got["z"].value == got["z"].ci_low == got["z"].ci_high == 1
 

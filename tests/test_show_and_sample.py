@@ -124,7 +124,8 @@ def test_arithmetic_as_it_is_written():
 @pytest.mark.parametrize("kind", ["grid", "walk", "interpolate-z", "arithmetic"])
 def test_a_picture_is_the_same_for_the_same_seed_and_another_for_another(tmp_path, kind):
     run = a_run(tmp_path)
-    make = lambda seed: picture_of(run, kind, n=12, seed=seed, arithmetic="0,1,2-3,4,5+6,7,8")
+    def make(seed):
+        return picture_of(run, kind, n=12, seed=seed, arithmetic="0,1,2-3,4,5+6,7,8")
     assert make(0).dtype == np.uint8 and np.array_equal(make(0), make(0))
     assert not np.array_equal(make(0), make(1))
 

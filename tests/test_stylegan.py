@@ -119,7 +119,8 @@ def test_styles_act_on_their_own_layers():
     family = build(noise=False)
     g, w, other = family.generator, *torch.randn(2, 2, 5).double()
     plain = g.synthesis(w)
-    same = lambda a, b: torch.allclose(a, b, rtol=1e-10)
+    def same(a, b):
+        return torch.allclose(a, b, rtol=1e-10)
     assert same(g.synthesis(mixed_styles(w, other, torch.tensor([8]), 8)), plain)
     assert same(g.synthesis(mixed_styles(w, other, torch.tensor([0]), 8)), g.synthesis(other))
     for layer in range(8):
@@ -256,7 +257,8 @@ def test_native_losses_equal_those_at_full_side(loss, side, fade):
     real = fade_reals(stored, fade)
     ours, _ = family.critic_loss(real, fake, u)
 
-    judge = lambda x: reference.judge(x, lod)
+    def judge(x):
+        return reference.judge(x, lod)
     real_full, fake_full = reference.reals(stored, lod), to_full(fake, 32)
     r, f = judge(real_full)[:, 0], judge(fake_full)[:, 0]
     if loss == "logistic":

@@ -171,7 +171,8 @@ def test_variance_of_the_quadratic_part(noise):
 def test_variance_of_the_quadratic_part_under_heavy_tails():
     """An elliptical distribution whose radius takes two values: E r^4 / (E r^2)^2 is known."""
     rng, d, n = np.random.default_rng(32), 10, 400
-    sample = lambda: rng.normal(size=(n, d)) * rng.choice([0.5, 2.0], size=(n, 1))
+    def sample():
+        return rng.normal(size=(n, d)) * rng.choice([0.5, 2.0], size=(n, 1))
     values = [frechet_distance(sample(), sample()) for _ in range(600)]
     square, tails = (0.25 + 4) / 2, (0.0625 + 16) / 2 / ((0.25 + 4) / 2) ** 2
     known = square * torch.eye(d, dtype=torch.float64)
