@@ -193,10 +193,10 @@ class GAN(Family):
 
 def hidden_layer(config: GANConfig, inputs: int) -> list[nn.Module]:
     """One of the critic's hidden layers, (B,inputs) -> (B,units), and its dropout."""
-    layer: list[nn.Module] = [Maxout(inputs, config.units, config.pieces)]
-    if config.critic == "lrelu":
-        layer = [nn.Linear(inputs, config.units), nn.LeakyReLU(LEAK)]
-    return [*layer, nn.Dropout(config.drop_hidden)]
+    dropout = nn.Dropout(config.drop_hidden)
+    if config.critic == "maxout":
+        return [Maxout(inputs, config.units, config.pieces), dropout]
+    return [nn.Linear(inputs, config.units), nn.LeakyReLU(LEAK), dropout]
 
 
 def to_image(config: GANConfig, images: ImageSpec) -> list[nn.Module]:
