@@ -17,6 +17,7 @@ from ganbench import distributed
 from ganbench.errors import Diverged, UserError
 from ganbench.family import Clock, Family, Stage
 from ganbench.random import Random, derived_seed
+from ganbench.training.batch_norm import estimate_statistics
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 NON_FINITE_LIMIT = 20  # that many skipped updates in a row, and the run has diverged
@@ -125,12 +126,16 @@ class TrainingEngine:
         for ours, theirs in zip(self.averaged.parameters(), self.family.generator.parameters()):
             ours.lerp_(theirs, 1 - decay)
         for mine, current in zip(self.averaged.buffers(), self.family.generator.buffers()):
-            mine.copy_(current)  # state such as the fade position is copied, not averaged
+            mine.copy_(current)  # state such as the fade position is copied, not averaged; batch norm's: see `generator`
 
     @property
     def generator(self) -> nn.Module:
-        """The generator to show and to score: the averaged one where the family averages."""
-        return self.family.generator if self.averaged is None else self.averaged
+        """The generator to show and to score: the averaged one where the family averages, its batch norms' statistics
+        estimated on its own samples."""
+        if self.averaged is None:
+            return self.family.generator
+        estimate_statistics(self.family, self.averaged, derived_seed(self.seed, "batch norm"), self.device)
+        return self.averaged
 
     def autocast(self) -> AbstractContextManager[Any]:
         kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
@@ -142,7 +147,7 @@ class TrainingEngine:
         """Everything that the next step depends on, as JSON and tensors."""
         tensors = {f"family/{k}": v for k, v in self.family.state_dict().items()}
         if self.averaged is not None:
-            tensors |= {f"averaged/{k}": v for k, v in self.averaged.state_dict().items()}
+            tensors |= {f"averaged/{k}": v for k, v in self.generator.state_dict().items()}
         optimizers: dict[str, Any] = {}
         for name, optimizer in self.optimizers.items():
             packed = optimizer.state_dict()

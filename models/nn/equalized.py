@@ -5,7 +5,7 @@ a layer's fan-in, is equally large relative to every layer's weights.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -165,7 +165,8 @@ class OneGainLayerNorm(nn.Module):
 class Finish(nn.Module):
     """What follows a linear layer: [batch or layer norm ->] activation [-> pixel norm].
 
-    Batch and layer norm bring a bias of their own, so the layer before them has none.
+    Batch and layer norm bring a bias of their own, so the layer before them has none. Batch norm goes by the batch at hand
+    when it samples, too, as the Theano code of the paper's experiments does.
     """
 
     def __init__(self, channels: int, activation: Activation = "lrelu", norm: Norm = "none", eps: float | None = None):
@@ -173,13 +174,19 @@ class Finish(nn.Module):
         self.activation, self.eps = activation, eps
         self.norm: nn.Module = nn.Identity()
         if norm == "batch":
-            self.norm = nn.BatchNorm2d(channels, eps=1e-4)
+            self.norm = nn.BatchNorm2d(channels, eps=1e-4, track_running_stats=False)
         elif norm == "layer":
             self.norm = OneGainLayerNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = activate(self.norm(x), self.activation)
         return x if self.eps is None else pixel_norm(x, self.eps)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Checkpoints of version 0.1 hold running statistics, which nothing uses."""
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            state_dict.pop(f"{prefix}norm.{name}", None)
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
 
 class MinibatchStddev(nn.Module):
