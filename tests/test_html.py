@@ -129,7 +129,7 @@ def test_texts_from_results_are_escaped(frame: pd.DataFrame) -> None:
 
 def test_page_says_no_more_than_the_tests_allow(frame: pd.DataFrame) -> None:
     text = render(frame)
-    assert "swd avg: beta (paper) leads with" in text and "differs from every other entry." in text
+    assert "swd avg: beta (paper) leads with" in text and "is better than every other entry." in text
     close = frame[frame["family"] == "beta"].copy()
     close["family"], close["run"] = "beta2", close["run"].map(lambda r: r + "x")
     close["value"] += 0.001 * close["seed"].astype(float)

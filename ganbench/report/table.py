@@ -193,6 +193,15 @@ def number_or_blank(value: float | None) -> str:
     return "" if value is None else f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
 
 
+def duration(seconds: float | None) -> str:
+    """ "90 s", "14.5 min", "3.2 h"; nothing for None."""
+    if seconds is None:
+        return ""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+
+
 def _long_lines(block: TableBlock) -> Iterator[dict[str, Any]]:
     for entry in block.entries:
         for column, cell in entry.cells.items():

@@ -1,0 +1,89 @@
+"""What a page shows of the runs' own folders: sample grids, strips through training, logged curves."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ganbench.report import plots, samples
+from ganbench.report.comparison import TableEntry
+from ganbench.report.folders import RunFolder, embedded, kimg_of, opened
+from ganbench.report.plots import Series
+
+# Quantities that families with an equilibrium log beside their losses; a panel appears wherever the first is logged.
+EQUILIBRIUM = (("k", "k_t, the weight of generated images in the critic's loss"), ("m_global", "M_global"),
+               ("ratio", "error of generated images over error of reals; dashed: gamma, the wanted ratio"))
+WANTED = {"ratio": "gamma"}  # the setting that says where a quantity should be
+
+
+
+def _first(entry: TableEntry, folders: dict[str, RunFolder]) -> Iterable[RunFolder]:
+    return (folders[run] for run in entry.runs if run in folders)
+
+
+def samples_of(trained: list[TableEntry], folders: dict[str, RunFolder]) -> list[dict[str, Any]]:
+    """The last sample grid of the first run of each entry that has one; grids hold the same latents throughout."""
+    found = []
+    for entry in trained:
+        folder = next((f for f in _first(entry, folders) if f.grids), None)
+        if folder is not None:
+            kimg = kimg_of(folder.grids[-1])
+            when = [] if kimg is None else [f"{kimg:g} kimg"]
+            found.append(_picture(opened(folder.grids[-1]), f"{entry.label}: generated images",
+                                  ", ".join([entry.label, folder.path.name, *when])))
+    return found
+
+
+def strips_of(trained: list[TableEntry], folders: dict[str, RunFolder]) -> list[dict[str, Any]]:
+    """The same latents through training, and samples beside the training images nearest to them."""
+    found = []
+    for about, made in (("through training", samples.through_training), ("nearest reals", samples.beside_reals)):
+        for entry in trained:
+            result = next((r for f in _first(entry, folders) if (r := made(f)) is not None), None)
+            if result is not None:
+                found.append(_picture(result[0], f"{entry.label}: {about}; {result[1]}", f"{entry.label}, {about} ({result[1]})"))
+    for entry in trained:
+        path = next((p for f in _first(entry, folders) if (p := f.picture("growth"))), None)
+        if path is not None:
+            found.append(_picture(opened(path), f"{entry.label}: growth", f"{entry.label}: growth"))
+    return found
+
+
+def _picture(picture: np.ndarray, told: str, caption: str) -> dict[str, Any]:
+    address, (width, height) = embedded(picture)
+    return {"address": address, "width": width, "height": height, "told": told, "caption": caption}
+
+
+def dynamics_of(trained: list[TableEntry], folders: dict[str, RunFolder], numbers: dict[str, int]) -> list[dict[str, Any]]:
+    """Each family's own convergence measure (smoothed), all its runs; the scales of different families do not compare."""
+    charts = []
+    for entry in trained:
+        runs = list(_first(entry, folders))
+        name = next((k for f in runs for k in f.curves if k.endswith("_smooth")), None)
+        series = _logged(entry, runs, name, numbers) if name else []
+        if series:
+            label = name.removesuffix("_smooth") if name else ""
+            charts.append({"heading": entry.label, "caption": f"{label}, smoothed; a line a run",
+                           "svg": plots.line_chart(series, title=f"{entry.label}: {label}", x_label="thousands of real images",
+                                                   y_label=label, markers=False, height=220)})
+    return charts
+
+
+def equilibrium_of(trained: list[TableEntry], folders: dict[str, RunFolder], numbers: dict[str, int]) -> list[dict[str, Any]]:
+    charts = []
+    for entry in trained:
+        runs = [f for f in _first(entry, folders) if EQUILIBRIUM[0][0] in f.curves]
+        for name, label in EQUILIBRIUM:
+            series = _logged(entry, runs, name, numbers)
+            if series:
+                target = runs[0].config.get("config", {}).get(WANTED.get(name, ""))
+                charts.append({"heading": f"{entry.label}: {name}", "caption": label,
+                               "svg": plots.line_chart(series, title=f"{entry.label}: {label}", y_label=name, markers=False,
+                                                       x_label="thousands of real images", height=220,
+                                                       levels=[("gamma", float(target))] if target is not None else [])})
+    return charts
+
+
+def _logged(entry: TableEntry, runs: list[RunFolder], name: str, numbers: dict[str, int]) -> list[Series]:
+    curves = [(f.path.name, *plots.thinned(*f.curves[name])) for f in runs if name in f.curves]
+    return [Series(run, numbers[entry.label], x, y, faint=len(curves) > 1) for run, x, y in curves if len(x) > 1]
