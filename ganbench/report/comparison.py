@@ -46,7 +46,7 @@ def build_table(frame: pd.DataFrame) -> list[TableBlock]:
     numbers = {"side", "channels", "n_real", "n_fake"}
     text = [c for c in (*BLOCK, *COLUMN, *CONFIGURATION, "run", "status", "date", "ci_method", "settings", "budget",
                         "device", "git_commit") if c not in numbers]
-    rows[text] = rows[text].fillna("")
+    rows[text] = rows[text].astype("object").where(rows[text].notna(), "")  # a column that is empty throughout has no type
     rows, replaced = newest(rows)
     external = rows["origin"] == "external"  # images from elsewhere: each its own entry, not seeds of one
     rows.loc[external, "config_hash"] = rows.loc[external, "run"]

@@ -35,7 +35,7 @@ def with_outcome(rows: pd.DataFrame) -> pd.DataFrame:
     # External images and references have no training seed: each is its own unit.
     codes = {run: -1 - i for i, run in enumerate(dict.fromkeys(rows["run"]))}
     seeds = [codes[run] if pd.isna(seed) else int(seed) for run, seed in zip(rows["run"], rows["seed"])]
-    return rows.assign(outcome=rows["run"].map(final).fillna("ok"), final_kimg=rows["run"].map(ended), seed_key=seeds)
+    return rows.assign(outcome=[final.get(run, "ok") for run in rows["run"]], final_kimg=rows["run"].map(ended), seed_key=seeds)
 
 
 def newest(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
