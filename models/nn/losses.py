@@ -108,6 +108,34 @@ def r1_penalty(critic: Scores, real: Tensor, gamma: float = 10.0) -> Tensor:
     return 0.5 * gamma * gradient.flatten(1).square().sum(1).mean()
 
 
+# --- relativistic pairing (Jolicoeur-Martineau 2018, arXiv 1807.00734; with R1 and R2: Huang et al. 2024, 2501.05441) --
+
+def relativistic_critic(real: Tensor, fake: Tensor) -> Tensor:
+    """-log sigmoid(r - f), each real paired with one fake (arXiv 2501.05441, equation 2). ln 2 for a blind critic.
+
+    ln 2 minus this is a lower bound, in nats, on a divergence between the two distributions: 0 where they are equal.
+    Scores in half precision are widened, for their difference is small beside them.
+    """
+    return F.softplus(fake.float() - real.float()).mean()
+
+
+def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """-log sigmoid(f - r): the critic's loss with the roles exchanged, non-saturating."""
+    return F.softplus(real.float() - fake.float()).mean()
+
+
+def squared_gradients(scores: Tensor, images: Tensor) -> Tensor:
+    """Squared norms (B,) of the scores' gradient, over all pixels and channels of each image; differentiable.
+
+    R1 is gamma/2 times their mean on reals, R2 the same on fakes (arXiv 1801.04406, equations 9 and 10).
+
+    Args:
+        scores: (B,), each made from its own image alone. images: (B,C,S,S), a leaf that requires a gradient.
+    """
+    gradient, = torch.autograd.grad(scores.float().sum(), images, create_graph=True)
+    return gradient.float().flatten(1).square().sum(1)
+
+
 # --- energies (Zhao et al. 2016, arXiv 1609.03126) ------------------------------------------------------------------
 
 def energy_critic(real: Tensor, fake: Tensor, margin: float) -> Tensor:

@@ -1,0 +1,353 @@
+"""R3GAN (Huang, Gokaslan, Kuleshov, Tompkin, NeurIPS 2024, arXiv 2501.05441): "Re-GAN", a modern baseline.
+
+The relativistic pairing loss with R1 on reals and R2 on fakes, and residual networks of grouped convolutions without any
+normalisation: blocks begin as the identity (as in Fixup), sides change by bilinear resampling. Sizes and schedules are
+those of the authors' code; settings whose source says "recollection" were not checked against the paper.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganbench.errors import UserError
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
+from ganbench.models.nn import losses
+from ganbench.models.nn.equalized import blur, downsample, upsample
+from ganbench.models.nn.layers import LEAK
+from ganbench.random import Random
+
+# Standard deviation 1 passes through a leaky ReLU if the weights before it are this much larger.
+LRELU_GAIN = math.sqrt(2 / (1 + LEAK ** 2))
+
+
+class R3GANConfig(FamilyConfig):
+    # networks
+    fmap_base: int = setting(24576, "maps at side s are min(base / s, max)", "code", ge=1)
+    fmap_max: int = setting(768, "most maps in a stage", "code", ge=1)
+    blocks: int = setting(2, "residual blocks a stage", "code", ge=1)
+    expansion: int = setting(2, "a block's inner layers have that many times its maps", "code", ge=1)
+    group_width: int = setting(8, "maps of a stage for each group of its grouped convolutions", "code; ImageNet 16", ge=1)
+    latent: int = setting(64, "latent components, N(0,1)", "code", ge=1)
+    conditional: bool = setting(False, "give both networks labels", "code: CIFAR-10 and ImageNet")
+    # the game
+    loss: Literal["relativistic", "logistic"] = setting("relativistic", "compare each real with a fake, or judge each by "
+                                                        "itself (non-saturating)", "equation 2")
+    penalties: Literal["r1+r2", "r1", "r2", "none"] = setting("r1+r2", "gradient penalty on reals, on fakes, or both",
+                                                              "section 3")
+    generator_reals: Literal["fresh", "same"] = setting("fresh", "reals that the generator's fakes are compared with: a "
+                                                        "minibatch of their own, or the critic's", "code")
+    # optimisation: every quantity with an _end goes from its first value there along half a cosine
+    schedule_kimg: float = setting(20000.0, "kimg of critic updates after which schedules have reached their end, "
+                                   "0 = begin at the end", "code", ge=0)
+    gamma: float = setting(0.05, "weight of both penalties (gamma/2 times the squared norm)", "code, CIFAR-10", ge=0)
+    gamma_end: float = setting(0.005, "gamma at the end", "code, CIFAR-10", ge=0)
+    rate: float = setting(2e-4, "Adam's learning rate", "code", gt=0)
+    rate_end: float = setting(5e-5, "rate at the end", "code", gt=0)
+    beta1: float = setting(0.0, "Adam", "code", ge=0, lt=1)
+    beta2: float = setting(0.9, "Adam", "code", ge=0, lt=1)
+    beta2_end: float = setting(0.99, "beta2 at the end", "code", ge=0, lt=1)
+    ema_kimg: float = setting(5000.0, "half-life of the generator's average at the end, kimg; it begins at 0",
+                              "code, CIFAR-10", ge=0)
+    batch: int = setting(512, "images a minibatch", "code, CIFAR-10", ge=2)
+
+
+def cosine(first: float, last: float, progress: float) -> float:
+    """From `first` at progress 0 to `last` at 1 and after, along half a cosine."""
+    share = (1 - math.cos(math.pi * min(1.0, progress))) / 2
+    return first + share * (last - first)
+
+
+@dataclass(frozen=True)
+class Scheduled(Stage):
+    """What else holds for a step of R3GAN: the penalties' weight, Adam's beta2, the average's half-life in kimg."""
+
+    gamma: float = 0.0
+    beta2: float = 0.9
+    ema_kimg: float = 0.0
+
+
+# --- networks -------------------------------------------------------------------------------------------------------
+
+def he_normal(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> None:
+    """Weights N(0, gain^2 / fan_in), bias 0."""
+    nn.init.normal_(layer.weight, 0, gain / math.sqrt(layer.weight[0].numel()))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+class BottleneckBlock(nn.Module):
+    """x + (1x1, leaky ReLU, grouped 3x3, leaky ReLU, 1x1)(x): (B,width,H,W) -> the same.
+
+    The last layer begins at 0, so that the block begins as the identity; the others begin smaller by depth^(-1/4), which
+    keeps the first updates of a network of `depth` blocks as large as those of one (Fixup, Zhang et al. 2019, 1901.09321).
+    """
+
+    def __init__(self, width: int, config: R3GANConfig, depth: int):
+        super().__init__()
+        inner = width * config.expansion
+        self.narrow = nn.Conv2d(width, inner, 1)
+        self.grouped = nn.Conv2d(inner, inner, 3, padding=1, groups=max(1, width // config.group_width))
+        self.wide = nn.Conv2d(inner, width, 1, bias=False)
+        gain = LRELU_GAIN * depth ** -0.25
+        he_normal(self.narrow, gain)
+        he_normal(self.grouped, gain)
+        nn.init.zeros_(self.wide.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.leaky_relu(self.narrow(x), LEAK)
+        return x + self.wide(F.leaky_relu(self.grouped(h), LEAK))
+
+
+class Transition(nn.Module):
+    """Change the side by two, bilinearly (taps 1,3,3,1), and the width by a 1x1 convolution where it differs.
+
+    The convolution comes where the map is smaller.
+    """
+
+    def __init__(self, inputs: int, outputs: int, direction: Literal["up", "down"]):
+        super().__init__()
+        self.up = direction == "up"
+        self.conv: nn.Module = nn.Identity()
+        if inputs != outputs:
+            self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+            he_normal(self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Replicating and blurring is what a transposed convolution with the taps 1,3,3,1 does; likewise downwards.
+        return blur(upsample(self.conv(x))) if self.up else self.conv(downsample(blur(x)))
+
+
+class Generator(nn.Module):
+    """Latents (B,latent), labels int64 (B,) where conditional -> images (B,C,S,S), not squashed.
+
+    A learned 4x4 basis, each map scaled by a linear function of the latent, then a stage of blocks for each side.
+    """
+
+    def __init__(self, config: R3GANConfig, widths: list[int], channels: int, classes: int):
+        super().__init__()
+        inputs, depth = config.latent * (2 if classes else 1), config.blocks * len(widths)
+        self.embedding = nn.Parameter(torch.randn(classes, config.latent) / math.sqrt(classes)) if classes else None
+        self.scales = nn.Linear(inputs, widths[0], bias=False)
+        he_normal(self.scales)
+        self.basis = nn.Parameter(torch.randn(widths[0], 4, 4))
+        layers: list[nn.Module] = []
+        for index, width in enumerate(widths):
+            layers += [Transition(widths[index - 1], width, "up")] if index else []
+            layers += [BottleneckBlock(width, config, depth) for _ in range(config.blocks)]
+        self.layers = nn.Sequential(*layers)
+        self.to_image = nn.Conv2d(widths[-1], channels, 1, bias=False)
+        he_normal(self.to_image)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        if self.embedding is not None:
+            assert labels is not None
+            z = torch.cat([z, self.embedding[labels]], 1)
+        return self.to_image(self.layers(self.basis * self.scales(z)[:, :, None, None]))
+
+
+class Critic(nn.Module):
+    """Images (B,C,S,S), labels int64 (B,) where conditional -> scores (B,): the generator mirrored.
+
+    With labels the last layer has as many outputs as the coarsest stage has maps, and the score is their product with the
+    label's embedding (a projection critic, Miyato and Koyama 2018, arXiv 1802.05637, without its unconditional term).
+    """
+
+    def __init__(self, config: R3GANConfig, widths: list[int], channels: int, classes: int):
+        super().__init__()
+        depth, last = config.blocks * len(widths), widths[-1]
+        self.from_image = nn.Conv2d(channels, widths[0], 1, bias=False)
+        he_normal(self.from_image)
+        layers: list[nn.Module] = []
+        for index, width in enumerate(widths):
+            layers += [Transition(widths[index - 1], width, "down")] if index else []
+            layers += [BottleneckBlock(width, config, depth) for _ in range(config.blocks)]
+        self.layers = nn.Sequential(*layers)
+        self.basis = nn.Parameter(torch.randn(last, 4, 4) / 4)
+        self.head = nn.Linear(last, last if classes else 1, bias=False)
+        he_normal(self.head)
+        # Drawn so that a score has the deviation of one output, as it has without labels.
+        self.embedding = nn.Parameter(torch.randn(classes, last) / math.sqrt(last * classes)) if classes else None
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        h = self.layers(self.from_image(images))
+        out = self.head((h * self.basis).sum((2, 3))).float()
+        if self.embedding is None:
+            return out.squeeze(1)
+        assert labels is not None
+        return (out * self.embedding[labels]).sum(1)
+
+
+# --- the family -----------------------------------------------------------------------------------------------------
+
+_IMAGENET: dict[str, Any] = {"fmap_base": 98304, "fmap_max": 1536, "group_width": 16, "conditional": True, "batch": 4096,
+                             "schedule_kimg": 200000.0, "ema_kimg": 50000.0, "kimg": 400000.0}
+_FFHQ: dict[str, Any] = {"batch": 256, "ema_kimg": 500.0}
+_SMALL: dict[str, Any] = {"fmap_base": 512, "fmap_max": 64, "blocks": 1, "batch": 16, "ema_kimg": 2.0,
+                          "generator_reals": "same", "schedule_kimg": 50.0}
+
+
+class R3GAN(Family):
+    title = "R3GAN"
+    paper = "Huang, Gokaslan, Kuleshov, Tompkin 2024, arXiv 2501.05441"
+    summary = ("Each fake is compared with a real, so that the generator cannot win by leaving kinds of images out, and "
+               "gradient penalties on reals (R1) and on fakes (R2) make that game converge. With so steady a loss the usual "
+               "tricks can go: no normalisation, no style, no minibatch statistics. What remains is a plain residual "
+               "network of grouped convolutions for both players.")
+    Config = R3GANConfig
+    kimg = 40000.0
+    presets = {
+        "paper": Preset("the code's CIFAR-10 network and schedules without labels, at any side; not measured here. gamma "
+                        "belongs to 32 pixels: the code has 2 at 64 and 150 at 256"),
+        "paper-cifar10": Preset("the code's CIFAR-10 run with labels (published FID 1.96), but without its augmentation: a "
+                                "GPU, days; not measured here", side=32, conditional=True),
+        "paper-ffhq-64": Preset("the code's FFHQ-64 run (published FID 1.95), but without its augmentation; not measured here",
+                                side=64, gamma=2.0, gamma_end=0.2, **_FFHQ),
+        "paper-ffhq-256": Preset("the code's FFHQ-256 run, configuration E of the paper's ladder (published FID 2.75), but "
+                                 "without its augmentation; not measured here", side=256, gamma=150.0, gamma_end=15.0, **_FFHQ),
+        "paper-imagenet-32": Preset("the code's ImageNet-32 run (published FID 1.27) for 32 GPUs, but without its augmentation; "
+                                    "not measured here", side=32, gamma=0.5, gamma_end=0.05, **_IMAGENET),
+        "paper-imagenet-64": Preset("the code's ImageNet-64 run (published FID 2.09) for 64 GPUs, but without its augmentation; "
+                                    "not measured here", side=64, gamma=1.0, gamma_end=0.1, **_IMAGENET),
+        "paper-stacked-mnist": Preset("a small network of this kind for the paper's test of mode coverage (published 1000 modes, "
+                                      "KL 0.078). The code has no settings for it: widths, gamma and rate are ours; not "
+                                      "measured here", side=32, kimg=2000.0,
+                                      **{**_SMALL, "fmap_base": 2048, "fmap_max": 256, "gamma": 1.0, "gamma_end": 0.1, "batch": 64,
+                                         "ema_kimg": 20.0, "schedule_kimg": 1000.0}),
+        "laptop": Preset("small networks for 32 pixels; not measured", kimg=120.0, **_SMALL),
+        "smoke": Preset("seconds: does it run?", kimg=0.5, **{**_SMALL, "fmap_max": 16, "batch": 8, "latent": 8}),
+    }
+    quantities = {
+        "critic_loss": "without penalties, nats: mean softplus(f - r) of pairs, ln 2 = 0.693 for a blind critic (loss=logistic: "
+                       "mean softplus(-r) + mean softplus(f), 1.386)",
+        "generator_loss": "mean softplus(r - f) of pairs, nats (loss=logistic: mean softplus(-f))",
+        "bound": "ln 2 - critic_loss (logistic: - critic_loss / 2): lower bound on the relativistic pairing divergence (logistic: "
+                 "Jensen-Shannon), nats, 0 where critic and generator have come to rest",
+        "margin": "mean D(x) - mean D(G(z)), before the critic's update",
+        "order": "share of pairs in which the real has the higher score: 0.5 for a blind critic",
+        "r1": "mean squared gradient norm on reals, without gamma/2; only where penalised",
+        "r2": "the same on fakes; only where penalised",
+        "gamma": "the penalties' present weight",
+    }
+    convergence = "bound"
+    convergence_smoothing = "ema0.999"
+    healthy = ("bound stays well below ln 2 and falls or stays level; r1 and r2 are of one size; order between 0.6 and 0.95. "
+               "The images get better long after bound has come to rest.")
+    sick = ("bound near ln 2 with r1 and r2 growing: gamma is too small for this side. order near 0.5 with blurred images: "
+            "gamma is too large. r2 far above r1, which happens with R1 alone: training is about to diverge.")
+
+    config: R3GANConfig
+    critic: nn.Module
+    gamma: Tensor
+
+    def __init__(self, config: R3GANConfig, images: ImageSpec):
+        super().__init__(config, images)
+        self.needs_labels = config.conditional  # type: ignore[misc]  # a matter of configuration here
+        classes, widths = images.classes if config.conditional else 0, self.widths(config, images.side)
+        self.generator = Generator(config, widths, images.channels, classes)
+        self.critic = Critic(config, widths[::-1], images.channels, classes)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.register_buffer("gamma", torch.tensor(config.gamma), persistent=False)
+
+    @classmethod
+    def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        super().check(config, images)
+        assert isinstance(config, R3GANConfig)
+        if config.conditional and images.classes < 2:
+            raise UserError("r3gan with conditional=true needs labels, and this data has none: use a labelled data set, "
+                            "a folder with one subfolder a class, or --preset paper")
+        for width in cls.widths(config, images.side):
+            groups = max(1, width // config.group_width)
+            if width * config.expansion % groups:
+                raise UserError(f"a stage of {width} maps does not divide into groups of {config.group_width}: choose "
+                                "fmap_base and fmap_max as multiples of group_width")
+
+    @staticmethod
+    def widths(config: R3GANConfig, side: int) -> list[int]:
+        """Maps at 4, 8, ..., S."""
+        return [max(1, min(config.fmap_max, config.fmap_base >> level)) for level in range(2, side.bit_length())]
+
+    # --- schedules ------------------------------------------------------------------------------------------------
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        c = self.config
+        self.optimizers = {name: torch.optim.Adam(network.parameters(), c.rate, (c.beta1, c.beta2))
+                           for name, network in (("critic", self.critic), ("generator", self.generator))}
+        return self.optimizers
+
+    def stage(self, clock: Clock) -> Scheduled:
+        # The unit is images of critic updates: with reals of its own for the generator, half of those drawn.
+        c = self.config
+        progress = clock.steps * c.batch / (1000 * c.schedule_kimg) if c.schedule_kimg else 1.0
+        rate = cosine(c.rate, c.rate_end, progress)
+        return Scheduled(self.images.side, c.batch, rates={"critic": rate, "generator": rate},
+                         gamma=cosine(c.gamma, c.gamma_end, progress), beta2=cosine(c.beta2, c.beta2_end, progress),
+                         ema_kimg=cosine(0.0, c.ema_kimg, progress))
+
+    def enter(self, stage: Stage) -> None:
+        assert isinstance(stage, Scheduled)
+        self.gamma.fill_(stage.gamma)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["betas"] = (self.config.beta1, stage.beta2)
+
+    def ema_decay(self, stage: Stage) -> float:
+        assert isinstance(stage, Scheduled)
+        return 0.5 ** (stage.batch / (1000 * stage.ema_kimg)) if stage.ema_kimg else 0.0
+
+    # --- one step ---------------------------------------------------------------------------------------------------
+
+    def latents(self, n: int, random: Random) -> Tensor:
+        return random.normal(n, self.config.latent)
+
+    def critic_loss(self, real: Tensor, fake: Tensor, labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The critic's loss on detached images, penalties included, and what is logged of it. `labels` are of both."""
+        c = self.config
+        real, fake = real.detach().requires_grad_(), fake.detach().requires_grad_()
+        on_real, on_fake = self.critic(real, labels), self.critic(fake, labels)
+        if c.loss == "relativistic":
+            loss = losses.relativistic_critic(on_real, on_fake)
+            logs = {"critic_loss": loss, "bound": losses.LN2 - loss}
+        else:
+            loss = losses.logistic_critic(on_real, on_fake)
+            logs = {"critic_loss": loss, "bound": losses.js_bound(loss)}
+        # gamma/2 for each of the penalties
+        if "r1" in c.penalties:
+            logs["r1"] = losses.squared_gradients(on_real, real).mean()
+            loss = loss + self.gamma / 2 * logs["r1"]
+        if "r2" in c.penalties:
+            logs["r2"] = losses.squared_gradients(on_fake, fake).mean()
+            loss = loss + self.gamma / 2 * logs["r2"]
+        logs |= {"margin": on_real.mean() - on_fake.mean(), "order": (on_real > on_fake).float().mean()}
+        return loss, {name: value.detach() for name, value in logs.items()}
+
+    def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor | None = None) -> Tensor:
+        """`real` only where fakes are compared with reals."""
+        on_fake = self.critic(fake, labels)
+        if self.config.loss == "logistic":
+            return losses.non_saturating_generator(on_fake)
+        with torch.no_grad():  # the reals' scores do not depend on the generator
+            on_real = self.critic(real, labels)
+        return losses.relativistic_generator(on_real, on_fake)
+
+    def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        # the critic: a fake of the same class for every real
+        batch = next(reals)
+        labels = batch.labels if self.config.conditional else None
+        with torch.no_grad():
+            fake = self.generator(self.latents(len(batch.images), engine.random("latents")), labels)
+        loss, logs = self.critic_loss(batch.images, fake, labels)
+        engine.update(loss, "critic")
+
+        # the generator, beside reals of its own
+        if self.config.generator_reals == "fresh":
+            batch = next(reals)
+            labels = batch.labels if self.config.conditional else None
+        fake = self.generator(self.latents(len(batch.images), engine.random("latents")), labels)
+        generator_loss = self.generator_loss(batch.images, fake, labels)
+        engine.update(generator_loss, "generator")
+        return {**logs, "generator_loss": generator_loss.detach(), "gamma": self.gamma.clone()}
