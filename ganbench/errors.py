@@ -7,6 +7,9 @@ with code 2; from Python it is an ordinary exception. Anything else that escapes
 import difflib
 from collections.abc import Iterable
 
+# How the `ganbench` command ends, beside 0.
+EXIT_USER_ERROR, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 130
+
 
 class UserError(Exception):
     """Something the caller can put right. The message is one line: what is wrong, where, what to do."""

@@ -160,6 +160,7 @@ class Family(nn.Module):
     needs_labels: bool = False  # the generator takes labels, and training needs labelled data; __init__ may set it
     autoencoder_critic: ClassVar[bool] = False  # critic(x) has the shape of x (BEGAN, EBGAN): M_global applies
     pixel_latents: ClassVar[bool] = False  # latents are not a vector one can interpolate (PixelCNN)
+    watches_held_out: ClassVar[bool] = False  # `held_out` says something of images kept from training
 
     generator: nn.Module
     critic: nn.Module | None  # None where there is none; set in __init__, as a class attribute would hide the module
@@ -223,6 +224,11 @@ class Family(nn.Module):
     def before_training(self, images: Tensor) -> None:
         """Called once before the first step with a sample of the training images, float (n,C,S,S) in [-1,1]."""
 
+    def held_out(self, images: Tensor, engine: Engine) -> Mapping[str, Tensor | float]:
+        """Scalars to log of images kept from training, float (B,C,S,S) in [-1,1]; asked for every 100 steps of families
+        with `watches_held_out`."""
+        return {}
+
     def sample_mode(self, generator: nn.Module) -> None:
         """Put a generator into the mode in which it samples. Default: eval()."""
         generator.eval()
@@ -245,6 +251,11 @@ def frozen_modes(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def sampling_batch(side: int) -> int:
+    """Images of this side that are generated or described at once: 4 to 256, and at most 8192 rows of pixels."""
+    return max(4, min(256, 8192 // side))
 
 
 def to_uint8(images: Tensor, side: int | None = None) -> Tensor:

@@ -173,6 +173,7 @@ class EBGAN(Family):
         "hinge_active": "share of fakes whose energy is below the margin: 0.3 to 1 when healthy",
     }
     convergence = "energy_real"
+    watches_held_out = True
     healthy = "energy_real falls, energy_fake stays below the margin and above energy_real, hinge_active between 0.3 and 1."
     sick = ("hinge_active at 0: fakes stand above the margin and the critic no longer pushes them; the margin is too small. "
             "energy_fake near 0 with pulling_away near 1: collapse onto what the autoencoder copies best.")

@@ -119,6 +119,7 @@ class PixelCNNPP(Family):
         "bits_per_dim_dev": "bits_per_dim of held-out images without dropout, every 100 steps",
     }
     convergence = "bits_per_dim"
+    watches_held_out = True
     convergence_smoothing = "ema0.99"
     healthy = "bits_per_dim falls steeply, then slowly; bits_per_dim_dev lies below it as long as dropout costs more than " \
               "overfitting does."

@@ -96,6 +96,7 @@ class WGAN(Family):
         "critic_steps": "critic updates that belonged to this step",
     }
     convergence = "wasserstein"
+    watches_held_out = True
     convergence_smoothing = "median101"
     healthy = ("wasserstein jumps up while the critic learns, then falls steadily with better images. Never compare it "
                "between runs with other clips or critics. `clipped` is often 0.3 to 0.9.")

@@ -61,8 +61,6 @@ def in_process(monkeypatch, capsys, *arguments):
     """The command's exit code and what it says, in this process, which has torch loaded already."""
     monkeypatch.setattr(sys, "argv", ["ganbench", *arguments])
     monkeypatch.setattr(cli, "app", typer.Typer(pretty_exceptions_enable=False))
-    for command in (cli.run, cli.resume):
-        cli.app.command()(command)
     with pytest.raises(SystemExit) as end:
         cli.main()
     return end.value.code, capsys.readouterr().err

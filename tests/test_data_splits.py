@@ -24,7 +24,7 @@ def held_out(request):
     """The three places that ask for the held-out images; each called as (store, spec) -> store or None."""
     def in_session(store, spec):
         options = SimpleNamespace(dataset=spec, crop=None, root=None, skip_bad=False, seed=0)
-        stream = session._held_out(options, SimpleNamespace(held_out=None), store, {})
+        stream = session._held_out(options, SimpleNamespace(watches_held_out=True), store, {})
         return stream and stream.store
 
     def in_metrics(store, spec):

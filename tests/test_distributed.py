@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from ganbench import plugins, records
 from ganbench.training import session
+from ganbench.training.options import RunOptions
 
 HERE = Path(__file__).parent
 FAMILIES = sorted(plugins.names("family"))
@@ -101,7 +102,7 @@ SCORED = {"dcgan": "smoke", "stylegan": "smoke-labels"}  # batch norm; noise ins
 def test_two_processes_give_one_checkpoint_the_scores_that_one_gives(tmp_path):
     """Trained by one process, scored by one and by two: every row and every column of it, to 1e-6 of its value."""
     for family, preset in SCORED.items():
-        session.run(session.Options(family, dataset="digits", preset=preset, side=32, steps=3, metrics=[], results=None,
+        session.run(RunOptions(family, dataset="digits", preset=preset, side=32, steps=3, metrics=[], results=None,
                                     out=str(tmp_path / family), device="cpu", quiet=True))
     for world, name in ((1, "one"), (2, "two")):
         (tmp_path / name).mkdir()
@@ -118,7 +119,7 @@ def test_two_processes_give_one_checkpoint_the_scores_that_one_gives(tmp_path):
 
 @pytest.mark.slow
 def test_eval_under_torchrun_gives_the_rows_of_one_process(tmp_path):
-    session.run(session.Options("dcgan", dataset="digits", preset="smoke", steps=3, metrics=[], results=None,
+    session.run(RunOptions("dcgan", dataset="digits", preset="smoke", steps=3, metrics=[], results=None,
                                 out=str(tmp_path / "run"), device="cpu", quiet=True))
     said = {}
     for world in (1, 2):

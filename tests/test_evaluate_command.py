@@ -105,9 +105,10 @@ def test_newest_run_against_its_own_data(elsewhere):
     images the numbers are those that training wrote."""
     from pathlib import Path
 
-    from ganbench.training.session import Options, run
+    from ganbench.training.options import RunOptions
+    from ganbench.training.session import run
     toy = str(Path(__file__).parent / "toy.py")
-    outcome = run(Options(family=toy, dataset="digits", steps=4, metrics=["swd"], n_eval=64, results=None, quiet=True,
+    outcome = run(RunOptions(family=toy, dataset="digits", steps=4, metrics=["swd"], n_eval=64, results=None, quiet=True,
                           device="cpu"))
     app = typer.Typer()
     commands.register(app)

@@ -11,9 +11,10 @@ from toy import Toy
 from ganbench import records
 from ganbench.family import Clock, Family, ImageSpec, configure, find_family
 from ganbench.runs import checkpoint
-from ganbench.training import session
+from ganbench.training import recorder, session
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.flops import count_flops, count_with_smaller_batch
+from ganbench.training.options import RunOptions
 
 CPU = torch.device("cpu")
 
@@ -105,13 +106,13 @@ def test_a_family_that_grows_costs_more_at_its_last_stage():
 
 def test_a_growing_run_resumed_between_its_checkpoint_and_its_score_has_the_same_costs(tmp_path, monkeypatch):
     """Killed there, a run scores first of all when it goes on; the engine is then at the next step's stage already."""
-    options = session.Options("pggan", dataset="digits", preset="smoke", side=32, kimg=0.12, eval_every=0.02, n_eval=32,
+    options = RunOptions("pggan", dataset="digits", preset="smoke", side=32, kimg=0.12, eval_every=0.02, n_eval=32,
                               checkpoint_every=0.02, results=None, device="cpu", quiet=True)
     def costs(folder):
         return [(r["kimg"], r["flops_g"], r["flops_train"]) for r in records.read(folder / "results.csv")
                 if r["level"] == "avg"]
     session.run(replace(options, out=str(tmp_path / "calm")))
-    score, calls = session._Recorder.score, []
+    score, calls = recorder.Recorder.score, []
 
     def killed(self, engine, seconds):
         calls.append(engine.clock.images)
@@ -119,7 +120,7 @@ def test_a_growing_run_resumed_between_its_checkpoint_and_its_score_has_the_same
             raise KeyboardInterrupt
         return score(self, engine, seconds)
 
-    monkeypatch.setattr(session._Recorder, "score", killed)
+    monkeypatch.setattr(recorder.Recorder, "score", killed)
     for _ in range(40):
         try:
             session.run(replace(options, out=str(tmp_path / "rough"), resume=True))
@@ -133,15 +134,15 @@ def test_a_growing_run_resumed_between_its_checkpoint_and_its_score_has_the_same
 def test_rows_of_a_run_carry_the_cost_and_a_family_that_cannot_be_counted_trains_all_the_same(tmp_path, monkeypatch, capsys):
     toy = str(Path(__file__).with_name("toy.py"))
     options = {"dataset": "digits", "side": 16, "steps": 3, "n_eval": 64, "results": None, "device": "cpu"}
-    session.run(session.Options(toy, out=str(tmp_path / "a"), **options))
+    session.run(RunOptions(toy, out=str(tmp_path / "a"), **options))
     rows = records.read(tmp_path / "a" / "results.csv")
     assert {(row["flops_g"], row["flops_train"]) for row in rows} == {(str(8 * 256), str(36 * 256))}
 
     def fails(engine, stage):
         raise RuntimeError("no\nway")
 
-    monkeypatch.setattr(session, "count", fails)
-    session.run(session.Options(toy, out=str(tmp_path / "b"), **options))
+    monkeypatch.setattr(recorder, "count_flops", fails)
+    session.run(RunOptions(toy, out=str(tmp_path / "b"), **options))
     assert "FLOPs could not be counted: RuntimeError: no way" in capsys.readouterr().err
     without = records.read(tmp_path / "b" / "results.csv")
     assert {row["flops_g"] for row in without} == {""} and [r["value"] for r in without] == [r["value"] for r in rows]

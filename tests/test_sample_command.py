@@ -12,6 +12,7 @@ from ganbench.commands import sample as samples_commands
 from ganbench.errors import UserError
 from ganbench.runs.run_folder import load_run
 from ganbench.training import session
+from ganbench.training.options import RunOptions
 
 SIDE, GAP = 32, 2
 
@@ -20,7 +21,7 @@ SIDE, GAP = 32, 2
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """StyleGAN, small, trained to its full side on digits."""
     folder = tmp_path_factory.mktemp("runs") / "stylegan"
-    session.run(session.Options("stylegan", dataset="digits", preset="smoke", side=SIDE, out=str(folder), metrics=[],
+    session.run(RunOptions("stylegan", dataset="digits", preset="smoke", side=SIDE, out=str(folder), metrics=[],
                                 results=None, device="cpu", quiet=True, seed=3))
     return folder
 
@@ -116,7 +117,7 @@ def test_noise_changes_a_picture_and_where_is_shown(run: Path) -> None:
 
 def test_pictures_that_need_what_a_family_lacks_are_refused_in_one_line(tmp_path: Path) -> None:
     toy = str(Path(__file__).with_name("toy.py"))
-    session.run(session.Options(toy, dataset="digits", side=16, out=str(tmp_path / "toy"), metrics=[], results=None, steps=2,
+    session.run(RunOptions(toy, dataset="digits", side=16, out=str(tmp_path / "toy"), metrics=[], results=None, steps=2,
                                 device="cpu", quiet=True))
     for kind in ("--truncation-sweep", "--mixing-sheet", "--noise-variation"):
         with pytest.raises(UserError, match=r"needs a generator|has no noise inputs"):

@@ -18,7 +18,8 @@ from ganbench.errors import UserError
 from ganbench.family import find_family
 from ganbench.runs import checkpoint
 from ganbench.training.engine import TrainingEngine
-from ganbench.training.session import Options, resume, run
+from ganbench.training.options import RunOptions
+from ganbench.training.session import resume, run
 
 TOY = str(Path(__file__).parent / "toy.py")
 VOLATILE = ["seconds", "date", "run", "git_commit", "git_dirty"]  # what may differ between equal runs
@@ -33,7 +34,7 @@ def smallest_preset(family):
 def options(family=TOY, **changes):
     settings = {"steps": 10, "out": "run", "results": None, "metrics": ["swd"], "n_eval": 32, "log_every": 1,
                 "eval_every": 0.04, "checkpoint_every": 0.04, "grid_every": 0.08, "keep": 3, "quiet": True}
-    return Options(family=family, **({"preset": smallest_preset(family)} | settings | changes))
+    return RunOptions(family=family, **({"preset": smallest_preset(family)} | settings | changes))
 
 
 def logged(folder):
@@ -121,10 +122,10 @@ def test_a_stopped_run_resumes_to_the_bit(elsewhere, monkeypatch, at_step):
 
 
 def test_an_evaluation_that_was_cut_off_is_made_good(elsewhere, monkeypatch):
-    from ganbench.training import session
+    from ganbench.training import recorder
     run(options(out="straight"))
     with monkeypatch.context() as patch:
-        patch.setattr(session, "score", lambda *a, **k: (_ for _ in ()).throw(SystemExit("killed")))
+        patch.setattr(recorder, "score", lambda *a, **k: (_ for _ in ()).throw(SystemExit("killed")))
         with pytest.raises(SystemExit):
             run(options(out="stopped"))
     resume("stopped")
@@ -239,7 +240,7 @@ def test_a_metric_that_does_not_apply_is_left_out_and_said(elsewhere, capsys):
 def test_a_familys_ticks_make_grids_more_frequent(elsewhere, monkeypatch):
     family = find_family(TOY)
     monkeypatch.setattr(family, "tick_kimg", lambda self, stage: 0.016)
-    monkeypatch.setattr("ganbench.training.session.find", lambda name: family)
+    monkeypatch.setattr("ganbench.training.document.find_family", lambda name: family)
     run(options(grid_every=None, kimg=0.08, steps=None, out="ticks"))
     assert [p.stem for p in sorted(Path("ticks/grids").iterdir())] == [f"kimg-{k:010.3f}" for k in (
         0, 0.008, 0.016, 0.024, 0.032, 0.04, 0.048, 0.056, 0.064, 0.072, 0.08)]

@@ -1,13 +1,24 @@
-"""What this machine can do, and what is missing, each with the command that mends it."""
+"""`ganbench doctor`: what this machine can do, and what is missing, each with the command that installs it."""
 
 import importlib.util
 import shutil
 from pathlib import Path
 
+import typer
+
 from ganbench.environment import git_state, processor, usable_cores, versions
 
 EXTRAS = {"tensorboard": "tensorboard", "ray": "ray", "slurm": "submitit", "onnx": "onnxruntime",
           "hf": "datasets", "lmdb": "lmdb"}
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(doctor)
+
+
+def doctor() -> None:
+    """What this machine can do: versions, devices, space, data sets, optional parts."""
+    raise typer.Exit(examine())
 
 
 def examine() -> int:

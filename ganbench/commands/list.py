@@ -1,15 +1,37 @@
-"""What there is: families, data sets, metrics, presets. Everything is found through the plugin door."""
+"""`ganbench list`: families, data sets, metrics, presets. Everything is found through the plugin door."""
 
-from typing import Any
+import json
+from typing import Annotated, Any
 
-from ganbench import family as families
-from ganbench.data.source import Source
-from ganbench.metrics.metric import ImageMetric, MetricBase, ModelMetric
+import typer
+
 from ganbench.plugins import load_plugin, names
+
+
+def register(app: typer.Typer) -> None:
+    app.command("list")(list_)
+
+
+def list_(
+    presets: Annotated[str | None, typer.Option(help="Show the presets of this family")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable")] = False,
+) -> None:
+    """Families, data sets and metrics, with the paper each comes from."""
+    found: Any = preset_table(presets) if presets else catalogue()
+    if as_json:
+        print(json.dumps(found, indent=2))
+    elif presets:
+        print_presets(presets, found)
+    else:
+        print_catalogue(found)
 
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
     """Everything that is installed, ours and others', as plain data."""
+    from ganbench import family as families
+    from ganbench.data.source import Source
+    from ganbench.metrics.metric import ImageMetric, MetricBase, ModelMetric
+
     found_families = [(name, families.find_family(name)) for name in names("family")]
     found_metrics = [(name, load_plugin("metric", name, MetricBase)) for name in names("metric")]
     found_sources = [(name, load_plugin("dataset", name, Source)) for name in names("dataset")]
@@ -17,8 +39,8 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
         "families": [{"name": name, "title": f.title, "paper": f.paper, "adversarial": f.adversarial,
                       "needs_labels": f.needs_labels or f.trains_on_labels, "presets": list(f.presets), "summary": f.summarise()}
                      for name, f in found_families],
-        "datasets": [{"name": name.replace("_", "-"), "title": getattr(s, "title", ""),
-                      "about": _first_line(s), "crops": list(getattr(s, "crops", ()))} for name, s in found_sources],
+        "datasets": [{"name": name.replace("_", "-"), "title": s.title,
+                      "about": _first_line(s), "crops": list(s.crops)} for name, s in found_sources],
         "metrics": [{"name": name, "title": m.title, "paper": m.paper, "summary": m.summary or _first_line(m),
                      "higher_is_better": m.higher_is_better,
                      "of": "images" if issubclass(m, ImageMetric) else "model" if issubclass(m, ModelMetric) else ""}
@@ -28,6 +50,7 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
 
 def preset_table(family: str) -> list[dict[str, Any]]:
     """A family's presets: what each expects and what it sets."""
+    from ganbench import family as families
     found = families.find_family(family)
     return [{"preset": name, "side": p.side, "kimg": p.kimg or found.kimg, "about": p.about, "values": p.values}
             for name, p in found.presets.items()]

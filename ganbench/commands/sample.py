@@ -113,8 +113,9 @@ def grid_latents(run: "Run", n: int, seed: int) -> Any:
     """The latents behind a grid of n images of this seed: the stream, and the batches, of `Run.sample`."""
     import torch
 
+    from ganbench.family import sampling_batch
     from ganbench.random import Random, derived_seed
-    stream, batch = Random(derived_seed(seed, "sample"), run.device), max(4, min(256, 8192 // run.family.images.side))
+    stream, batch = Random(derived_seed(seed, "sample"), run.device), sampling_batch(run.family.images.side)
     drawn = [run.family.latents(min(batch, n - start), stream) for start in range(0, n, batch)]
     return torch.cat(drawn)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
+from ganbench.family import sampling_batch
 from ganbench.metrics import cache
 from ganbench.metrics.images.sets import Statistics, shuffled
 from ganbench.metrics.metric import ImageMetric, MetricBase, ModelMetric, Score, Subject, find_metric
@@ -212,7 +213,7 @@ def _feed(images: Any, real: bool, jobs: list[_Job], networks: Mapping[Any, Any]
           progress: Progress | None) -> None:
     """Show the images to every job, batch by batch."""
     done, what = 0, "real" if real else "fake"
-    for batch in images.batches(max(4, min(256, 8192 // side))):
+    for batch in images.batches(sampling_batch(side)):
         features: dict[Any, Mapping[str, Tensor]] = {}
         active = [job for job in jobs if job.name not in report.failures]
         for job in active:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ganbench.data import Store, open_dataset
 from ganbench.errors import UserError
-from ganbench.family import Family, ImageSpec, configure, find_family, to_uint8
+from ganbench.family import Family, ImageSpec, configure, find_family, sampling_batch, to_uint8
 from ganbench.random import Random, derived_seed
 from ganbench.runs import checkpoint
 
@@ -190,7 +190,7 @@ def sample_batches(family: Family, generator: nn.Module, n: int, seed: int, devi
             statistics depend on it.
         share: (rank, world): make only batches number rank, rank + world, ...
     """
-    batch = batch or max(4, min(256, 8192 // family.images.side))
+    batch = batch or sampling_batch(family.images.side)
     stream = Random(derived_seed(seed, "sample"), device)
     if family.needs_labels and labels is None:
         chooser = Random(derived_seed(seed, "sample-labels"), device)

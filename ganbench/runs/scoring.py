@@ -18,10 +18,10 @@ from ganbench.metrics.floor import noise_floor
 from ganbench.metrics.images.opening import open_images
 from ganbench.metrics.images.sets import GeneratedSet, ImageSet, StoreSet
 from ganbench.metrics.metric import Subject
+from ganbench.options import DEFAULT_N
 from ganbench.plugins import canonical
 
 WITH_FLOOR = {"swd"}
-DEFAULT_N = 2048
 
 
 @dataclass

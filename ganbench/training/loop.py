@@ -1,4 +1,4 @@
-"""The training loop, for every family. Reads top to bottom.
+"""The training loop, for every family. `Trainer.train` reads top to bottom.
 
 The clock is images shown. What is due (a grid, a checkpoint, an evaluation) is kept as "next at so many images", in the
 checkpoint, so that a resumed run does at each point exactly what the undisturbed one does.
@@ -53,133 +53,185 @@ class Hooks:
     score: Callable[[TrainingEngine, float], tuple[str, float, bool] | None]  # -> metric, value, higher is better
 
 
-def train(engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: Hooks, folder: Path,
-          progress: ProgressLine, held_out: Stream | None = None) -> float:
-    """Train until the plan's budget is used. Returns the training seconds, over all resumptions.
+class Due:
+    """When the next grid, score and checkpoint are due, in images shown. The first grid is due at once."""
 
-    Goes on from the newest checkpoint in `folder` if there is one.
-    """
-    family, clock = engine.family, engine.clock
-    due = {"grid": 0, "score": round(plan.score_every * 1000), "checkpoint": round(plan.checkpoint_every * 1000)}
-    seconds_before, score_pending = 0.0, False
+    def __init__(self, plan: Plan):
+        self.at = {"grid": 0, "score": round(plan.score_every * 1000), "checkpoint": round(plan.checkpoint_every * 1000)}
 
-    # --- go on from where a former process was stopped
-    found = checkpoint.list_checkpoints(folder)
-    if found:
-        document, tensors = checkpoint.load_checkpoint(found[-1])
-        engine.restore(document["engine"], tensors)
-        stream.restore(_unpack("stream", document, tensors))
-        if held_out is not None:
-            held_out.restore(_unpack("held_out", document, tensors))
-        clock.images, clock.steps = document["images"], document["steps"]
-        seconds_before, due, score_pending = document["seconds"], document["due"], document["score_pending"]
-        log.restore(document["log"])
-        engine.enter(family.stage(clock))
-        progress.say(f"resumed at {clock.kimg:.2f} kimg, step {clock.steps}")
-    else:
-        log.restart()
-        engine.enter(family.stage(clock))
-        family.before_training(_some_images(stream, engine.stage.side, engine.device))
-    begun, aside = time.monotonic(), 0.0
-    seconds = lambda: seconds_before + time.monotonic() - begun - aside
+    def now(self, what: str, images: int) -> bool:
+        return images >= self.at[what]
+
+    def done(self, what: str, images: int, every_kimg: float) -> None:
+        """Due again at the next multiple of the interval that lies beyond `images`; unchanged if it was not due yet."""
+        every, due = max(1, round(every_kimg * 1000)), self.at[what]
+        if images >= due:
+            self.at[what] = max(due, images // every * every) + every
+
+
+class Stopwatch:
+    """Training seconds, over all resumptions. Pictures, scores and checkpoints are no training time: a family must not
+    pay for being looked at often."""
+
+    def __init__(self) -> None:
+        self.before = 0.0  # of the processes that worked on this run before
+        self._begun, self._paused = time.monotonic(), 0.0
+
+    def start(self) -> None:
+        self._begun, self._paused = time.monotonic(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self._begun - self._paused
 
     @contextmanager
-    def off_the_clock() -> Iterator[None]:
-        """Pictures, scores and checkpoints are no training time: a family must not pay for being looked at often."""
-        nonlocal aside
+    def paused(self) -> Iterator[None]:
         since = time.monotonic()
         yield
-        aside += time.monotonic() - since
+        self._paused += time.monotonic() - since
 
-    def fraction() -> float:
-        share = plan.fraction(clock.images, clock.steps, seconds())
-        return distributed.broadcast(share) if plan.seconds else share  # clocks differ, and all must stop at one step
 
-    def save(score_follows: bool) -> None:
-        document, tensors = engine.state()
-        streams = {"stream": stream} | ({"held_out": held_out} if held_out is not None else {})
-        packed = {name: s.state() for name, s in streams.items()}
-        whole = {"engine": document, "images": clock.images, "steps": clock.steps, "seconds": seconds(), "due": due,
-                 "score_pending": score_follows, "log": log.state(), **{n: p["json"] for n, p in packed.items()}}
-        tensors |= {f"{n}/{k}": v for n, p in packed.items() for k, v in p["tensors"].items()}
-        if engine.rank == 0:
-            with off_the_clock():
-                checkpoint.save_checkpoint(folder, clock.images, whole, tensors, keep=plan.keep)
+class Trainer:
+    """A run in memory: what is trained, on which images, how long, and where it stands.
 
-    scored_at = -1
+    Args:
+        engine: with the family's networks. stream: of training images. held_out: of images kept from training, for
+        families that watch them. hooks: pictures and scores. checkpoints: their folder.
+    """
 
-    def score() -> None:
-        nonlocal scored_at
-        scored_at = clock.images
-        trained = seconds()
-        with off_the_clock():
-            result = hooks.score(engine, trained)
-        if result is not None and engine.rank == 0:
-            metric, value, higher = result
-            checkpoint.mark_if_best(folder, checkpoint.list_checkpoints(folder)[-1], metric, value, higher_is_better=higher)
+    def __init__(self, engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: Hooks, checkpoints: Path,
+                 progress: ProgressLine, held_out: Stream | None = None):
+        self.engine, self.stream, self.held_out, self.plan = engine, stream, held_out, plan
+        self.log, self.hooks, self.checkpoints, self.progress = log, hooks, checkpoints, progress
+        self.family, self.clock = engine.family, engine.clock
+        self.due, self.watch = Due(plan), Stopwatch()
+        self.restored = False
+        self.score_pending = False  # a former process was stopped between writing its checkpoint and scoring it
+        self.scored_at = -1  # images at the last evaluation
 
-    def grid() -> None:
-        with off_the_clock():
-            hooks.grid(engine)
-        own = family.tick_kimg(engine.stage) if plan.ticks else None
-        due["grid"] = _next(due["grid"], min(plan.grid_every, own or plan.grid_every), clock.images)
+    def train(self) -> float:
+        """Train until the plan's budget is used. Returns the training seconds, over all resumptions."""
+        engine, clock, plan, due = self.engine, self.clock, self.plan, self.due
+        engine.enter(self.family.stage(clock))
+        if not self.restored:
+            self.log.restart()
+            self.family.before_training(_some_images(self.stream, engine.stage.side, engine.device))
+        self.watch.start()
+        if self.score_pending:
+            self._score()
 
-    if score_pending:  # the former process was stopped between writing this checkpoint and scoring it
-        score()
+        # --- one pass of the loop: one generator update
+        scalars: dict[str, Tensor | float] = {}
+        while self._fraction() < 1:
+            stage = self.family.stage(clock)
+            engine.enter(stage)
+            engine.average()
+            if clock.steps == 0 and due.at["grid"] == 0:
+                self._grid()  # of the untrained generator
+            scalars = self._step(stage)
 
-    # --- one pass of the loop: one generator update
-    scalars: dict[str, Tensor | float] = {}
-    while fraction() < 1:
-        stage = family.stage(clock)
-        engine.enter(stage)
-        engine.average()
-        if clock.steps == 0 and due["grid"] == 0:
-            grid()
+            # what the step was like
+            self.log.add(clock, self.watch.seconds, scalars)
+            self.progress.show(clock, stage, plan.fraction(clock.images, clock.steps, self.watch.seconds), self.log.last)
+
+            # is a grid due?
+            if due.now("grid", clock.images):
+                self._grid()
+
+            # is it time to score, or to write a checkpoint? What is scored is always in a checkpoint
+            score_due = due.now("score", clock.images)
+            if score_due or due.now("checkpoint", clock.images):
+                due.done("score", clock.images, plan.score_every)
+                due.done("checkpoint", clock.images, plan.checkpoint_every)
+                self._save(score_follows=score_due)
+                if score_due:
+                    self._score()
+
+        # --- the end: everything that is worth having is written once more, for the last state
+        total = self.watch.seconds
+        if scalars and clock.steps % self.log.every:
+            self.log.write(clock, total, scalars)
+        self.progress.show(clock, engine.stage, 1.0, self.log.last, last=True)
+        if self.scored_at != clock.images:
+            self._grid()
+            self._save(score_follows=True)
+            self._score()
+        return total
+
+    def restore(self) -> None:
+        """Go on from the newest checkpoint, if there is one. Changes nothing on the disk but what the log wrote later.
+
+        Raises UserError if the checkpoint is damaged, or of other networks or images.
+        """
+        found = checkpoint.list_checkpoints(self.checkpoints)
+        if not found:
+            return
+        document, tensors = checkpoint.load_checkpoint(found[-1])
+        self.engine.restore(document["engine"], tensors)
+        for name, stream in self._streams().items():
+            stream.restore(_unpack(name, document, tensors))
+        self.clock.images, self.clock.steps = document["images"], document["steps"]
+        self.watch.before, self.due.at, self.score_pending = document["seconds"], document["due"], document["score_pending"]
+        self.log.restore(document["log"])
+        self.restored = True
+        self.progress.say(f"resumed at {self.clock.kimg:.2f} kimg, step {self.clock.steps}")
+
+    def _fraction(self) -> float:
+        """How much of the budget is used, the same on all processes."""
+        share = self.plan.fraction(self.clock.images, self.clock.steps, self.watch.seconds)
+        return distributed.broadcast(share) if self.plan.seconds else share  # clocks differ, and all must stop at one step
+
+    def _step(self, stage: Stage) -> dict[str, Tensor | float]:
+        """One generator update and the critic updates that belong to it. Returns the logged scalars, of all processes."""
+        engine, clock = self.engine, self.clock
         with explained_memory(stage, engine.device), engine.autocast(), distributed.shared_batch():
-            scalars = dict(family.step(_batches(stream, stage), engine))
+            scalars = dict(self.family.step(_batches(self.stream, stage), engine))
         clock.steps += 1
-        clock.images = stream.images
-        if held_out is not None and clock.steps % HELD_OUT_EVERY == 0:
-            scalars |= family.held_out(next(_batches(held_out, stage)).images, engine)  # type: ignore[operator]
+        clock.images = self.stream.images
+        if self.held_out is not None and clock.steps % HELD_OUT_EVERY == 0:
+            scalars |= self.family.held_out(next(_batches(self.held_out, stage)).images, engine)
         if engine.skipped:
             scalars["skipped_updates"] = float(engine.skipped)
-        scalars = distributed.mean_of_scalars(scalars)
-        log.add(clock, seconds(), scalars)
-        progress.show(clock, stage, plan.fraction(clock.images, clock.steps, seconds()), log.last)
+        return distributed.mean_of_scalars(scalars)
 
-        # --- what is due
-        if clock.images >= due["grid"]:
-            grid()
-        score_due = clock.images >= due["score"]
-        if score_due or clock.images >= due["checkpoint"]:
-            if score_due:
-                due["score"] = _next(due["score"], plan.score_every, clock.images)
-            due["checkpoint"] = _next(due["checkpoint"], plan.checkpoint_every, clock.images)
-            save(score_due)
-            if score_due:
-                score()
+    def _grid(self) -> None:
+        with self.watch.paused():
+            self.hooks.grid(self.engine)
+        own = self.family.tick_kimg(self.engine.stage) if self.plan.ticks else None
+        every = min(self.plan.grid_every, own or self.plan.grid_every)
+        self.due.done("grid", self.clock.images, every)
 
-    # --- the end: everything that is worth having is written once more, for the last state
-    total = seconds()
-    if scalars and clock.steps % log.every:
-        log.write(clock, total, scalars)
-    progress.show(clock, engine.stage, 1.0, log.last, last=True)
-    if scored_at != clock.images:
-        grid()
-        save(True)
-        score()
-    return total
+    def _score(self) -> None:
+        self.scored_at = self.clock.images
+        trained = self.watch.seconds
+        with self.watch.paused():
+            result = self.hooks.score(self.engine, trained)
+        if result is not None and self.engine.rank == 0:
+            metric, value, higher = result
+            newest = checkpoint.list_checkpoints(self.checkpoints)[-1]
+            checkpoint.mark_if_best(self.checkpoints, newest, metric, value, higher_is_better=higher)
+
+    def _save(self, *, score_follows: bool) -> None:
+        """Write a checkpoint: everything that the next step depends on."""
+        document, tensors = self.engine.state()
+        whole = {"engine": document, "images": self.clock.images, "steps": self.clock.steps,
+                 "seconds": self.watch.seconds, "due": self.due.at, "score_pending": score_follows,
+                 "log": self.log.state()}
+        for name, stream in self._streams().items():
+            packed = stream.state()
+            whole[name] = packed["json"]
+            tensors |= {f"{name}/{key}": value for key, value in packed["tensors"].items()}
+        if self.engine.rank == 0:
+            with self.watch.paused():
+                checkpoint.save_checkpoint(self.checkpoints, self.clock.images, whole, tensors, keep=self.plan.keep)
+
+    def _streams(self) -> dict[str, Stream]:
+        return {"stream": self.stream} | ({"held_out": self.held_out} if self.held_out is not None else {})
 
 
 def _batches(stream: Stream, stage: Stage) -> Iterator[Batch]:
     while True:
         yield stream.next(stage.side, stage.batch)
-
-
-def _next(due: int, every_kimg: float, images: int) -> int:
-    """The next multiple of the interval that lies beyond `images`."""
-    every = max(1, round(every_kimg * 1000))
-    return max(due, images // every * every) + every if images >= due else due
 
 
 def _unpack(name: str, document: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:

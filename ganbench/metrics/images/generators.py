@@ -19,9 +19,9 @@ from torch import Tensor
 from ganbench.errors import UserError
 from ganbench.family import to_uint8
 from ganbench.metrics.images.sets import GeneratedSet
+from ganbench.options import DEFAULT_N
 from ganbench.random import Random, derived_seed
 
-DEFAULT_N = 2048
 LATENT_NAMES = ("latent_dim", "z_dim", "nz", "latents", "latent_size")
 
 

@@ -1,0 +1,157 @@
+"""The options of a command, each written once: name, type, default and help.
+
+A dataclass whose fields are made with `option` and `argument` is the command line, the Python call and what is recorded:
+
+    @dataclass
+    class Request:
+        path: str = argument("The folder")
+        seed: int = option(0, "Seed of the draws")
+        names: list[str] = option("swd", "Metrics, a,b,c", flag="--metric", parse=split_names)
+
+    app.command("score")(as_command(Request, score))      # score(request, given) is called
+    score(Request("photos", seed=3), set())               # the same from Python
+
+Knows nothing of torch, so that `ganbench --help` is instant.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass, field, fields
+from inspect import Parameter, Signature
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+from ganbench.errors import UserError
+
+# The defaults that several commands share.
+DEFAULT_DATASET = "digits"
+DEFAULT_RESULTS = "results/results.csv"
+DEFAULT_N = 2048  # images on each side of an evaluation
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the command line has to know of a field beside its name, type and default."""
+
+    help: str
+    flag: str = ""  # "" = the field's name; "--mirror/--no-mirror" for a pair
+    minimum: float | None = None
+    parse: Callable[[Any], Any] | None = None  # from what was typed to the field's value
+    typed: Any = None  # the default as it would be typed, where it is parsed
+    positional: bool = False
+
+
+def option(default: Any, help: str, *, flag: str = "", minimum: float | None = None,
+           parse: Callable[[Any], Any] | None = None) -> Any:
+    """A field that is an option of the command line.
+
+    Args:
+        default: with `parse`, as it would be typed: text, or a list of texts for what can be repeated.
+        flag: where it is not the field's name. minimum: the least value allowed.
+        parse: makes the field's value of what was typed; raises UserError.
+    """
+    described = {"option": Described(help, flag, minimum, parse, default if parse else None)}
+    if parse is not None:
+        return field(default_factory=lambda: parse(default), metadata=described)
+    return field(default=default, metadata=described)
+
+
+def argument(help: str) -> Any:
+    """A field that is given by position, and has no default."""
+    return field(metadata={"option": Described(help, positional=True)})
+
+
+def same_option(options: type, name: str) -> Any:
+    """A field that changes the option `name` of another command: the same help, and None unless it is given."""
+    described: Described = next(f for f in fields(options) if f.name == name).metadata["option"]
+    return option(None, described.help, flag=described.flag, minimum=described.minimum)
+
+
+def as_command(options: type[Options], call: Callable[[Options, set[str]], None]) -> Callable[..., None]:
+    """A function for `app.command()` that makes the options of what was typed and calls `call` with them.
+
+    `call` also gets the names of the fields that were given on the command line; its docstring is the command's help.
+    """
+    described: dict[str, Described] = {f.name: f.metadata["option"] for f in fields(options)}  # type: ignore[arg-type]
+
+    def command(context: typer.Context, **typed: Any) -> None:
+        values = {name: described[name].parse(value) if described[name].parse else value  # type: ignore[misc]
+                  for name, value in typed.items()}
+        given = {name for name in typed if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+        call(options(**values), given)
+
+    # typer reads a command's parameters from its signature
+    signature = Signature([Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+                           *_parameters(options)])
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    command.__doc__, command.__name__ = call.__doc__, call.__name__
+    return command
+
+
+def _parameters(options: type) -> list[Parameter]:
+    """A dataclass's fields as parameters that typer understands."""
+    types, found = get_type_hints(options), []
+    for f in fields(options):
+        described: Described = f.metadata["option"]
+        kind, default = types[f.name], f.default
+        if described.parse is not None:
+            kind, default = (str if isinstance(described.typed, str) else list[str]), described.typed
+        # "--no-..." is offered only where the flag says so; a bare switch is named, or typer would add its opposite
+        flag = described.flag or (f"--{f.name.replace('_', '-')}" if kind is bool else "")
+        names = (flag,) if flag else ()
+        info: Any = (typer.Argument(help=described.help) if described.positional
+                     else typer.Option(*names, help=described.help, min=described.minimum))
+        found.append(Parameter(f.name, Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info],
+                               default=Parameter.empty if default is MISSING else default))
+    return found
+
+
+def split_names(text: str) -> list[str]:
+    """ "a, b" -> ["a", "b"]; "" -> []."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def path_or_none(text: str) -> str | None:
+    """'' means: no such file."""
+    return text or None
+
+
+def parse_settings(pairs: Iterable[str], form: str = "key=value") -> dict[str, str]:
+    """["a=1", "b=x"] -> {"a": "1", "b": "x"}. Raises UserError, naming `form`, for what is not written so.
+
+    Example:
+        >>> parse_settings(["ngf=64"])
+        {'ngf': '64'}
+    """
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {pair}: write it as {form}")
+        settings[key.strip()] = value.strip()
+    return settings
+
+
+def parse_metric_settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """Settings of metrics, with JSON values. "subsets=50" goes to every metric that has it.
+
+    Example:
+        >>> parse_metric_settings(["kid.subsets=50", "subset_size=100"])
+        {'kid': {'subsets': 50}, 'subset_size': 100}
+    """
+    settings: dict[str, Any] = {}
+    for key, text in parse_settings(pairs, "METRIC.SETTING=VALUE").items():
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        metric, dot, setting = key.partition(".")
+        if dot:
+            settings.setdefault(metric.replace("-", "_"), {})[setting] = value
+        else:
+            settings[key] = value
+    return settings

@@ -1,0 +1,182 @@
+"""From the options of a run to everything that they resolve to, and to config.json. Nothing is trained here."""
+
+import hashlib
+import json
+import shutil
+import sys
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from ganbench import distributed, records
+from ganbench.data import Store, absolute_spec, open_dataset
+from ganbench.environment import choose_device, describe
+from ganbench.errors import UserError, nearest
+from ganbench.family import Family, FamilyConfig, ImageSpec, Preset, configure, find_family, hashed_settings, short_name
+from ganbench.metrics.evaluate import check as check_metrics
+from ganbench.runs.run_folder import new_run_folder, read_config
+from ganbench.training.loop import Plan
+from ganbench.training.options import RunOptions
+
+
+@dataclass
+class Resolved:
+    """A run before anything is built: what its options mean for this family, these images and this machine."""
+
+    options: RunOptions
+    cls: type[Family]
+    config: FamilyConfig
+    preset: str
+    store: Store
+    images: ImageSpec
+    plan: Plan
+    device: torch.device
+    document: dict[str, Any]  # what config.json will hold
+
+
+def resolve(options: RunOptions) -> Resolved:
+    """Look everything up and check that it fits together. Raises UserError; writes nothing but a prepared store."""
+    device = choose_device(distributed.start(options.device))
+    cls = find_family(options.family)
+    check_metrics(options.metrics)
+    config, preset, origin = configure(cls, options.preset, options.overrides)
+
+    # the images, and whether preset, family and metrics can work with them
+    with distributed.rank_zero_first():
+        store = open_dataset(options.dataset, side=options.side or preset.side, split=options.split, crop=options.crop,
+                             channels=options.channels, root=options.root, skip_bad=options.skip_bad)
+    images = ImageSpec(store.side, store.channels, len(store.classes))
+    if preset.side is not None and preset.side != store.side:
+        fitting = [n for n, p in cls.presets.items() if p.side in (None, store.side)]
+        raise UserError(f"preset '{options.preset}' of {options.family} is for side {preset.side}, the data has "
+                        f"{store.side}: use --side {preset.side}, or a preset that fits ({', '.join(fitting[:5])})")
+    cls.check(config, images)
+    check_metrics(options.metrics, n=min(options.n_eval, store.n))
+
+    plan = _plan(options, cls, preset)
+    if options.results and distributed.rank() == 0:
+        records.append(options.results, [])  # a table that cannot take rows is better known now than at the end
+    document = _document(options, cls, config, origin, store, plan, device)
+    return Resolved(options, cls, config, options.preset or cls.default_preset, store, images, plan, device, document)
+
+
+def claim_folder(resolved: Resolved) -> Path:
+    """The run's folder, made or found fit to go on in; the document then names it. Raises UserError."""
+    options, document = resolved.options, resolved.document
+    chosen = str(_folder(options, document)) if distributed.rank() == 0 else None
+    folder = Path(distributed.broadcast(chosen))
+    document["run"], document["options"]["out"] = folder.name, str(folder.absolute())
+    return folder
+
+
+def recorded_options(path: Path) -> RunOptions:
+    """The options that a run was begun with. Raises UserError for a config.json that a hand or another version made."""
+    given, known = read_config(path).get("options"), {f.name for f in fields(RunOptions)}
+    place = path / "config.json"
+    if not isinstance(given, dict) or "family" not in given:
+        raise UserError(f"{place} says nothing of the options of this run: begin it anew with `ganbench run`")
+    for key in given:
+        if key not in known:
+            raise UserError(f"{place}: unknown option '{key}' in \"options\".{nearest(key, known)} "
+                            "Remove it, or use the version of ganbench that began this run")
+    try:
+        return TypeAdapter(RunOptions).validate_python(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(f"{place}: option '{key}' is {first['input']!r}: {first['msg']}; write it as "
+                        "`ganbench run --help` says") from None
+
+
+def _plan(options: RunOptions, cls: type[Family], preset: Preset) -> Plan:
+    """Lengths and intervals, by default the preset's own length and tenths of it."""
+    kimg = options.kimg
+    if kimg is None and options.steps is None and options.seconds is None:
+        kimg = preset.kimg or cls.kimg
+    for name, value in (("--kimg", kimg), ("--steps", options.steps), ("--seconds", options.seconds),
+                        ("--grid-every", options.grid_every), ("--eval-every", options.eval_every),
+                        ("--checkpoint-every", options.checkpoint_every)):
+        if value is not None and value <= 0:
+            raise UserError(f"{name} {value} is not a length: give a positive number")
+    tenth = kimg / 10 if kimg else 10.0
+    return Plan(kimg=kimg, steps=options.steps, seconds=options.seconds, keep=options.keep,
+                grid_every=options.grid_every or tenth, ticks=options.grid_every is None,
+                score_every=options.eval_every or tenth, checkpoint_every=options.checkpoint_every or tenth)
+
+
+def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, origin: dict[str, str], store: Store,
+              plan: Plan, device: torch.device) -> dict[str, Any]:
+    """config.json: every resolved value with its origin, so that the run can be made again.
+
+    "origin" says for each of the family's settings whether it is the default, the preset's or a flag's; "flags" lists
+    the other options that were given; what they resolved to stands in "training" and "dataset".
+    """
+    recorded = _with_absolute_paths(options)
+    defaults = asdict(RunOptions(options.family))
+    data = {"spec": recorded["dataset"], "name": store.name, "side": store.side, "crop": store.crop, "split": store.split,
+            "channels": store.channels, "classes": list(store.classes), "n": store.n, "root": recorded["root"],
+            "content_hash": store.content_hash, "skip_bad": options.skip_bad,
+            "mirror": store.mirror if options.mirror is None else options.mirror}
+    # what the hash is made of decides what is trained; budget, seed, metrics and places are not part of it
+    decided = {"family": short_name(cls), "config": hashed_settings(config), "data": store.content_hash, "side": store.side,
+               "mirror": data["mirror"], "precision": options.precision}
+    return {"run": "",
+            "family": short_name(cls),
+            "family_source": str(Path(options.family).resolve()) if options.family.endswith(".py") else short_name(cls),
+            "preset": options.preset or cls.default_preset,
+            "config": config.model_dump(mode="json"),
+            "origin": origin,
+            "flags": [name for name, value in asdict(options).items() if value != defaults[name]],
+            "config_hash": hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16],
+            "seed": options.seed,
+            "dataset": data,
+            "training": asdict(plan),
+            "options": recorded,
+            "environment": describe(device),
+            "command": " ".join(sys.argv),
+            "created": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _with_absolute_paths(options: RunOptions) -> dict[str, Any]:
+    """The options as they are recorded, so that `ganbench resume` works from any folder."""
+    family = options.family
+    return asdict(options) | {"family": _absolute(family) if family.endswith(".py") else family,
+                              "dataset": absolute_spec(options.dataset), "root": _absolute(options.root),
+                              "results": _absolute(options.results)}
+
+
+def _absolute(path: str | None) -> str | None:
+    return str(Path(path).expanduser().absolute()) if path else path
+
+
+def _folder(options: RunOptions, document: dict[str, Any]) -> Path:
+    """The folder to train in. Raises UserError if it holds something that is not this run."""
+    if options.out is None:
+        if options.resume:
+            raise UserError("--resume needs the run's folder: give it with --out, or use `ganbench resume RUN`")
+        return new_run_folder(document["family"], options.dataset, options.seed)
+
+    # a run that is there already must be the same one
+    folder = Path(options.out)
+    if (folder / "config.json").exists():
+        if not options.resume:
+            raise UserError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
+        former = read_config(folder)
+        for key, name in (("config_hash", "settings or images"), ("seed", "a seed")):
+            if former[key] != document[key]:
+                raise UserError(f"{folder} was begun with other {name} than asked for now ({key} {former[key]}, now "
+                                f"{document[key]}): leave out what you changed, or choose another --out")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not options.resume:
+        raise UserError(f"{folder} is not empty: choose another --out")
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder}: {error.strerror}; choose another --out") from None
+    if shutil.disk_usage(folder).free < 50_000_000:
+        raise UserError(f"the disk of {folder} is full (less than 50 MB free): make room, or choose another --out")
+    return folder

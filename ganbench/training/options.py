@@ -1,0 +1,71 @@
+"""What `ganbench run` and `ganbench resume` can be asked to do. Written once: command line, Python call and record."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ganbench.options import (
+    DEFAULT_DATASET,
+    DEFAULT_N,
+    DEFAULT_RESULTS,
+    argument,
+    option,
+    parse_settings,
+    path_or_none,
+    same_option,
+    split_names,
+)
+
+
+@dataclass
+class RunOptions:
+    """A training run. None means: as the family, its preset or the data set says."""
+
+    family: str = argument("A family from `ganbench list`, or the path of a Python file")
+
+    # --- the data
+    dataset: str = option(DEFAULT_DATASET, "Data set from `ganbench list`, folder, .npz")
+    preset: str | None = option(None, "Named settings; see `ganbench show FAMILY`")
+    overrides: dict[str, Any] = option([], "One setting, key=value; repeatable", flag="--set", parse=parse_settings)
+    side: int | None = option(None, "Image side, a power of two")
+    crop: str | None = option(None, "Crop by name, e.g. c108 or c178 for CelebA")
+    channels: int | None = option(None, "1 or 3; default: as the data")
+    split: str = option("train", "Split to train on")
+    root: str | None = option(None, "Where the data set's files are")
+    mirror: bool | None = option(None, "Mirror reals; default: as the data", flag="--mirror/--no-mirror")
+    skip_bad: bool = option(False, "Leave out unreadable images, listed by name")
+
+    # --- how long, and where to
+    seed: int = option(0, "Seed of weights, data order and latents")
+    kimg: float | None = option(None, "Length in thousands of real images shown")
+    steps: int | None = option(None, "Length in generator updates")
+    seconds: float | None = option(None, "Length in seconds")
+    out: str | None = option(None, "The run's folder; default: a new one in runs/")
+    results: str | None = option(DEFAULT_RESULTS, "Results CSV to append to; '' for none", parse=path_or_none)
+
+    # --- scores, grids, checkpoints
+    metrics: list[str] = option("swd", "Metrics to score with, a,b,c; '' for none", flag="--metric", parse=split_names)
+    n_eval: int = option(DEFAULT_N, "Images on each side of an evaluation")
+    eval_seed: int = option(0, "Seed of the evaluation")
+    grid_every: float | None = option(None, "kimg between sample grids; default: a tenth")
+    eval_every: float | None = option(None, "kimg between evaluations; default: a tenth")
+    checkpoint_every: float | None = option(None, "kimg between checkpoints; default: a tenth")
+    log_every: int = option(10, "Generator updates between lines of metrics.jsonl", minimum=1)
+    keep: int = option(2, "Checkpoints to keep besides the best", minimum=1)
+
+    # --- how
+    device: str = option("auto", "auto, cpu, cuda, cuda:1")
+    precision: str = option("fp32", "fp32, tf32, bf16 or fp16")
+    tensorboard: bool = option(False, "Also write TensorBoard events")
+    resume: bool = option(False, "Go on with the run in --out, or begin it")
+    quiet: bool = option(False, "No progress line")
+
+
+@dataclass
+class ResumeOptions:
+    """Going on with a run; what is not None replaces what the run was begun with."""
+
+    path: str = argument("The run's folder")
+    kimg: float | None = same_option(RunOptions, "kimg")
+    steps: int | None = same_option(RunOptions, "steps")
+    seconds: float | None = same_option(RunOptions, "seconds")
+    device: str | None = same_option(RunOptions, "device")

@@ -1,0 +1,121 @@
+"""What a run leaves behind on its way: sample grids and results rows."""
+
+import copy
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganbench import distributed, records
+from ganbench.data import Store
+from ganbench.environment import provenance
+from ganbench.family import Family, count_parameters
+from ganbench.metrics.metric import ModelMetric, find_metric
+from ganbench.pictures.grids import magnified, save_png, tile
+from ganbench.runs.model_scoring import held_out_split, score
+from ganbench.runs.run_folder import sample_batches
+from ganbench.training.engine import TrainingEngine
+from ganbench.training.flops import Flops, count_flops
+from ganbench.training.options import RunOptions
+from ganbench.training.progress import ProgressLine
+
+GRID = 8  # images in a row of a sample grid, and rows
+
+
+class Recorder:
+    """Makes the pictures and the results rows of a run.
+
+    Attributes:
+        last: the rows of the last evaluation. metrics: those that can be taken of this family.
+    """
+
+    def __init__(self, options: RunOptions, family: Family, store: Store, document: dict[str, Any], folder: Path,
+                 progress: ProgressLine):
+        self.options, self.family, self.store, self.document = options, family, store, document
+        self.folder, self.progress = folder, progress
+        self.labels = torch.from_numpy(store.labels) if store.labels is not None else None
+        self.last: list[dict[str, Any]] = []
+        self.metrics = [m for m in options.metrics if not self._inapplicable(m)]
+        self.flops: dict[tuple[int, int], Flops | None] = {}  # by side and batch
+
+    def _inapplicable(self, metric: str) -> str:
+        """Why a metric cannot be taken of this family, said once at the start; "" if it can."""
+        kind = find_metric(metric)
+        reason = kind().applies(self.family) if issubclass(kind, ModelMetric) else ""
+        if reason:
+            self.progress.say(f"left out: {reason}")
+        return reason
+
+    def grid(self, engine: TrainingEngine) -> None:
+        """Write a grid of samples: the same latents throughout the run, one class a row where there are classes."""
+        if engine.rank != 0:
+            return
+        labels, n = None, GRID * GRID
+        if self.family.needs_labels:
+            labels = torch.arange(min(self.family.images.classes, 2 * GRID)).repeat_interleave(GRID)
+            n = len(labels)
+        images = torch.cat(list(sample_batches(self.family, copy.deepcopy(engine.generator), n, self.options.seed,
+                                               engine.device, labels=labels)))
+        path = self.folder / "grids" / f"kimg-{engine.clock.kimg:010.3f}.png"
+        save_png(magnified(tile(images, GRID)), path)
+
+    def score(self, engine: TrainingEngine, seconds: float) -> tuple[str, float, bool] | None:
+        """Evaluate and add rows. Returns the leading metric, its value and whether higher is better, on the first process."""
+        if not self.metrics:
+            return None
+        results = score(self.family, copy.deepcopy(engine.generator), self.store, self.metrics,
+                        n=self.options.n_eval, seed=self.options.eval_seed, device=engine.device, labels=self.labels,
+                        held_out=self.test_split, mirror=self.document["dataset"]["mirror"])
+        if engine.rank != 0:
+            return None
+        self._count(engine)
+        context = self.row(engine, seconds)
+        self.last = [context | result for result in results]
+        self.append(self.last)
+        shown = next((r for r in self.last if r["level"] in ("avg", "")), self.last[0])
+        self.progress.say(f"  {engine.clock.kimg:.2f} kimg: {shown['metric']} {shown['level']} {shown['value']:.4g}")
+        return shown["metric"], shown["value"], bool(shown["higher_is_better"])
+
+    def _count(self, engine: TrainingEngine) -> None:
+        """Count the arithmetic once a stage. A family for which that fails is trained all the same."""
+        stage = self.family.stage(engine.clock)  # not the engine's: that of a run resumed just here is a step further
+        key = stage.side, stage.batch
+        if key not in self.flops:
+            try:
+                self.flops[key] = count_flops(engine, stage)
+            except Exception as error:  # a step may do anything, and not having a cost is no reason to lose a training
+                self.flops[key] = None
+                self.progress.say(f"  FLOPs could not be counted: {type(error).__name__}: {' '.join(str(error).split())}")
+
+    @cached_property
+    def test_split(self) -> Store | None:
+        """Images kept from training, opened only for metrics that measure the model itself; None if there are none."""
+        if not any(issubclass(find_metric(name), ModelMetric) for name in self.options.metrics):
+            return None
+        return held_out_split(self.store, self.options.dataset, root=self.options.root, skip_bad=self.options.skip_bad)
+
+    def row(self, engine: TrainingEngine, seconds: float) -> dict[str, Any]:
+        """The columns that every row of this run shares at this moment."""
+        data, clock = self.document["dataset"], engine.clock
+        stage = self.family.stage(clock)
+        flops = self.flops.get((stage.side, stage.batch))
+        return {"run": self.document["run"], "origin": "ganbench", "family": self.document["family"],
+                "preset": self.document["preset"], "config_hash": self.document["config_hash"],
+                "dataset": data["name"], "split": data["split"], "crop": data["crop"], "side": data["side"],
+                "channels": data["channels"], "data_hash": data["content_hash"], "kimg": clock.kimg,
+                "img_seen": clock.images, "step": clock.steps, "seed": self.options.seed,
+                "eval_seed": self.options.eval_seed, "seconds": seconds, "status": "ok",
+                "precision": self.options.precision, "params_g": count_parameters(self.family.generator),
+                "params_d": count_parameters(self.family.critic), "flops_g": flops and flops.sample,
+                "flops_train": flops and flops.train, **records.plan_columns(self.document),
+                "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(engine.device)}
+
+    def append(self, rows: list[dict[str, Any]]) -> None:
+        """Add rows to the run's own table and to the common one."""
+        if distributed.rank() != 0:
+            return
+        records.append(self.folder / "results.csv", rows)
+        if self.options.results:
+            records.append(self.options.results, rows)
