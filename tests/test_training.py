@@ -254,3 +254,22 @@ def test_a_results_table_that_takes_no_rows_is_known_before_training(elsewhere):
         with pytest.raises(UserError, match=says):
             run(options(results=results))
     assert not Path("run").exists()
+
+
+def test_a_resume_that_fails_leaves_config_json_as_it_was(elsewhere):
+    run(options(out="a", steps=4))
+    before = Path("a/config.json").read_bytes()
+    newest = checkpoint.list_checkpoints(Path("a/checkpoints"))[-1]
+    (newest / "tensors.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="damaged"):
+        resume("a", steps=8)
+    assert Path("a/config.json").read_bytes() == before
+
+
+def test_a_recorded_option_of_the_wrong_kind_is_named(elsewhere):
+    run(options(out="a", steps=2))
+    config = json.loads(Path("a/config.json").read_text())
+    config["options"]["n_eval"] = "many"
+    Path("a/config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"config\.json: option 'n_eval' is 'many'"):
+        resume("a")
