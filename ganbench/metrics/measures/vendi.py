@@ -1,0 +1,56 @@
+"""The Vendi score: how many different images there are."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganbench.metrics.feature_metric import StoredFeatures
+from ganbench.metrics.metric import Score
+from ganbench.metrics.networks.compat import Compat
+from ganbench.metrics.networks.features import FeatureNetwork
+
+
+class Vendi(StoredFeatures):
+    """exp of the entropy of the eigenvalues of K/n, K the cosine similarities of features (Friedman, Dieng 2023).
+
+    Between 1 (all alike) and n (no two alike). Level "generated" is the score; "real", the same of as many real images
+    as there are, is what it should be compared with. It grows with n, which is part of the protocol.
+
+    Args: as of FeatureMetric.
+    """
+
+    title = "Vendi score"
+    paper = "Friedman, Dieng 2023, TMLR, arXiv 2210.02410"
+    summary = ("The effective number of different images among the generated ones. Knows nothing of quality: noise scores "
+               "high. Compare with the level of the real images at the same count.")
+    higher_is_better = True  # type: ignore[misc]
+
+    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, **kwargs: Any):
+        super().__init__(network, layer, compat, dtype, seed, **kwargs)
+
+    def compute(self) -> dict[str, float]:
+        """{"generated", "real"}, each in [1, n]."""
+        return {"generated": vendi_score(self.fakes()), "real": vendi_score(self.reals())}
+
+    def scores(self) -> list[Score]:
+        reals, fakes, method = len(self.reals()), len(self.fakes()), "none: the score of a larger set is another quantity"
+        values = self.compute()
+        return [Score(values["generated"], "generated", None, None, method, 0, fakes, True),
+                Score(values["real"], "real", None, None, method, reals, 0, None)]
+
+    def _choices(self) -> list[str]:
+        return ["kernel=cosine", "q=1"]
+
+
+def vendi_score(features: Tensor) -> float:
+    """exp of the Shannon entropy of the eigenvalues of K/n for unit-length rows of features (n,d); in [1, min(n, d)].
+
+    The smaller of the n x n and the d x d matrix is taken; both have the same eigenvalues beside zeros.
+    """
+    rows = torch.nn.functional.normalize(features.double(), dim=1)
+    n, d = rows.shape
+    matrix = rows @ rows.T if n <= d else rows.T @ rows
+    eigenvalues = torch.linalg.eigvalsh(matrix / n).clamp_min(0)
+    return float(torch.special.entr(eigenvalues).sum().exp())

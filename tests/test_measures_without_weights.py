@@ -1,0 +1,173 @@
+"""Spectra, wavelets, Vendi and Rényi scores against slow versions by their definitions, closed forms and the packages."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from ganbench.errors import UserError
+from ganbench.metrics.measures.power_spectrum import PowerSpectrum, log_spectra
+from ganbench.metrics.measures.rke import gaussian_kernel, median_distance, mode_count, relative_entropy
+from ganbench.metrics.measures.vendi import vendi_score
+from ganbench.metrics.measures.wavelet_frechet import WaveletFrechet, packets
+
+
+def images(n, side=16, channels=3, seed=0, scale=1.0):
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy((128 + scale * 40 * rng.standard_normal((n, channels, side, side))).clip(0, 255).astype(np.uint8))
+
+
+def filled(metric, real, fake, batch=7):
+    for part in real.split(batch):
+        metric.update(part, real=True)
+    for part in fake.split(batch):
+        metric.update(part, real=False)
+    return metric
+
+
+# --- power spectrum ---------------------------------------------------------------------------------------------------
+
+def test_a_wave_has_its_power_at_its_own_radius():
+    x = torch.arange(32, dtype=torch.float64)
+    wave = (127.5 + 100 * torch.cos(2 * math.pi * 5 * x / 32)).round()
+    spectra = log_spectra(wave.to(torch.uint8).expand(1, 3, 32, 32))
+    assert spectra.shape == (1, 16) and int(spectra.argmax()) == 4  # radius 5
+    # two of the ring's frequencies hold it: the correlation of a row with that wave, to the rounding of bytes 50
+    half = abs(sum(float(w) * np.exp(-2j * math.pi * 5 * i / 32) for i, w in enumerate(wave))) / 32
+    assert half == pytest.approx(50, abs=0.2)
+    ring = sum(round(math.hypot(a, b)) == 5 for a in range(-16, 16) for b in range(-16, 16))
+    expected = 10 * math.log10(2 * (half / 255) ** 2 * 32**2 / ring)
+    assert float(spectra[0, 4]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_spectrum_equals_a_loop_over_frequencies():
+    batch = images(3, side=8)
+    expected = np.zeros((3, 4))
+    for i, picture in enumerate(batch.double().mean(1).numpy() / 255):
+        power = np.abs(np.fft.fft2(picture)) ** 2 / 64
+        for radius in range(1, 5):
+            ring = [power[a % 8, b % 8] for a in range(-4, 4) for b in range(-4, 4) if round(math.hypot(a, b)) == radius]
+            expected[i, radius - 1] = 10 * np.log10(np.mean(ring))
+    np.testing.assert_allclose(log_spectra(batch).numpy(), expected, rtol=1e-9)
+
+
+def test_twice_the_amplitude_is_six_decibels_and_the_interval_covers_it():
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((600, 1, 16, 16)) * 20
+    quiet = torch.from_numpy((128 + noise[:300]).round().astype(np.uint8))
+    loud = torch.from_numpy((128 + 2 * noise[300:]).round().clip(0, 255).astype(np.uint8))
+    scores = filled(PowerSpectrum(), quiet, loud).scores()
+    assert [s.level for s in scores] == ["all", "high"]
+    for score in scores:
+        assert score.ci_low < 20 * math.log10(2) < score.ci_high and score.ci_high - score.ci_low < 1
+    assert filled(PowerSpectrum(), quiet, quiet).compute() == {"all": 0.0, "high": 0.0}
+
+
+def test_the_stated_error_is_the_spread_over_repetitions():
+    values, errors = [], []
+    for seed in range(60):
+        score = filled(PowerSpectrum(), images(60, seed=2 * seed), images(60, seed=2 * seed + 1, scale=1.3)).scores()[0]
+        values.append(score.value)
+        errors.append((score.ci_high - score.ci_low) / 2 / 1.959964)
+    assert np.mean(errors) == pytest.approx(np.std(values, ddof=1), rel=0.25)
+
+
+def test_pictures_that_are_not_square_are_refused():
+    with pytest.raises(UserError, match="square images"):
+        PowerSpectrum().update(torch.zeros(2, 3, 8, 16, dtype=torch.uint8))
+    with pytest.raises(UserError, match="two generated"):
+        filled(PowerSpectrum(), images(4), images(1)).compute()
+
+
+# --- wavelets ---------------------------------------------------------------------------------------------------------
+
+def test_packets_are_an_orthonormal_change_of_basis():
+    batch = images(2, side=16).double()
+    found = packets(batch, 3)
+    assert found.shape == (2, 64, 3 * 4)
+    assert torch.allclose(found.square().sum((1, 2)), batch.square().sum((1, 2, 3)))
+    # the first packet is the mean over blocks of 8x8, times 8
+    assert torch.allclose(found[:, 0].reshape(2, 3, 2, 2), torch.nn.functional.avg_pool2d(batch, 8) * 8)
+
+
+def test_the_distance_equals_frechet_distances_of_stored_packets():
+    real, fake = images(40, side=8, channels=1), images(30, side=8, channels=1, seed=1, scale=0.5)
+    metric = filled(WaveletFrechet(levels=2), real, fake)
+    x, y = (packets(s.double() / 255, 2).numpy() for s in (real, fake))
+    distances = []
+    for p in range(16):
+        a, b = x[:, p], y[:, p]
+        ca, cb = np.cov(a.T), np.cov(b.T)
+        root = scipy.linalg.sqrtm(ca @ cb).real
+        distances.append(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb - 2 * root))
+    assert metric.compute() == pytest.approx(np.mean(distances), rel=1e-6)
+    assert metric.protocol().endswith("levels=2;range=0,1;ddof=1;reals=40;fakes=30")
+    score = metric.scores()[0]
+    assert (score.n_real, score.n_fake, score.ci_low) == (40, 30, None) and "none" in score.ci_method
+
+
+def test_the_distance_equals_the_authors_package():
+    pytest.importorskip("pytorchfwd")
+    dtype = torch.get_default_dtype()
+    from pytorchfwd.fwd import _compute_avg_frechet_distance, compute_packet_statistics  # sets the default dtype
+    torch.set_default_dtype(dtype)
+    real, fake = images(80, side=16), images(80, side=16, seed=1, scale=0.7)
+    statistics = [compute_packet_statistics([[s.double() / 255]], "haar", 4, False) for s in (real, fake)]
+    (mu, sigma), (mu2, sigma2) = statistics
+    expected = _compute_avg_frechet_distance(mu, mu2, sigma, sigma2)
+    assert filled(WaveletFrechet(), real, fake).compute() == pytest.approx(expected, rel=1e-5)
+
+
+def test_sides_and_levels_that_do_not_fit_are_named():
+    with pytest.raises(UserError, match=r"12x12 does not divide by 16.*wavelet_frechet.levels"):
+        WaveletFrechet().update(torch.zeros(2, 3, 12, 12, dtype=torch.uint8))
+    with pytest.raises(UserError, match="wavelet_frechet.levels = 'abc'"):
+        WaveletFrechet(levels="abc")
+
+
+# --- Vendi and Rényi --------------------------------------------------------------------------------------------------
+
+def test_vendi_of_groups_of_equal_rows_is_the_number_of_groups():
+    groups = torch.eye(5, 8).repeat(6, 1)
+    assert vendi_score(groups) == pytest.approx(5, rel=1e-9)
+    assert vendi_score(torch.ones(7, 3)) == pytest.approx(1, rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(12, 30), (40, 6)])
+def test_vendi_equals_its_definition_and_the_package(shape):
+    x = np.random.default_rng(0).standard_normal(shape)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    eigenvalues = np.linalg.eigvalsh(unit @ unit.T / len(x))
+    eigenvalues = eigenvalues[eigenvalues > 1e-15]
+    expected = math.exp(-(eigenvalues * np.log(eigenvalues)).sum())
+    assert vendi_score(torch.from_numpy(x)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_renyi_scores_equal_loops_over_pairs():
+    rng = np.random.default_rng(0)
+    x, y, sigma = rng.standard_normal((20, 4)), rng.standard_normal((15, 4)), 1.7
+    kernel = np.array([[math.exp(-((a - b) ** 2).sum() / (2 * sigma**2)) for b in y] for a in x])
+    assert np.allclose(gaussian_kernel(torch.from_numpy(x), torch.from_numpy(y), sigma).numpy(), kernel, rtol=1e-12)
+    own = np.mean([math.exp(-((a - b) ** 2).sum() / (2 * sigma**2)) ** 2 for a in x for b in x])
+    assert mode_count(torch.from_numpy(x), sigma) == pytest.approx(1 / own, rel=1e-12)
+    nuclear = np.linalg.svd(kernel / math.sqrt(20 * 15), compute_uv=False).sum()
+    assert relative_entropy(torch.from_numpy(x), torch.from_numpy(y), sigma) == pytest.approx(-math.log(nuclear**2))
+
+
+def test_renyi_counts_separate_modes_and_misses_none_of_its_own():
+    far = torch.eye(4, 4, dtype=torch.float64).repeat(5, 1) * 100
+    assert mode_count(far, 1.0) == pytest.approx(4, rel=1e-9)
+    assert relative_entropy(far, far.flip(0), 1.0) == pytest.approx(0, abs=1e-9)
+    assert relative_entropy(far[:10], far[:1].repeat(10, 1), 1.0) > 1  # three of four modes are missing
+    with pytest.raises(UserError, match=r"rke.sigma"):
+        median_distance(torch.ones(5, 2, dtype=torch.float64))
+
+
+def test_renyi_scores_equal_the_authors_package():
+    package = pytest.importorskip("rke_score")
+    x, y = (np.random.default_rng(s).standard_normal((25, 3)) for s in (0, 1))
+    theirs = package.RKE(kernel_bandwidth=0.8)
+    assert mode_count(torch.from_numpy(x), 0.8) == pytest.approx(1 / theirs.compute_rke_mc_frobenius_norm(x)[0.8])
+    assert relative_entropy(torch.from_numpy(x), torch.from_numpy(y), 0.8) == pytest.approx(theirs.compute_rrke(x, y)[0.8])
