@@ -1,8 +1,10 @@
 """ganbench: train, evaluate and compare GAN families.
 
-    ganbench.create("dcgan", side=32)       networks of a family
-    ganbench.load_run("runs/...")           a finished run, ready to sample
-    ganbench.load_results("results/")       a tidy pandas DataFrame
+    ganbench.evaluate("fakes/", "reals/", metrics=["fid", "kid", "swd"])     scores with intervals
+    ganbench.features("pictures/", network="inception-v3-compat")             what a feature network sees
+    ganbench.create("dcgan", side=32)                                         networks of a family
+    ganbench.load_run("runs/...")                                             a finished run, ready to sample
+    ganbench.load_results("results/")                                         a tidy pandas DataFrame
 """
 
 from pathlib import Path
@@ -11,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ganbench.family import create
     from ganbench.records import load_results
+    from ganbench.runs.evaluation import evaluate, features
     from ganbench.runs.run_folder import load_run
 
 __version__ = "0.1.0"
-__all__ = ["create", "load_results", "load_run"]
-_HOME = {"create": "ganbench.family", "load_results": "ganbench.records", "load_run": "ganbench.runs.run_folder"}
+__all__ = ["create", "evaluate", "features", "load_results", "load_run"]
+_HOME = {"create": "ganbench.family", "evaluate": "ganbench.runs.evaluation", "features": "ganbench.runs.evaluation",
+         "load_results": "ganbench.records", "load_run": "ganbench.runs.run_folder"}
 
 # In a checkout the zoo is the folder models/ beside this package, and the link to it is missing where the checkout came
 # from an archive or lies on Windows. Python started there finds this package first, so it must find the zoo beside it.

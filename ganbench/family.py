@@ -325,6 +325,12 @@ def create(family: str, *, side: int, channels: int = 3, classes: int = 0, prese
         preset: a preset's name; default is the family's default. overrides: single configuration values.
     Raises:
         UserError: unknown family, preset or key, or a combination the family cannot train.
+
+    Example:
+        >>> import ganbench, torch
+        >>> dcgan = ganbench.create("dcgan", side=32, channels=1, preset="laptop")
+        >>> dcgan.generator(torch.randn(4, 100)).shape
+        torch.Size([4, 1, 32, 32])
     """
     cls = find_family(family)
     config, _, _ = configure(cls, preset, overrides)

@@ -187,6 +187,12 @@ def load_results(*paths: str | Path) -> "pd.DataFrame":
 
     Args:
         paths: CSV files or folders (every *.csv in a folder that is a results file). Default: results/.
+
+    Example:
+        >>> import ganbench
+        >>> frame = ganbench.load_results("results/zoo-fashion-short.csv")
+        >>> frame.loc[frame["family"] == "pggan", "seed"].unique().tolist()
+        [0, 1, 2]
     """
     import pandas as pd
 

@@ -3,13 +3,12 @@
 import tomllib
 from pathlib import Path
 
-import ganbench
 from ganbench.errors import UserError, nearest
 
 
 def suites_folder() -> Path:
     """Where they are: inside the installed package, or the folder benchmarks/ of a checkout."""
-    package = Path(ganbench.__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "suites"
     return installed if installed.is_dir() else package.parent / "benchmarks"
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganbench.errors import UserError
+from ganbench.errors import UserError, nearest
 from ganbench.family import sampling_batch
 from ganbench.metrics import cache
 from ganbench.metrics.images.sets import Statistics, shuffled
@@ -115,6 +115,13 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
 def check(names: Sequence[str], options: Mapping[str, Any] | None = None, n: int | None = None) -> None:
     """Raise UserError for what can be known before any image is opened: an unknown metric or setting, missing weights,
     too few images. n: images on each side, if that is known."""
+    known = {name: _settings_of(find_metric(name)) for name in map(canonical, names)}
+    for setting, value in (options or {}).items():
+        if isinstance(value, Mapping) and setting not in known:
+            raise UserError(f"settings for {setting}, which is not among the metrics: {', '.join(known)}")
+        if not isinstance(value, Mapping) and not any(setting in taken for taken in known.values()):
+            every = sorted(set().union(*known.values()))
+            raise UserError(f"{', '.join(known)}: no setting '{setting}'.{nearest(setting, every)} Known: {', '.join(every)}")
     for name in map(canonical, names):
         metric = _build(find_metric(name), name, options or {})
         if n is not None and isinstance(metric, ImageMetric):
@@ -145,9 +152,14 @@ class _Guard:
         return True
 
 
+def _settings_of(cls: type[MetricBase]) -> set[str]:
+    """The settings of a metric: what its constructor names."""
+    return {p.name for p in inspect.signature(cls).parameters.values() if p.kind is not p.VAR_KEYWORD}
+
+
 def _build(cls: type[MetricBase], name: str, options: Mapping[str, Any]) -> Any:
     """A metric with those of the options that its constructor names, and those meant for it alone."""
-    taken = {p.name for p in inspect.signature(cls).parameters.values() if p.kind is not p.VAR_KEYWORD}
+    taken = _settings_of(cls)
     own = options.get(name) if isinstance(options.get(name), Mapping) else {}
     unknown = set(own or {}) - taken
     if unknown:

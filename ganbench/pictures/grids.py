@@ -1,9 +1,11 @@
 """Sample grids: images side by side in one PNG."""
 
+import io
 import os
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
@@ -39,3 +41,20 @@ def save_png(picture: np.ndarray, path: str | Path) -> Path:
     except OSError as error:
         raise UserError(f"cannot write the picture {path}: {error.strerror or error}") from None
     return path
+
+
+class ImageTensor(Tensor):
+    """A tensor of images, uint8 (N,C,H,W), that a notebook shows as a picture. Whatever is computed from it is plain."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    def _repr_png_(self) -> bytes:
+        return png(magnified(tile(self[:64])))
+
+
+def png(picture: np.ndarray) -> bytes:
+    """A picture (H,W,3) uint8 as the bytes of a PNG file."""
+    from PIL import Image
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -8,7 +8,9 @@
         checkpoints/     images-000020000/ ... and best.json
 """
 
+import base64
 import copy
+import html
 import json
 import os
 import re
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from ganbench.data import Store, open_dataset
 from ganbench.errors import UserError
 from ganbench.family import Family, ImageSpec, configure, find_family, sampling_batch, to_uint8
+from ganbench.pictures.grids import ImageTensor, magnified, png, tile
 from ganbench.random import Random, derived_seed
 from ganbench.runs import checkpoint
 
@@ -61,8 +64,25 @@ class Run:
         return store
 
     def sample(self, n: int, seed: int = 0, labels: Tensor | None = None) -> Tensor:
-        """n generated images, uint8 (n,C,S,S). Conditional families draw labels uniformly unless they are given."""
-        return torch.cat(list(sample_batches(self.family, self.generator, n, seed, self.device, labels=labels)))
+        """n generated images, uint8 (n,C,S,S). Conditional families draw labels uniformly unless they are given.
+
+        The last value of a notebook's cell, they show themselves as a picture.
+        """
+        batches = sample_batches(self.family, self.generator, n, seed, self.device, labels=labels)
+        return torch.cat(list(batches)).as_subclass(ImageTensor)
+
+    def __repr__(self) -> str:
+        return f"<Run {self.path}: {self.config['family']} ({self.config['preset']}), {self.kimg:g} kimg>"
+
+    def _repr_html_(self) -> str:
+        data = self.config["dataset"]
+        facts = [("family", f"{self.config['family']} ({self.config['preset']})"),
+                 ("data", f"{data['spec']}, {data['side']} px, {data['channels']} channel(s)"),
+                 ("trained", f"{self.kimg:g} thousand images, {self.step:,} updates, {self.seconds:.0f} s"),
+                 ("seed", self.config["seed"]), ("folder", self.path)]
+        rows = "".join(f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in facts)
+        picture = base64.b64encode(png(magnified(tile(self.sample(16))))).decode()
+        return f'<table>{rows}</table><img alt="16 samples" src="data:image/png;base64,{picture}">'
 
 
 def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str = "last") -> Run:
@@ -72,6 +92,12 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
         path: the run's folder. device: where the networks go. which: "last" or "best" checkpoint.
     Raises:
         UserError: no run there, no checkpoint yet, or a damaged one.
+
+    Example:
+        >>> import ganbench
+        >>> run = ganbench.load_run("runs/0001-dcgan-digits-s0")
+        >>> run.sample(16, seed=0).shape
+        torch.Size([16, 1, 32, 32])
     """
     path, device = Path(path), torch.device(device)
     config = read_config(path)

@@ -29,9 +29,9 @@ class EvalRequest:
     """What is to be scored, as `ganbench eval` was asked; see its help for each."""
 
     names: list[str]
-    run: str | None = None
-    fake: str | None = None
-    real: str | None = None
+    run: Any = None  # a run's folder, or a Run
+    fake: Any = None  # as open_images takes it
+    real: Any = None
     n: int | None = None
     seed: int = 0
     device: str = "auto"
@@ -77,7 +77,8 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
     else:
         fakes, reals = _outside(asked, device)
         subject = None
-        context = {"run": _short(asked.fake), "origin": "external", "family": "", "seed": None}
+        context = {"run": _short(asked.fake if isinstance(asked.fake, str) else fakes.description),
+                   "origin": "external", "family": "", "seed": None}
     options = dict(asked.options)
     report = Report()
     results = evaluate(asked.names, fakes=fakes, reals=reals, side=fakes.side, channels=fakes.channels, device=device,
@@ -117,11 +118,13 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
             ) -> tuple[ImageSet, ImageSet, Subject, dict[str, Any]] | None:
     """A run's generator, its data or the named reals, the model itself, and the run's columns; None where another process
     scores and this one has helped it to its images."""
-    from ganbench.runs.run_folder import load_run, newest_run, sample_batches
+    from ganbench.runs.run_folder import Run, load_run, newest_run, sample_batches
 
     if asked.run is None:
         say(f"no --run and no --fake given: scoring the newest run, {newest_run()}")
-    run = load_run(asked.run or newest_run(), device=device, which=asked.which)
+    run = asked.run
+    if not isinstance(run, Run):
+        run = load_run(run or newest_run(), device=device, which=asked.which)
     data, trained = run.config["dataset"], run.config.get("options", {})
     with distributed.rank_zero_first():
         own = run.store()

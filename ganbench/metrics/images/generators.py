@@ -40,7 +40,12 @@ def from_callable(spec: str, n: int | None, seed: int) -> GeneratedSet:
         target = getattr(target, part)
     if not callable(target):
         raise UserError(f"'{spec}' is not callable: it has to be a function of (n, seed) that gives n images")
-    return _from_batches(lambda size, number: target(size, derived_seed(seed, "callable", number)), n, spec)
+    return from_function(target, n, seed, spec)
+
+
+def from_function(make: Callable[[int, int], Any], n: int | None, seed: int, description: str) -> GeneratedSet:
+    """A function (n, seed) -> n images, as the module's docstring has them."""
+    return _from_batches(lambda size, number: make(size, derived_seed(seed, "callable", number)), n, description)
 
 
 def from_torchscript(path: Path, n: int | None, seed: int, device: torch.device, latent: int | None) -> GeneratedSet:

@@ -20,27 +20,47 @@ NUMPY_ARRAYS: list[Any] = [_RECONSTRUCT, (_RECONSTRUCT, "numpy.core.multiarray._
 
 
 
-def open_images(spec: str, *, n: int | None = None, side: int | None = None, channels: int | None = None,
+def open_images(spec: Any, *, n: int | None = None, side: int | None = None, channels: int | None = None,
                 split: str = "train", seed: int = 0, device: torch.device | str = "cpu", latent: int | None = None,
                 skip_bad: bool = False, **data: Any) -> ImageSet:
     """Open anything that can be scored.
 
     Args:
         spec: a folder or .zip of pictures; .npz, .npy, .safetensors or .pt with one uint8 array of images; a TorchScript
-            (.pt, .ts, .pth) or ONNX generator; MODULE:CALLABLE; or a data set (a name, `folder:PATH` ...).
+            (.pt, .ts, .pth) or ONNX generator; MODULE:CALLABLE; or a data set (a name, `folder:PATH` ...). From Python
+            also the thing itself: an array or tensor of images, a function (n, seed) -> n images, an ImageSet.
         n: how many images; default all, or 2,048 from a generator.
         side, channels: to bring pictures to; other kinds must have them already. split, data: for data sets.
         seed: of a generator's latents. latent: how many a TorchScript generator takes, where it does not say so itself.
     Raises:
         UserError: nothing there, or nothing that can be scored, in one line.
     """
-    opened = _open(spec, n, side, channels, split, seed, torch.device(device), latent, skip_bad, data)
+    if isinstance(spec, Path):
+        spec = str(spec)
+    if not isinstance(spec, str):
+        opened, spec = _of_object(spec, n, seed)
+    else:
+        opened = _open(spec, n, side, channels, split, seed, torch.device(device), latent, skip_bad, data)
     if side is not None and opened.side not in (side, 0):
         raise UserError(f"{spec} holds images of side {opened.side}, the others have {side}: "
                         "bring them to one side (pictures in a folder are resized by --side)")
     if n is not None and opened.n < n:
         opened.warnings.append(f"{spec} has {opened.n:,} images, {n:,} were asked for")
     return opened
+
+
+def _of_object(images: Any, n: int | None, seed: int) -> tuple[ImageSet, str]:
+    """Images that are in memory already, or a function that makes them; and what to call them."""
+    if isinstance(images, ImageSet):
+        return images, images.description
+    if isinstance(images, torch.Tensor):
+        images = images.detach().cpu().numpy()
+    if isinstance(images, np.ndarray):
+        return ArraySet(images, "array", n), "the array"
+    if callable(images):
+        return generators.from_function(images, n, seed, "function"), "the function"
+    raise UserError(f"a {type(images).__name__} cannot be scored: give a folder, a file, a data set, an array or tensor of "
+                    "images, a run, or a function (n, seed) -> images")
 
 
 def _open(spec: str, n: int | None, side: int | None, channels: int | None, split: str, seed: int, device: torch.device,

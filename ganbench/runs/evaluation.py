@@ -1,0 +1,185 @@
+"""The same as `ganbench eval` for people who work in Python: `ganbench.evaluate` and `ganbench.features`."""
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganbench.environment import choose_device
+from ganbench.errors import UserError
+from ganbench.family import sampling_batch
+from ganbench.metrics.images.opening import open_images
+from ganbench.metrics.images.sets import ImageSet
+from ganbench.metrics.networks.features import open_network
+from ganbench.runs.run_folder import Run
+from ganbench.runs.scoring import EvalRequest, run_request
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Images = str | Path | np.ndarray | Tensor | Callable[[int, int], Any] | ImageSet
+SETTINGS = {f.name for f in fields(EvalRequest)} - {"names", "run", "fake", "real", "options"}
+SHOWN = ("metric", "level", "value", "ci_low", "ci_high", "higher_is_better", "n_fake", "n_real", "protocol", "note")
+
+
+@dataclass
+class Evaluation:
+    """What `ganbench.evaluate` found. In a notebook it shows itself as a table.
+
+    Attributes:
+        title: what was compared with what.
+        rows: the rows of a results table (see `ganbench.records.COLUMNS`), to be kept with `save`.
+        floor: rows of the same metrics between two samples of real images, where that was measured.
+        warnings: what there is to know about the images and numbers, one line each.
+    """
+
+    title: str
+    rows: list[dict[str, Any]]
+    floor: list[dict[str, Any]]
+    warnings: list[str]
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Each number by its name: "fid", or "swd 16" for a metric that has levels."""
+        return {_name(row): row["value"] for row in self.rows}
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float] | None]:
+        """The 95% interval of each number over evaluation noise, or None where no honest one is known."""
+        return {_name(row): None if row["ci_low"] is None else (row["ci_low"], row["ci_high"]) for row in self.rows}
+
+    @property
+    def frame(self) -> "pd.DataFrame":
+        """The numbers with their intervals, counts and protocols, one row each."""
+        import pandas as pd
+        return pd.DataFrame([{column: row[column] for column in SHOWN} for row in self.rows])
+
+    def save(self, results: str | Path) -> int:
+        """Append the rows, and the floor's, to a results CSV that `ganbench report` reads. Returns how many were new."""
+        from ganbench import records
+        return records.append(results, self.rows + self.floor)
+
+    def latex(self) -> str:
+        """One row of a LaTeX table, under a comment that names its columns."""
+        heads = [_name(row) + {True: r" $\uparrow$", False: r" $\downarrow$", None: ""}[row["higher_is_better"]]
+                 for row in self.rows]
+        cells = [f"{row['value']:.4g}" for row in self.rows]
+        name = str(self.rows[0]["run"]).replace("_", r"\_") if self.rows else ""
+        return f"% & {' & '.join(heads)} \\\\\n{name} & {' & '.join(cells)} \\\\"
+
+    def __getitem__(self, name: str) -> float:
+        if name not in self.values:
+            raise KeyError(f"no number called {name!r}; there are: {', '.join(self.values)}")
+        return self.values[name]
+
+    def __repr__(self) -> str:
+        width = max((len(name) for name in self.values), default=0)
+        lines = [f"{_name(row):{width}}  {_with_interval(row)}" for row in self.rows]
+        return "\n".join([self.title, *lines, *(f"note: {warning}" for warning in self.warnings)])
+
+    def _repr_html_(self) -> str:
+        arrows = {True: "higher", False: "lower", None: ""}
+        rows = [(_name(row), _with_interval(row), arrows[row["higher_is_better"]],
+                 f"{row['n_fake']:,} / {row['n_real']:,}", row["protocol"]) for row in self.rows]
+        rows += [(f"{_name(row)} of reals against reals", _with_interval(row), "", f"{row['n_fake']:,} / {row['n_real']:,}",
+                  row["protocol"]) for row in self.floor]
+        return (f"<p><b>{html.escape(self.title)}</b></p>"
+                + html_table(("metric", "value [95% interval]", "better", "images (generated / real)", "protocol"), rows)
+                + "".join(f"<p>note: {html.escape(warning)}</p>" for warning in self.warnings))
+
+
+def evaluate(fake: Images | Run, real: Images | None = None, metrics: str | Sequence[str] = ("swd",),
+             **settings: Any) -> Evaluation:
+    """Score generated images, or a generator, against real images.
+
+    Args:
+        fake: what is scored: a folder or .zip of pictures, a file (.npz, .npy, .pt, .safetensors, TorchScript, .onnx), an
+            array or tensor, a function (n, seed) -> n images, a run's folder, or a `Run`. Arrays and tensors are
+            uint8 (N,C,S,S) or (N,S,S,C), or (N,S,S) for grey; a function may also give floats in [-1,1].
+        real: the images to compare with, likewise, or a data set by name; may be left out for a run, which then is
+            compared with the data it was trained on.
+        metrics: names from `ganbench list`.
+        settings: n (images on each side; default all), seed, device (of a `Run`: where it was loaded to), side, split,
+            crop, root, which ("last" or "best" checkpoint), floor, skip_bad, use_cache, as `ganbench eval --help`
+            explains them; and settings of metrics: network="random-vgg16" for all that take it, kid={"subsets": 50} for
+            one.
+    Raises:
+        UserError: whatever the caller can put right: a misspelt metric or setting, images that cannot be scored.
+
+    Example:
+        >>> import numpy as np, ganbench
+        >>> real = np.random.default_rng(0).integers(0, 256, (400, 32, 32), dtype=np.uint8)
+        >>> found = ganbench.evaluate(real[:200], real[200:], metrics=["swd"], floor=False, device="cpu")
+        >>> list(found.values)
+        ['swd 32', 'swd 16', 'swd avg']
+        >>> low, high = found.intervals["swd avg"]
+        >>> low < found["swd avg"] < high
+        True
+    """
+    names = [name.strip() for name in metrics.split(",")] if isinstance(metrics, str) else list(metrics)
+    asked = {key: settings.pop(key) for key in list(settings) if key in SETTINGS}
+    own: Any = fake
+    if isinstance(fake, str | Path) and (Path(fake) / "config.json").is_file():
+        own, fake = str(fake), ""
+    is_run = isinstance(own, Run) or (isinstance(fake, str) and fake == "")
+    if isinstance(own, Run):
+        asked.setdefault("device", str(own.device))
+    if not is_run and real is None:
+        raise UserError("these images need something to be compared with: name a data set, a folder or an array as `real`")
+    request = EvalRequest(names=names, run=own if is_run else None, fake=None if is_run else _plain(fake),
+                          real=_plain(real), options=settings, **asked)
+    found = run_request(request)
+    assert found is not None  # several processes are for the command line
+    return Evaluation(found.title, found.rows, found.floor, found.warnings)
+
+
+def features(images: Images, network: str = "inception-v3-compat", *, layer: str | None = None, n: int | None = None,
+             device: str = "auto", dtype: str = "float32", seed: int = 0) -> Tensor:
+    """What a feature network makes of images, as FID, KID and their kin see them.
+
+    Args:
+        images: as `evaluate` takes them, data sets by name included. network: a name, MODULE:CALLABLE or a TorchScript
+            file. layer: which of its outputs; default its usual one. n: how many images; default all. dtype: "float32" or
+            "float64". seed: of a generator's latents.
+    Returns:
+        (N,d) on the CPU, in the order of the images.
+    Raises:
+        UserError: unknown network or layer, weights that are not here, images that cannot be read.
+
+    Example:
+        >>> import numpy as np, ganbench
+        >>> pictures = np.zeros((2, 32, 32, 3), dtype=np.uint8)
+        >>> ganbench.features(pictures, network="random-vgg16", device="cpu").shape
+        torch.Size([2, 512])
+    """
+    place = choose_device(device)
+    opened = open_images(_plain(images), n=n, seed=seed, device=place)
+    model = open_network(network, [layer] if layer else [], device=place, dtype=dtype)
+    parts = [model(batch)[model.layers[0]].cpu() for batch in opened.batches(sampling_batch(opened.side))]
+    return torch.cat(parts)
+
+
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A plain table for a notebook; everything is escaped."""
+    def line(cells: Sequence[Any], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+
+    return f"<table>{line(heads, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
+
+
+def _plain(images: Any) -> Any:
+    return str(images) if isinstance(images, Path) else images
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['metric']} {row['level']}".strip()
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    interval = "" if row["ci_low"] is None else f" [{row['ci_low']:.4g}, {row['ci_high']:.4g}]"
+    return f"{row['value']:.4g}{interval}"

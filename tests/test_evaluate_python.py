@@ -1,0 +1,92 @@
+"""`ganbench.evaluate` and `ganbench.features`: whatever images come as, the numbers of the command line."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ganbench
+from ganbench import records
+from ganbench.errors import UserError
+
+RNG = np.random.default_rng(3)
+REAL = RNG.integers(0, 256, (140, 16, 16, 3), dtype=np.uint8)
+FAKE = (REAL[::-1].astype(int) * 3 // 4).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return ganbench.evaluate(FAKE, REAL, "swd", floor=False, device="cpu")
+
+
+def folder(path, images):
+    path.mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(path / f"{i:04d}.png")
+    return path
+
+
+def test_folders_arrays_tensors_and_functions_give_the_same(tmp_path, expected):
+    def generator(n, seed):  # a set of its own order: batches of 64 in a row
+        start = generator.given
+        generator.given += n
+        return torch.from_numpy(FAKE[start:start + n].transpose(0, 3, 1, 2).copy())
+
+    generator.given = 0
+    planes = torch.from_numpy(REAL.transpose(0, 3, 1, 2).copy())
+    for fake, real, n in ((folder(tmp_path / "fake", FAKE), folder(tmp_path / "real", REAL), None), (FAKE, planes, None),
+                          (generator, REAL, len(FAKE))):
+        found = ganbench.evaluate(fake, real, ["swd"], floor=False, device="cpu", n=n)
+        assert found.values == expected.values
+
+
+def test_what_comes_back_can_be_read_by_name_shown_and_kept(tmp_path, expected):
+    assert expected["swd avg"] == expected.values["swd avg"] > 0
+    with pytest.raises(KeyError, match="swd avg"):
+        expected["fid"]
+    assert list(expected.frame["level"]) == ["16", "avg"] and expected.frame["n_fake"].tolist() == [140, 140]
+    assert set(expected.intervals) == set(expected.values)
+    shown = expected._repr_html_()
+    assert f"{expected['swd avg']:.4g}" in shown and "only 140 images" in shown and "<table>" in shown
+    assert "swd avg" in repr(expected)
+    head, row = expected.latex().splitlines()
+    assert head.startswith("% & swd 16") and row.endswith(r"\\") and row.count("&") == head.count("&") == 2
+    assert expected.save(tmp_path / "r.csv") == 2
+    assert ganbench.load_results(tmp_path / "r.csv")["value"].tolist() == list(expected.values.values())
+    assert set(expected.rows[0]) <= set(records.COLUMNS)
+
+
+@pytest.mark.parametrize("call, says", [
+    (lambda: ganbench.evaluate(FAKE, REAL, ["swdd"]), "swd"), (lambda: ganbench.evaluate(FAKE), "compared with"),
+    (lambda: ganbench.evaluate(FAKE, REAL, ["swd"], patchez=3), "no setting 'patchez'"),
+    (lambda: ganbench.evaluate(FAKE, REAL, ["swd"], kid={"subsets": 3}), "kid, which is not among"),
+    (lambda: ganbench.evaluate(FAKE.astype(float), REAL, ["swd"]), "uint8"),
+    (lambda: ganbench.evaluate(17, REAL, ["swd"]), "int cannot be scored"),
+    (lambda: ganbench.features(FAKE, network="inseption"), "inception-v3-compat"),
+])
+def test_what_the_caller_can_put_right_is_one_line(call, says):
+    with pytest.raises(UserError, match=says) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_features_are_the_networks_in_the_order_of_the_images():
+    from ganbench.metrics.networks.features import open_network
+    found = ganbench.features(REAL[:9], network="random-vgg16", device="cpu")
+    network = open_network("random-vgg16")
+    [direct] = network(torch.from_numpy(REAL[:9].transpose(0, 3, 1, 2).copy())).values()
+    assert torch.equal(found, direct) and found.shape == (9, 512)
+    assert torch.equal(ganbench.features(lambda n, seed: REAL[:n].transpose(0, 3, 1, 2), network="random-vgg16", n=9), direct)
+
+
+def test_a_run_is_scored_and_shown(tmp_path, monkeypatch):
+    from ganbench.training.session import Options, run
+    monkeypatch.chdir(tmp_path)
+    path = run(Options("dcgan", preset="smoke", side=16, steps=2, metrics=[], results=None, quiet=True, n_eval=128)).path
+    loaded = ganbench.load_run(path)
+    by_path = ganbench.evaluate(path, metrics=["swd"], floor=False, device="cpu")
+    assert ganbench.evaluate(loaded, metrics="swd", floor=False).values == by_path.values
+    assert by_path.rows[0]["family"] == "dcgan"
+    samples = loaded.sample(5)
+    assert samples._repr_png_().startswith(b"\x89PNG") and type(samples[:2]) is torch.Tensor
+    assert "data:image/png;base64," in loaded._repr_html_() and "dcgan" in repr(loaded)

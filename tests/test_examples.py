@@ -1,0 +1,31 @@
+"""The examples in docstrings of public functions run, and give what they say."""
+
+import doctest
+import importlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = ["ganbench.family", "ganbench.runs.evaluation", "ganbench.runs.run_folder", "ganbench.records",
+           "ganbench.bench.shipped"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder as the examples expect it: a run in runs/, a table in results/."""
+    from ganbench.training.session import Options, run
+    home = tmp_path_factory.mktemp("home")
+    run(Options("dcgan", preset="smoke", side=32, steps=2, metrics=[], results=None, quiet=True,
+                out=str(home / "runs" / "0001-dcgan-digits-s0")))
+    (home / "results").mkdir()
+    shutil.copy(ROOT / "results" / "zoo-fashion-short.csv", home / "results")
+    return home
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name, trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    done = doctest.testmod(importlib.import_module(name))
+    assert done.failed == 0 and done.attempted > 0
