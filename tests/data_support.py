@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ganbench.data.tfrecord import _masked_crc
+from ganbench.data.tfrecord import masked_crc
 
 
 def noise(height, width, seed=0, channels=3):
@@ -106,4 +106,4 @@ def write_tfrecords(path: Path, messages: list[bytes]):
     with open(path, "wb") as file:
         for message in messages:
             head = struct.pack("<Q", len(message))
-            file.write(head + struct.pack("<I", _masked_crc(head)) + message + struct.pack("<I", _masked_crc(message)))
+            file.write(head + struct.pack("<I", masked_crc(head)) + message + struct.pack("<I", masked_crc(message)))

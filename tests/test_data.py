@@ -212,7 +212,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (lambda p: flip(p / "16.npy"), "content hash differs"),
     (lambda p: flip(p / "8.npy"), "8.npy differs from the full level"),
     (lambda p: flip(p / "labels.npy"), "content hash differs"),
-    (lambda p: (p / "4.npy").unlink(), "4.npy is missing: remove .* and run `ganbench data prepare folder:.*pics --side 16 --spl"),
+    (lambda p: (p / "4.npy").unlink(), "4.npy is missing: move .* away and run `ganbench data prepare folder:.*pics --side 16 "),
     (lambda p: (p / "8.npy").write_bytes(b""), "8.npy is damaged"),
     (lambda p: (p / "8.npy").unlink() or (p / "8.npy").mkdir(), "8.npy is damaged or cannot be read .*ganbench data verify "),
     (lambda p: (p / "names.json").write_text("[1]"), "names 1 images"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganbench.data.celeba_hq import cropped, cut_out, enlarged, fade, find_face, padded, shrunk
+from ganbench.data.sources._face_crop import cropped, cut_out, enlarged, fade, find_face, padded, shrunk
 
 
 def landmarks(eye_distance=40.0, drop=44.0, angle=0.0, at=(200.0, 210.0)):

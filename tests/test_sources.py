@@ -27,7 +27,7 @@ from PIL import Image
 from ganbench.data import open_dataset
 from ganbench.data.prepare import find_source
 from ganbench.data.source import Source
-from ganbench.data.tfrecord import _masked_crc, parse_example
+from ganbench.data.tfrecord import masked_crc, parse_example
 from ganbench.errors import UserError
 from ganbench.plugins import load_plugin, names
 
@@ -199,7 +199,7 @@ def test_records_cut_short_are_named(tmp_path):
 def test_the_checksum_and_the_messages_of_tfrecords():
     """CRC-32C of "123456789" is e3069283 (its published check value); masking as TFRecord defines it."""
     crc = 0xE3069283
-    assert _masked_crc(b"123456789") == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    assert masked_crc(b"123456789") == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
     assert parse_example(example({"shape": [3, 300, 1], "data": b"ab"})) == {"shape": [3, 300, 1], "data": [b"ab"]}
 
 
@@ -366,7 +366,7 @@ def test_npz_and_npy(tmp_path, shape, channels):
 @pytest.mark.parametrize("arrays, match", [
     ({"images": np.zeros((2, 8, 8), np.float32)}, "must be uint8"),
     ({"pictures": np.zeros((2, 8, 8), np.uint8)}, "no array 'images'"),
-    ({"images": np.zeros((2, 8, 8, 5), np.uint8)}, "channels must be 1 or 3"),
+    ({"images": np.zeros((2, 9, 9, 9), np.uint8)}, "channels must be 1 to 8"),
     ({"images": np.zeros((0, 8, 8), np.uint8)}, "must be uint8"),
     ({"images": np.zeros((2, 8, 8), np.uint8), "labels": [0, 1, 2]}, "2 images but labels"),
     ({"images": np.zeros((2, 8, 8), np.uint8), "labels": [0, -1]}, "whole numbers from 0"),

@@ -85,7 +85,7 @@ class Job:
         bad = []
         for index in range(start, stop):
             try:
-                picture = self.source.read(index)
+                picture = self.source.picture(index)
                 pixels[index - start] = squared(picture, self.side, self.channels, crop=self.crop, box=self.box,
                                                 pad=self.source.pad, smooth=self.source.smooth)
             except Unreadable as reason:

@@ -1,7 +1,8 @@
 """Where picture files lie: a folder, a zip or a tar. Each gives the same: sorted names, and the bytes of one.
 
-What could do harm is refused by name: members that climb out of the archive, links, members that blow up when they are
-unpacked, folders that contain themselves.
+Names are written one way for all of them: forward slashes, no `./` before them. What could do harm is refused by name:
+members that climb out of the archive, links, members that blow up when they are unpacked, folders that contain themselves.
+Files that are no pictures are counted by their endings, so that none is left out without a word.
 """
 
 import gzip
@@ -11,33 +12,72 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from ganbench.data.images import EXTENSIONS, MAX_FILE, Unreadable
-from ganbench.data.source import digest, states
+from ganbench.data.images import EXTENSIONS, HEIF, MAX_FILE, Unreadable
+from ganbench.data.source import digest, shown, states
 from ganbench.errors import UserError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-MAX_RATIO = 1000  # unpacked to packed bytes of a zip member of some size; pictures are packed already
+NOT_OURS = {"__MACOSX", "@eaDir", "lost+found"}  # folders that systems make beside people's files
+BLOCK = 512  # of a tar
+LABELS = "dataset.json"  # StyleGAN2-ADA's labels; see ganbench.data.layout
 
 
 class Place:
-    """Files under one roof. `names` are sorted, relative, with forward slashes."""
+    """Files under one roof.
+
+    Attributes:
+        path: the folder or archive. names: sorted, relative, with forward slashes.
+        ignored: other files there, by ending. doubles: members that a later one of the same name replaces.
+    """
 
     path: Path
     names: list[str]
 
+    def __init__(self) -> None:
+        self.ignored: Counter[str] = Counter()
+        self.doubles = 0
+
     def read(self, name: str) -> bytes | Path:
         """The file's bytes, or its path. Raises Unreadable if it is damaged."""
+        raise NotImplementedError
+
+    def other(self, name: str) -> bytes | None:
+        """A file that is no picture, by its name; None where there is none. Raises Unreadable if it is damaged."""
         raise NotImplementedError
 
     def fresh(self) -> None:
         """Open again what cannot be shared with a forked process."""
 
     def fingerprint(self) -> str:
+        """Changes whenever the files may have changed."""
         return digest(states([self.path]))
+
+    def remarks(self) -> list[str]:
+        """What was left out, a line each."""
+        found = []
+        if self.ignored:
+            counts = ", ".join(f"{ending} {count:,}" for ending, count in self.ignored.most_common(12))
+            heif = " (pip install 'ganbench[heif]' reads .heic)" if HEIF & set(self.ignored) else ""
+            found.append(f"ignored: {counts}{heif}")
+        if self.doubles:
+            found.append(f"ignored: {self.doubles:,} members whose name a later one has too")
+        return found
+
+    def _takes(self, name: str, endings: tuple[str, ...]) -> bool:
+        """Whether a file is one of ours; others are counted, hidden ones are not."""
+        *folders, file = name.split("/")
+        if any(part in NOT_OURS or (part.startswith(".") and part != "..") for part in (*folders, file)):
+            return False
+        if file.lower().endswith(endings):
+            return True
+        ending = os.path.splitext(file)[1].lower()
+        self.ignored[shown(ending) if 1 < len(ending) <= 12 else "no ending"] += 1
+        return False
 
 
 def open_place(path: Path, endings: Sequence[str] | set[str] = EXTENSIONS) -> Place:
@@ -58,85 +98,140 @@ class FolderPlace(Place):
     """Links to folders are followed; one that leads to a folder it lies in is refused."""
 
     def __init__(self, path: Path, endings: tuple[str, ...]):
+        super().__init__()
         self.path, self.names = path, []
         self._state: list[list[object]] = []
-        self._walk(path, "", endings, [])
+        # folders still to be looked at: where, what their names begin with, and the folders that they lie in
+        waiting: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [(str(path), "", ())]
+        while waiting:
+            folder, prefix, above = waiting.pop()
+            try:
+                here = os.stat(folder)
+                if (here.st_dev, here.st_ino) in above:
+                    raise UserError(f"{str(folder)!r} is a link to a folder that it lies in: leave it out")
+                entries = list(os.scandir(folder))
+            except OSError as error:
+                raise UserError(f"cannot read the folder {shown(folder)[:200]}: {error.strerror}") from None
+            for entry in entries:
+                name = prefix + entry.name
+                if entry.name.startswith(".") or entry.name in NOT_OURS:
+                    continue
+                if entry.name == LABELS:  # may tell the labels, so it counts as the pictures do
+                    self._state.append([name, *_state(entry)])
+                if _is_folder(entry):
+                    waiting.append((entry.path, f"{name}/", (*above, (here.st_dev, here.st_ino))))
+                elif self._takes(name, endings):
+                    self.names.append(name)
+                    self._state.append([name, *_state(entry)])
         self.names.sort()
 
     def read(self, name: str) -> Path:
         return self.path / name
 
+    def other(self, name: str) -> bytes | None:
+        path = self.path / name
+        if not path.is_file():
+            return None
+        if path.stat().st_size > MAX_FILE:
+            raise Unreadable(f"a file of {path.stat().st_size / 1e9:.1f} GB")
+        return path.read_bytes()
+
     def fingerprint(self) -> str:
         return digest(sorted(self._state))  # type: ignore[type-var]
 
-    def _walk(self, folder: Path, prefix: str, endings: tuple[str, ...], above: list[tuple[int, int]]) -> None:
-        try:
-            here = folder.stat()
-            if (here.st_dev, here.st_ino) in above:
-                raise UserError(f"{str(folder)!r} is a link to a folder that it lies in: remove it")
-            entries = sorted(os.scandir(folder), key=lambda e: e.name)
-        except OSError as error:
-            raise UserError(f"cannot read the folder {folder}: {error.strerror}") from None
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                continue
-            if entry.is_dir():
-                self._walk(Path(entry.path), f"{prefix}{entry.name}/", endings, [*above, (here.st_dev, here.st_ino)])
-            elif entry.name.lower().endswith(endings):
-                self.names.append(prefix + entry.name)
-                try:
-                    state = entry.stat()
-                    self._state.append([prefix + entry.name, state.st_size, state.st_mtime_ns])
-                except OSError:  # a link to nothing: reading it will say so, by name
-                    self._state.append([prefix + entry.name, -1, -1])
-
 
 class Zip(Place):
+    """A zip file; every member's size is checked before it is unpacked."""
+
     def __init__(self, path: Path, endings: tuple[str, ...]):
+        super().__init__()
         self.path = path
         self.fresh()
-        kept = [m for m in self._file.infolist() if not m.is_dir() and _wanted(m.filename, endings)]
-        for member in kept:
+        self._members: dict[str, str] = {}  # our name -> the archive's own
+        for member in self._file.infolist():
+            name = one_spelling(member.filename)
+            if member.is_dir() or name.endswith("/") or not self._takes(name, endings):
+                continue
             _refuse_climbing(path, member.filename)
-            if member.file_size > MAX_FILE or (member.file_size > 1 << 20
-                                               and member.file_size > MAX_RATIO * max(1, member.compress_size)):
-                raise UserError(f"{path}: member {member.filename!r} would unpack from {member.compress_size:,} to "
-                                f"{member.file_size:,} bytes: refused as a decompression bomb")
-        self.names = sorted({m.filename for m in kept})
+            refuse_bomb(f"{path}: member {member.filename!r}", member.compress_size, member.file_size)
+            self.doubles += name in self._members
+            self._members[name] = member.filename
+        self.names = sorted(self._members)
 
     def fresh(self) -> None:
         try:
             self._file = zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+        except Exception as error:  # names that are not UTF-8, later versions, damage: zipfile raises many things
             raise UserError(f"{self.path} is damaged or not a zip file ({error}): get it again") from None
 
     def read(self, name: str) -> bytes:
         try:
-            return self._file.read(name)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
-            raise Unreadable(f"{error} (in {self.path})") from None
+            return self._file.read(self._members[name])
+        except Exception as error:  # encrypted, a method of a later version, damage: each packing raises its own
+            raise Unreadable(f"{' '.join(str(error).split()) or type(error).__name__} (in {self.path})") from None
+
+    def other(self, name: str) -> bytes | None:
+        for member in self._file.infolist():
+            if one_spelling(member.filename) == name:
+                refuse_bomb(f"{self.path}: member {member.filename!r}", member.compress_size, member.file_size)
+                self._members[name] = member.filename
+                return self.read(name)
+        return None
 
 
 class Tar(Place):
     """A packed tar is unpacked once into an unnamed temporary file, because only that can be read out of order."""
 
     def __init__(self, path: Path, endings: tuple[str, ...]):
+        super().__init__()
         self.path = path
         try:
             self._bytes = open(path, "rb") if str(path).lower().endswith(".tar") else _unpacked(path)
             with tarfile.open(fileobj=self._bytes, mode="r:") as tar:
-                members = [m for m in tar if _wanted(m.name, endings)]
-        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+                every = list(tar)
+                end = tar.offset
+        except UserError:
+            raise
+        except Exception as error:  # each packing raises its own, and damaged heads nearly anything
             raise UserError(f"{path} is damaged or not a tar file ({error}): get it again") from None
-        for member in members:
+        self._check_end(end)
+        self._where: dict[str, tuple[int, int]] = {}
+        self._others: dict[str, tuple[int, int]] = {}
+        for member in every:
+            name = one_spelling(member.name)
+            if member.isdir():
+                continue
+            if not self._takes(name, endings):
+                self._others[name] = (member.offset_data, member.size)
+                continue
             _refuse_climbing(path, member.name)
-            if not (member.isfile() or member.isdir()):
-                raise UserError(f"{path}: member {member.name!r} is a link or a device, not a file: refused")
-        self._where = {m.name: (m.offset_data, m.size) for m in members if m.isfile()}
+            if not member.isfile() or member.issparse():
+                raise UserError(f"{path}: member {member.name!r} is a link, a device or has holes: refused")
+            self.doubles += name in self._where
+            self._where[name] = (member.offset_data, member.size)
         self.names = sorted(self._where)
 
+    def _check_end(self, end: int) -> None:
+        """tarfile takes a damaged head for the end of the archive, and so do all who only iterate."""
+        size = os.fstat(self._bytes.fileno()).st_size
+        block = os.pread(self._bytes.fileno(), BLOCK, end)
+        if len(block) < BLOCK or block.strip(b"\0"):
+            raise UserError(f"{self.path} is cut short or damaged at byte {end:,} of {size:,}, the files after it are lost: "
+                            "get it again")
+        at = end
+        while tail := os.pread(self._bytes.fileno(), 1 << 20, at):
+            if tail.strip(b"\0"):
+                raise UserError(f"{self.path} goes on behind its end (byte {end:,} of {size:,}), as tars do that were joined: "
+                                "unpack it (tar --ignore-zeros -xf) and name the folder")
+            at += len(tail)
+
     def read(self, name: str) -> bytes:
-        offset, size = self._where[name]
+        return self._read(*self._where[name])
+
+    def other(self, name: str) -> bytes | None:
+        return self._read(*self._others[name]) if name in self._others else None
+
+    def _read(self, offset: int, size: int) -> bytes:
         if size > MAX_FILE:
             raise Unreadable(f"a file of {size / 1e9:.1f} GB")
         found = os.pread(self._bytes.fileno(), size, offset)  # leaves no position behind, so processes can share the file
@@ -158,19 +253,41 @@ def _unpacked(path: Path) -> "tempfile._TemporaryFileWrapper[bytes]":
                     raise UserError(f"{path} unpacks to more than the {free / 1e9:.1f} GB that are free in "
                                     f"{tempfile.gettempdir()}: unpack it yourself, or set TMPDIR")
                 room.write(block)
-    except lzma.LZMAError as error:
+    except (lzma.LZMAError, zlib.error, EOFError) as error:
         raise UserError(f"{path} is damaged ({error}): get it again") from None
     room.flush()
     room.seek(0)
     return room
 
 
-def _wanted(name: str, endings: tuple[str, ...]) -> bool:
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    hidden = any(p == "__MACOSX" or (p.startswith(".") and p not in (".", "..")) for p in parts)
-    return name.lower().endswith(endings) and not hidden
+def one_spelling(name: str) -> str:
+    """A member's name with forward slashes, and without the `./` that some programs put before it."""
+    parts = name.replace("\\", "/").split("/")
+    return "/".join([*(part for part in parts[:-1] if part not in ("", ".")), parts[-1]])
+
+
+def refuse_bomb(what: str, packed: int, unpacked: int, most: int = MAX_FILE) -> None:
+    """Raise UserError for what would unpack to very much more than it is, before it is unpacked. Sizes in bytes."""
+    ratio = unpacked / max(1, packed)
+    if unpacked > most or (unpacked > 1 << 20 and ratio > 1000) or (unpacked > 1 << 27 and ratio > 100):
+        raise UserError(f"{what} would unpack from {packed:,} to {unpacked:,} bytes: refused as a decompression bomb")
 
 
 def _refuse_climbing(archive: Path, name: str) -> None:
     if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or name[1:3] in (":\\", ":/"):
         raise UserError(f"{archive}: member {name!r} climbs out of the archive: refused; do not trust this file")
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself: taken for a file, and named where it is read
+        return False
+
+
+def _state(entry: "os.DirEntry[str]") -> list[int]:
+    try:
+        state = entry.stat()
+    except OSError:  # a link to nothing: reading it will say so, by name
+        return [-1, -1]
+    return [state.st_size, state.st_mtime_ns]

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ import numpy as np
 
 from ganbench.data.decoding import JOURNAL, Job, Note, Progress, decode_all
 from ganbench.data.images import Unreadable
-from ganbench.data.source import MissingData, NoSplit, Source, cache_dir, digest
-from ganbench.data.store import FORMAT, Store, content_hash
+from ganbench.data.source import MissingData, NoSplit, Source, digest, shown
+from ganbench.data.store import FORMAT, Store, content_hash, is_store
 from ganbench.environment import usable_cores
 from ganbench.errors import UserError, nearest
-from ganbench.files import lock_file
+from ganbench.files import atomic_write, cache_dir, lock_file
 from ganbench.plugins import canonical, load_plugin, names
 
-RULES = 2  # version of the rules that turn pictures into pixels
+RULES = 3  # version of the rules that turn pictures into pixels
 MAX_SIDE = 4096
 
 
@@ -77,8 +77,8 @@ def open_dataset(spec: str, *, side: int | None = None, split: str = "train", cr
         progress: called with images done and images in all. workers: decoding processes, default: one a core.
     Where the files are gone but a store was prepared from them, that store is opened.
     """
-    if (Path(spec) / "manifest.json").is_file():
-        return _checked(Store(spec), side, channels, split)
+    if is_store(Path(spec)):
+        return _checked(Store(spec), side, channels, split, crop)
     if side is not None and (side < 4 or side & (side - 1) or side > MAX_SIDE):
         raise UserError(f"side {side} is not a power of two from 4 to {MAX_SIDE}: choose --side 32, 64, 128 ...")
     if channels not in (None, 1, 3):
@@ -97,9 +97,15 @@ def open_dataset(spec: str, *, side: int | None = None, split: str = "train", cr
     side = side or source.default_side or _natural_side(source)
     crop, _ = source.crop_for(side, crop)
     place = str(Path(source.location).expanduser().absolute()) if source.location else None
-    key = digest([source.name(), place, source.fingerprint(), split, crop, side, channels, skip_bad, RULES, FORMAT])[:16]
     home = cache_dir() / "stores"
-    target = home / f"{source.name()}-{side}-{crop}-{split}-{key}"
+
+    def place_of(channels: int) -> Path:
+        """The store's folder: its key holds what was decided, so that it is found whether that was asked for or not."""
+        key = digest([source.name(), place, source.fingerprint(), split, crop, side, channels, skip_bad, RULES, FORMAT])[:16]
+        return home / f"{source.name()}-{side}-{crop}-{split}-{key}"
+
+    channels = channels or source.channels or _channels_prepared(place_of) or _channels_of(source)
+    target = place_of(channels)
     if not (target / "manifest.json").exists():
         try:
             home.mkdir(parents=True, exist_ok=True)
@@ -115,11 +121,10 @@ def open_dataset(spec: str, *, side: int | None = None, split: str = "train", cr
 class _Preparation:
     """Makes one store, under a temporary name, then renames it."""
 
-    def __init__(self, source: Source, target: Path, side: int, channels: int | None, crop: str, skip_bad: bool):
+    def __init__(self, source: Source, target: Path, side: int, channels: int, crop: str, skip_bad: bool):
         self.source, self.target, self.skip_bad = source, target, skip_bad
         self.scratch = target.with_name(f".{target.name}.partial")
-        source.load()
-        channels = channels or source.channels or _channels_of(source)
+        source.ready()
         self.job = Job(source, self.scratch, side, channels, *source.crop_for(side, crop))
 
     def run(self, workers: int, progress: Progress | None) -> None:
@@ -152,13 +157,13 @@ class _Preparation:
     def _readable(self, notes: list[Note]) -> np.ndarray:
         """Indices of the readable images. Raises UserError that names the others, unless they may be skipped."""
         bad = [(index, reason) for note in notes for index, reason in note["bad"]]
-        listed = "; ".join(f"{_shown(self.source.names[index])}: {reason}" for index, reason in bad[:5])
+        listed = "; ".join(f"{shown(self.source.names[index])}: {reason}" for index, reason in bad[:5])
         listed += " ..." if len(bad) > 5 else ""
         if len(bad) == self.job.n:
             raise UserError(f"none of {self.job.n} images of {self.source.label()} can be read: {listed}")
         if bad and not self.skip_bad:
             raise UserError(f"{len(bad)} of {self.job.n} images of {self.source.label()} cannot be read: {listed}. "
-                            "Mend or remove them, or add --skip-bad")
+                            "Replace them, or add --skip-bad, which leaves them out")
         return np.setdiff1d(np.arange(self.job.n), [index for index, _ in bad])
 
     def _compacted(self, good: np.ndarray) -> Path:
@@ -184,7 +189,7 @@ class _Preparation:
         if source.attributes is not None:
             np.save(folder / "attributes.npy", source.attributes[good].astype(np.uint8))
         named = [source.names[i] for i in good]
-        _write_json(folder / "names.json", [_shown(name) for name in named])
+        atomic_write(folder / "names.json", json.dumps([shown(name) for name in named]))
         rules, sizes = Counter[str](), Counter[str]()
         for note in notes:
             rules.update(note["rules"])
@@ -197,15 +202,16 @@ class _Preparation:
             "split": source.split, "crop": job.crop, "side": job.side, "channels": job.channels, "n": len(good),
             "labelled": labels is not None, "classes": list(source.classes) if labels is not None else [],
             "mirror": source.mirror, "attribute_names": list(source.attribute_names) if source.attributes is not None else [],
-            "levels": job.levels, "converted": dict(sorted(rules.items())), "sizes": dict(sizes.most_common(100)),
+            "remarks": list(source.remarks), "levels": job.levels,
+            "converted": dict(sorted(rules.items())), "sizes": dict(sizes.most_common(100)),
             "sizes_other": sum(count for _, count in sizes.most_common()[100:]),
-            "skipped": [f"{_shown(source.names[index])}: {reason}" for note in notes for index, reason in note["bad"]],
+            "skipped": [f"{shown(source.names[index])}: {reason}" for note in notes for index, reason in note["bad"]],
             **_duplicates([images[i] for i in good], named, full)}
         manifest["content_hash"] = job.content.finished(labels) if job.content else content_hash(full, labels)
         for file in folder.iterdir():
             with open(file, "rb") as written:
                 os.fsync(written.fileno())
-        _write_json(folder / "manifest.json", manifest)
+        atomic_write(folder / "manifest.json", json.dumps(manifest))
 
 
 def _duplicates(keys: list[str], named: list[str], full: np.ndarray, listed: int = 100) -> dict[str, Any]:
@@ -221,14 +227,8 @@ def _duplicates(keys: list[str], named: list[str], full: np.ndarray, listed: int
         if same is None:
             earlier.append(i)
         else:
-            pairs.append([_shown(named[same]), _shown(named[i])])
+            pairs.append([shown(named[same]), shown(named[i])])
     return {"duplicate_count": len(pairs), "duplicates": pairs[:listed]}
-
-
-def _shown(name: str) -> str:
-    """A file's name as text that fits one line, whatever bytes are in it."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _kept(spec: str, split: str, side: int | None, crop: str | None, channels: int | None) -> Store | None:
@@ -251,39 +251,56 @@ def _kept(spec: str, split: str, side: int | None, crop: str | None, channels: i
     return next(iter(fitting.values())) if len(fitting) == 1 else None
 
 
-def _checked(store: Store, side: int | None, channels: int | None, split: str) -> Store:
+def _checked(store: Store, side: int | None, channels: int | None, split: str, crop: str | None) -> Store:
+    """A store that was named by its folder, if it has what is asked for."""
     if split == "test" != store.split:
         raise NoSplit(f"{store.path} holds the split '{store.split}' alone: name its data set instead, to have the test split")
     if side not in (None, store.side) or channels not in (None, store.channels):
         raise UserError(f"{store.path} was prepared as {store.channels}x{store.side}x{store.side}: "
                         f"leave out --side and --channels, or name its data set instead")
+    if crop not in (None, "default", store.crop, {"center": "centre"}.get(crop or "")):
+        raise UserError(f"{store.path} was prepared with the crop {store.crop}: leave out --crop, or name its data set instead")
     return store
 
 
 def _natural_side(source: Source, look_at: int = 16) -> int:
     """The largest power of two that enlarges none of the first images, between 4 and 1024."""
-    source.load()
+    source.ready()
     smallest = 1024
     for index in range(min(look_at, len(source))):
         try:
-            picture = source.read(index)
+            picture = source.picture(index)
         except Unreadable:
             continue
         short = min(picture.shape[:2]) if isinstance(picture, np.ndarray) else min(picture.size)
-        smallest = min(smallest, short)
+        smallest = min(smallest, short + 2 * source.pad)
     return max(4, 1 << (smallest.bit_length() - 1))
+
+
+def _channels_prepared(place_of: Callable[[int], Path]) -> int | None:
+    """The images' own channels, where a store of them says so: quicker than to look at all of them again."""
+    for channels, other, rule in ((1, 3, "colour made grey"), (3, 1, "grey made colour")):
+        if not (place_of(channels) / "manifest.json").exists():
+            continue
+        store = Store(place_of(channels))
+        converted = store.manifest["converted"].get(rule, 0)
+        if channels == 1:
+            return other if converted else channels
+        return other if converted == store.n else channels
+    return None
 
 
 def _channels_of(source: Source) -> int:
     """1 if every image is grey, else 3. Stops at the first colour image."""
+    source.ready()
     for index in range(len(source)):
         try:
-            picture = source.read(index)
+            picture = source.picture(index)
         except Unreadable:
             continue
         if isinstance(picture, np.ndarray):
             if picture.ndim == 3:
-                return 3
+                return picture.shape[2]
         elif picture.mode != "L":
             return 3
     return 1
@@ -295,9 +312,3 @@ def _only_one(path: Path) -> Iterator[None]:
     with open(path, "w") as file:
         lock_file(file)
         yield
-
-
-def _write_json(path: Path, document: Any) -> None:
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(json.dumps(document), encoding="utf-8")
-    os.replace(scratch, path)

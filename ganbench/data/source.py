@@ -6,8 +6,8 @@ alike by ganbench.data.prepare.
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +15,11 @@ import numpy as np
 from PIL import Image
 
 from ganbench.data.crops import GENERIC, Box
+from ganbench.data.images import Unreadable, decode
 from ganbench.errors import UserError, nearest
+from ganbench.files import cache_dir
+
+MAX_CLASSES = 1_000_000
 
 
 class MissingData(UserError):
@@ -26,9 +30,19 @@ class NoSplit(UserError):
     """The data set has no such split: nothing is damaged or lost."""
 
 
-def cache_dir() -> Path:
-    """Where prepared stores, weights and statistics are kept: $GANBENCH_CACHE, or ~/.cache/ganbench."""
-    return Path(os.environ.get("GANBENCH_CACHE") or Path.home() / ".cache" / "ganbench")
+@contextmanager
+def one_line(what: str) -> Iterator[None]:
+    """The boundary around readers of files: whatever they raise becomes a UserError of one line that begins with `what`.
+
+    A file from elsewhere makes readers raise anything, RecursionError and MemoryError included. `what` names the file.
+    """
+    try:
+        yield
+    except (UserError, Unreadable):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{what} cannot be read: {type(error).__name__}{f' ({reason})' if reason else ''}") from error
 
 
 class Source:
@@ -40,7 +54,10 @@ class Source:
         root: folder to look in first (`--root`).
     Subclasses find their files in `open` and set `names` (one for each image, for messages and fingerprints). `labels`
     (int64, one for each image), `classes` and `attributes` may wait for `load`, which is called once before anything is
-    read, so that opening stays quick.
+    read, so that opening stays quick. Images are given by `encoded` (a picture file) or by `read` (any other kind).
+
+    Others call `ready` and `picture`, which call `load`, `encoded` and `read`, check what they gave, and make one line of
+    whatever they raise.
     """
 
     title: ClassVar[str] = ""
@@ -59,6 +76,7 @@ class Source:
     attributes: np.ndarray | None = None  # uint8 (N,A), several marks for one image
     attribute_names: list[str] = []
     files: Sequence[Path] = ()  # files whose size and time tell whether the images changed
+    own_splits: bool = False  # the data itself keeps train and test apart
     pad: int = 0  # pixels of zero added on each side before anything else (28 -> 32)
     smooth: bool = True  # how small images are enlarged: True bicubic, False by whole pixels
 
@@ -67,10 +85,14 @@ class Source:
             raise NoSplit(f"{self.name()} has no split '{split}': choose one of {', '.join(self.splits)}")
         self.location, self.split = location, split
         self.root = Path(root).expanduser() if root else None
-        self.open()
+        self.remarks: list[str] = []  # what was decided and what was left out, a line each
+        self._ready = False
+        with one_line(self._spoken()):
+            self.open()
 
     @classmethod
     def name(cls) -> str:
+        """What it is called on the command line: its file's name."""
         return cls.__module__.split(".")[-1].removeprefix("ganbench_file_").replace("_", "-")
 
     @classmethod
@@ -88,9 +110,61 @@ class Source:
     def fresh(self) -> None:
         """Called in each decoding process at its start: open again what processes cannot share."""
 
+    def encoded(self, index: int) -> bytes | Path | None:
+        """The picture file of an image, or its path; None where images are not kept as picture files."""
+        return None
+
     def read(self, index: int) -> Image.Image | np.ndarray:
-        """The image as it is stored: a PIL image, or uint8 (H,W) or (H,W,3). Raises Unreadable with the reason."""
-        raise NotImplementedError
+        """The image as it is stored: a PIL image, or uint8 (H,W) or (H,W,C). Raises Unreadable with the reason."""
+        data = self.encoded(index)
+        if data is None:
+            raise NotImplementedError(f"{type(self).__name__} gives images neither by encoded nor by read")
+        return decode(data)
+
+    def ready(self) -> None:
+        """Load once, and check what was loaded: counts, types and ranges. Raises UserError."""
+        if self._ready:
+            return
+        with one_line(self._spoken()):
+            self.load()
+            self._check()
+        self._ready = True
+
+    def picture(self, index: int) -> Image.Image | np.ndarray:
+        """An image by its number, as `read` gives it. Raises Unreadable with the reason, and nothing else of its own."""
+        try:
+            image = self.read(index)
+        except (Unreadable, UserError):
+            raise
+        except Exception as error:  # the file of one image may make a reader raise anything
+            raise Unreadable(" ".join(str(error).split())[:200] or type(error).__name__) from error
+        if isinstance(image, np.ndarray) and (image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape):
+            raise Unreadable(f"an array of {image.dtype} {image.shape} is no image")
+        return image
+
+    def _check(self) -> None:
+        n, where = len(self.names), self._spoken()
+        if self.labels is not None:
+            labels = np.asarray(self.labels)
+            if labels.shape != (n,) or labels.dtype.kind not in "iu":
+                raise UserError(f"{where}: {n:,} images but labels {labels.dtype} {labels.shape}")
+            low, high = (int(labels.min()), int(labels.max())) if n else (0, 0)
+            if low < 0 or high >= min(max(len(self.classes), 1), MAX_CLASSES):
+                raise UserError(f"{where}: labels from {low} to {high}, with {len(self.classes):,} classes: is it another "
+                                "data set?")
+            counts = np.bincount(labels.astype(np.int64), minlength=len(self.classes))
+            empty = np.flatnonzero(counts == 0)
+            if n and self.split != "test" and len(empty) and len(empty) < len(counts):
+                self.remarks.append(f"{len(empty):,} of {len(counts):,} classes have no image here, the first is "
+                                    f"'{self.classes[empty[0]]}'")
+        if self.attributes is not None and np.shape(self.attributes) != (n, len(self.attribute_names)):
+            raise UserError(f"{where}: attributes {np.shape(self.attributes)} for {n:,} images and "
+                            f"{len(self.attribute_names)} names")
+
+    def _spoken(self) -> str:
+        """The source in messages: its name, and where it was looked for."""
+        where = self.location or (str(self.root) if self.root else "")
+        return f"{self.name()} {shown(where)}".strip()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -98,7 +172,7 @@ class Source:
     def label(self) -> str:
         """What the data set is called in tables."""
         if self.unnamed and self.location:
-            return Path(self.location.rstrip("/")).name or self.name()
+            return shown(Path(self.location.rstrip("/")).name) or self.name()
         return self.name()
 
     def fingerprint(self) -> str:
@@ -133,7 +207,31 @@ class Source:
         return crop, self.crops[crop]
 
 
+def class_numbers(labels: np.ndarray, where: str) -> list[str]:
+    """Names "0", "1" ... for classes that have numbers only. Raises UserError where a label is no number of a class.
+
+    Args: labels: any whole numbers (N,). where: the file, for the message.
+    """
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, -1)
+    if low < 0 or high >= MAX_CLASSES:
+        raise UserError(f"{where}: labels from {low} to {high}; classes are counted from 0, and at most {MAX_CLASSES:,}")
+    return [str(number) for number in range(high + 1)]
+
+
+def image_number(name: str) -> int | None:
+    """The number that a file is called by, 000042.jpg; None where its name is none. Digits of other scripts are not."""
+    stem = Path(name).stem
+    return int(stem) if stem.isascii() and stem.isdigit() else None
+
+
+def shown(name: object) -> str:
+    """A file's name as text that fits one line, whatever bytes are in it."""
+    text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def digest(thing: object) -> str:
+    """SHA-256 of anything that JSON can hold, hexadecimal."""
     return hashlib.sha256(json.dumps(thing, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -8,6 +8,7 @@
 
 import hashlib
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,15 @@ from typing import Any
 import numpy as np
 
 from ganbench.errors import UserError
+from ganbench.files import Kinds, read_json
 
 FORMAT = 2
+MANIFEST = "manifest.json"
+LEVEL = re.compile(r"\d+\.npy")
+KEYS: dict[str, Kinds] = {
+    "format": int, "name": str, "n": int, "split": str, "side": int, "channels": int, "crop": str, "labelled": bool,
+    "classes": list, "mirror": bool, "content_hash": str, "levels": list, "attribute_names": list, "converted": dict,
+    "sizes": dict, "skipped": list, "duplicates": list, "duplicate_count": int}
 IN_CACHE = 1 << 20  # bytes of the full level whose lower levels are made in one go
 
 
@@ -29,30 +37,42 @@ class Store:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        try:
-            manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
-            self.name, self.n, self.split = manifest["name"], manifest["n"], manifest["split"]
-            self.side, self.channels, self.crop = manifest["side"], manifest["channels"], manifest["crop"]
-            self.classes, self.mirror = list(manifest["classes"]), manifest["mirror"]
-            self.content_hash, self.levels = manifest["content_hash"], manifest["levels"]
-            self.attribute_names = manifest["attribute_names"]
-            self.manifest = manifest
-            if manifest["format"] != FORMAT:
-                raise UserError(f"{self.path} has store format {manifest['format']}, this version reads {FORMAT}: "
-                                "prepare it again")
-        except FileNotFoundError:
-            raise UserError(f"{self.path} is not a prepared store: it has no manifest.json") from None
-        except (OSError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(f"{self.path / 'manifest.json'} is damaged ({error}): remove the folder and prepare it again") from None
-        self.labels = self._array("labels") if manifest["labelled"] else None
-        self.attributes = self._array("attributes") if self.attribute_names else None
+        if not (self.path / MANIFEST).is_file():
+            raise UserError(f"{self.path} is not a prepared store: it has no {MANIFEST}")
+        again = "prepare the data set again, into another $GANBENCH_CACHE or with this folder moved away"
+        manifest = read_json(self.path / MANIFEST, remedy=again, keys=KEYS)
+        if manifest["format"] != FORMAT:
+            raise UserError(f"{self.path} has store format {manifest['format']}, this version reads {FORMAT}: "
+                            "prepare it again")
+        self.manifest: dict[str, Any] = manifest
+        self.name, self.n, self.split = manifest["name"], manifest["n"], manifest["split"]
+        self.side, self.channels, self.crop = manifest["side"], manifest["channels"], manifest["crop"]
+        self.classes, self.mirror = list(manifest["classes"]), manifest["mirror"]
+        self.content_hash, self.levels = manifest["content_hash"], manifest["levels"]
+        self.attribute_names = manifest["attribute_names"]
+        numbers = [self.n, self.side, self.channels, *self.levels]
+        if any(type(x) is not int or not 0 < x < 1 << 40 for x in numbers) or self.side not in self.levels \
+                or not all(isinstance(x, str) for x in (*self.classes, *self.attribute_names)):
+            raise UserError(f"{self.path / MANIFEST} is damaged (counts, levels or names): {again}")
+        self.labels = self._array("labels", (self.n,)) if manifest["labelled"] else None
+        if self.labels is not None and not 0 <= self.labels.min() <= self.labels.max() < max(1, len(self.classes)):
+            raise UserError(f"{self.path / 'labels.npy'} is damaged (labels from {self.labels.min()} to {self.labels.max()}, "
+                            f"{len(self.classes)} classes): {self.remedy()}")
+        self.attributes = None
+        if self.attribute_names:
+            self.attributes = self._array("attributes", (self.n, len(self.attribute_names)))
         self._open: dict[int, np.ndarray] = {}
 
-    def _array(self, what: str) -> np.ndarray:
+    def _array(self, what: str, shape: tuple[int, ...]) -> np.ndarray:
+        path = self.path / f"{what}.npy"
         try:
-            return np.load(self.path / f"{what}.npy", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{self.path / what}.npy is damaged ({error}): {self.remedy()}") from None
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
+        except Exception as error:  # a damaged head makes NumPy raise nearly anything
+            raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:100]}): {self.remedy()}") from None
+        if found.shape != shape or found.dtype.kind not in "iu":
+            raise UserError(f"{path} is damaged (it holds {found.dtype} {found.shape}, not whole numbers {shape}): "
+                            f"{self.remedy()}")
+        return np.array(found)
 
     def level(self, side: int) -> np.ndarray:
         """All images at this side, memory-mapped uint8 (N,C,side,side). Raises UserError for a level it lacks."""
@@ -65,8 +85,8 @@ class Store:
                 array = np.load(path, mmap_mode="r")
             except FileNotFoundError:
                 raise UserError(f"{path} is missing: {self.remedy()}") from None
-            except (OSError, ValueError, EOFError) as error:
-                why = getattr(error, "strerror", None) or error
+            except Exception as error:  # a damaged head makes NumPy raise nearly anything
+                why = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:100]
                 raise UserError(f"{path} is damaged or cannot be read ({why}): {self.remedy()}") from None
             if array.shape != (self.n, self.channels, side, side) or array.dtype != np.uint8:
                 raise UserError(f"{path} holds {array.dtype} {array.shape}, not what the manifest says: {self.remedy()}")
@@ -75,21 +95,32 @@ class Store:
 
     def remedy(self) -> str:
         """What to do about a damaged store, with the command that makes it anew."""
-        spec = shlex.quote(":".join(filter(None, (self.manifest.get("source"), self.manifest.get("location")))))
-        return (f"remove {self.path} and run `ganbench data prepare {spec} --side {self.side} --split {self.split} "
-                f"--crop {self.crop}`"
-                f"{'' if self.manifest.get('location') else ' (with --from FOLDER, if it was prepared so)'}; "
+        source, location = self.manifest.get("source"), self.manifest.get("location")
+        spec = shlex.quote(":".join(str(part) for part in (source, location) if part))
+        return (f"move {self.path} away and run `ganbench data prepare {spec} --side {self.side} --split {self.split} "
+                f"--crop {self.crop}`{'' if location else ' (with --from FOLDER, if it was prepared so)'}; "
                 f"`ganbench data verify {shlex.quote(str(self.path))}` checks a whole store")
 
     def names(self) -> list[str]:
         """Where each image came from, in order."""
-        try:
-            return json.loads((self.path / "names.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise UserError(f"{self.path / 'names.json'} is damaged ({error}): {self.remedy()}") from None
+        return read_json(self.path / "names.json", shape=list, remedy=self.remedy())
 
     def __len__(self) -> int:
         return self.n
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is a prepared store, by what only a store has: files of levels, and a manifest of our format.
+
+    A manifest that cannot be read counts where the files of levels are there: it is damaged, and said to be.
+    """
+    if not (path / MANIFEST).is_file() or not any(LEVEL.fullmatch(file.name) for file in path.glob("*.npy")):
+        return False
+    try:
+        document = json.loads((path / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return True
+    return not isinstance(document, dict) or "format" in document or "content_hash" in document
 
 
 def content_hash(pixels: np.ndarray, labels: np.ndarray | None) -> str:
@@ -170,13 +201,13 @@ def verify_store(store: Store) -> None:
         raise UserError(f"{store.path / 'labels.npy'} has {len(store.labels)} labels, not {store.n}: prepare it again")
     if content_hash(full, store.labels) != store.content_hash:
         raise UserError(f"{store.path}: the images or labels are not those that were prepared (their content hash differs): "
-                        "remove the folder and prepare it again")
+                        f"{store.remedy()}")
     for side in store.levels[:-1]:
         level = store.level(side)
         for start in range(0, store.n, 1024):
             if not np.array_equal(halved(full[start:start + 1024], side), level[start:start + 1024]):
                 raise UserError(f"{store.path / f'{side}.npy'} differs from the full level (images {start} to "
-                                f"{min(start + 1024, store.n)}): remove the folder and prepare it again")
+                                f"{min(start + 1024, store.n)}): {store.remedy()}")
 
 
 def channel_statistics(store: Store, at_most: int = 20_000) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ def positions(path: Path) -> list[tuple[int, int]]:
             file.seek(offset)
             head = file.read(12)
             length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else size
-            if len(head) < 12 or struct.unpack("<I", head[8:])[0] != _masked_crc(head[:8]):
+            if len(head) < 12 or struct.unpack("<I", head[8:])[0] != masked_crc(head[:8]):
                 raise UserError(f"{path} is damaged or no TFRecord file (byte {offset:,}): get it again")
             if offset + length + 16 > size:
                 raise UserError(f"{path} is cut short in record {len(found)}: get it again")
@@ -28,8 +28,13 @@ def positions(path: Path) -> list[tuple[int, int]]:
 
 
 def read_at(path: Path, offset: int, length: int) -> bytes:
+    """A record's payload. Raises ValueError where its checksum is another one."""
     with open(path, "rb") as file:
-        return os.pread(file.fileno(), length, offset)
+        found = os.pread(file.fileno(), length + 4, offset)
+    payload, check = found[:length], found[length:]
+    if len(check) < 4 or struct.unpack("<I", check)[0] != masked_crc(payload):
+        raise ValueError("its checksum is not that of its bytes")
+    return payload
 
 
 def parse_example(message: bytes) -> dict[str, Any]:
@@ -38,7 +43,10 @@ def parse_example(message: bytes) -> dict[str, Any]:
     for number, inner in _fields(message):
         for _, entry in _fields(inner) if number == 1 else ():
             parts = dict(_fields(entry))
-            features[bytes(parts[1]).decode()] = _values(parts.get(2, b""))
+            name = parts.get(1)
+            if not isinstance(name, bytes):  # a number here would be taken for a length
+                raise ValueError("a feature without a name")
+            features[name.decode()] = _values(parts.get(2, b""))
     return features
 
 
@@ -90,22 +98,8 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def _crc_table() -> list[int]:
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = (byte >> 1) ^ (0x82F63B78 if byte & 1 else 0)
-        table.append(byte)
-    return table
-
-
-_TABLE = _crc_table()
-
-
-def _masked_crc(data: bytes) -> int:
+def masked_crc(data: bytes) -> int:
     """CRC-32C, rotated and shifted as TFRecord does."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _TABLE[(crc ^ byte) & 255] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
+    import google_crc32c
+    crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -1,7 +1,116 @@
-"""CelebA (Liu, Luo, Wang, Tang 2015), the aligned and cropped images of 178x218."""
+"""CelebA (Liu, Luo, Wang, Tang 2015), the aligned and cropped images of 178x218; and what its relatives share with it."""
 
-from ganbench.data.celeba import CelebASource
+from pathlib import Path
+
+import numpy as np
+
 from ganbench.data.crops import CELEBA
+from ganbench.data.places import Place, open_place
+from ganbench.data.source import Source, by_hash, image_number, shown
+from ganbench.errors import UserError
+
+PARTITION = {"train": "0", "valid": "1", "test": "2"}
+OFFICIAL = {"train": (1, 162_770), "valid": (162_771, 182_637), "test": (182_638, 202_599)}  # numbers in file names
+TABLES = ("list_attr_celeba", "list_eval_partition", "list_landmarks_celeba", "image_list")
+PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+
+
+class CelebASource(Source):
+    """Images with a number for a name, and tables of attributes, partitions and landmarks beside them."""
+
+    channels = 3
+    mirror = True
+    splits = ("train", "valid", "test", "all")
+    inside: tuple[str, ...] = ()  # where the images may lie, from the folder that the user names
+    needs = ""
+
+    def open(self) -> None:
+        below = ("", "celeba", "CelebA", "Img", "celeba/Img")
+        for home in self.homes():
+            for path in (*(home / sub / name for sub in below for name in self.inside), home):
+                if path.exists() and self._opens(path):
+                    self.home = home
+                    self.files = [p for p in map(self._table_path, TABLES) if p]
+                    self._take_split()
+                    return
+        raise self.missing(self.needs, PAGE)
+
+    def load(self) -> None:
+        table = self.table("list_attr_celeba")
+        if table is None:
+            return
+        names, marks = table
+        rows = [marks.get(Path(name).stem) for name in self.names]
+        path = self._table_path("list_attr_celeba")
+        for name, row in zip(self.names, rows):
+            if row is None or len(row) != len(names):
+                raise UserError(f"{path} does not cover all images: {name} has {len(row or ())} of {len(names)} marks: "
+                                "get it again, or move it away")
+            if other := {*row} - {"1", "-1", "0"}:
+                raise UserError(f"{path} says {shown(sorted(other)[0][:20])!r} of {name}, not 1, -1 or 0: get it again")
+        self.attributes = np.array([[mark == "1" for mark in row] for row in rows if row], dtype=np.uint8)
+        self.attributes = self.attributes.reshape(len(rows), len(names))
+        self.attribute_names = names
+
+    def fresh(self) -> None:
+        self.place.fresh()
+
+    def encoded(self, index: int) -> bytes | Path:
+        return self.place.read(self.names[index])
+
+    def fingerprint(self) -> str:
+        return f"{self.place.fingerprint()}-{super().fingerprint()}"
+
+    def table(self, stem: str) -> tuple[list[str], dict[str, list[str]]] | None:
+        """One of the published tables, as .txt or as .csv: its column names, and a row of words for each image's number."""
+        path = self._table_path(stem)
+        return read_table(path) if path else None
+
+    def _table_path(self, stem: str) -> Path | None:
+        beside = self.place.path.parent
+        for folder in (self.home, self.home / "celeba", self.home / "CelebA", self.home / "Anno", self.home / "Eval",
+                       self.home.parent, beside, beside.parent, beside.parent / "Anno", beside.parent / "Eval"):
+            for ending in (".txt", ".csv"):
+                path = folder / (stem + ending)
+                if path.is_file():
+                    return path
+        return None
+
+    def _opens(self, path: Path) -> bool:
+        if path.is_file() and path.suffix != ".zip":
+            return False
+        self.place: Place = open_place(path)
+        plain = [name for name in self.place.names if image_number(name) is not None]
+        folders = {str(Path(name).parent) for name in plain}
+        if not plain or (path.is_dir() and len(folders) > 1):  # a folder above several data sets is not one of them
+            return False
+        self.every = plain
+        if others := len(self.place.names) - len(plain):
+            self.remarks.append(f"left out: {others:,} pictures whose names are no numbers")
+        self.remarks += self.place.remarks()
+        return True
+
+    def _take_split(self) -> None:
+        if self.split == "all":
+            self.names = self.every
+            return
+        table = self.table("list_eval_partition")
+        self.own_splits = table is not None or len(self.every) == OFFICIAL["test"][1]
+        if table is not None:
+            rows = table[1]
+            self.names = [name for name in self.every if rows.get(Path(name).stem) == [PARTITION[self.split]]]
+            unlisted = [name for name in self.every if rows.get(Path(name).stem, [""])[0] not in PARTITION.values()]
+            if unlisted:
+                self.remarks.append(f"left out: {len(unlisted):,} images that list_eval_partition puts in no split, "
+                                    f"the first is {unlisted[0]}")
+        elif len(self.every) == OFFICIAL["test"][1]:
+            first, last = OFFICIAL[self.split]
+            self.names = [name for name in self.every if first <= int(Path(name).stem) <= last]
+        elif self.split == "valid":
+            raise UserError(f"the valid split of {self.name()} needs list_eval_partition.txt beside the images, from {PAGE}")
+        else:
+            numbers = [Path(name).stem for name in self.every]
+            self.names = [self.every[i] for i in by_hash(numbers, self.split)]
 
 
 class CelebA(CelebASource):
@@ -19,3 +128,25 @@ class CelebA(CelebASource):
     inside = ("img_align_celeba", "img_align_celeba_png", "img_align_celeba/img_align_celeba", "img_align_celeba.zip")
     needs = ("img_align_celeba.zip or the folder img_align_celeba unpacked from it, and beside it, for the official splits and the "
              "attributes, list_eval_partition.txt and list_attr_celeba.txt")
+
+
+def read_table(path: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """Column names, and the words of each image's line by the image's number."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # editors put a mark before the text
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path} ({error}): get it again") from None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if text.lstrip()[:1] == "<":
+        raise UserError(f"{path} is a web page, not the table: download the file itself")
+    if not lines:
+        raise UserError(f"{path} is empty: get it again")
+    if path.suffix == ".csv":
+        rows = [[word.strip() for word in line.split(",")] for line in lines]
+        header, rows = rows[0][1:], rows[1:]
+    else:
+        start = 2 if lines[0].strip().isdigit() else 0
+        if start and len(lines) < start:
+            raise UserError(f"{path} has one line, not a table: get it again")
+        header, rows = lines[1].split() if start else [], [line.split() for line in lines[start:]]
+    return header, {Path(row[0]).stem: row[1:] for row in rows}

@@ -1,5 +1,8 @@
 """CelebA-HQ (Karras, Aila, Laine, Lehtinen 2018, arXiv 1710.10196): 30,000 faces at 1024x1024."""
 
+import base64
+import hashlib
+import math
 import re
 from pathlib import Path
 
@@ -7,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from ganbench.data import tfrecord
-from ganbench.data.celeba import PAGE
-from ganbench.data.celeba_hq import cut_out
-from ganbench.data.images import Unreadable, decode
+from ganbench.data.images import Unreadable, decode, note_rule
 from ganbench.data.places import Place, open_place
-from ganbench.data.source import Source, by_hash
+from ganbench.data.source import Source, by_hash, image_number
+from ganbench.data.sources._face_crop import SIDE, cut_out
+from ganbench.data.sources.celeba import PAGE, read_table
 from ganbench.data.sources.celeba_wild import CelebAWild
 from ganbench.data.sources.npz import as_images
 from ganbench.errors import UserError
@@ -27,8 +30,10 @@ class CelebAHQ(Source):
     a folder (or zip, tar) of PNG, JPEG or single .npy images; one .npy of all; PGGAN's .tfrecords (celebahq-r10.tfrecords;
     of several levels the largest) or TFDS's celeb_a_hq records; or **made** from CelebA in the wild: a folder with
     img_celeba, list_landmarks_celeba.txt and, to take the 30,000 that were chosen, image_list.txt; the restoration's
-    differences (deltaNNNNN.npy, uint8, in a folder deltas) are added where they are. Without them the faces are the same
-    but softer. Splits: a fixed tenth of the images, by a hash of their names, is the test split.
+    differences, as they were published (deltas00000.zip ... in a folder deltas, needs the extra ganbench[celeba-hq]), are
+    added where they are, and every image's MD5 is held against the published one. Without them the faces are the same
+    but softer; without the list they are all faces, and are called celeba-wild-faces. Splits: a fixed tenth of the images,
+    by a hash of their names, is the test split.
     """
 
     title = "CelebA-HQ, 30,000 faces of 1024x1024 (Karras et al. 2018); also made from CelebA in the wild"
@@ -58,7 +63,12 @@ class CelebAHQ(Source):
     def fingerprint(self) -> str:
         return f"{self.place.fingerprint() if self.place else ''}-{super().fingerprint()}"
 
+    def label(self) -> str:
+        return self.made_of or super().label()
+
     place: Place | None = None
+    made_of = ""  # another name, where these are not the 30,000
+    sums: dict[str, list[str]] = {}  # published MD5 of each image, without and with its restoration
 
     # --- one file with all of them
 
@@ -79,9 +89,15 @@ class CelebAHQ(Source):
         try:
             features = tfrecord.parse_example(tfrecord.read_at(*self.spots[name]))
             if "image" in features:  # TFDS keeps the encoded file
-                return decode(bytes(features["image"][0]))
-            shape = tuple(features["shape"])
-            return np.frombuffer(features["data"][0], np.uint8).reshape(shape).transpose(1, 2, 0)
+                if not isinstance(features["image"][0], bytes):
+                    raise Unreadable("an image record without a picture")
+                return decode(features["image"][0])
+            shape, data = tuple(features["shape"]), features["data"][0]
+            if len(shape) != 3 or shape[0] not in (1, 3) or 0 in shape or not isinstance(data, bytes) \
+                    or math.prod(shape) != len(data):
+                raise Unreadable(f"an image record of {shape} with {len(data) if isinstance(data, bytes) else 0:,} bytes")
+            pixels = np.frombuffer(data, np.uint8).reshape(shape).transpose(1, 2, 0)
+            return pixels[..., 0] if shape[0] == 1 else pixels
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise Unreadable(f"not an image record ({error})") from None
 
@@ -91,7 +107,7 @@ class CelebAHQ(Source):
             return False
         try:
             self.array = np.load(files[0], mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # a damaged head makes NumPy raise nearly anything
             raise UserError(f"{files[0]} is damaged or not a .npy file ({error}): get it again") from None
         if self.array.ndim != 4 or len(self.array) == 1:
             return False
@@ -126,41 +142,113 @@ class CelebAHQ(Source):
         table = wild.table("list_landmarks_celeba")
         if table is None:
             raise self.missing(f"list_landmarks_celeba.txt beside img_celeba in {home}", PAGE)
-        self.wild, self.place = wild, wild.place
-        self.landmarks = table[1]
-        listed = wild.table("image_list")  # idx orig_idx orig_file ...
-        numbers = {Path(n).stem: n for n in wild.names}
+        self.wild, self.place, self.landmarks = wild, wild.place, table[1]
+        self.deltas = _Deltas.find([home / "deltas", home / "celeba" / "deltas", home / "celeba-hq-deltas", home])
+        beside = (self.deltas.folder / "image_list.txt") if self.deltas else None
+        listed = wild.table("image_list") or (read_table(beside) if beside and beside.is_file() else None)
         if listed is None:
-            self.chosen = {n: i for i, n in enumerate(wild.names)}
+            self._take_all()
         else:
-            where = {n: i for i, n in enumerate(wild.names)}
-            rows = sorted((int(k), row) for k, row in listed[1].items() if k.isdigit())
-            lost = [row[1] for _, row in rows if Path(row[1]).stem not in numbers]
-            if lost:
-                raise UserError(f"image_list.txt names {len(lost)} images that are not in {wild.place.path}, e.g. {lost[0]}")
-            self.chosen = {f"{k:05d}": where[numbers[Path(row[1]).stem]] for k, row in rows}
-        self.deltas = next((d for d in (home / "deltas", home / "celeba" / "deltas") if d.is_dir()), None)
-        if self.deltas is not None and listed is None:
-            raise UserError(f"{self.deltas} needs image_list.txt beside it, which says whose differences they are")
-        self.files = [*wild.files, *(sorted(self.deltas.glob("*.npy")) if self.deltas else ())]
+            self._take_listed(listed[1])
+        has = "yes" if self.deltas else "no"
+        self.remarks.append(f"CelebA-HQ's steps: JPEG artefacts removed {has}; enlarged by a network {has}"
+                            f"{'' if self.deltas else ', by Lanczos instead'}; padded and blurred yes; the 30,000 best chosen "
+                            f"{'no' if listed is None else 'yes, by image_list'}")
+        self.files = [*wild.files, *(self.deltas.files if self.deltas else ())]
         self.every, self.reader = list(self.chosen), self._make
         return True
 
+    def _take_all(self) -> None:
+        """Without the list these are all faces, and not the data set that has CelebA-HQ's name."""
+        if self.deltas is not None:
+            raise UserError(f"{self.deltas.folder} needs image_list.txt in it or beside it, which says whose differences they are")
+        self.chosen = {name: i for i, name in enumerate(self.wild.names)}
+        self.made_of = "celeba-wild-faces"
+        self.title = "all faces of CelebA in the wild, cut out as CelebA-HQ's are"  # type: ignore[misc]
+
+    def _take_listed(self, table: dict[str, list[str]]) -> None:
+        """The images that image_list.txt names: idx, orig_idx, orig_file, proc_md5, final_md5."""
+        numbers = {Path(name).stem: i for i, name in enumerate(self.wild.names)}
+        rows = sorted((int(k), row) for k, row in table.items() if image_number(k) is not None)
+        lost = [row for _, row in rows if len(row) < 2 or Path(row[1]).stem not in numbers]
+        if lost or not rows:
+            example = f", the first is {' '.join(lost[0])!r}" if lost else ""
+            raise UserError(f"image_list.txt names {len(lost):,} of {len(rows):,} images that are not in "
+                            f"{self.wild.place.path}{example}: get it again, or the rest of img_celeba")
+        self.chosen = {f"{k:05d}": numbers[Path(row[1]).stem] for k, row in rows}
+        self.sums = {f"{k:05d}": row[2:4] for k, row in rows if len(row) >= 4}
+
     def _make(self, name: str) -> Image.Image:
         index = self.chosen[name]
-        photograph = self.wild.read(index).convert("RGB")
-        number = Path(self.wild.names[index]).stem
-        row = self.landmarks.get(number)
+        photograph = self.wild.read(index)
+        assert isinstance(photograph, Image.Image)
+        row = self.landmarks.get(Path(self.wild.names[index]).stem)
         if row is None or len(row) != 10:
             raise Unreadable("has no line of ten numbers in list_landmarks_celeba")
         try:
-            face = cut_out(photograph, np.array(row, dtype=np.float64).reshape(5, 2))
+            face = cut_out(photograph.convert("RGB"), np.array(row, dtype=np.float64).reshape(5, 2))
         except ValueError as error:
             raise Unreadable(str(error)) from None
-        if self.deltas is None:
-            return face
-        delta = _array(self.deltas / f"delta{int(name):05d}.npy")
-        return Image.fromarray(np.asarray(face) + delta)  # uint8: wraps modulo 256, as it was made
+        pixels = np.asarray(face)
+        if self.deltas is not None:
+            file = self.wild.names[index].rpartition("/")[2]
+            pixels = pixels + self.deltas.read(int(name), file, self.wild.encoded(index))  # uint8: wraps, as it was made
+        made = Image.fromarray(pixels)
+        sums = self.sums.get(name)
+        if sums is not None and len(sums[0]) == len(sums[1]) == 32:
+            published = sums[1 if self.deltas else 0]
+            same = hashlib.md5(pixels.transpose(2, 0, 1).tobytes()).hexdigest() == published
+            note_rule(made, "equal to the published md5" if same else
+                      "not equal to the published md5 (made with Pillow 3.1.1 and libjpeg 8d)")
+        return made
+
+
+class _Deltas:
+    """What the restoration of each face changed, uint8 (1024,1024,3), to be added modulo 256.
+
+    As published: deltas00000.zip to deltas29000.zip, each with 1,000 encrypted deltaNNNNN.dat, whose key is made from the
+    original JPEG's bytes and name (the public tool dataset_tool.py, create_celebahq). Or plain deltaNNNNN.npy.
+    """
+
+    def __init__(self, folder: Path, files: list[Path]):
+        self.folder, self.files = folder, files
+        self.published = files[0].suffix == ".zip"
+
+    @classmethod
+    def find(cls, folders: list[Path]) -> "_Deltas | None":
+        for folder in folders:
+            files = sorted(folder.glob("deltas*.zip")) or sorted(folder.glob("delta*.npy"))
+            if files:
+                return cls(folder, files)
+        return None
+
+    def read(self, number: int, file: str, original: bytes | Path) -> np.ndarray:
+        """uint8 (1024,1024,3). Raises Unreadable where it is not there, damaged, or of another original."""
+        if not self.published:
+            return _array(self.folder / f"delta{number:05d}.npy")
+        import bz2
+        import zipfile
+        try:
+            from cryptography.fernet import Fernet, InvalidToken
+        except ImportError:
+            raise UserError(f"{self.folder} is encrypted: pip install 'ganbench[celeba-hq]' reads it") from None
+        path = self.folder / f"deltas{number - number % 1000:05d}.zip"
+        try:
+            with zipfile.ZipFile(path) as archive:
+                token = archive.read(f"delta{number:05d}.dat")
+        except Exception as error:
+            raise Unreadable(f"no delta{number:05d}.dat in {path} ({' '.join(str(error).split())[:80]})") from None
+        jpeg = original.read_bytes() if isinstance(original, Path) else original
+        key = hashlib.pbkdf2_hmac("sha256", jpeg, file.encode(), 100_000, 32)
+        try:
+            packed = Fernet(base64.urlsafe_b64encode(key)).decrypt(token)
+            planes = bz2.BZ2Decompressor().decompress(packed, max_length=3 * SIDE * SIDE)
+        except (InvalidToken, OSError, EOFError):
+            raise Unreadable(f"delta{number:05d}.dat in {path} does not open with {file}: that is not the JPEG as it was "
+                             "published, or one of the two is damaged") from None
+        if len(planes) != 3 * SIDE * SIDE:
+            raise Unreadable(f"delta{number:05d}.dat in {path} holds {len(planes):,} bytes")
+        return np.frombuffer(planes, np.uint8).reshape(3, SIDE, SIDE).transpose(1, 2, 0)
 
 
 def _array(data: bytes | Path) -> np.ndarray:
@@ -168,8 +256,8 @@ def _array(data: bytes | Path) -> np.ndarray:
     import io
     try:
         array = np.load(data if isinstance(data, Path) else io.BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise Unreadable(f"not a .npy file ({error})") from None
+    except Exception as error:  # a damaged head makes NumPy raise nearly anything
+        raise Unreadable(f"not a .npy file ({' '.join(str(error).split())[:80]})") from None
     try:
         return as_images(array if array.ndim == 4 else array[None], "")[0]
     except UserError as error:

@@ -1,6 +1,6 @@
 """CelebA in the wild (Liu, Luo, Wang, Tang 2015): the photographs before alignment."""
 
-from ganbench.data.celeba import CelebASource
+from ganbench.data.sources.celeba import CelebASource
 
 
 class CelebAWild(CelebASource):

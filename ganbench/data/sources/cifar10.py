@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ganbench.data.source import Source, cache_dir
+from ganbench.data.source import Source
 from ganbench.data.sources.npz import read_arrays
 from ganbench.errors import UserError
+from ganbench.files import cache_dir
 
 BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 PACKED = ("cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
@@ -28,6 +29,7 @@ class CIFAR10(Source):
     classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
     def open(self) -> None:
+        self.own_splits = True
         self.parts = ["train", "test"] if self.split == "all" else [self.split]
         if not self._find() and not (self._fetch() and self._find()):
             raise self.missing("cifar-10-python.tar.gz or cifar-10-binary.tar.gz, packed or unpacked, or cifar10-train.npz "
@@ -40,8 +42,6 @@ class CIFAR10(Source):
         self.labels = np.concatenate([labels for _, labels in loaded])
         self.names = [f"{part}-{i:05d}" for (part, _), (images, _) in zip(self.found.items(), loaded)
                       for i in range(len(images))]
-        if self.labels.max() > 9:
-            raise UserError(f"{self.files[0]} has labels above 9: is it another data set?")
 
     def read(self, index: int) -> np.ndarray:
         return self.images[index]
@@ -108,17 +108,21 @@ def _contents(part: str, files: list[Path]) -> list[tuple[str, bytes]]:
 def _batch(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Images (N,32,32,3) and labels of one batch file of either version."""
     if name.endswith(".bin"):
-        if len(data) % 3073:
+        if len(data) % 3073 or not data:
             raise UserError(f"{name} is cut short: get it again")
         rows = np.frombuffer(data, np.uint8).reshape(-1, 3073)
         return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), rows[:, 0].astype(np.int64)
     import io
     try:
         found = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
-        pixels, labels = np.asarray(found["data"]), np.asarray(found["labels"], dtype=np.int64)
-        return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        pixels, labels = np.asarray(found["data"]), np.asarray(found["labels"])
+    except Exception as error:  # damaged pickles raise nearly anything
         raise UserError(f"{name} is damaged or not CIFAR-10 ({error}): get it again") from None
+    if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3072 or labels.dtype.kind not in "iu" \
+            or labels.shape != pixels.shape[:1]:
+        raise UserError(f"{name} holds {pixels.dtype} {pixels.shape} with labels {labels.dtype} {labels.shape}, not uint8 "
+                        "(N,3072) with N whole numbers: get it again")
+    return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels.astype(np.int64)
 
 
 class _ArraysOnly(pickle.Unpickler):

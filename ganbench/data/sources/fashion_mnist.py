@@ -1,6 +1,6 @@
 """Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747)."""
 
-from ganbench.data.idx import IdxSource
+from ganbench.data.sources.mnist import IdxSource
 
 
 class FashionMNIST(IdxSource):

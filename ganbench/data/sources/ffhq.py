@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-from PIL import Image
-
-from ganbench.data.images import decode
 from ganbench.data.places import open_place
-from ganbench.data.source import Source
+from ganbench.data.source import Source, image_number
 
+TRAIN = 60_000  # faces with numbers below are for training
 INSIDE = ("images1024x1024", "thumbnails128x128", "ffhq", "images", "")
 
 
@@ -33,18 +31,23 @@ class FFHQ(Source):
 
     def _opens(self, path: Path) -> bool:
         self.place = open_place(path)
-        found = sorted((name for name in self.place.names if Path(name).stem.isdigit()), key=lambda n: int(Path(n).stem))
-        if not found or len({Path(name).stem for name in found}) < len(found):  # two sizes of the same faces: look deeper
+        numbers = {name: number for name in self.place.names if (number := image_number(name)) is not None}
+        if not numbers or len(set(numbers.values())) < len(numbers):  # two sizes of the same faces: look deeper
             return False
-        keep = {"train": lambda k: k < 60_000, "test": lambda k: k >= 60_000, "all": lambda k: True}[self.split]
-        self.names = [name for name in found if keep(int(Path(name).stem))]
+        found = sorted(numbers, key=numbers.__getitem__)
+        part = {"train": range(TRAIN), "test": range(TRAIN, 1 << 62), "all": range(1 << 62)}[self.split]
+        self.names = [name for name in found if numbers[name] in part]
+        self.own_splits = True
+        if others := len(self.place.names) - len(found):
+            self.remarks.append(f"left out: {others:,} pictures whose names are no numbers")
+        self.remarks += self.place.remarks()
         return True
 
     def fresh(self) -> None:
         self.place.fresh()
 
-    def read(self, index: int) -> Image.Image:
-        return decode(self.place.read(self.names[index]))
+    def encoded(self, index: int) -> bytes | Path:
+        return self.place.read(self.names[index])
 
     def fingerprint(self) -> str:
         return self.place.fingerprint()

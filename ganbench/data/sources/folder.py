@@ -2,22 +2,19 @@
 
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from ganbench.data.images import EXTENSIONS, decode
+from ganbench.data.images import EXTENSIONS
+from ganbench.data.layout import read_layout
 from ganbench.data.places import ARCHIVES, open_place
-from ganbench.data.source import Source, by_hash
+from ganbench.data.source import Source
 from ganbench.errors import UserError
-
-NAMES = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
 
 
 class Folder(Source):
     """Any folder of images, or a zip or tar of one. If every image lies in a subfolder, those are the classes.
 
     Splits: where there are folders `train` and `test` (or `val`), these; else a fixed tenth of the images, chosen by a
-    hash of their names, is the test split and the others are the train split. `--split all` takes all.
+    hash of their names, is the test split and the others are the train split. `--split all` takes all. Labels also from
+    StyleGAN2-ADA's dataset.json.
     """
 
     title = "any folder, zip or tar of images; subfolders are classes"
@@ -34,30 +31,26 @@ class Folder(Source):
         home = Path(self.location or self.root or "").expanduser()
         if self.location and self.root and not home.is_absolute() and not home.exists():
             home = self.root / home
+        if (home / "config.json").is_file() and (home / "metrics.jsonl").is_file():
+            raise UserError(f"{home} is the folder of a run, not of images: a run is scored with --run {home}")
         self.place = open_place(home)
         found = self.place.names
         if not found:
-            shards = f"; it has .tar files: if they are WebDataset shards, webdataset:{home}" if list(home.glob("*.tar*")) else ""
-            raise UserError(f"{home} holds no images (looked for {', '.join(sorted(EXTENSIONS))}, in all subfolders){shards}")
-        tops = {name.split("/")[0] for name in found if "/" in name}
-        both = all(tops & set(NAMES[split]) for split in NAMES)
-        if both and self.split != "all":
-            inside = tuple(f"{top}/" for top in sorted(tops & set(NAMES[self.split])))
-            self.names = [name for name in found if name.startswith(inside)]
-        else:
-            self.names = [found[i] for i in by_hash(found, self.split)]
-        depth = 1 if both else 0
-        folders = [name.split("/")[depth:-1][:1] for name in found]
-        if all(folders) and len({f[0] for f in folders}) > 1:
-            self.classes = sorted({f[0] for f in folders})
-            number = {name: i for i, name in enumerate(self.classes)}
-            self.labels = np.array([number[name.split("/")[depth]] for name in self.names], dtype=np.int64)
+            shards = ""
+            if home.is_dir() and list(home.glob("*.tar*")):
+                shards = f"; it has .tar files: if they are WebDataset shards, webdataset:{home}"
+            raise UserError(f"{home} holds no images (looked for {', '.join(sorted(EXTENSIONS))}, in all subfolders)"
+                            f"{''.join(f'; {line}' for line in self.place.remarks())}{shards}")
+        layout = read_layout(found, self.split, self.place.other, str(home))
+        self.names = [found[i] for i in layout.chosen]
+        self.labels, self.classes, self.own_splits = layout.labels, layout.classes, layout.own_splits
+        self.remarks += layout.remarks + self.place.remarks()
 
     def fresh(self) -> None:
         self.place.fresh()
 
-    def read(self, index: int) -> Image.Image:
-        return decode(self.place.read(self.names[index]))
+    def encoded(self, index: int) -> bytes | Path:
+        return self.place.read(self.names[index])
 
     def fingerprint(self) -> str:
         return self.place.fingerprint()

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ganbench.data.images import Unreadable, decode, plain
-from ganbench.data.source import NoSplit, Source, by_hash
+from ganbench.data.source import NoSplit, Source, by_hash, shown
 from ganbench.errors import UserError
 
 
@@ -44,6 +44,7 @@ class HuggingFace(Source):
                     "network, and name that folder")
             raise UserError(f"hf:{self.location} cannot be opened ({' '.join(str(error).split())[:120]}): {what}") from None
         self.table, whole = self._chosen(datasets, found)
+        self.own_splits = isinstance(found, dict) and len(found) > 1
         features = self.table.features
         self.column = next((k for k, f in features.items() if type(f).__name__ == "Image"), "")
         if not self.column:
@@ -57,7 +58,9 @@ class HuggingFace(Source):
         if mark is not None:
             numbers = np.array(self.table[mark], dtype=np.int64)[self.chosen]
             if numbers.min(initial=0) >= 0:
-                self.labels, self.classes = numbers, list(features[mark].names)
+                self.labels, self.classes = numbers, [shown(name) for name in features[mark].names]
+            else:
+                self.remarks.append(f"classes: none, {int((numbers < 0).sum()):,} images have the label -1")
 
     def _chosen(self, datasets: Any, found: Any) -> tuple[Any, bool]:
         if not isinstance(found, dict):

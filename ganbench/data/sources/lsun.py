@@ -1,11 +1,8 @@
 """LSUN (Yu, Seff, Zhang, Song, Funkhouser, Xiao 2015, arXiv 1506.03365): scenes and objects by the million."""
 
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
-
-from ganbench.data.images import Unreadable, decode
+from ganbench.data.lmdb_reader import LmdbReader
 from ganbench.data.places import Place, open_place
 from ganbench.data.source import NoSplit, Source, by_hash
 from ganbench.errors import UserError
@@ -35,6 +32,7 @@ class LSUN(Source):
         return f"lsun-{self.category}" if self.category else "lsun"
 
     category = ""
+    tables: dict[Path, LmdbReader] = {}
 
     def _lmdb(self, home: Path) -> bool:
         found = [home] if (home / "data.mdb").is_file() else sorted(p.parent for p in home.glob("*/data.mdb"))
@@ -53,28 +51,12 @@ class LSUN(Source):
         if not fitting:
             raise NoSplit(f"{home} has no lmdb for the split '{self.split}' (it has {', '.join(p.name for p in found)})")
         self.category = categories.pop() if fitting[0].name.endswith("_lmdb") else fitting[0].name
-        self.tables = fitting
         self.files = [p / "data.mdb" for p in fitting]
-        self.opened: dict[Path, Any] = {}
-        self.keys = [(p, key) for p in fitting for key in self._keys(p)]
+        self.own_splits = found != fitting
+        self.tables = {p: LmdbReader(p) for p in fitting}
+        self.keys = [(p, key) for p in fitting for key in self.tables[p].all_keys()]
         self.names = [f"{p.name}/{key.decode('ascii', 'backslashreplace')}" for p, key in self.keys]
         return True
-
-    def _keys(self, path: Path) -> list[bytes]:
-        with self._table(path).begin() as reading:
-            return [bytes(key) for key in reading.cursor().iternext(keys=True, values=False)]
-
-    def _table(self, path: Path) -> Any:
-        try:
-            import lmdb
-        except ImportError:
-            raise UserError("reading LSUN's lmdb needs the package lmdb: pip install 'ganbench[lmdb]'") from None
-        if path not in self.opened:
-            try:
-                self.opened[path] = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False)
-            except lmdb.Error as error:
-                raise UserError(f"{path} is damaged or no lmdb ({error}): get it again") from None
-        return self.opened[path]
 
     place: Place | None = None
 
@@ -83,22 +65,20 @@ class LSUN(Source):
         found = self.place.names
         self.names = [found[i] for i in by_hash(found, self.split)]
         self.category = home.stem if home.stem != "lsun" else ""
+        self.remarks += self.place.remarks()
         return bool(found)
 
     def fresh(self) -> None:
-        self.opened = {}  # an lmdb must not be used across a fork
+        for table in self.tables.values():
+            table.fresh()
         if self.place is not None:
             self.place.fresh()
 
-    def read(self, index: int) -> Image.Image:
+    def encoded(self, index: int) -> bytes | Path:
         if self.place is not None:
-            return decode(self.place.read(self.names[index]))
+            return self.place.read(self.names[index])
         path, key = self.keys[index]
-        with self._table(path).begin() as reading:
-            data = reading.get(key)
-        if data is None:
-            raise Unreadable("no longer in the lmdb")
-        return decode(bytes(data))
+        return self.tables[path].get(key)
 
     def fingerprint(self) -> str:
         return self.place.fingerprint() if self.place is not None else super().fingerprint()

@@ -1,6 +1,66 @@
-"""MNIST (LeCun, Cortes, Burges)."""
+"""MNIST (LeCun, Cortes, Burges); and the IDX files that it shares with its relatives, gzipped or not."""
 
-from ganbench.data.idx import IdxSource
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ganbench.data.source import Source
+from ganbench.errors import UserError
+from ganbench.files import cache_dir
+
+MAX_BYTES = 1 << 32  # unpacked; above that a file is refused
+
+
+class IdxSource(Source):
+    """28x28 grey images in four IDX files; 2 black pixels are added on each side to make 32."""
+
+    default_side = 32
+    channels = 1
+    pad = 2
+    places: tuple[str, ...] = ()  # folders to look in besides --root and the cache
+    download = ""  # name of the torchvision data set that downloads the files
+    address = ""  # where people get the files by hand
+
+    def open(self) -> None:
+        parts = {"train": ["train"], "test": ["t10k"], "all": ["train", "t10k"]}[self.split]
+        self.pairs = self._found(parts) or self._fetched(parts)
+        self.files = [file for pair in self.pairs for file in pair]
+        counts = [_shape(pair[0], 3)[0] for pair in self.pairs]
+        self.own_splits = True
+        self.names = [f"{part}-{i:05d}" for part, count in zip(parts, counts) for i in range(count)]
+
+    def load(self) -> None:
+        self.images = np.concatenate([read_idx(images, 3) for images, _ in self.pairs])
+        self.labels = np.concatenate([read_idx(labels, 1) for _, labels in self.pairs]).astype(np.int64)
+        if len(self.images) != len(self.labels):
+            raise UserError(f"{self.name()}: {len(self.images)} images but {len(self.labels)} labels in "
+                            f"{self.pairs[0][0].parent}: get the files again")
+
+    def read(self, index: int) -> np.ndarray:
+        return self.images[index]
+
+    def _found(self, parts: list[str]) -> list[tuple[Path, Path]] | None:
+        folders = [home / sub for home in self.homes(*self.places) for sub in ("", "raw", f"{self.download}/raw", self.name())]
+        found = [_locate(folders, part) for part in parts]
+        return [pair for pair in found if pair] if all(found) else None
+
+    def _fetched(self, parts: list[str]) -> list[tuple[Path, Path]]:
+        why = ""
+        if not self.location and not self.root:  # a folder the user named is not written to
+            import torchvision
+            try:
+                getattr(torchvision.datasets, self.download)(str(cache_dir() / "downloads" / self.name()), download=True)
+            except (RuntimeError, OSError) as error:
+                why = f" (downloading failed: {' '.join(str(error).split())[:80]})"
+        found = self._found(parts)
+        if found is None:
+            raise self.missing("train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
+                               "t10k-labels-idx1-ubyte (.gz or not)", self.address + why)
+        return found
 
 
 class MNIST(IdxSource):
@@ -10,3 +70,55 @@ class MNIST(IdxSource):
     classes = [str(i) for i in range(10)]
     download = "MNIST"
     address = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+
+
+def _locate(folders: list[Path], part: str) -> tuple[Path, Path] | None:
+    for folder in folders:
+        for ending in ("", ".gz"):
+            for dash in ("-", "."):
+                images, labels = (folder / f"{part}-{kind}{dash}idx{rank}-ubyte{ending}"
+                                  for kind, rank in (("images", 3), ("labels", 1)))
+                if images.is_file() and labels.is_file():
+                    return images, labels
+    return None
+
+
+def read_idx(path: Path, axes: int) -> np.ndarray:
+    """An IDX file of bytes as uint8 array with so many axes. Raises UserError if it is not one, or not whole."""
+    shape = _shape(path, axes)
+    size = math.prod(shape)
+    try:
+        with _opened(path) as file:
+            file.read(4 + 4 * len(shape))
+            values = np.frombuffer(file.read(size), np.uint8)
+            longer = bool(file.read(1))
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is not a whole IDX file ({error}): get it again") from None
+    if len(values) != size or longer:
+        raise UserError(f"{path} is not a whole IDX file: {len(values):,} bytes{' and more' if longer else ''} where its "
+                        f"head says {size:,}: get it again")
+    return values.reshape(shape)
+
+
+def _shape(path: Path, axes: int) -> tuple[int, ...]:
+    """The shape that the file's head tells, if the file can hold it: nothing is made of a count before that."""
+    try:
+        with _opened(path) as file:
+            zero, kind, dimensions = struct.unpack(">HBB", file.read(4))
+            shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
+    except (OSError, EOFError, struct.error, zlib.error) as error:
+        raise UserError(f"{path} is not a whole IDX file ({error}): get it again") from None
+    if zero != 0 or kind != 8:
+        raise UserError(f"{path} is not an IDX file of bytes: get it again")
+    if len(shape) != axes or 0 in shape:
+        raise UserError(f"{path} holds {' x '.join(map(str, shape)) or 'nothing'}, where {axes} axes are needed: get it again")
+    # deflate packs at most 1,032 to 1
+    most = path.stat().st_size * (1032 if path.suffix == ".gz" else 1)
+    if math.prod(shape) > min(most, MAX_BYTES):
+        raise UserError(f"{path} is not a whole IDX file: it claims {math.prod(shape):,} bytes and has "
+                        f"{path.stat().st_size:,}: get it again")
+    return shape
+
+
+def _opened(path: Path):  # type: ignore[no-untyped-def]
+    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")

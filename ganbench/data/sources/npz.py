@@ -1,21 +1,22 @@
 """Arrays in a .npz or .npy file."""
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from ganbench.data.source import Source, by_hash
+from ganbench.data.places import refuse_bomb
+from ganbench.data.source import Source, by_hash, class_numbers
 from ganbench.errors import UserError
 
-IMAGES = ("images", "x", "data", "arr_0")
+IMAGES = ("images", "samples", "x", "data", "arr_0")
+CHANNELS = range(1, 9)
 LABELS = ("labels", "y", "targets")
 
 
 class Npz(Source):
-    """uint8 images in a .npz: an array `images`, `x`, `data` or `arr_0`, (N,H,W), (N,H,W,C) or (N,C,H,W); `labels`, `y` or
-    `targets` if any. Or a .npy of images.
+    """uint8 images in a .npz: an array `images`, `samples`, `x`, `data` or `arr_0`,
+    (N,H,W), (N,H,W,C) or (N,C,H,W) with 1 to 8 channels; `labels`, `y` or `targets` if any. Or a .npy of images.
 
     Splits: where there are arrays x_train and x_test (images_train, ...), these; else a fixed tenth of the images is the
     test split and the others are the train split.
@@ -38,32 +39,41 @@ class Npz(Source):
         if not path.is_file():
             raise UserError(f"no such file: {path}")
         self.path, self.files = path, [path]
-        images, labels = self._split(*read_arrays(path, self.split))
-        self.images, self.names = images, [f"image-{i:07d}" for i in self.numbers]
+        images, labels, whole = self.arrays()
+        every = [f"image-{i:07d}" for i in range(len(images))]
+        # numbers of the images that are taken, of all in the file
+        self.numbers = by_hash(every, "all" if whole else self.split)
+        self.own_splits = whole
+        if not whole:
+            self.remarks.append("splits: none of its own; " + ("all images are taken" if self.split == "all" else
+                                                               "a fixed tenth, by a hash of the numbers, is test"))
+        taken = slice(None) if len(self.numbers) == len(every) else self.numbers
+        self.images, self.names = images[taken], [every[i] for i in self.numbers]
+        self.channels = self.images.shape[3] if self.images.ndim == 4 else 1  # type: ignore[misc]
         if labels is not None:
-            self.labels = labels
-            self.classes = [str(i) for i in range(int(labels.max(initial=-1)) + 1)]
+            self.classes = class_numbers(labels, str(path))  # of all splits
+            self.labels = labels[taken]
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray | None, bool]:
+        """Images, labels or None, and whether the file itself has the split that is asked for."""
+        return read_arrays(self.path, self.split)
 
     def read(self, index: int) -> np.ndarray:
         return self.images[index]
-
-    def _split(self, images: np.ndarray, labels: np.ndarray | None, whole: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        every = [f"image-{i:07d}" for i in range(len(images))]
-        self.numbers = by_hash(every, "all" if whole else self.split)
-        return images[self.numbers], None if labels is None else labels[self.numbers]
 
     def fingerprint(self) -> str:
         return f"{super().fingerprint()}-{len(self.names)}"
 
 
 def read_arrays(path: Path, split: str = "all") -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """Images uint8 (N,H,W) or (N,H,W,3), labels int64 or None, and whether the file itself has the split asked for.
+    """Images uint8 (N,H,W) or (N,H,W,C), labels int64 or None, and whether the file itself has the split asked for.
 
     Nothing pickled is read. Raises UserError that names what is wrong with the file.
     """
     try:
         if path.suffix.lower() == ".npy":
             return as_images(np.load(path, mmap_mode="r", allow_pickle=False), str(path)), None, False
+        _refuse_bombs(path)
         with np.load(path, allow_pickle=False) as arrays:
             own = [(i, m) for i, m in _pairs(arrays.files, split)]
             if own:
@@ -74,25 +84,44 @@ def read_arrays(path: Path, split: str = "all") -> tuple[np.ndarray, np.ndarray 
                     raise UserError(f"{path} has no array 'images' (it has {', '.join(arrays.files) or 'none'})")
                 mark = next((k for k in LABELS if k in arrays.files), None)
                 parts = [(arrays[key], arrays[mark] if mark else None)]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file makes NumPy and zipfile raise nearly anything
         raise UserError(f"{path} cannot be read: it is damaged, pickled or not a NumPy file "
                         f"({' '.join(str(error).split())[:100]})") from None
     images = [as_images(i, str(path)) for i, _ in parts]
+    if len({i.shape[1:] for i in images}) > 1:
+        raise UserError(f"{path}: the images of its parts are {' and '.join(str(i.shape[1:]) for i in images)}: bring them to "
+                        "one shape")
     labels = [_as_labels(m, len(i), path) for (_, m), i in zip(parts, images)]
     kept = None if any(m is None for m in labels) else np.concatenate([m for m in labels if m is not None])
-    return np.concatenate(images), kept, bool(own)
+    return np.concatenate(images) if len(images) > 1 else images[0], kept, bool(own)
 
 
 def as_images(images: np.ndarray, where: str) -> np.ndarray:
-    """An array of images as (N,H,W) or (N,H,W,3). Channels are the last axis if that is 1 or 3, else the second."""
+    """An array of images as (N,H,W) or (N,H,W,C). Channels are the last axis if that is 1 to 8, else the second."""
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
         raise UserError(f"{where}: the images are {images.dtype} {images.shape}; they must be uint8 (N,H,W) or (N,H,W,C), "
-                        "values 0 to 255")
-    if images.ndim == 4 and images.shape[-1] not in (1, 3):
-        if images.shape[1] not in (1, 3):
-            raise UserError(f"{where}: the images are {images.shape}; the channels must be 1 or 3")
+                        "values 0 to 255 (from [-1,1]: round(127.5 * x + 127.5), clipped)")
+    if images.ndim == 4 and not _channels_last(images.shape):
         images = images.transpose(0, 2, 3, 1)
+        if images.shape[-1] not in CHANNELS:
+            raise UserError(f"{where}: the images are {images.shape}; the channels must be {CHANNELS[0]} to {CHANNELS[-1]}")
     return images[..., 0] if images.ndim == 4 and images.shape[-1] == 1 else images
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    """(N,H,W,C) rather than (N,C,H,W): of two axes that could be channels, 1 and 3 are the likelier numbers of them."""
+    last, second = shape[3], shape[1]
+    if last in (1, 3) or second in (1, 3):
+        return last in (1, 3)
+    return last in CHANNELS
+
+
+def _refuse_bombs(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            refuse_bomb(f"{path}: {member.filename}", member.compress_size, member.file_size, most=1 << 62)
 
 
 def _pairs(keys: list[str], split: str) -> list[tuple[str, str | None]]:

@@ -2,17 +2,17 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from ganbench.data.images import EXTENSIONS, Unreadable, decode
+from ganbench.data.images import EXTENSIONS, Unreadable
 from ganbench.data.places import Tar, open_place
-from ganbench.data.source import Source, by_hash, states
+from ganbench.data.source import MAX_CLASSES, Source, by_hash, class_numbers, states
 from ganbench.errors import UserError
 
-MARKS = (".cls", ".json")  # files that may tell an example's class
+MARKS = (".cls", ".json")  # files that may hold an example's class
 SHARDS = (".tar", ".tar.gz", ".tgz")
 PARTS = {"train": ("train",), "test": ("test", "val")}
 
@@ -43,12 +43,15 @@ class WebDataset(Source):
         self.spots: list[tuple[int, str]] = []  # of all splits
         for number, path in enumerate(self.files):
             tar = open_place(path, (*EXTENSIONS, *MARKS))
-            assert isinstance(tar, Tar)
+            assert isinstance(tar, Tar)  # `_shards` lets nothing else through
             self.tars.append(tar)
-            told = sorted((n for n in tar.names if n.endswith(MARKS)), key=lambda n: (n.endswith(".json"), len(n)), reverse=True)
-            self.marks.append({_key(name): name for name in told})  # .cls before .json, the shorter name before the longer
+            marks = sorted((n for n in tar.names if n.endswith(MARKS)), key=lambda n: (n.endswith(".json"), len(n)), reverse=True)
+            self.marks.append({_key(name): name for name in marks})  # .cls before .json, the shorter name before the longer
             self.spots += [(number, name) for name in _pictures(tar)]
+        if others := sum((tar.ignored for tar in self.tars), Counter()):
+            self.remarks.append("ignored: " + ", ".join(f"{ending} {n:,}" for ending, n in others.most_common(12)))
         inside = _of_split(self.files, self.split)
+        self.own_splits = _of_split(self.files, "train") is not None
         if inside is None:
             self.chosen = by_hash([name for _, name in self.spots], self.split)
         else:
@@ -64,11 +67,11 @@ class WebDataset(Source):
             raise UserError(f"{len(bare)} of {len(marks)} examples of {self.label()} have no class, e.g. {bare[0]}: give every "
                             "one a .cls file (or a label in its .json), or none")
         every = np.array(marks, dtype=np.int64)
-        self.labels, self.classes = every[self.chosen], [str(i) for i in range(every.max() + 1)]
+        self.labels, self.classes = every[self.chosen], class_numbers(every, self.label())
 
-    def read(self, index: int) -> Image.Image:
+    def encoded(self, index: int) -> bytes:
         number, name = self.spots[self.chosen[index]]
-        return decode(self.tars[number].read(name))
+        return self.tars[number].read(name)
 
     def fingerprint(self) -> str:
         return f"{states(self.files)}"
@@ -135,17 +138,17 @@ def _key(name: str) -> str:
 
 
 def _number(tar: Tar, name: str) -> int | None:
-    """The class that a .cls or .json file tells; None where a .json tells none."""
+    """The class in a .cls or .json file; None where a .json has none."""
     text = tar.read(name).strip()
     if name.endswith(".json"):
         try:
-            told = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{tar.path}: {name!r} is not JSON ({error})") from None
-        mark = next((told[k] for k in ("label", "cls") if k in told), None) if isinstance(told, dict) else None
-        if mark is None or (isinstance(mark, int) and not isinstance(mark, bool) and mark >= 0):
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{tar.path}: {name!r} is not JSON ({' '.join(str(error).split())[:80]})") from None
+        mark = next((document[k] for k in ("label", "cls") if k in document), None) if isinstance(document, dict) else None
+        if mark is None or (isinstance(mark, int) and not isinstance(mark, bool) and 0 <= mark < MAX_CLASSES):
             return mark
         raise UserError(f"{tar.path}: {name!r} has the label {str(mark)[:20]!r}, not the number of a class")
-    if not text.isdigit():
+    if not text.isdigit() or len(text) > 9:
         raise UserError(f"{tar.path}: {name!r} holds {text[:20]!r}, not the number of a class")
     return int(text)

@@ -35,7 +35,10 @@ def mixture_coverage(points: np.ndarray, centres: np.ndarray, std: float, enough
     nearest = squared.argmin(1)
     distance = np.linalg.norm(points - centres[nearest], axis=1)
     k = len(centres)
-    count = lambda within: np.bincount(nearest[distance <= within * std], minlength=k)
+
+    def count(within: float) -> np.ndarray:
+        return np.bincount(nearest[distance <= within * std], minlength=k)
+
     return MixtureCoverage(
         loose=int((count(3) >= 1).sum()), strict=int((count(4) >= enough).sum()),
         high_quality=float((distance <= 3 * std).mean()), near5=float((distance <= 5 * std).mean()),
