@@ -66,7 +66,7 @@ class LmdbReader:
             return answer
 
     def _start(self) -> None:
-        context = get_context("fork" if sys.platform == "linux" else "spawn")
+        context: Any = get_context("fork" if sys.platform == "linux" else "spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(str(self.path), theirs, self._pipe), daemon=True)
         self._process.start()
