@@ -11,13 +11,19 @@ from safetensors.torch import save_file
 
 from ganbench.errors import UserError
 from ganbench.metrics.images.opening import open_images
-from ganbench.metrics.images.sets import FileSet, Statistics, StoreSet, shuffled
+from ganbench.metrics.images.sets import SourceSet, Statistics, StoreSet, shuffled
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 3, 16, 16), dtype=np.uint8)
 
 
 def whole(images, size=4):
     return torch.cat(list(images.batches(size))).numpy()
+
+
+def pictures(folder, **options):
+    images = open_images(str(folder), **options)
+    assert isinstance(images, SourceSet)
+    return images
 
 
 def write_pngs(folder, pixels=PIXELS):
@@ -57,23 +63,23 @@ def test_folder_and_zip_give_the_same_bytes(tmp_path):
 
 
 def test_content_hash_follows_content_not_names(tmp_path):
-    first = FileSet(write_pngs(tmp_path / "first"))
+    first = pictures(write_pngs(tmp_path / "first"))
     (tmp_path / "first").rename(tmp_path / "second")
-    second = FileSet(tmp_path / "second")
+    second = pictures(tmp_path / "second")
     changed = PIXELS.copy()
     changed[3, 0, 0, 0] ^= 1
-    third = FileSet(write_pngs(tmp_path / "third", changed))
-    assert second.content_hash == FileSet(write_pngs(tmp_path / "first")).content_hash == first.content_hash
+    third = pictures(write_pngs(tmp_path / "third", changed))
+    assert second.content_hash == pictures(write_pngs(tmp_path / "first")).content_hash == first.content_hash
     assert third.content_hash != first.content_hash
-    assert FileSet(tmp_path / "second", side=32).content_hash != first.content_hash
+    assert pictures(tmp_path / "second", side=32).content_hash != first.content_hash
 
 
 def test_grey_stays_grey_and_mixed_becomes_colour(tmp_path):
-    grey = FileSet(write_pngs(tmp_path / "grey", PIXELS[:, :1]))
+    grey = pictures(write_pngs(tmp_path / "grey", PIXELS[:, :1]))
     assert grey.channels == 1
     np.testing.assert_array_equal(whole(grey), PIXELS[:, :1])
     Image.fromarray(PIXELS[0].transpose(1, 2, 0)).save(tmp_path / "grey" / "z.png")
-    mixed = FileSet(tmp_path / "grey")
+    mixed = pictures(tmp_path / "grey")
     assert (mixed.channels, mixed.n) == (3, 7)
     np.testing.assert_array_equal(whole(mixed)[0], np.repeat(PIXELS[0, :1], 3, 0))
 
@@ -83,26 +89,26 @@ def test_other_sizes_are_cropped_and_resized_and_said(tmp_path):
     wide = np.zeros((40, 60, 3), np.uint8)
     wide[:, 10:50] = (10, 200, 30)  # exactly the centre square
     Image.fromarray(wide).save(folder / "wide.png")
-    images = FileSet(folder)
+    images = pictures(folder)
     assert images.side == 16
     assert "1 of 7 pictures are not 16x16" in images.warnings[0]
     np.testing.assert_array_equal(whole(images)[-1], np.broadcast_to(np.array([10, 200, 30])[:, None, None], (3, 16, 16)))
     expected = Image.fromarray(PIXELS[0].transpose(1, 2, 0)).resize((8, 8), Image.Resampling.LANCZOS)
-    np.testing.assert_array_equal(whole(FileSet(folder, side=8))[0], np.asarray(expected).transpose(2, 0, 1))
+    np.testing.assert_array_equal(whole(pictures(folder, side=8))[0], np.asarray(expected).transpose(2, 0, 1))
 
 
 def test_odd_pictures_go_by_the_rules_of_the_data_room(tmp_path):
     Image.fromarray(np.full((16, 16), 40000, np.uint16)).save(tmp_path / "a.png")
     Image.new("RGBA", (16, 16), (255, 0, 0, 0)).save(tmp_path / "b.png")
     Image.new("CMYK", (16, 16), (0, 0, 0, 255)).save(tmp_path / "c.tif")
-    images = whole(FileSet(tmp_path))
+    images = whole(pictures(tmp_path))
     assert [image.reshape(3, -1).mean(1).tolist() for image in images] == [[156] * 3, [255] * 3, [0] * 3]
 
 
 def test_lossy_pictures_are_warned_about(tmp_path):
     folder = write_pngs(tmp_path / "a")
     Image.fromarray(PIXELS[0].transpose(1, 2, 0)).save(folder / "x.jpg")
-    assert "1 of 7 pictures are lossily compressed" in " ".join(FileSet(folder).warnings)
+    assert "1 of 7 pictures are lossily compressed" in " ".join(pictures(folder).warnings)
 
 
 def test_unreadable_pictures_are_refused_or_left_out_by_name(tmp_path):
@@ -111,14 +117,16 @@ def test_unreadable_pictures_are_refused_or_left_out_by_name(tmp_path):
     with pytest.raises(UserError, match=r"000\.png.*--skip-bad"):
         open_images(str(folder))
     images = open_images(str(folder), skip_bad=True)
-    assert images.n == 5 and "000.png" in images.warnings[0]
+    assert images.n == 5 and "000.png" in images.warnings[0] and images.left_out == {"unreadable": 1}
     data = (folder / "001.png").read_bytes()
     (folder / "001.png").write_bytes(data[:len(data) // 2])  # its header is fine
+    images = open_images(str(folder), skip_bad=True)
+    assert images.n == len(whole(images)) == 4 and "000.png: not a picture file; 001.png: " in images.warnings[0]
     (folder / "000.png").unlink()
     with pytest.raises(UserError, match=r"cannot decode 001\.png"):
         whole(open_images(str(folder)))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="holds no images"):
         open_images(str(tmp_path / "empty"))
 
 
@@ -145,10 +153,10 @@ def test_fewer_images_are_a_sample_not_the_beginning(tmp_path):
 
 
 @pytest.mark.parametrize(("make", "says"), [
-    (lambda p: np.save(p / "x.npy", PIXELS.astype(np.float32)), "float32 numbers"),
-    (lambda p: np.save(p / "x.npy", PIXELS[:, :2]), "shape"),
-    (lambda p: (p / "x.npy").write_bytes(b"junk"), "cannot read"),
-    (lambda p: np.save(p / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True), "cannot read"),
+    (lambda p: np.save(p / "x.npy", PIXELS.astype(np.float32)), "images are float32"),
+    (lambda p: np.save(p / "x.npy", np.zeros((2, 9, 16, 16), np.uint8)), "channels must be"),
+    (lambda p: (p / "x.npy").write_bytes(b"junk"), "cannot be read"),
+    (lambda p: np.save(p / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True), "cannot be read"),
 ])
 def test_bad_arrays(tmp_path, make, says):
     make(tmp_path)
@@ -190,11 +198,11 @@ def test_what_is_not_there(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         open_images(str(tmp_path / "nothing.npz"))
     (tmp_path / "x.txt").write_text("hello")
-    with pytest.raises(UserError, match="cannot be scored"):
+    with pytest.raises(UserError, match="no data source reads such a file"):
         open_images(str(tmp_path / "x.txt"))
     np.save(tmp_path / "a.npy", PIXELS)
-    with pytest.raises(UserError, match="side 16, the others have 32"):
-        open_images(str(tmp_path / "a.npy"), side=32)
+    images = open_images(str(tmp_path / "a.npy"), side=32)  # arrays are brought to a side as pictures are
+    assert whole(images).shape == (6, 3, 32, 32) and "6 of 6 pictures are not 32x32" in images.warnings[0]
 
 
 # --- stores -----------------------------------------------------------------------------------------------------------

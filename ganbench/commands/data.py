@@ -122,6 +122,8 @@ def _describe(store: "Store") -> None:
     if manifest["duplicate_count"]:
         first, again = manifest["duplicates"][0]
         print(f"twice     {manifest['duplicate_count']:,} images are the same as an earlier one, e.g. {again} as {first}")
+    for remark in manifest.get("remarks", []):  # stores of the first version have none
+        print(f"note      {remark}")
     for problem in manifest["skipped"]:
         print(f"skipped   {problem}")
     print(f"hash      {store.content_hash}")

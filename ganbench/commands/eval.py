@@ -85,6 +85,8 @@ def eval_(
 
 def _remarks(found: "EvalResult") -> None:
     report = found.report
+    for line in found.inputs:
+        _note(line)
     if report.from_cache:
         _note(f"statistics of the reals came from the cache for {', '.join(report.from_cache)} (`ganbench cache list`)")
     passes = [f"{count:,} {what} images" for what, count in report.decoded.items()]

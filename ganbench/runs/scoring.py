@@ -50,13 +50,17 @@ class EvalRequest:
 
 @dataclass
 class EvalResult:
-    """The answer: results rows of what was scored and of its noise floor, and what there is to say about them."""
+    """The answer: results rows of what was scored and of its noise floor, and what there is to say about them.
+
+    inputs: of both sides, how many images were taken, what was left out and why, a line each.
+    """
 
     rows: list[dict[str, Any]]
     floor: list[dict[str, Any]]
     title: str
     report: Report
     warnings: list[str]
+    inputs: list[str]
 
 
 def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: None) -> EvalResult | None:
@@ -103,7 +107,8 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
         warnings.append(f"the floor is of {floors[0]['n_fake']:,} real images on a side, the score of {count:,}: "
                         "with as many the floor would be lower")
     title = f"{fakes.description} against {reals.description}"
-    return EvalResult([{**common, **context, **as_row(r)} for r in results], floors, title, report, warnings)
+    inputs = [f"generated: {fakes.describe()}", f"real: {reals.describe()}"]
+    return EvalResult([{**common, **context, **as_row(r)} for r in results], floors, title, report, warnings, inputs)
 
 
 def as_row(result: Result) -> dict[str, Any]:
@@ -134,11 +139,12 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
     if asked.side not in (None, images.side):
         raise UserError(f"{run.path} makes images of side {images.side}, not {asked.side}: leave out --side")
     reals: ImageSet
+    _refuse_unused(asked)
     if asked.real is None:
         reals = StoreSet(store, min(n, store.n))
         reals.mirror = bool(data.get("mirror", store.mirror))
     else:
-        reals = open_images(asked.real, n=asked.n, side=images.side, channels=images.channels, split=asked.split or "train",
+        reals = open_images(asked.real, n=asked.n, side=images.side, channels=images.channels, split=asked.split,
                             skip_bad=asked.skip_bad, crop=asked.crop, root=asked.root)
     labels = torch.from_numpy(own.labels) if own.labels is not None else None
     make = lambda size, share=(0, 1): sample_batches(run.family, run.generator, n, asked.seed, device, label_pool=labels,
@@ -158,6 +164,17 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
         "seconds": run.seconds, "seed": config["seed"], "precision": trained.get("precision"),
         "params_g": count_parameters(run.family.generator), "params_d": count_parameters(run.family.critic),
         **_flops(run), **records.plan_columns(config)}
+
+
+def _refuse_unused(asked: EvalRequest) -> None:
+    """Raise UserError for options that a run's own images and data cannot use."""
+    settings = {"--latent": asked.latent}
+    if asked.real is None:
+        settings |= {"--crop": asked.crop, "--root": asked.root, "--skip-bad": asked.skip_bad or None}
+    for option, value in settings.items():
+        if value is not None:
+            raise UserError(f"{option} cannot be used for a run{' and its own data' if asked.real is None else ''}: leave it "
+                            "out, or name other images with --fake or --real")
 
 
 def _flops(run: Any) -> dict[str, str]:
@@ -181,8 +198,10 @@ def _outside(asked: EvalRequest, device: torch.device) -> tuple[ImageSet, ImageS
     assert asked.fake is not None and asked.real is not None
     fakes = open_images(asked.fake, n=asked.n, side=asked.side, seed=asked.seed, device=device, latent=asked.latent,
                         skip_bad=asked.skip_bad)
-    reals = open_images(asked.real, n=asked.n, side=fakes.side, channels=fakes.channels, split=asked.split or "train",
+    reals = open_images(asked.real, n=asked.n, side=fakes.side, channels=fakes.channels, split=asked.split,
                         skip_bad=asked.skip_bad, crop=asked.crop, root=asked.root)
+    if asked.skip_bad and not any("skip_bad" in images.takes for images in (fakes, reals)):
+        raise UserError(f"--skip-bad cannot be used for {fakes.kind} and {reals.kind}: leave it out")
     if fakes.channels != reals.channels:
         fakes.warnings.append(f"the generated images have {fakes.channels} channel(s), the real ones {reals.channels}: "
                               "grey counts as three equal channels")

@@ -9,9 +9,16 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
+from ganbench.data.prepare import find_source, open_dataset
+from ganbench.data.source import MissingData, Source, one_line
+from ganbench.data.sources.npz import Npz, as_images
+from ganbench.data.store import is_store
 from ganbench.errors import UserError
 from ganbench.metrics.images import generators
-from ganbench.metrics.images.sets import ArraySet, FileSet, ImageSet, Statistics, StoreSet
+from ganbench.metrics.images.sets import ArraySet, ImageSet, SourceSet, Statistics, StoreSet
+from ganbench.plugins import canonical, load_plugin, names
+
+ARRAYS = (".npz", ".npy", ".safetensors", ".pt", ".pth")
 
 # All that torch's restricted reader needs for a plain array; nothing of it runs code.
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
@@ -21,30 +28,39 @@ NUMPY_ARRAYS: list[Any] = [_RECONSTRUCT, (_RECONSTRUCT, "numpy.core.multiarray._
 
 
 def open_images(spec: Any, *, n: int | None = None, side: int | None = None, channels: int | None = None,
-                split: str = "train", seed: int = 0, device: torch.device | str = "cpu", latent: int | None = None,
-                skip_bad: bool = False, **data: Any) -> ImageSet:
+                split: str | None = None, crop: str | None = None, root: str | None = None, seed: int = 0,
+                device: torch.device | str = "cpu", latent: int | None = None, skip_bad: bool = False) -> ImageSet:
     """Open anything that can be scored.
 
     Args:
-        spec: a folder or .zip of pictures; .npz, .npy, .safetensors or .pt with one uint8 array of images; a TorchScript
-            (.pt, .ts, .pth) or ONNX generator; MODULE:CALLABLE; or a data set (a name, `folder:PATH` ...). From Python
-            also the thing itself: an array or tensor of images, a function (n, seed) -> n images, an ImageSet.
+        spec: a folder, .zip or tar of pictures, .npz, .npy, .safetensors or .pt with uint8 images, a prepared store; a
+            TorchScript (.pt, .ts, .pth) or ONNX generator; MODULE:CALLABLE; or a data set (a name, `folder:PATH` ...).
+            From Python also the thing itself: an array or tensor of images, a function (n, seed) -> n images, an ImageSet.
         n: how many images; default all, or 2,048 from a generator.
-        side, channels: to bring pictures to; other kinds must have them already. split, data: for data sets.
+        side, channels: to bring images to; generators and stores must have them already.
+        split: "train", "test" or "all"; default: "train" where the data itself keeps its splits apart, else all images.
+        crop, root: as for training. skip_bad: leave unreadable images out, by name.
         seed: of a generator's latents. latent: how many a TorchScript generator takes, where it does not say so itself.
     Raises:
-        UserError: nothing there, or nothing that can be scored, in one line.
+        UserError: nothing there, nothing that can be scored, or an option that this kind of input cannot use.
+
+    Example:
+        reals = open_images("photos.zip", side=64, split="test"); print(reals.describe())
     """
+    asked = {"split": split, "crop": crop, "root": root, "latent": latent}
     if isinstance(spec, Path):
         spec = str(spec)
-    if not isinstance(spec, str):
-        opened, spec = _of_object(spec, n, seed)
+    if isinstance(spec, str):
+        opened = _open(spec, n, side, channels, split, crop, root, seed, torch.device(device), latent, skip_bad)
     else:
-        opened = _open(spec, n, side, channels, split, seed, torch.device(device), latent, skip_bad, data)
+        opened, spec = _of_object(spec, n, seed)
+    for option, value in asked.items():
+        if value is not None and option not in opened.takes:
+            raise UserError(f"--{option} {value} cannot be used for {spec}, which is {opened.kind}: leave it out")
     if side is not None and opened.side not in (side, 0):
         raise UserError(f"{spec} holds images of side {opened.side}, the others have {side}: "
                         "bring them to one side (pictures in a folder are resized by --side)")
-    if n is not None and opened.n < n:
+    if n is not None and opened.n and opened.available < n and opened.n < n:
         opened.warnings.append(f"{spec} has {opened.n:,} images, {n:,} were asked for")
     return opened
 
@@ -63,36 +79,66 @@ def _of_object(images: Any, n: int | None, seed: int) -> tuple[ImageSet, str]:
                     "images, a run, or a function (n, seed) -> images")
 
 
-def _open(spec: str, n: int | None, side: int | None, channels: int | None, split: str, seed: int, device: torch.device,
-          latent: int | None, skip_bad: bool, data: dict[str, Any]) -> ImageSet:
-    path, suffix = Path(spec), Path(spec).suffix.lower()
+def _open(spec: str, n: int | None, side: int | None, channels: int | None, split: str | None, crop: str | None,
+          root: str | None, seed: int, device: torch.device, latent: int | None, skip_bad: bool) -> ImageSet:
+    path, suffix = Path(spec).expanduser(), Path(spec).suffix.lower()
+
+    # generators and statistics: files of their own kinds
     if path.is_file():
-        if suffix == ".zip":
-            return FileSet(path, n, side, channels, skip_bad)
-        if suffix in (".npz", ".npy", ".safetensors", ".pt", ".pth") and (statistics := _statistics(path)) is not None:
-            return statistics
-        if suffix in (".npz", ".npy"):
-            return ArraySet(_numpy_array(path), spec, n)
-        if suffix == ".safetensors":
-            return ArraySet(_only(_safetensors(path), path), spec, n)
         if suffix == ".onnx":
             return generators.from_onnx(path, n, seed, latent)
-        if suffix in (".pt", ".pth", ".ts"):
-            if _is_torchscript(path):
-                return generators.from_torchscript(path, n, seed, device, latent)
-            return ArraySet(_tensor_file(path), spec, n)
-        raise UserError(f"{spec} cannot be scored: expected a folder or .zip of pictures, .npz, .npy, .safetensors, .pt, "
-                        ".onnx, MODULE:CALLABLE, or a data set")
-    if path.is_dir() and not (path / "manifest.json").exists():
-        return FileSet(path, n, side, channels, skip_bad)
+        if suffix in (".pt", ".pth", ".ts") and _is_torchscript(path):
+            return generators.from_torchscript(path, n, seed, device, latent)
+        if suffix in ARRAYS and (statistics := _statistics(path)) is not None:
+            return statistics
     module, colon, attribute = spec.partition(":")
-    if colon and not Path(attribute).exists() and all(part.isidentifier() for part in f"{module}.{attribute}".split(".")):
+    dotted = colon and all(part.isidentifier() for part in f"{module}.{attribute}".split("."))
+    if dotted and not Path(attribute).exists() and canonical(module) not in names("dataset"):
         return generators.from_callable(spec, n, seed)
-    if suffix and suffix[1:].isalnum() and ("/" in spec or suffix in (".npz", ".npy", ".zip", ".pt", ".onnx", ".safetensors")):
-        raise UserError(f"no such file: {spec}")
-    from ganbench.data import open_dataset
-    store = open_dataset(spec, side=side, split=split, channels=channels, skip_bad=skip_bad, **data)
-    return StoreSet(store, min(n, store.n) if n else None)
+
+    # prepared stores, and data sets that are prepared once
+    name = canonical(module)
+    named = name in names("dataset") and not load_plugin("dataset", name, Source).unnamed
+    in_levels = side is None or (side >= 4 and not side & (side - 1))
+    if is_store(path) or (named and in_levels):
+        store = open_dataset(spec, side=side, split=split or "train", channels=channels, crop=crop, root=root,
+                             skip_bad=skip_bad)
+        if split not in (None, store.split):
+            raise UserError(f"--split {split} cannot be used for {spec}, which holds the split '{store.split}': "
+                            "name its data set instead")
+        return StoreSet(store, min(n, store.n) if n else None)
+
+    # everything else is read as the data room reads it
+    try:
+        source = _source(spec, path, split, root)
+    except MissingData:
+        if suffix in ARRAYS or path.exists():
+            raise
+        store = open_dataset(spec, side=side, split=split or "train", channels=channels, crop=crop, root=root)
+        return StoreSet(store, min(n, store.n) if n else None)
+    return SourceSet(source, spec, n, side, channels, crop, skip_bad)
+
+
+def _source(spec: str, path: Path, split: str | None, root: str | None) -> Source:
+    """The data source that reads this, opened with the split asked for, or its train split if it has splits of its own."""
+    def opened(split: str) -> Source:
+        if path.is_file() and path.suffix.lower() in (".safetensors", ".pt", ".pth"):
+            return _TensorFile(str(path), split=split, root=root)
+        return find_source(spec, split=split, root=root)
+
+    if split is not None:
+        return opened(split)
+    every = opened("all")
+    return opened("train") if every.own_splits else every
+
+
+class _TensorFile(Npz):
+    """A .safetensors or .pt file with one array of images."""
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray | None, bool]:
+        """As `Npz.arrays`; these files keep neither labels nor splits."""
+        loaded = _safetensors(self.path) if self.path.suffix.lower() == ".safetensors" else _tensor_file(self.path)
+        return as_images(_only(loaded, self.path), str(self.path)), None, False
 
 
 def _statistics(path: Path) -> Statistics | None:
@@ -113,32 +159,20 @@ def _statistics(path: Path) -> Statistics | None:
         return None
     for mean, covariance in (("mu", "sigma"), ("mean", "covariance")):
         if mean in found and covariance in found:
-            n = int(np.asarray(found["n"])) if "n" in found else 0
-            return Statistics(np.asarray(found[mean], dtype=np.float64), np.asarray(found[covariance], dtype=np.float64), n,
-                              str(path))
+            with one_line(f"the statistics in {path}"):
+                n = int(np.asarray(found["n"])) if "n" in found else 0
+                mu, sigma = (np.asarray(found[name], dtype=np.float64) for name in (mean, covariance))
+            if not np.isfinite(mu).all() or not np.isfinite(sigma).all() or n < 0:
+                raise UserError(f"{path} holds statistics that are not finite: compute them again")
+            return Statistics(mu, sigma, n, str(path))
     return None
-
-
-def _numpy_array(path: Path) -> np.ndarray:
-    try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {path} ({str(error).splitlines()[0]})") from None
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with loaded:
-        candidates = [k for k in loaded.files if k in ("images", "samples", "x", "data", "arr_0")] or \
-                     [k for k in loaded.files if loaded[k].ndim in (3, 4)]
-        if not candidates:
-            raise UserError(f"{path} holds no array of images, only {', '.join(loaded.files)}: call it 'images'")
-        return loaded[candidates[0]]
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except Exception as error:
-        raise UserError(f"cannot read {path} as safetensors ({str(error).splitlines()[0]})") from None
+        raise UserError(f"cannot read {path} as safetensors ({first_line(error)})") from None
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -149,23 +183,33 @@ def _is_torchscript(path: Path) -> bool:
         return False
 
 
-def _tensor_file(path: Path) -> np.ndarray:
+def _tensor_file(path: Path) -> dict[str, np.ndarray]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"cannot read {path}: it is neither TorchScript nor a plain tensor file "
-                        f"({str(error).splitlines()[0][:120]})") from None
-    if isinstance(loaded, dict):
-        loaded = _only({k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)}, path)
-    if not isinstance(loaded, torch.Tensor):
+                        f"({first_line(error)[:120]})") from None
+    if isinstance(loaded, torch.Tensor):
+        loaded = {"images": loaded}
+    if not isinstance(loaded, dict):
         raise UserError(f"{path} holds a {type(loaded).__name__}, not a tensor of images")
-    return loaded.numpy()
+    tensors = {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+    other = next((v for v in tensors.values() if v.layout != torch.strided or v.dtype != torch.uint8), None)
+    if other is not None and (len(tensors) == 1 or "images" not in tensors or other is tensors["images"]):
+        raise UserError(f"{path} holds {str(other.dtype).removeprefix('torch.')} numbers"
+                        f"{', sparse' if other.layout != torch.strided else ''}: images have to be uint8, 0 to 255")
+    return {k: v.numpy() for k, v in tensors.items() if v.dtype == torch.uint8}
 
 
-def _only(arrays: dict[str, Any], path: Path) -> Any:
+def _only(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:
     """The array called 'images', or the only one."""
     if "images" in arrays:
         return arrays["images"]
     if len(arrays) != 1:
         raise UserError(f"{path} holds {len(arrays)} arrays ({', '.join(list(arrays)[:4])}): call the images 'images'")
     return next(iter(arrays.values()))
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, as far as its first line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,31 +1,27 @@
-"""Sets of images to score: uint8 (B,C,S,S) batches from a store, a folder, a zip, an array, a generator.
+"""Sets of images to score: uint8 (B,C,S,S) batches from a store, a data source, an array, a generator.
 
 Everything that metrics see comes through an `ImageSet`, so that each image is decoded once for all metrics of a call.
-Pictures are decoded and brought to one size by the rules of the data room (ganbench.data.images), so that a folder of
-generated pictures and a prepared store are treated alike.
+Folders, archives and files of arrays are opened by the data room's sources and brought to one size by its rules
+(ganbench.data.images), so that pictures that are scored and a prepared store are treated alike.
 """
 
 import hashlib
-import io
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ganbench.data.images import EXTENSIONS, Unreadable, decode, squared
+from ganbench.data.images import Header, Unreadable, header, squared
+from ganbench.data.source import Source, shown
 from ganbench.errors import UserError
 from ganbench.random import derived_seed
 
-RESIZE = "centre crop, Pillow Lanczos"
-LOSSY = {"JPEG", "MPO", "WEBP"}
 BATCH = 64
 
 
@@ -33,8 +29,12 @@ class ImageSet:
     """Images that can be scored.
 
     Attributes:
-        n, side, channels: how many, their side in pixels, 1 or 3. description: one phrase for tables and messages.
-        warnings: one line each, about what may spoil a comparison. dataset, split, crop: where they are known.
+        n, side, channels: how many, their side in pixels, their channels. available: how many there were to choose from.
+        description: one phrase for tables and messages.
+        warnings: one line each, about what may spoil a comparison. remarks: what was decided about the images.
+        left_out: reason -> images that were not taken for it.
+        dataset, split, crop: where they are known. takes: options of `eval` that this kind of input can use;
+        kind: what it is, in messages.
         decoded: images handed out so far, over all passes. at_hand: reading them again costs next to nothing.
     """
 
@@ -42,13 +42,28 @@ class ImageSet:
     side: int
     channels: int
     at_hand = False
+    takes: ClassVar[frozenset[str]] = frozenset()
+    kind: ClassVar[str] = "an array"
 
     def __init__(self, description: str):
         self.description = description
         self.warnings: list[str] = []
+        self.remarks: list[str] = []
+        self.left_out: dict[str, int] = {}
+        self.available = 0  # as many as are taken, unless it is set
         self.dataset, self.split, self.crop = "", "", ""
         self.mirror = False  # a generator trained on these saw them mirrored too
         self.decoded = 0
+
+    def describe(self) -> str:
+        """How many images were taken, of what, and what was left out and why, in one line."""
+        if not self.side:
+            return f"statistics in {shown(self.description)}, of {f'{self.n:,}' if self.n else 'an unknown number of'} images"
+        taken = f"{self.n:,} of {self.available:,}" if self.available > self.n else f"{self.n:,}"
+        settings = [f"{self.channels}x{self.side}x{self.side}", *(f"{name} {value}" for name, value in
+                                                                 (("split", self.split), ("crop", self.crop)) if value)]
+        out = [f"left out: {reason} {count:,}" for reason, count in self.left_out.items()]
+        return "; ".join([f"{taken} images of {shown(self.description)}, {', '.join(settings)}", *out, *self.remarks])
 
     @property
     def content_hash(self) -> str | None:
@@ -84,11 +99,14 @@ class StoreSet(ImageSet):
     """
 
     at_hand = True
+    takes = frozenset({"split", "crop", "root", "skip_bad", "side"})
+    kind = "a data set"
 
     def __init__(self, store: Any, n: int | None = None, *, part: int = 0, seed: int = 0):
         super().__init__(f"{store.name} {store.split}")
         self.store, self.side, self.channels = store, store.side, store.channels
-        self.n = min(n or store.n, store.n)
+        self.n, self.available = min(n or store.n, store.n), store.n
+        _note_sample(self)
         if (part + 1) * self.n > store.n:
             raise UserError(f"{self.description} has {store.n} images, which is too few for {part + 1} times {self.n}: "
                             f"ask for at most {store.n // (part + 1)} with --n")
@@ -120,10 +138,13 @@ class GeneratedSet(ImageSet):
         content_hash: of what the images follow from (a file and a seed), where that is known.
     """
 
+    takes = frozenset({"latent"})
+    kind = "a generator"
+
     def __init__(self, make: Callable[[int], Iterator[Tensor]], *, n: int, side: int, channels: int,
                  description: str = "generated images", content_hash: str | None = None):
         super().__init__(description)
-        self.make, self.n, self.side, self.channels = make, n, side, channels
+        self.make, self.n, self.available, self.side, self.channels = make, n, n, side, channels
         self._content = content_hash
 
     @property
@@ -155,16 +176,14 @@ class ArraySet(ImageSet):
             array = array.transpose(0, 3, 1, 2)
         if array.ndim != 4 or array.shape[1] not in (1, 3) or array.shape[2] != array.shape[3] or not len(array):
             raise UserError(f"{description} has shape {tuple(array.shape)}: expected (N,1 or 3,S,S) or (N,S,S,1 or 3)")
-        self.n = min(n or len(array), len(array))
+        self.n, self.available = min(n or len(array), len(array)), len(array)
+        _note_sample(self)
         self.array = array if self.n == len(array) else array[np.sort(shuffled(len(array))[:self.n])]
         self.channels, self.side = self.array.shape[1:3]
 
     @cached_property
     def content_hash(self) -> str:  # type: ignore[override]
-        digest = hashlib.sha256(repr(self.array.shape).encode())
-        for start in range(0, self.n, 256):
-            digest.update(np.ascontiguousarray(self.array[start:start + 256]).data)
-        return digest.hexdigest()
+        return _digest(*map(_array_digest, self.array), self.side, self.channels, "")
 
     def _batches(self, size: int) -> Iterator[Tensor]:
         for start in range(0, self.n, size):
@@ -178,6 +197,8 @@ class Statistics(ImageSet):
         mean (d,), covariance (d,d); n: images they come from, or 0 where that is unknown.
     """
 
+    kind = "a file of statistics"
+
     def __init__(self, mean: np.ndarray, covariance: np.ndarray, n: int, description: str):
         super().__init__(description)
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
@@ -188,110 +209,118 @@ class Statistics(ImageSet):
                              "layer and resize")
 
 
-class FileSet(ImageSet):
-    """Picture files in a folder (with its subfolders) or in a zip.
+class SourceSet(ImageSet):
+    """Images of a data source (`ganbench.data.Source`): a folder, an archive, an array file, whatever a source reads.
 
     Args:
-        path: the folder or zip. n: how many; default all (fewer: a fixed random sample).
+        source: opened, with its split. n: how many; default all (fewer: a fixed random sample).
         side: to bring them to; default the commonest short side. channels: default 3 if any picture has colour, else 1.
-        skip_bad: leave out unreadable files and warn, instead of refusing.
+        crop: by name; default as the source says. skip_bad: leave out unreadable images by name, instead of refusing.
     """
 
-    def __init__(self, path: str | Path, n: int | None = None, side: int | None = None, channels: int | None = None,
-                 skip_bad: bool = False):
-        super().__init__(str(path))
-        self.files: list[_File] = _zip_members(Path(path)) if Path(path).is_file() else _folder_files(Path(path))
-        if not self.files:
-            raise UserError(f"no pictures in {path} ({', '.join(sorted(EXTENSIONS))}): name a folder or zip that holds some")
-        if n is not None and n < len(self.files):
-            self.files = [self.files[i] for i in np.sort(shuffled(len(self.files))[:n])]
-        shapes = self._look(skip_bad)
-        self.n = len(self.files)
-        sizes = Counter((width, height) for width, height, _ in shapes)
+    takes = frozenset({"split", "crop", "root", "skip_bad", "side"})
+    kind = "images"
+
+    def __init__(self, source: Source, description: str, n: int | None = None, side: int | None = None,
+                 channels: int | None = None, crop: str | None = None, skip_bad: bool = False):
+        super().__init__(description)
+        source.ready()
+        self.source, self.split, self.mirror = source, source.split, source.mirror
+        self.dataset = source.label()
+        self.available = len(source)
+        self.remarks = list(source.remarks)
+        if not len(source):
+            raise UserError(f"{description} holds no images in the split '{source.split}'")
+        # a sample of fewer is drawn before anything is read
+        n = min(n or len(source), len(source))
+        self.indices = np.arange(len(source)) if n == len(source) else np.sort(shuffled(len(source))[:n])
+        looks = self._look(skip_bad)
+        self.n = len(self.indices)
+        _note_sample(self)
+        sizes = Counter((look.width + 2 * source.pad, look.height + 2 * source.pad) for look, _ in looks)
         self.side = side or Counter(min(size) for size in sizes.elements()).most_common(1)[0][0]
-        self.channels = channels or (3 if any(colour for _, _, colour in shapes) else 1)
+        self.channels = channels or source.channels or (3 if any(look.colour for look, _ in looks) else 1)
+        self.crop, self._box = source.crop_for(self.side, crop)
+        self._looks = [digest for _, digest in looks]
+        self.at_hand = source.encoded(int(self.indices[0])) is None
         others = sum(count for size, count in sizes.items() if size != (self.side, self.side))
         if others:
-            self.warnings.append(f"{path}: {others} of {self.n} pictures are not {self.side}x{self.side} "
-                                 f"and are resized ({RESIZE})")
-        self.resized = others
-
-    def _look(self, skip_bad: bool) -> list[tuple[int, int, bool]]:
-        """Width, height, colour of each file from its header; unreadable ones are refused or dropped."""
-        shapes, good, bad, lossy = [], [], [], 0
-        for file in self.files:
-            try:
-                with file.open() as stream, Image.open(stream) as picture:
-                    shapes.append((*picture.size, _has_colour(picture)))
-                    lossy += picture.format in LOSSY
-                    good.append(file)
-            except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-                bad.append(file.name)
-                if not skip_bad:
-                    raise UserError(f"cannot read {file.name} as a picture ({_first_line(error)}): "
-                                    "remove it, or leave such files out with --skip-bad") from None
-        if bad:
-            self.warnings.append(f"left out {len(bad)} unreadable files: {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}")
-        if not good:
-            raise UserError(f"no readable pictures in {self.description}")
+            self.warnings.append(f"{description}: {others} of {self.n} pictures are not {self.side}x{self.side} "
+                                 f"and are resized (crop {self.crop}, Pillow Lanczos)")
+        lossy = sum(look.lossy for look, _ in looks)
         if lossy:
-            self.warnings.append(f"{self.description}: {lossy} of {len(good)} pictures are lossily compressed, "
+            self.warnings.append(f"{description}: {lossy} of {self.n} pictures are lossily compressed, "
                                  "which moves scores by itself: compare PNG with PNG")
-        self.files = good
-        return shapes
+
+    def _look(self, skip_bad: bool) -> list[tuple[Header, str]]:
+        """Header and digest of each image, in order; unreadable ones are refused, or dropped and named.
+
+        Where they may be skipped every image is decoded once here: a header says little of what follows it.
+        """
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            looks = list(pool.map(lambda index: _look_at(self.source, int(index), skip_bad), self.indices))
+        bad = [(index, look) for index, look in zip(self.indices, looks) if isinstance(look, str)]
+        if bad:
+            named = "; ".join(f"{shown(self.source.names[index])}: {reason}" for index, reason in bad[:5])
+            named += " ..." if len(bad) > 5 else ""
+            if not skip_bad:
+                raise UserError(f"cannot read {len(bad)} of {len(looks)} images of {self.description} ({named}): "
+                                "replace them, or leave them out with --skip-bad")
+            self.left_out["unreadable"] = len(bad)
+            self.warnings.append(f"left out {len(bad)} unreadable files of {self.description}: {named}")
+        self.indices = np.array([i for i, look in zip(self.indices, looks) if not isinstance(look, str)], dtype=np.int64)
+        good = [look for look in looks if not isinstance(look, str)]
+        if not good:
+            raise UserError(f"none of {len(looks)} images of {self.description} can be read: {named}")
+        return good
 
     @cached_property
     def content_hash(self) -> str:  # type: ignore[override]
-        """Of the files' bytes in order, and of how they are brought to one size; names and place do not count."""
-        parts = []
-        for file in self.files:
-            with file.open() as stream:
-                parts.append(hashlib.sha256(stream.read()).hexdigest())
-        return _digest(*parts, self.side, self.channels, RESIZE)
+        """Of the files' bytes in order (or the pixels of arrays), and of how they are brought to one size."""
+        crop = "" if self.at_hand and self.crop == "centre" else self.crop
+        return _digest(*self._looks, self.side, self.channels, crop)
 
     def _batches(self, size: int) -> Iterator[Tensor]:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # Pillow decodes outside Python's lock
             for start in range(0, self.n, size):
-                yield torch.from_numpy(np.stack(list(pool.map(self._decode, self.files[start:start + size]))))
+                yield torch.from_numpy(np.stack(list(pool.map(self._decode, self.indices[start:start + size]))))
 
-    def _decode(self, file: "_File") -> np.ndarray:
+    def _decode(self, index: int) -> np.ndarray:
         try:
-            with file.open() as stream:
-                return squared(decode(stream.read()), self.side, self.channels)
-        except (Unreadable, OSError) as error:
-            raise UserError(f"cannot decode {file.name} ({_first_line(error)}): remove or replace the file") from None
+            return squared(self.source.picture(int(index)), self.side, self.channels, crop=self.crop, box=self._box,
+                           pad=self.source.pad, smooth=self.source.smooth)
+        except Unreadable as error:
+            raise UserError(f"cannot decode {shown(self.source.names[index])} of {self.description} ({error}): replace the file, "
+                            "or leave such files out with --skip-bad") from None
 
 
-class _File:
-    """One picture file, in a folder or in a zip."""
-
-    def __init__(self, name: str, path: Path, archive: zipfile.ZipFile | None = None):
-        self.name, self.path, self.archive = name, path, archive
-
-    def open(self) -> Any:
-        return open(self.path, "rb") if self.archive is None else io.BytesIO(self.archive.read(self.name))
-
-
-def _folder_files(path: Path) -> list[_File]:
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-    return [_File(str(p.relative_to(path)), p) for p in found]
-
-
-def _zip_members(path: Path) -> list[_File]:
+def _look_at(source: Source, index: int, whole: bool) -> tuple[Header, str] | str:
+    """Header and digest of one image, or why it cannot be read. whole: decode it, too."""
     try:
-        archive = zipfile.ZipFile(path)
-        names = sorted(i.filename for i in archive.infolist() if not i.is_dir())
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"cannot read {path} as a zip ({_first_line(error)})") from None
-    return [_File(name, path, archive) for name in names if Path(name).suffix.lower() in EXTENSIONS]
+        data = source.encoded(index)
+        picture = source.picture(index) if whole or data is None else None
+        if data is None:
+            assert picture is not None
+            pixels = np.asarray(picture)
+            return Header(pixels.shape[1], pixels.shape[0], pixels.ndim == 3, False), _array_digest(pixels)
+        data = data.read_bytes() if isinstance(data, Path) else data
+        return header(data), hashlib.sha256(data).hexdigest()
+    except (Unreadable, OSError) as error:
+        return " ".join(str(error).split())
 
 
-def _has_colour(picture: Image.Image) -> bool:
-    return picture.mode not in ("1", "L", "LA", "F") and not picture.mode.startswith("I")
+def _array_digest(image: np.ndarray) -> str:
+    """Of one image: equal for (C,H,W) and (H,W,C), and for grey with and without an axis of channels."""
+    if image.ndim == 3 and image.shape[0] in (1, 3) and image.shape[2] not in (1, 3):
+        image = image.transpose(1, 2, 0)
+    image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _note_sample(images: ImageSet) -> None:
+    unreadable = images.left_out.get("unreadable", 0)
+    if images.n + unreadable < images.available:
+        images.left_out["not in the sample of --n"] = images.available - images.n - unreadable
 
 
 def _digest(*parts: object) -> str:
