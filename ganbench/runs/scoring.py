@@ -168,7 +168,7 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
 
 def _refuse_unused(asked: EvalRequest) -> None:
     """Raise UserError for options that a run's own images and data cannot use."""
-    settings = {"--latent": asked.latent}
+    settings: dict[str, Any] = {"--latent": asked.latent}
     if asked.real is None:
         settings |= {"--crop": asked.crop, "--root": asked.root, "--skip-bad": asked.skip_bad or None}
     for option, value in settings.items():
