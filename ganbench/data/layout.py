@@ -52,9 +52,8 @@ def read_layout(names: Sequence[str], split: str, other: Callable[[str], bytes |
     inner = [name[len(top):] for name in names]
     found = Layout([])
     depth = _choose_split(inner, split, found, top)
-    labels, found.classes = _labels_of_file(inner, other, top, where, found.remarks)
-    if labels is None:
-        labels, found.classes = _labels_of_folders(inner, depth, found.remarks)
+    decided = _labels_of_file(inner, other, top, where, found.remarks) or _labels_of_folders(inner, depth, found.remarks)
+    labels, found.classes = decided
     if labels is not None:
         found.labels = labels[found.chosen]
     return found
@@ -136,11 +135,14 @@ def _in_shard(name: str) -> bool:
 
 
 def _labels_of_file(inner: list[str], other: Callable[[str], bytes | None], top: str, where: str, remarks: list[str],
-                    ) -> tuple[np.ndarray | None, list[str]]:
-    """Labels from StyleGAN2-ADA's dataset.json: {"labels": [["00000/img00000000.png", 3], ...]}, or null for none."""
+                    ) -> tuple[np.ndarray | None, list[str]] | None:
+    """Labels from StyleGAN2-ADA's dataset.json: {"labels": [["00000/img00000000.png", 3], ...]}, or null for none.
+
+    None where there is no such file, so that it decides nothing.
+    """
     found = next((name for name in (f"{top}{LABELS}", LABELS) if other(name) is not None), None)
     if found is None:
-        return None, []
+        return None
     path = f"{where}/{found}"
     try:
         document = json.loads((other(found) or b"").decode("utf-8-sig"))
@@ -148,9 +150,10 @@ def _labels_of_file(inner: list[str], other: Callable[[str], bytes | None], top:
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:80]}): get it again") from None
     if not isinstance(document, dict) or "labels" not in document:
         remarks.append(f"{LABELS} has no \"labels\" and is not used")
-        return None, []
+        return None
     listed = document["labels"]
     if listed is None:
+        remarks.append(f"classes: none, {LABELS} says that there are no labels")
         return None, []
     try:
         marks = {str(name).replace("\\", "/"): mark for name, mark in listed}

@@ -61,7 +61,8 @@ class Place:
         """What was left out, a line each."""
         found = []
         if self.ignored:
-            counts = ", ".join(f"{ending} {count:,}" for ending, count in self.ignored.most_common(12))
+            most = sorted(self.ignored.items(), key=lambda item: (-item[1], item[0]))[:12]
+            counts = ", ".join(f"{ending} {count:,}" for ending, count in most)
             heif = " (pip install 'ganbench[heif]' reads .heic)" if HEIF & set(self.ignored) else ""
             found.append(f"ignored: {counts}{heif}")
         if self.doubles:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ganbench.errors import UserError
 
 
@@ -100,6 +102,44 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 def masked_crc(data: bytes) -> int:
     """CRC-32C, rotated and shifted as TFRecord does."""
-    import google_crc32c
-    crc = google_crc32c.value(data)
+    crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def crc32c(data: bytes, lanes: int = 1024) -> int:
+    """The checksum of Castagnoli. Python's zlib has another polynomial only.
+
+    Long data is cut into lanes that NumPy works on side by side; since the checksum is linear, they are put together
+    afterwards, each shifted by the bytes that follow it.
+    """
+    if len(data) < 8 * lanes:
+        crc = 0xFFFFFFFF
+        for byte in data:
+            crc = int(_TABLE[(crc ^ byte) & 255]) ^ (crc >> 8)
+        return crc ^ 0xFFFFFFFF
+    steps = -(-len(data) // lanes)
+    padded = np.zeros(lanes * steps, np.uint8)  # zeros before the data change nothing
+    padded[-len(data):] = np.frombuffer(data, np.uint8)
+    padded[-len(data):][:4] ^= 255  # as if the register began with ones
+    columns = padded.reshape(lanes, steps).T
+    # 32 more lanes of zeros, each beginning with one bit, tell what the other bytes of a lane make of that bit
+    state = np.concatenate([np.zeros(lanes, np.uint32), np.uint32(1) << np.arange(32, dtype=np.uint32)])
+    for column in columns:
+        low = state & 255
+        low[:lanes] ^= column
+        state = _TABLE[low] ^ (state >> 8)
+    shifted, crc = state[lanes:], 0
+    for lane in state[:lanes].tolist():
+        bits = [crc >> i & 1 for i in range(32)]
+        crc = lane ^ int(np.bitwise_xor.reduce(shifted[np.array(bits, bool)]))
+    return crc ^ 0xFFFFFFFF
+
+
+def _table() -> np.ndarray:
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = (table >> 1) ^ (np.uint32(0x82F63B78) * (table & 1))
+    return table
+
+
+_TABLE = _table()
