@@ -136,9 +136,9 @@ def crc32c(data: bytes, lanes: int = 1024) -> int:
 
 
 def _table() -> np.ndarray:
-    table = np.arange(256, dtype=np.uint32)
+    table: np.ndarray = np.arange(256, dtype=np.uint32)
     for _ in range(8):
-        table = (table >> 1) ^ (np.uint32(0x82F63B78) * (table & 1))
+        table = (table >> np.uint32(1)) ^ (np.uint32(0x82F63B78) * (table & np.uint32(1)))
     return table
 
 
