@@ -8,10 +8,13 @@ import scipy.linalg
 import torch
 
 from ganbench.errors import UserError
+from ganbench.metrics.measures.authenticity import Authenticity, authentic
+from ganbench.metrics.measures.mind import Mind
 from ganbench.metrics.measures.power_spectrum import PowerSpectrum, log_spectra
 from ganbench.metrics.measures.rke import gaussian_kernel, median_distance, mode_count, relative_entropy
 from ganbench.metrics.measures.vendi import vendi_score
 from ganbench.metrics.measures.wavelet_frechet import WaveletFrechet, packets
+from ganbench.random import Random, derived_seed
 
 
 def images(n, side=16, channels=3, seed=0, scale=1.0):
@@ -171,3 +174,53 @@ def test_renyi_scores_equal_the_authors_package():
     theirs = package.RKE(kernel_bandwidth=0.8)
     assert mode_count(torch.from_numpy(x), 0.8) == pytest.approx(1 / theirs.compute_rke_mc_frobenius_norm(x)[0.8])
     assert relative_entropy(torch.from_numpy(x), torch.from_numpy(y), 0.8) == pytest.approx(theirs.compute_rrke(x, y)[0.8])
+
+
+# --- measures of features, on features that are given -----------------------------------------------------------------
+
+def test_mind_equals_its_definition_and_takes_as_many_of_the_larger_set():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((30, 5)), rng.standard_normal((20, 5)) + 0.5
+    metric = Mind(projections=40)
+    metric.update_features(torch.from_numpy(x), real=True)
+    metric.update_features(torch.from_numpy(y), real=False)
+    directions = Random(derived_seed(0, "mind-directions")).normal(40, 5).double().numpy()
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    chosen = x[Random(derived_seed(0, "mind-subset", "real")).uniform(30).argsort()[:20].numpy()]
+    expected = np.mean([np.mean((np.sort(chosen @ u) - np.sort(y @ u)) ** 2) for u in directions]) * 15
+    assert float(metric.compute()) == pytest.approx(expected, rel=1e-6)
+    assert metric.scores()[0].ci_low is None and metric.scores()[0].n_real == 20
+
+
+def test_mind_of_a_shift_is_three_times_its_square_and_the_interval_is_as_wide_as_repetitions_spread():
+    values, errors = [], []
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        metric = Mind(projections=100)
+        metric.update_features(torch.from_numpy(rng.standard_normal((400, 4))), real=True)
+        metric.update_features(torch.from_numpy(rng.standard_normal((400, 4)) + [2, 0, 0, 0]), real=False)
+        score = metric.scores()[0]
+        values.append(score.value)
+        errors.append((score.ci_high - score.ci_low) / 2 / 2.262157)
+    # E (u . shift)^2 = |shift|^2 / d, times 3 d: 12, but for the directions drawn and the bias of 400 rows
+    assert np.mean(values) == pytest.approx(12, rel=0.1)
+    assert np.mean(errors) == pytest.approx(np.std(values, ddof=1), rel=0.3)
+
+
+def test_authenticity_finds_copies_and_equals_a_loop():
+    rng = np.random.default_rng(0)
+    reals, fakes = rng.standard_normal((50, 3)), rng.standard_normal((40, 3)) * 1.5
+    fakes[:10] = reals[:10] + 1e-3
+    expected = []
+    for fake in fakes:
+        distances = np.linalg.norm(reals - fake, axis=1)
+        nearest = distances.argmin()
+        others = np.linalg.norm(np.delete(reals, nearest, 0) - reals[nearest], axis=1)
+        expected.append(others.min() < distances[nearest])
+    found = authentic(torch.from_numpy(reals), torch.from_numpy(fakes))
+    assert found.tolist() == expected and not any(expected[:10])
+    metric = Authenticity()
+    metric.update_features(torch.from_numpy(reals), real=True)
+    metric.update_features(torch.from_numpy(fakes), real=False)
+    score = metric.scores()[0]
+    assert score.value == pytest.approx(np.mean(expected)) and score.ci_low < score.value < score.ci_high
