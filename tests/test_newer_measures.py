@@ -1,4 +1,4 @@
-"""Spectra, wavelets, Vendi and Rényi scores against slow versions by their definitions, closed forms and the packages."""
+"""The newer measures, with and without weights, against slow versions by their definitions, closed forms and packages."""
 
 import math
 
@@ -9,6 +9,7 @@ import torch
 
 from ganbench.errors import UserError
 from ganbench.metrics.measures.authenticity import Authenticity, authentic
+from ganbench.metrics.measures.mifid import Mifid
 from ganbench.metrics.measures.mind import Mind
 from ganbench.metrics.measures.power_spectrum import PowerSpectrum, log_spectra
 from ganbench.metrics.measures.rke import gaussian_kernel, median_distance, mode_count, relative_entropy
@@ -224,3 +225,19 @@ def test_authenticity_finds_copies_and_equals_a_loop():
     metric.update_features(torch.from_numpy(fakes), real=False)
     score = metric.scores()[0]
     assert score.value == pytest.approx(np.mean(expected)) and score.ci_low < score.value < score.ci_high
+
+
+@pytest.mark.parametrize("noise", [0.05, 2.0])
+def test_mifid_equals_torchmetrics_with_the_sets_exchanged(noise):
+    from torchmetrics.image.mifid import _mifid_compute
+    rng = np.random.default_rng(0)
+    reals = torch.from_numpy(rng.standard_normal((60, 6)) + 1)
+    fakes = reals[:50] + noise * torch.from_numpy(rng.standard_normal((50, 6)))
+    metric = Mifid()
+    metric.update_features(reals, real=True)
+    metric.update_features(fakes, real=False)
+    statistics = [argument for rows in (fakes, reals) for argument in (rows.mean(0), rows.T.cov(), rows)]
+    expected = float(_mifid_compute(*statistics))
+    values = metric.compute()
+    assert values["mifid"] == pytest.approx(expected, rel=1e-6)
+    assert (values["distance"] < 0.1) == (noise < 1) == ("memorised" in metric.scores()[0].note)
