@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from ganbench import plugins, records
 from ganbench.training import session
-from ganbench.training.options import RunOptions
+from ganbench.training.run_options import RunOptions
 
 HERE = Path(__file__).parent
 FAMILIES = sorted(plugins.names("family"))

@@ -105,7 +105,7 @@ def test_newest_run_against_its_own_data(elsewhere):
     images the numbers are those that training wrote."""
     from pathlib import Path
 
-    from ganbench.training.options import RunOptions
+    from ganbench.training.run_options import RunOptions
     from ganbench.training.session import run
     toy = str(Path(__file__).parent / "toy.py")
     outcome = run(RunOptions(family=toy, dataset="digits", steps=4, metrics=["swd"], n_eval=64, results=None, quiet=True,

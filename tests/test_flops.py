@@ -14,7 +14,7 @@ from ganbench.runs import checkpoint
 from ganbench.training import recorder, session
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.flops import count_flops, count_with_smaller_batch
-from ganbench.training.options import RunOptions
+from ganbench.training.run_options import RunOptions
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ import typer
 from typer.testing import CliRunner
 
 from ganbench.errors import UserError
-from ganbench.options import argument, as_command, option, parse_metric_settings, parse_settings, split_names
-from ganbench.training.options import ResumeOptions, RunOptions
+from ganbench.runs.options import argument, as_command, option, parse_metric_settings, parse_settings, split_names
+from ganbench.training.run_options import ResumeOptions, RunOptions
 
 
 @dataclass

@@ -18,7 +18,7 @@ ORDER = [
     ["ganbench.files", "ganbench.platforms"],
     ["ganbench.random"],
     ["ganbench.environment", "ganbench.plugins", "ganbench.distributed"],
-    ["ganbench.records", "ganbench.options"],
+    ["ganbench.records"],
     ["ganbench.family"],
     ["ganbench.models.nn"],
     ["ganbench.models"],

@@ -12,7 +12,7 @@ from ganbench.commands import sample as samples_commands
 from ganbench.errors import UserError
 from ganbench.runs.run_folder import load_run
 from ganbench.training import session
-from ganbench.training.options import RunOptions
+from ganbench.training.run_options import RunOptions
 
 SIDE, GAP = 32, 2
 

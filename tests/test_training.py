@@ -18,7 +18,7 @@ from ganbench.errors import UserError
 from ganbench.family import find_family
 from ganbench.runs import checkpoint
 from ganbench.training.engine import TrainingEngine
-from ganbench.training.options import RunOptions
+from ganbench.training.run_options import RunOptions
 from ganbench.training.session import resume, run
 
 TOY = str(Path(__file__).parent / "toy.py")

@@ -7,8 +7,8 @@ import typer
 
 from ganbench.commands import note
 from ganbench.errors import EXIT_DIVERGED
-from ganbench.options import as_command
-from ganbench.training.options import ResumeOptions, RunOptions
+from ganbench.runs.options import as_command
+from ganbench.training.run_options import ResumeOptions, RunOptions
 
 if TYPE_CHECKING:
     from ganbench.training.session import Outcome

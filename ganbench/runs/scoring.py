@@ -18,8 +18,8 @@ from ganbench.metrics.floor import noise_floor
 from ganbench.metrics.images.opening import open_images
 from ganbench.metrics.images.sets import GeneratedSet, ImageSet, StoreSet
 from ganbench.metrics.metric import Subject
-from ganbench.options import DEFAULT_N
 from ganbench.plugins import canonical
+from ganbench.runs.options import DEFAULT_N
 
 WITH_FLOOR = {"swd"}
 

@@ -20,7 +20,7 @@ from ganbench.family import Family, FamilyConfig, ImageSpec, Preset, configure, 
 from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.runs.run_folder import new_run_folder, read_config
 from ganbench.training.loop import Plan
-from ganbench.training.options import RunOptions
+from ganbench.training.run_options import RunOptions
 
 
 @dataclass

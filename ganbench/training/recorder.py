@@ -18,8 +18,8 @@ from ganbench.runs.model_scoring import held_out_split, score
 from ganbench.runs.run_folder import sample_batches
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.flops import Flops, count_flops
-from ganbench.training.options import RunOptions
 from ganbench.training.progress import ProgressLine
+from ganbench.training.run_options import RunOptions
 
 GRID = 8  # images in a row of a sample grid, and rows
 

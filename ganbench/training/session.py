@@ -19,9 +19,9 @@ from ganbench.training.document import Resolved, claim_folder, recorded_options,
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.log import Log
 from ganbench.training.loop import Hooks, Trainer, seed_everything
-from ganbench.training.options import RunOptions
 from ganbench.training.progress import ProgressLine, duration
 from ganbench.training.recorder import Recorder
+from ganbench.training.run_options import RunOptions
 
 current: Path | None = None  # the run that this process is training; whoever is interrupted may say its name
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from ganbench.errors import UserError
 from ganbench.family import to_uint8
 from ganbench.metrics.images.sets import GeneratedSet
-from ganbench.options import DEFAULT_N
 from ganbench.random import Random, derived_seed
+from ganbench.runs.options import DEFAULT_N
 
 LATENT_NAMES = ("latent_dim", "z_dim", "nz", "latents", "latent_size")
 

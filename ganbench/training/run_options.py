@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ganbench.options import (
+from ganbench.runs.options import (
     DEFAULT_DATASET,
     DEFAULT_N,
     DEFAULT_RESULTS,
