@@ -69,6 +69,7 @@ FLOATS = ("kimg", "value", "ci_low", "ci_high", "seconds")
 WHOLE = ("side", "channels", "img_seen", "step", "n_real", "n_fake", "seed", "eval_seed", "params_g", "params_d", "flops_g",
          "flops_train", "schema")
 TRUTHS = ("higher_is_better", "git_dirty")
+DEFAULT_N = 2048  # images on each side of an evaluation, where nobody says how many
 FLOOR, NOISE = "reals against reals", "noise images"  # what reference rows call themselves, in the column family
 # Rows that agree in these answer the same question, and the newest of them counts.
 PLACE = ("run", "config_hash", "seed", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "split", "crop", "side",

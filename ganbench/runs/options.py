@@ -27,7 +27,6 @@ from ganbench.errors import UserError
 # The defaults that several commands share.
 DEFAULT_DATASET = "digits"
 DEFAULT_RESULTS = "results/results.csv"
-DEFAULT_N = 2048  # images on each side of an evaluation
 
 Options = TypeVar("Options")
 

@@ -19,7 +19,6 @@ from ganbench.metrics.images.opening import open_images
 from ganbench.metrics.images.sets import GeneratedSet, ImageSet, StoreSet
 from ganbench.metrics.metric import Subject
 from ganbench.plugins import canonical
-from ganbench.runs.options import DEFAULT_N
 
 WITH_FLOOR = {"swd"}
 
@@ -134,7 +133,7 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
     with distributed.rank_zero_first():
         own = run.store()
     store = own if asked.split in (None, data["split"]) else run.store(asked.split)
-    n = asked.n or min(trained.get("n_eval") or DEFAULT_N, store.n)
+    n = asked.n or min(trained.get("n_eval") or records.DEFAULT_N, store.n)
     images = run.family.images
     if asked.side not in (None, images.side):
         raise UserError(f"{run.path} makes images of side {images.side}, not {asked.side}: leave out --side")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ganbench.records import DEFAULT_N
 from ganbench.runs.options import (
     DEFAULT_DATASET,
-    DEFAULT_N,
     DEFAULT_RESULTS,
     argument,
     option,

@@ -20,7 +20,7 @@ from ganbench.errors import UserError
 from ganbench.family import to_uint8
 from ganbench.metrics.images.sets import GeneratedSet
 from ganbench.random import Random, derived_seed
-from ganbench.runs.options import DEFAULT_N
+from ganbench.records import DEFAULT_N
 
 LATENT_NAMES = ("latent_dim", "z_dim", "nz", "latents", "latent_size")
 
