@@ -225,7 +225,7 @@ class BEGAN(Family):
     kimg = 8000.0
     autoencoder_critic = True
     presets = {
-        "paper": Preset("128 filters, latents of 64, gamma 0.5, any side: a GPU, a day"),
+        "paper": Preset("128 filters, latents of 64, gamma 0.5, 500,000 generator updates, any side: a GPU, a day or more"),
         "gamma0.3": Preset("the same with gamma 0.3: cleaner, less varied", gamma=0.3),
         "gamma0.5": Preset("the default by its name", gamma=0.5),
         "gamma0.7": Preset("gamma 0.7: more varied, noisier", gamma=0.7),

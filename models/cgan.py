@@ -197,7 +197,8 @@ class CGAN(Family):
     needs_labels = True
     presets = {
         "paper": Preset("the paper's dense networks for MNIST, SGD: slow, soft digits"),
-        "alt:newmu": Preset("the DCGAN authors' conditional network, labels at every layer, 200 epochs", net="newmu",
+        "alt:newmu": Preset("the DCGAN authors' conditional network, labels at every layer, 200 epochs of 60,000 images",
+                            kimg=12_000, net="newmu",
                             latents_from="signed", order="alternate", optimizer="adam", rate=2e-4, constant_epochs=100.0,
                             weight_decay=2.5e-5, batch=128),
         "alt:dcgan_cond": Preset("DCGAN (64 maps) with labels at its ends, any side", **CONV),

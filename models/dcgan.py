@@ -127,7 +127,8 @@ class DCGAN(Family):
     Config = DCGANConfig
     kimg = 1500.0
     presets = {
-        "paper": Preset("the paper's networks (128 maps, 5x5 kernels), 19M + 17M weights at 64 px: a GPU, hours"),
+        "paper": Preset("the paper's networks (128 maps, 5x5 kernels), 19M + 17M weights at 64 px, 25 epochs of 60,000 images: a "
+                        "GPU, hours"),
         "alt:torch": Preset("64 maps, 4x4 kernels, Gaussian latents, batch 64: the form most papers compare with",
                             ngf=64, ndf=64, kernel=4, latents_from="normal", per_unit_norm=False, batch=64),
         "alt:newmu": Preset("as the authors' code for faces: networks take turns at minibatches, L2 1e-5, "
@@ -135,8 +136,9 @@ class DCGAN(Family):
         "alt:r1": Preset("alt:torch with an R1 penalty and no batch norm in the critic: slower, hard to upset",
                          ngf=64, ndf=64, kernel=4, latents_from="normal", per_unit_norm=False, batch=64,
                          critic_norm=False, r1=10.0),
-        "imagenet32": Preset("the authors' network for features of 32x32 ImageNet (their linear classification test)",
-                             side=32, net="features32", latent=256, kernel=3),
+        "imagenet32": Preset("the authors' network for features of 32x32 ImageNet (their linear classification test), 30 "
+                             "epochs of 1,281,167 images: days on a GPU", kimg=38_435, side=32,
+                             net="features32", latent=256, kernel=3),
         "laptop": Preset("recognisable digits after a minute on two cores, Fashion-MNIST after five", kimg=120,
                          ngf=32, ndf=32, kernel=4, latents_from="normal", per_unit_norm=False, batch=32),
         "smoke": Preset("seconds: does it run?", kimg=1, ngf=8, ndf=8, kernel=4, latents_from="normal",

@@ -75,7 +75,7 @@ class GAN(Family):
     Config = GANConfig
     kimg = 3000.0
     presets = {
-        "paper": Preset("the authors' MNIST configuration, maxout and SGD: an hour on a few cores for 50 epochs"),
+        "paper": Preset("the authors' MNIST configuration, maxout and SGD, 50 epochs of 60,000 images: an hour on a few cores"),
         "cifar_fc": Preset("the authors' dense CIFAR-10 networks, 127M weights (without their contrast normalisation)",
                            latents_from="normal", hidden=8000, second="sigmoid", output="linear", units=1600,
                            rate=0.025),

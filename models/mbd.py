@@ -44,7 +44,7 @@ class MBD(dcgan.DCGAN):
     default_preset = "mbd"
     presets: ClassVar[dict[str, Preset]] = {
         "mbd": Preset("DCGAN (64 maps) with 100 kernels of 5 dimensions, Adam 1e-4 (0, 0.9): published with FID 31 on "
-                      "CIFAR-10 after 100,000 steps", rate=1e-4, beta1=0.0, beta2=0.9, **NET),
+                      "CIFAR-10 after 100,000 generator updates", kimg=6400, rate=1e-4, beta1=0.0, beta2=0.9, **NET),
         "alt:dcgan": Preset("the same with DCGAN's own Adam, for a comparison that changes the critic alone", **NET),
         "laptop": Preset("recognisable digits after a minute on two cores", kimg=120,
                          **{**NET, "ngf": 32, "ndf": 32, "batch": 32, "kernels": 32}),

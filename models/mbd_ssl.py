@@ -108,7 +108,8 @@ class MBDSSL(Family):
     trains_on_labels = True
     default_preset = "mbd_cifar_ssl"
     presets = {
-        "mbd_cifar_ssl": Preset("the authors' CIFAR-10 networks, 1200 epochs; here with all labels: a GPU, a day or two"),
+        "mbd_cifar_ssl": Preset("the authors' CIFAR-10 networks, 1,200 epochs of 50,000 images; here with all labels: a "
+                                "GPU, a day or two"),
         "smoke": Preset("seconds: does it run?", kimg=1, ngf=8, ndf=8, kernels=4, dimensions=2, batch=16),
     }
     quantities = {

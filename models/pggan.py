@@ -169,9 +169,10 @@ def _tensorflow(gpus: int, batches: dict[int, int], rates: dict[int, float]) -> 
 
 PRESETS = {
     "paper": Preset("the paper's settings at whatever side the data has; 19,000 kimg, days on one GPU at 128"),
-    "paper-celebahq-1024": Preset("FID 7.30 on CelebA-HQ (50k images); about four days on eight V100, weeks on one GPU",
-                                  side=1024, kimg=19000.0, for_side=1024),
-    "paper-lsun-256": Preset("one LSUN category at 256; about a week on one GPU", side=256, kimg=20000.0, for_side=256,
+    "paper-celebahq-1024": Preset("FID 7.30 on CelebA-HQ, all 30,000 images (50k generated); weeks on one GPU, and no more than "
+                                  "one process, for its minibatches are 16, 14, 6 and 3",
+                                  side=1024, kimg=19000.0, for_side=1024, split="all"),
+    "paper-lsun-256": Preset("one LSUN category at 256; about a week on one GPU", side=256, kimg=20000.0, for_side=256, split="all",
                              minibatch_by_side={}),
     "paper-cifar10": Preset("inception score 8.80 unsupervised (the paper's best run); two days on one GPU", side=32,
                             kimg=20000.0, for_side=32, stable_kimg=400.0, fade_kimg=400.0, minibatch_by_side={},

@@ -233,10 +233,13 @@ def _gpus(n: int, batches: dict[int, int]) -> Preset:
 
 PRESETS = {
     "paper": Preset("configuration F at whatever side the data has; 25,000 kimg, days on one GPU at 128"),
-    "paper-ffhq-1024": Preset("FID 4.40 on FFHQ (50k images); a week on eight V100", side=1024, for_side=1024),
-    "paper-celebahq-1024": Preset("FID 5.17 on CelebA-HQ: WGAN-GP, rates up to 0.002; a week on eight V100", side=1024,
-                                  for_side=1024, loss="wgan-gp", rate_by_side={**_RATES, 512: 0.002, 1024: 0.002}),
-    "paper-lsun-256": Preset("FID 2.65 on bedrooms; 70,000 kimg, weeks on one GPU", side=256, for_side=256, kimg=70000.0),
+    "paper-ffhq-1024": Preset("FID 4.40 on FFHQ, all 70,000 images (50k generated); a week on eight V100", side=1024,
+                              for_side=1024, split="all"),
+    "paper-celebahq-1024": Preset("FID 5.17 on CelebA-HQ, all 30,000 images: WGAN-GP, rates up to 0.002; a week on eight "
+                                  "V100", side=1024, for_side=1024, split="all", loss="wgan-gp",
+                                  rate_by_side={**_RATES, 512: 0.002, 1024: 0.002}),
+    "paper-lsun-256": Preset("FID 2.65 on bedrooms; 70,000 kimg, weeks on one GPU", side=256, for_side=256, kimg=70000.0,
+                             split="all"),
     "config-a": Preset("table 1 A, the baseline: PGGAN as its TensorFlow code runs on eight GPUs (FFHQ FID 8.04)",
                        kimg=12000.0, **_A),
     "config-b": Preset("table 1 B, A + tuning: bilinear resampling, logistic loss with R1, from 8x8, longer (5.25)", **_B),

@@ -99,19 +99,22 @@ class WGANGP(Family):
                "is from 1, at random points between real and generated images. That lets deep critics train, ResNets "
                "included, with hardly any tuning. The critic has no batch norm, for the penalty is about single images.")
     Config = WGANGPConfig
-    kimg = 8000.0
+    kimg = 64_000.0
     presets = {
-        "paper": Preset("convolutional networks of the CIFAR-10 script (128 maps), any side: a GPU, hours", beta1=0.5),
+        "paper": Preset("convolutional networks of the CIFAR-10 script (128 maps), 200,000 generator updates, any side: a "
+                        "GPU, a day", beta1=0.5),
         "alt:dim64": Preset("the same with 64 maps, which the script's comment prefers", dim=64, beta1=0.5),
-        "mnist": Preset("the MNIST script: 64 maps, no batch norm, sigmoid, batch 50", dim=64, generator_norm=False,
-                        output="sigmoid", batch=50, beta1=0.5),
-        "resnet32": Preset("CIFAR-10 ResNet, unconditional: published FID 29 to 22, a GPU, a day", net="resnet32",
+        "mnist": Preset("the MNIST script: 64 maps, no batch norm, sigmoid, batch 50, 200,000 generator updates",
+                        kimg=50_000, dim=64, generator_norm=False, output="sigmoid", batch=50, beta1=0.5),
+        "resnet32": Preset("CIFAR-10 ResNet, unconditional, 100,000 generator updates: published FID 29 to 22, a "
+                           "GPU, a day", net="resnet32",
                            rate=2e-4, decay_steps=100_000, generator_batch=128, dequantise=True, kimg=32_000),
-        "resnet32_labels": Preset("CIFAR-10 ResNet, conditional (AC-GAN): published inception score 8.42, a GPU, a day",
+        "resnet32_labels": Preset("CIFAR-10 ResNet, conditional (AC-GAN), 100,000 generator updates: published "
+                                  "inception score 8.42, a GPU, a day",
                                   net="resnet32", conditional=True, rate=2e-4, decay_steps=100_000, generator_batch=128,
                                   dequantise=True, kimg=32_000),
-        "resnet": Preset("ResNet of the 64x64 script with layer norm in the critic: a GPU, a day or two", net="resnet",
-                         dim=64, critic_norm="layer"),
+        "resnet": Preset("ResNet of the 64x64 script with layer norm in the critic, 200,000 generator updates: a GPU, a "
+                         "week", net="resnet", dim=64, critic_norm="layer"),
         "laptop": Preset("readable digits after a minute on two cores; Fashion-MNIST takes five", kimg=120, dim=24,
                          latent=64, beta1=0.5, rate=1e-3, n_critic=2, batch=16),
         "smoke": Preset("seconds: does it run?", kimg=1, dim=8, latent=16, beta1=0.5, n_critic=2, batch=16),

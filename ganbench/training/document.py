@@ -47,8 +47,8 @@ def resolve(options: RunOptions) -> Resolved:
 
     # the images, and whether preset, family and metrics can work with them
     with distributed.rank_zero_first():
-        store = open_dataset(options.dataset, side=options.side or preset.side, split=options.split, crop=options.crop,
-                             channels=options.channels, root=options.root, skip_bad=options.skip_bad)
+        store = open_dataset(options.dataset, side=options.side or preset.side, split=options.split or preset.split,
+                             crop=options.crop, channels=options.channels, root=options.root, skip_bad=options.skip_bad)
     images = ImageSpec(store.side, store.channels, len(store.classes))
     if preset.side is not None and preset.side != store.side:
         fitting = [n for n, p in cls.presets.items() if p.side in (None, store.side)]

@@ -29,7 +29,7 @@ class RunOptions:
     side: int | None = option(None, "Image side, a power of two")
     crop: str | None = option(None, "Crop by name, e.g. c108 or c178 for CelebA")
     channels: int | None = option(None, "1 or 3; default: as the data")
-    split: str = option("train", "Split to train on")
+    split: str | None = option(None, "Split to train on; default: train, or as the preset says")
     root: str | None = option(None, "Where the data set's files are")
     mirror: bool | None = option(None, "Mirror reals; default: as the data", flag="--mirror/--no-mirror")
     skip_bad: bool = option(False, "Leave out unreadable images, listed by name")
