@@ -11,7 +11,7 @@ The trainer (ganbench.training) knows families through this class alone.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -163,6 +163,11 @@ class Family(nn.Module):
     autoencoder_critic: ClassVar[bool] = False  # critic(x) has the shape of x (BEGAN, EBGAN): M_global applies
     pixel_latents: ClassVar[bool] = False  # latents are not a vector one can interpolate (PixelCNN)
     watches_held_out: ClassVar[bool] = False  # `held_out` says something of images kept from training
+    has_likelihood: ClassVar[bool] = False  # `bits_per_dim` is there
+    latent_distribution: Literal["normal", "uniform"] = "normal"  # __init__ may set it
+    has_styles: bool = False  # the generator maps z to w and draws from w: `to_style`, `from_style`; __init__ may set it
+    lipschitz_critic: bool = False  # the critic estimates a Wasserstein distance; __init__ may set it
+    energy_ratio: float = 1.0  # L(G(z)) / L(x) that an autoencoder critic's training aims at; __init__ may set it
 
     generator: nn.Module
     critic: nn.Module | None  # None where there is none; set in __init__, as a class attribute would hide the module
@@ -230,6 +235,35 @@ class Family(nn.Module):
         """Scalars to log of images kept from training, float (B,C,S,S) in [-1,1]; asked for every 100 steps of families
         with `watches_held_out`."""
         return {}
+    # --- what measures and pictures ask -------------------------------------------------------------------------
+
+    def critic_scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """What the critic says of float images (B,C,S,S) in [-1,1]: (B,), or a reconstruction by an autoencoder critic.
+
+        labels: int64 (B,) or None; only a critic that judges image and label together looks at them.
+        """
+        assert self.critic is not None
+        return self.critic(images)
+
+    def energy(self, images: Tensor) -> Tensor:
+        """Reconstruction energy of each image under an autoencoder critic, (B,): the mean over pixels of |v - D(v)|."""
+        return (images - self.critic_scores(images, None)).abs().flatten(1).mean(1)
+
+    def bits_per_dim(self, images: Tensor, random: Random) -> Tensor:
+        """Code length of float images (B,C,S,S) in [-1,1], bits per pixel and channel (B,); with `has_likelihood`."""
+        raise NotImplementedError
+
+    def to_style(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
+        """w of latents, (n,d) or (n,layers,d); with `has_styles`."""
+        raise NotImplementedError
+
+    def from_style(self, w: Tensor, generator: nn.Module) -> Tensor:
+        """Images (n,C,S,S) of w as `to_style` gives it, nominally in [-1,1]; with `has_styles`."""
+        raise NotImplementedError
+
+    def average_style(self, generator: nn.Module) -> Tensor:
+        """The running mean of w, (d,); with `has_styles`."""
+        raise NotImplementedError
 
     def sample_mode(self, generator: nn.Module) -> None:
         """Put a generator into the mode in which it samples. Default: eval()."""

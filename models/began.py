@@ -224,6 +224,7 @@ class BEGAN(Family):
     Config = BEGANConfig
     kimg = 8000.0
     autoencoder_critic = True
+    latent_distribution = "uniform"
     presets = {
         "paper": Preset("128 filters, latents of 64, gamma 0.5, 500,000 generator updates, any side: a GPU, a day or more"),
         "gamma0.3": Preset("the same with gamma 0.3: cleaner, less varied", gamma=0.3),
@@ -269,6 +270,7 @@ class BEGAN(Family):
 
     def __init__(self, config: BEGANConfig, images: ImageSpec):
         super().__init__(config, images)
+        self.energy_ratio = config.gamma
         self.generator, self.critic = Decoder(config, images), Autoencoder(config, images)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -315,6 +317,11 @@ class BEGAN(Family):
         """L(v): mean over pixels and batch of |v - D(v)|^eta, with gradient through both v (equation 1)."""
         error = (images - self.critic(images)).abs()
         return error.mean() if self.config.eta == 1 else error.square().mean()
+
+    def energy(self, images: Tensor) -> Tensor:
+        """L(v) of each image, (B,)."""
+        error = (images - self.critic(images)).abs()
+        return (error if self.config.eta == 1 else error.square()).flatten(1).mean(1)
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         x = next(reals).images

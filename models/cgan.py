@@ -227,6 +227,7 @@ class CGAN(Family):
 
     def __init__(self, config: CGANConfig, images: ImageSpec):
         super().__init__(config, images)
+        self.latent_distribution = "normal" if config.latents_from == "normal" else "uniform"
         generator, critic = NETS[config.net]
         self.generator, self.critic = generator(config, images), critic(config, images)
         self.alarm = CollapseAlarm()
@@ -258,6 +259,9 @@ class CGAN(Family):
         left = 1 - (clock.epoch - c.constant_epochs) / c.falling_epochs
         rate = c.rate * min(1.0, max(0.0, left))
         return Stage(side, c.batch, rates={"critic": rate, "generator": rate})
+
+    def critic_scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        return self.critic(images, labels)
 
     def latents(self, n: int, random: Random) -> Tensor:
         if self.config.latents_from == "normal":

@@ -170,6 +170,7 @@ class DCGAN(Family):
 
     def __init__(self, config: DCGANConfig, images: ImageSpec):
         super().__init__(config, images)
+        self.latent_distribution = "normal" if config.latents_from == "normal" else "uniform"
         self.generator, self.critic = self.make_generator(), self.make_critic()
         normal_weights(self, 0.02)
         self.alarm = CollapseAlarm()

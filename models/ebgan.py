@@ -186,6 +186,7 @@ class EBGAN(Family):
 
     def __init__(self, config: EBGANConfig, images: ImageSpec):
         super().__init__(config, images)
+        self.latent_distribution = "normal" if config.latents_from == "normal" else "uniform"
         if config.net == "mlp":
             self.generator, self.critic = dense_generator(config, images), DenseAutoencoder(config, images)
         else:

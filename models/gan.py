@@ -111,6 +111,7 @@ class GAN(Family):
 
     def __init__(self, config: GANConfig, images: ImageSpec):
         super().__init__(config, images)
+        self.latent_distribution = "normal" if config.latents_from == "normal" else "uniform"
         c, pixels = config, images.channels * images.side ** 2
         # the generator: two hidden layers, then whatever brings their units to an image in the output's range
         ends: dict[str, list[nn.Module]] = {"sigmoid": [nn.Sigmoid(), SignedPixels()], "tanh": [nn.Tanh()], "linear": []}

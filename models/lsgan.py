@@ -129,6 +129,7 @@ class LSGAN(Family):
 
     def __init__(self, config: LSGANConfig, images: ImageSpec):
         super().__init__(config, images)
+        self.latent_distribution = "normal" if config.latents_from == "normal" else "uniform"
         c = config
         if c.net == "lsun":
             self.generator, self.critic = Generator(c, images), Critic(c, images)

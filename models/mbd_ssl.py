@@ -106,6 +106,7 @@ class MBDSSL(Family):
     Config = MBDSSLConfig
     kimg = 60_000.0
     trains_on_labels = True
+    latent_distribution = "uniform"
     default_preset = "mbd_cifar_ssl"
     presets = {
         "mbd_cifar_ssl": Preset("the authors' CIFAR-10 networks, 1,200 epochs of 50,000 images; here with all labels: a "

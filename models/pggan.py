@@ -246,6 +246,7 @@ class PGGAN(ProgressiveFamily):
         super().__init__(config, images, draws=config.n_critic)
         c, self.label_size = config, config.label_size(images.classes)
         self.needs_labels = self.label_size > 0
+        self.lipschitz_critic = c.loss == "wgan-gp"
         self.generator = Generator(c, images)
         self.critic = ProgressiveCritic(
             images.side, images.channels, c.channels, c.lowest_level(images.side), 1 + self.label_size,

@@ -145,6 +145,7 @@ class PixelCNN(Family):
     }
     convergence = "bits_per_dim"
     watches_held_out = True
+    has_likelihood = True
     convergence_smoothing = "ema0"
     healthy = "bits_per_dim falls from log2(levels) steeply, then slowly, on training and held-out images alike."
     sick = "bits_per_dim_dev rising while bits_per_dim falls: overfitting. Jumps: the rate is too high."

@@ -122,6 +122,7 @@ class PixelCNNPP(Family):
     }
     convergence = "bits_per_dim"
     watches_held_out = True
+    has_likelihood = True
     convergence_smoothing = "ema0.99"
     healthy = "bits_per_dim falls steeply, then slowly; bits_per_dim_dev lies below it as long as dropout costs more than " \
               "overfitting does."

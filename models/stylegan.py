@@ -299,6 +299,8 @@ class StyleGAN(ProgressiveFamily):
         super().__init__(config, images)
         self.label_size = images.classes if config.conditional else 0
         self.needs_labels = self.label_size > 0
+        self.has_styles = config.mapping_layers > 0
+        self.lipschitz_critic = config.loss == "wgan-gp"
         self.generator = Generator(config, images)
         self.critic = ProgressiveCritic(
             images.side, images.channels, config.channels, config.lowest_level(images.side), max(1, self.label_size),
@@ -323,6 +325,21 @@ class StyleGAN(ProgressiveFamily):
 
     def generate(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
         return generator(z, self.one_hot(labels))
+
+    def to_style(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
+        assert isinstance(generator, Generator)
+        return generator.latent_to_w(z, self.one_hot(labels))
+
+    def from_style(self, w: Tensor, generator: nn.Module) -> Tensor:
+        assert isinstance(generator, Generator)
+        return generator.synthesis(w)
+
+    def average_style(self, generator: nn.Module) -> Tensor:
+        assert isinstance(generator, Generator)
+        return generator.w_average
+
+    def critic_scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        return self.scores(images, self.one_hot(labels))
 
     # --- losses: functions of the networks and a batch ------------------------------------------------------------
 

@@ -114,6 +114,7 @@ class VAE(Family):
     }
     convergence = "bits_per_dim"
     watches_held_out = True
+    has_likelihood = True
     convergence_smoothing = "ema0"
     healthy = "bits_per_dim falls steeply, then slowly, on training and held-out images alike; kl grows to tens of nats."
     sick = ("kl near 0 with no active units: the decoder ignores its latents. bits_per_dim_dev rising while bits_per_dim "

@@ -97,6 +97,7 @@ class WGAN(Family):
     }
     convergence = "wasserstein"
     watches_held_out = True
+    lipschitz_critic = True
     convergence_smoothing = "median101"
     healthy = ("wasserstein jumps up while the critic learns, then falls steadily with better images. Never compare it "
                "between runs with other clips or critics. `clipped` is often 0.3 to 0.9.")

@@ -136,6 +136,7 @@ class WGANGP(Family):
     }
     convergence = "wasserstein"
     watches_held_out = True
+    lipschitz_critic = True
     convergence_smoothing = "median101"
     healthy = "wasserstein rises within the first steps, then falls for the rest of the run; gradient_norm hovers near 1."
     sick = ("gradient_norm far from 1 for long: lambda or the rate is off. wasserstein rising steadily (rising_alarm): the "

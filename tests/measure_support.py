@@ -32,18 +32,27 @@ class FakeStore:
 class Known(Family):
     """A family whose generator, critic and latents the test gives."""
 
-    class Config(FamilyConfig):
-        gamma: float = 0.5
-
     title = "Known"
+    energy_ratio = 0.5
 
     def __init__(self, generator: nn.Module, critic: nn.Module | None = None, *, side: int = 8, channels: int = 1,
                  latent: int = 4, classes: int = 0, uniform: bool = False, config: FamilyConfig | None = None,
                  **flags: object):
-        super().__init__(config or self.Config(), ImageSpec(side, channels, classes))
+        super().__init__(config or FamilyConfig(), ImageSpec(side, channels, classes))
         self.generator, self.critic, self.latent, self.uniform = generator, critic, latent, uniform
+        self.latent_distribution = "uniform" if uniform else "normal"
+        self.has_styles = hasattr(generator, "mapping")
         for name, value in flags.items():
             setattr(self, name, value)
+
+    def to_style(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
+        return generator.mapping(z)
+
+    def from_style(self, w: Tensor, generator: nn.Module) -> Tensor:
+        return generator.synthesis(w)
+
+    def average_style(self, generator: nn.Module) -> Tensor:
+        return generator.w_average
 
     def latents(self, n: int, random: Random) -> Tensor:
         return random.uniform(n, self.latent, low=-1, high=1) if self.uniform else random.normal(n, self.latent)

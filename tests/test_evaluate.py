@@ -44,6 +44,9 @@ class MeanByte(ImageMetric):
     def scores(self):
         return [Score(torch.cat(self.seen[False]).double().mean().item(), n_fake=sum(map(len, self.seen[False])))]
 
+    def real_key(self):
+        return "mean_byte"
+
     def real_state(self):
         return {"reals": torch.cat(self.seen[True])}
 
@@ -132,11 +135,11 @@ def test_statistics_stand_for_reals_only_where_a_metric_takes_them(mean_byte):
     with pytest.raises(UserError, match=r"swd needs real images, and stats\.npz holds statistics only"):
         score(["swd"], reals, fakes)
     taken = []
-    MeanByte.load_reference = lambda self, *given: taken.append(given)
+    MeanByte.load_reference, MeanByte.takes_statistics = lambda self, *given: taken.append(given), True
     try:
         assert len(score(["mean_byte"], reals, fakes)) == 1
     finally:
-        del MeanByte.load_reference
+        del MeanByte.load_reference, MeanByte.takes_statistics
     assert taken[0][0] is reals.mean and taken[0][2] == 5
 
 
@@ -148,6 +151,57 @@ def test_real_images_mirrored_as_in_training():
     reals.mirror = False
     plain = score(["swd"], reals, fakes, seed=1)
     assert "mirror=0" in plain[0].protocol and plain[0].score.value != found[0].score.value
+
+
+def test_every_metric_sees_the_mirrored_reals_and_says_so():
+    """As the authors' codes do it: each real image is mirrored with probability 1/2, the generated ones never."""
+    seen = {True: [], False: []}
+
+    class Watching(MeanByte):
+        def update(self, images, real=False):
+            seen[real].append(images)
+            super().update(images, real)
+
+    reals, fakes = arrays(64, 64)
+    reals.mirror = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "find_metric", lambda name: Watching)
+        found = score(["mean_byte"], reals, fakes, seed=5)
+    assert found[0].protocol == "mean_byte;limit=0;mirror=1"
+    fed, plain = torch.cat(seen[True]), torch.from_numpy(reals.array)
+    straight, turned = (fed == plain).flatten(1).all(1), (fed == plain.flip(3)).flatten(1).all(1)
+    assert (straight | turned).all() and 20 <= turned.sum() <= 44
+    assert torch.equal(torch.cat(seen[False]), torch.from_numpy(fakes.array))
+    other = ArraySet(fed.numpy(), "as fed")  # the value is that of the images as they were fed
+    assert score(["swd"], reals, fakes, seed=5)[-1].score.value == score(["swd"], other, fakes, seed=5)[-1].score.value
+
+
+@pytest.mark.parametrize(("name", "setting", "value", "says"), [
+    ("prdc", "k", "abc", r"--set prdc\.k=abc is refused: input should be a valid integer"),
+    ("prdc", "k", 2.5, r"--set prdc\.k=2\.5 is refused"),
+    ("prdc", "k", True, r"--set prdc\.k=true is refused"),
+    ("prdc", "strict", "perhaps", r"--set prdc\.strict=perhaps is refused"),
+    ("kid", "subsets", 0, r"--set kid\.subsets=0 is refused"),
+    ("kid", "subset_size", [1], r"--set kid\.subset_size=\[1\] is refused"),
+    ("cmmd", "sigma", -1, r"--set cmmd\.sigma=-1 is refused"),
+    ("swd", "patches", None, r"--set swd\.patches=null is refused"),
+    ("fid", "layer", 3, r"--set fid\.layer=3 is refused"),
+    ("ppl", "path", "round", r"--set ppl\.path=round is refused"),
+])
+def test_settings_of_a_wrong_type_are_one_line(name, setting, value, says):
+    from ganbench.metrics.evaluate import check
+    with pytest.raises(UserError, match=says) as caught:
+        check([name], {name: {setting: value}})
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_that_nobody_takes_are_refused_by_name():
+    from ganbench.metrics.evaluate import check
+    with pytest.raises(UserError, match=r"--set kid\.subsets: 'kid' is not among the metrics"):
+        check(["swd"], {"kid": {"subsets": 5}})
+    with pytest.raises(UserError, match="'subsetz': no such setting of swd, kid. Did you mean 'subsets'"):
+        check(["swd", "kid"], {"subsetz": 5})
+    check(["swd", "kid"], {"subsets": 5, "layer": None, "compat": "clean-fid"})
 
 
 # --- the cache of reals -----------------------------------------------------------------------------------------------

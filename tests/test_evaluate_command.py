@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from ganbench.commands import eval as commands
 from ganbench.errors import UserError
-from ganbench.metrics import floor
+from ganbench.metrics import evaluate as evaluation
 from ganbench.metrics.images.sets import StoreSet
 from ganbench.records import FLOOR, load_results
 
@@ -94,10 +94,10 @@ def test_settings_reach_the_metric(call):
 
 def test_floor_takes_disjoint_halves():
     store = FakeStore(11)
-    one, other = floor.halves(StoreSet(store, 4), 4)
+    one, other = evaluation.halves(StoreSet(store, 4), 4)
     assert set(one.indices) & set(other.indices) == set() and (one.n, other.n) == (4, 4)
-    assert [s.n for s in floor.halves(StoreSet(store), 11)] == [5, 5]
-    assert floor.halves(StoreSet(FakeStore(3)), 3) is None
+    assert [s.n for s in evaluation.halves(StoreSet(store), 5)] == [5, 5]
+    assert evaluation.halves(StoreSet(store), 6) is None and evaluation.halves(StoreSet(FakeStore(3)), 1) is None
 
 
 def test_newest_run_against_its_own_data(elsewhere):

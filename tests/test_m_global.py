@@ -6,7 +6,6 @@ import torch
 from measure_support import Call, FakeStore, Known, noise_store, subject_of
 from torch import nn
 
-from ganbench.family import FamilyConfig
 from ganbench.metrics.measures.m_global import MGlobal, numbers
 
 
@@ -31,16 +30,11 @@ def test_equals_the_hand_computation_for_known_energies():
     assert (got[""].n_real, got[""].n_fake) == (10, 32)
 
 
-@pytest.mark.parametrize("eta", [1.0, 2.0])
-def test_equals_float64_numpy_for_a_random_autoencoder(eta):
-    class Config(FamilyConfig):
-        gamma: float = 0.7
-        eta: float = 1.0
-
+def test_equals_float64_numpy_for_a_random_autoencoder():
     torch.manual_seed(0)
     critic = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ELU(), nn.Linear(5, 64), nn.Unflatten(1, (1, 8, 8)))
     generator = nn.Sequential(nn.Linear(4, 64), nn.Unflatten(1, (1, 8, 8)))
-    family = Known(generator, critic, autoencoder_critic=True, config=Config(eta=eta))
+    family = Known(generator, critic, autoencoder_critic=True, energy_ratio=0.7)
     store, measure = noise_store(40), MGlobal(n=40)
     subject = subject_of(family, store)
 
@@ -49,7 +43,7 @@ def test_equals_float64_numpy_for_a_random_autoencoder(eta):
         v = images.reshape(len(images), 64)
         h = v @ w1.T + b1
         h = np.where(h > 0, h, np.expm1(np.minimum(h, 0)))
-        return (np.abs(v - (h @ w2.T + b2)) ** eta).mean(1)
+        return np.abs(v - (h @ w2.T + b2)).mean(1)
 
     from ganbench.metrics.subjects import stream
     random = stream(subject, "m_global")
@@ -92,8 +86,7 @@ def test_a_family_may_say_its_energy_itself_and_without_gamma_balance_means_equa
         def energy(self, images):
             return (images - self.critic(images)).flatten(1).norm(dim=1)
 
-    family = NormEnergy(Call(lambda z: torch.ones(len(z), 1, 8, 8)), Half(), autoencoder_critic=True,
-                        config=FamilyConfig())
+    family = NormEnergy(Call(lambda z: torch.ones(len(z), 1, 8, 8)), Half(), autoencoder_critic=True, energy_ratio=1.0)
     measure = MGlobal()
     got = levels(measure.measure(subject_of(family, FakeStore(np.zeros((5, 1, 8, 8), np.uint8)))))
     assert got[""].value == pytest.approx(4.0)  # both energies are sqrt(64) / 2 = 4 and balance is 0
@@ -108,6 +101,16 @@ def test_the_critics_mode_is_left_as_it_was_and_does_not_matter():
     assert critic.training and critic[1].training and critic[0].num_batches_tracked == 0
     critic.eval()
     assert MGlobal().measure(subject_of(family, noise_store())) == first
+
+
+@pytest.mark.parametrize("eta", [1, 2])
+def test_began_says_gamma_and_its_energy(eta):
+    from ganbench.family import create
+    family = create("began", side=16, channels=1, preset="smoke", gamma=0.3, eta=eta).eval()
+    images = torch.rand(3, 1, 16, 16) * 2 - 1
+    expected = (images - family.critic(images)).abs().pow(eta).mean((1, 2, 3))
+    torch.testing.assert_close(family.energy(images), expected)
+    assert family.energy_ratio == 0.3 and family.loss(images).item() == pytest.approx(expected.mean().item(), rel=1e-6)
 
 
 def test_other_families_get_a_line_that_says_why_not():

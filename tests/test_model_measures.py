@@ -170,7 +170,7 @@ def test_nnd_and_its_classifier():
 
 def test_wasserstein_gap_is_a_difference_of_means():
     critic = Call(lambda x: x.flatten(1).sum(1))
-    family = Known(Call(lambda z: torch.full((len(z), 1, 8, 8), 0.25)), critic, quantities={"wasserstein": "W"})
+    family = Known(Call(lambda z: torch.full((len(z), 1, 8, 8), 0.25)), critic, lipschitz_critic=True)
     train, held_out = noise_store(40, seed=0), noise_store(30, seed=1)
     got = levels(WassersteinGap(n=40).measure(subject_of(family, train, held_out)))
     a, b = ((s.images / 127.5 - 1).sum((1, 2, 3)) for s in (train, held_out))

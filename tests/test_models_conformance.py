@@ -4,6 +4,7 @@ Each is built from its smallest preset (`smoke` where there is one) at 32 px.
 """
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -142,3 +143,13 @@ def test_labels_are_asked_for_where_they_are_needed(name):
 
 def test_it_goes_by_its_file_name(name):
     assert short_name(find_family(name)) == name
+
+
+def test_the_declared_distribution_of_latents_is_theirs(name):
+    field = find_family(name).Config.model_fields.get("latents_from")
+    for choice in get_args(field.annotation) if field else [None]:
+        family = build(name, smallest(name), **({"latents_from": choice} if choice else {}))
+        if not family.pixel_latents:
+            z = family.latents(1024, Random(0)).double()
+            kurtosis = float(((z - z.mean()) ** 4).mean() / z.var() ** 2)  # 3 for normal, 1.8 for uniform
+            assert family.latent_distribution == ("normal" if kurtosis > 2.4 else "uniform")

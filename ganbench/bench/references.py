@@ -20,8 +20,7 @@ from ganbench import records
 from ganbench.data import open_dataset
 from ganbench.environment import choose_device, provenance
 from ganbench.errors import UserError
-from ganbench.metrics.evaluate import evaluate
-from ganbench.metrics.floor import noise_floor
+from ganbench.metrics.evaluate import evaluate, noise_floor
 from ganbench.metrics.images.sets import ImageSet, StoreSet
 from ganbench.metrics.metric import ImageMetric
 from ganbench.metrics.metric import find_metric as find_metric
@@ -67,7 +66,7 @@ def measure(dataset: str, side: int, channels: int, crop: str | None, metrics: l
     rows: list[dict[str, Any]] = []
     for short, label, remark, results in (
             ("reals", records.FLOOR, note,
-             noise_floor(names, StoreSet(store, whole), n, device=device, seed=eval_seed)),
+             noise_floor(names, StoreSet(store, whole), half, device=device, seed=eval_seed)),
             ("noise", records.NOISE, "",
              evaluate(names, fakes=noise, reals=StoreSet(store, whole), side=side, channels=channels, device=device,
                       seed=eval_seed))):

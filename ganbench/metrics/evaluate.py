@@ -4,8 +4,8 @@ Every image is decoded (or generated) once, and every feature network sees it on
 from one forward pass. What metrics have learnt about real images may come from the cache (ganbench.metrics.cache).
 """
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,12 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganbench.errors import UserError, nearest
+from ganbench.errors import UserError
 from ganbench.family import sampling_batch
 from ganbench.metrics import cache
-from ganbench.metrics.images.sets import Statistics, shuffled
-from ganbench.metrics.metric import ImageMetric, MetricBase, ModelMetric, Score, Subject, find_metric
+from ganbench.metrics.feature_metric import FeatureMetric
+from ganbench.metrics.images.sets import ArraySet, ImageSet, Statistics, StoreSet, shuffled
+from ganbench.metrics.metric import ImageMetric, ModelMetric, Score, Subject, build_metric, check_settings, find_metric
+from ganbench.metrics.networks import weight_files
+from ganbench.metrics.networks.features import FeatureNetwork, open_network
 from ganbench.plugins import canonical
+from ganbench.random import derived_seed
 
 Progress = Callable[[str, int, int], None]  # what, images done, images in all
 
@@ -48,10 +52,10 @@ class _Job:
     """One image metric at work."""
 
     name: str
-    metric: Any
+    metric: ImageMetric
     take: dict[bool, np.ndarray | None]  # real -> mask of the images it gets, or None for all
     note: str = ""
-    group: tuple[str, str] | None = None  # feature network and its resize, or None: pixels
+    group: tuple[str, ...] | None = None  # feature network with its resize and precision, or None: pixels
     cached: bool = False
 
 
@@ -63,109 +67,104 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
 
     Args:
         names: metrics, as `ganbench list` gives them.
-        fakes, reals: ImageSets (`.n`, `.batches(size)`: uint8 (B,C,S,S), `.content_hash`, `.description`); one that no
-            metric needs may be None.
+        fakes, reals: ImageSets (ganbench.metrics.images.sets); one that no metric needs may be None. Real images are
+            mirrored at random, each with probability 1/2, where `reals.mirror` says that training saw them so.
         side, channels: of the images. device: where networks and distances run.
-        seed: of the metrics' own draws.
+        seed: of the metrics' own draws, and of the mirroring.
         subject: the trained model, for metrics that measure it.
         options: settings of metrics: by name for all that take it, or {"kid": {"subsets": 50}} for one.
         progress: called now and then.
         keep_going: a metric that cannot be had is noted in the report; the others are still measured.
         use_cache: let statistics of reals come from the cache, and keep new ones.
         report: is filled with what was done.
+    Returns:
+        The numbers, in the order of the names.
     Raises:
         UserError: unknown metric, missing weights, images that a metric cannot take; unless `keep_going`.
     """
     report = report if report is not None else Report()
     device = torch.device(device)
+    names = list(dict.fromkeys(map(canonical, names)))
     outcomes: dict[str, list[Result]] = {}
     guard = _Guard(report if keep_going else None)
+
+    # --- build the metrics; those of the model are measured at once
     jobs: list[_Job] = []
-    for name in dict.fromkeys(map(canonical, names)):
+    for name in names:
         with guard(name):
-            cls = find_metric(name)
-            metric = _build(cls, name, {"seed": seed, "mirror": getattr(reals, "mirror", False), **(options or {})})
+            metric = build_metric(find_metric(name), name, {"seed": seed, **(options or {})})
             if isinstance(metric, ModelMetric):
                 outcomes[name] = _measure(metric, name, subject)
-            else:
+            elif isinstance(metric, ImageMetric):
                 jobs.append(_job(name, metric, fakes, reals))
                 metric.to(device)
-    networks = _open_networks(jobs, device, options or {}, guard)
+    networks = _open_networks(jobs, device, guard)
     jobs = [job for job in jobs if job.name not in report.failures]
+
+    # --- what the cache knows of the reals already
     if use_cache:
         for job in jobs:
-            if not job.cached and _from_cache(job, reals, side, channels):
+            if not job.cached and _from_cache(job, reals, seed, side, channels):
                 job.cached = True
                 report.from_cache.append(job.name)
+
+    # --- show the images to all metrics, reals first
     for real, images in ((True, reals), (False, fakes)):
         wanting = [j for j in jobs if (j.metric.needs_reals and not j.cached if real else j.metric.needs_fakes)]
         if wanting:
-            _feed(images, real, wanting, networks, report, guard, side, progress)
+            _feed(images, real, seed, wanting, networks, report, guard, side, progress)
             jobs = [job for job in jobs if job.name not in report.failures]
+
+    # --- the numbers
     for job in jobs:
         with guard(job.name):
             if use_cache and not job.cached:
-                _to_cache(job, reals, side, channels)
+                _to_cache(job, reals, seed, side, channels)
             scores = job.metric.scores()
-            outcomes[job.name] = [Result(job.name, job.metric.protocol(), _noted(s, job.note)) for s in scores]
-        job.metric = None  # its images or features are not needed any more
-    return [result for name in dict.fromkeys(map(canonical, names)) for result in outcomes.get(name, [])]
+            outcomes[job.name] = [Result(job.name, _protocol(job.metric), _noted(s, job.note)) for s in scores]
+        job.metric.reset()  # its images or features are not needed any more
+    return [result for name in names for result in outcomes.get(name, [])]
 
 
-def check(names: Sequence[str], options: Mapping[str, Any] | None = None, n: int | None = None) -> None:
-    """Raise UserError for what can be known before any image is opened: an unknown metric or setting, missing weights,
-    too few images. n: images on each side, if that is known."""
-    known = {name: _settings_of(find_metric(name)) for name in map(canonical, names)}
-    for setting, value in (options or {}).items():
-        if isinstance(value, Mapping) and setting not in known:
-            raise UserError(f"settings for {setting}, which is not among the metrics: {', '.join(known)}")
-        if not isinstance(value, Mapping) and not any(setting in taken for taken in known.values()):
-            every = sorted(set().union(*known.values()))
-            raise UserError(f"{', '.join(known)}: no setting '{setting}'.{nearest(setting, every)} Known: {', '.join(every)}")
+def check(names: Sequence[str], options: Mapping[str, Any] | None = None, n: int | None = None) -> dict[str, str]:
+    """What can be known before any image is opened.
+
+    Args:
+        names: metrics. options: their settings. n: images on each side, if that is known.
+    Returns:
+        Why metrics cannot be measured here (missing weights, too few images), by name.
+    Raises:
+        UserError: an unknown metric, or a setting that is unknown or of the wrong type.
+    """
+    options = options or {}
+    check_settings(list(names), {key: value for key, value in options.items() if key != "compat"})
+    found: dict[str, str] = {}
     for name in map(canonical, names):
-        metric = _build(find_metric(name), name, options or {})
-        if n is not None and isinstance(metric, ImageMetric):
-            metric.check_counts(n, n)
-        if hasattr(metric, "network_name"):
-            from ganbench.metrics.networks import weight_files as weights
-            if metric.network_name in weights.ASSETS:
-                weights.require(metric.network_name)
+        metric = build_metric(find_metric(name), name, options)
+        try:
+            if n is not None and isinstance(metric, ImageMetric):
+                metric.check_counts(n, n)
+            if isinstance(metric, FeatureMetric) and metric.network_name in weight_files.ASSETS:
+                weight_files.require(metric.network_name)
+        except UserError as error:
+            found[name] = str(error)
+    return found
 
 
 class _Guard:
     """`with guard(name):` a UserError inside goes to the report instead of ending everything, if there is a report."""
 
     def __init__(self, report: Report | None):
-        self.report, self.name = report, ""
+        self.report = report
 
-    def __call__(self, name: str) -> "_Guard":
-        self.name = name
-        return self
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if self.report is None or not isinstance(error, UserError):
-            return False
-        self.report.failures.setdefault(self.name, str(error))
-        return True
-
-
-def _settings_of(cls: type[MetricBase]) -> set[str]:
-    """The settings of a metric: what its constructor names."""
-    return {p.name for p in inspect.signature(cls).parameters.values() if p.kind is not p.VAR_KEYWORD}
-
-
-def _build(cls: type[MetricBase], name: str, options: Mapping[str, Any]) -> Any:
-    """A metric with those of the options that its constructor names, and those meant for it alone."""
-    taken = _settings_of(cls)
-    own = options.get(name) if isinstance(options.get(name), Mapping) else {}
-    unknown = set(own or {}) - taken
-    if unknown:
-        raise UserError(f"{name} has no setting '{sorted(unknown)[0]}'; known: {', '.join(sorted(taken)) or 'none'}")
-    shared = {k: v for k, v in options.items() if k in taken and v is not None and not isinstance(v, Mapping)}
-    return cls(**{**shared, **(own or {})})
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            if self.report is None:
+                raise
+            self.report.failures.setdefault(name, str(error))
 
 
 def _measure(metric: ModelMetric, name: str, subject: Subject | None) -> list[Result]:
@@ -178,19 +177,23 @@ def _measure(metric: ModelMetric, name: str, subject: Subject | None) -> list[Re
     return [Result(name, metric.protocol(), score) for score in scores]
 
 
-def _job(name: str, metric: Any, fakes: Any, reals: Any) -> _Job:
+def _job(name: str, metric: ImageMetric, fakes: Any, reals: Any) -> _Job:
     for needed, images, option in ((metric.needs_reals, reals, "--real"), (metric.needs_fakes, fakes, "--fake")):
         if needed and images is None:
             raise UserError(f"{name} needs {'real' if option == '--real' else 'generated'} images: name them with {option}")
     job = _Job(name, metric, {True: None, False: None})
+
+    # statistics in place of images
     if isinstance(reals, Statistics) and metric.needs_reals:
-        if not hasattr(metric, "load_reference"):
+        if not metric.takes_statistics:
             raise UserError(f"{name} needs real images, and {reals.description} holds statistics only: name images with --real")
         metric.load_reference(reals.mean, reals.covariance, reals.n or None)
         job.cached = True
         return job
+
+    # as many of both, where that is needed: a fixed sample of the larger set
     metric.check_counts(*(images.n if images is not None else 0 for images in (reals, fakes)))
-    if getattr(metric, "equal_counts", False) and reals.n != fakes.n:
+    if metric.equal_counts and reals.n != fakes.n:
         common = min(reals.n, fakes.n)
         job.note = f"on {common:,} of {reals.n:,} real and {fakes.n:,} generated images: it needs as many of both"
         for real, images in ((True, reals), (False, fakes)):
@@ -198,46 +201,56 @@ def _job(name: str, metric: Any, fakes: Any, reals: Any) -> _Job:
                 mask = np.zeros(images.n, dtype=bool)
                 mask[shuffled(images.n)[:common]] = True
                 job.take[real] = mask
+    metric.mirrored = metric.needs_reals and reals.mirror
     return job
 
 
-def _open_networks(jobs: list[_Job], device: torch.device, options: Mapping[str, Any], guard: _Guard) -> dict[Any, Any]:
+def _protocol(metric: ImageMetric) -> str:
+    """A metric's protocol, with the mirroring of the reals, which is done here for all of them."""
+    text = metric.protocol()
+    return f"{text};mirror=1" if metric.mirrored and "mirror=" not in text else text
+
+
+def _open_networks(jobs: list[_Job], device: torch.device, guard: _Guard) -> dict[Any, FeatureNetwork]:
     """The feature networks that the jobs ask for, each opened once with all layers that are wanted of it."""
-    groups: dict[tuple[str, str], list[_Job]] = {}
+    groups: dict[tuple[str, ...], dict[str, FeatureMetric]] = {}
     for job in jobs:
-        if hasattr(job.metric, "network_name"):
-            job.group = (job.metric.network_name, str(job.metric.compat.resize))
-            groups.setdefault(job.group, []).append(job)
-    networks = {}
+        if isinstance(job.metric, FeatureMetric):
+            job.group = (job.metric.network_name, job.metric.compat.resize, job.metric.precision)
+            groups.setdefault(job.group, {})[job.name] = job.metric
+    networks: dict[Any, FeatureNetwork] = {}
     for group, members in groups.items():
-        from ganbench.metrics.networks.features import open_network
-        layers = list(dict.fromkeys(job.metric.layer for job in members))
-        for job in members:
-            with guard(job.name):
+        layers = list(dict.fromkeys(metric.layer for metric in members.values()))
+        for name, metric in members.items():
+            with guard(name):
                 if group not in networks:
-                    networks[group] = open_network(group[0], layers, device=device, dtype=options.get("dtype") or "float32",
-                                                   compat=job.metric.compat.name)
-                job.metric.bind(networks[group])
+                    networks[group] = open_network(metric.network_name, layers, device=device, dtype=metric.precision,
+                                                   compat=metric.compat)
+                metric.bind(networks[group])
     return networks
 
 
-def _feed(images: Any, real: bool, jobs: list[_Job], networks: Mapping[Any, Any], report: Report, guard: _Guard, side: int,
-          progress: Progress | None) -> None:
+def _feed(images: ImageSet, real: bool, seed: int, jobs: list[_Job], networks: Mapping[Any, FeatureNetwork],
+          report: Report, guard: _Guard, side: int, progress: Progress | None) -> None:
     """Show the images to every job, batch by batch."""
     done, what = 0, "real" if real else "fake"
     for batch in images.batches(sampling_batch(side)):
+        if real and images.mirror:
+            batch = mirrored(batch, done, seed)
         features: dict[Any, Mapping[str, Tensor]] = {}
         active = [job for job in jobs if job.name not in report.failures]
         for job in active:
             mask = job.take[real]
             keep = None if mask is None else torch.from_numpy(mask[done:done + len(batch)])
             with guard(job.name):
-                if job.group is None:
+                if not isinstance(job.metric, FeatureMetric):
                     job.metric.update(batch if keep is None else batch[keep], real=real)
                     continue
+                # one forward pass for all metrics that share the network
                 if job.group not in features:
                     features[job.group] = networks[job.group](batch)
-                    report.forwards[job.group[0]] = report.forwards.get(job.group[0], 0) + len(batch)
+                    name = job.metric.network_name
+                    report.forwards[name] = report.forwards.get(name, 0) + len(batch)
                 rows = features[job.group][job.metric.layer]
                 job.metric.update_features(rows if keep is None else rows[keep], real=real)
         done += len(batch)
@@ -248,27 +261,67 @@ def _feed(images: Any, real: bool, jobs: list[_Job], networks: Mapping[Any, Any]
     report.decoded[what] = report.decoded.get(what, 0) + done
 
 
+def mirrored(batch: Tensor, start: int, seed: int) -> Tensor:
+    """A copy in which about half of the images are mirrored left to right: which, follows from the seed and their place.
+
+    Args:
+        batch: (B,C,H,W). start: place of the first one in its set, so that batch sizes do not matter.
+    """
+    flip = torch.tensor([derived_seed(seed, "mirror", start + i) % 2 == 1 for i in range(len(batch))])
+    return torch.where(flip[:, None, None, None], batch.flip(3), batch)
+
+
 def _noted(score: Score, note: str) -> Score:
     return replace(score, note="; ".join(part for part in (score.note, note) if part)) if note else score
 
 
+# --- the noise floor --------------------------------------------------------------------------------------------------
+
+def noise_floor(names: list[str], reals: ImageSet, n: int, *, device: torch.device, seed: int = 0,
+                options: dict[str, Any] | None = None) -> list[Result]:
+    """What metrics say of n real images against n other real ones; nothing where there are fewer than 2n.
+
+    A distance between two samples of one distribution is not 0. No generator can be expected to score below the floor at
+    the same number of images, and differences much smaller than it mean nothing. At fewer images the floor is higher, so
+    it is not taken there. The images of the second half stand where generated ones do; they are never mirrored.
+    """
+    pair = halves(reals, n)
+    if pair is None:
+        return []
+    real, other = pair
+    real.mirror = reals.mirror
+    return evaluate(names, fakes=other, reals=real, side=real.side, channels=real.channels, device=device, seed=seed,
+                    options=options)
+
+
+def halves(reals: ImageSet, n: int) -> tuple[ImageSet, ImageSet] | None:
+    """Two sets of n real images without a common one; None where there are not so many, or n is below 2."""
+    if n < 2 or 2 * n > (reals.store.n if isinstance(reals, StoreSet) else reals.n):
+        return None
+    if isinstance(reals, StoreSet):
+        return StoreSet(reals.store, n), StoreSet(reals.store, n, part=1)
+    pixels = torch.cat(list(reals.batches(256))).numpy()
+    order = shuffled(len(pixels))
+    return ArraySet(pixels[order[:n]], reals.description), ArraySet(pixels[order[n:2 * n]], reals.description)
+
+
 # --- the cache of reals -----------------------------------------------------------------------------------------------
 
-def _cache_key(job: _Job, reals: Any, side: int, channels: int) -> str | None:
+def _cache_key(job: _Job, reals: ImageSet, seed: int, side: int, channels: int) -> str | None:
     """None where nothing is kept: no content hash, a metric that has no state of reals, or nothing to be gained."""
-    content = getattr(reals, "content_hash", None) if job.metric.needs_reals else None
-    if content is None or not hasattr(job.metric, "real_state"):
+    what = job.metric.real_key()
+    if not job.metric.needs_reals or not what or reals.content_hash is None:
         return None
-    if job.group is None and getattr(reals, "at_hand", False):
+    if job.group is None and reals.at_hand:
         return None  # such a metric keeps pixels, and these need no second copy
     # Metrics that keep the same of the same images share an entry.
-    what = job.metric.real_key() if hasattr(job.metric, "real_key") else f"{job.name}: {job.metric.protocol()}"
     mask = job.take[True]
-    return cache.key(content, side, channels, what, "all" if mask is None else mask.tobytes().hex())
+    mirror = [f"mirror={seed}"] if job.metric.mirrored else []
+    return cache.key(reals.content_hash, side, channels, what, "all" if mask is None else mask.tobytes().hex(), *mirror)
 
 
-def _from_cache(job: _Job, reals: Any, side: int, channels: int) -> bool:
-    name = _cache_key(job, reals, side, channels)
+def _from_cache(job: _Job, reals: ImageSet, seed: int, side: int, channels: int) -> bool:
+    name = _cache_key(job, reals, seed, side, channels)
     found = cache.load_entry(name) if name is not None else None
     if found is None:
         return False
@@ -276,7 +329,7 @@ def _from_cache(job: _Job, reals: Any, side: int, channels: int) -> bool:
     return True
 
 
-def _to_cache(job: _Job, reals: Any, side: int, channels: int) -> None:
-    name = _cache_key(job, reals, side, channels)
+def _to_cache(job: _Job, reals: ImageSet, seed: int, side: int, channels: int) -> None:
+    name = _cache_key(job, reals, seed, side, channels)
     if name is not None:
         cache.save_entry(name, job.metric.real_state(), f"{job.name} of {reals.description}")

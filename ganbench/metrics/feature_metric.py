@@ -10,7 +10,7 @@ from ganbench.metrics.maths import moments
 from ganbench.metrics.maths.frechet import Gaussian
 from ganbench.metrics.metric import ImageMetric
 from ganbench.metrics.networks.compat import Compat, find_compat
-from ganbench.metrics.networks.features import FeatureNetwork, default_layer, open_network
+from ganbench.metrics.networks.features import FeatureNetwork, check_precision, default_layer, open_network
 from ganbench.random import Random, derived_seed
 
 SAMPLE = 2048  # features kept of each set where only moments are streamed: they serve the interval
@@ -23,18 +23,20 @@ class FeatureMetric(ImageMetric):
         network: a feature network or its name (see ganbench.metrics.networks.features); default: the class's own.
         layer: which of its outputs; default: the network's usual one for this kind of metric.
         compat: whose choices to follow, a name in ganbench.metrics.networks.compat.MODES.
-        dtype: "float32" or "float64", the arithmetic of the network.
+        dtype: the arithmetic of the network, a name in ganbench.metrics.networks.features.PRECISIONS.
         seed: of the metric's own draws.
     """
 
-    features: ClassVar[str | None] = "inception-v3-compat"
+    features: ClassVar[str] = "inception-v3-compat"  # the network where the caller names none
     kind: ClassVar[str] = "features"  # or "logits"
+    states: ClassVar[str]  # what it keeps of a set; metrics that keep the same share it in the cache
+    any_shape = True
 
     def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
                  compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, **kwargs: Any):
         super().__init__(**kwargs)
         self._make_states()
-        self.compat, self.dtype_name, self.seed = find_compat(compat), dtype, seed
+        self.compat, self.precision, self.seed = find_compat(compat), check_precision(dtype), seed
         name, chosen = self._network_defaults()
         self.network_name = network.name if isinstance(network, FeatureNetwork) else network or name
         if layer is None and isinstance(network, FeatureNetwork) and len(network.layers) == 1:
@@ -51,7 +53,6 @@ class FeatureMetric(ImageMetric):
 
     def _network_defaults(self) -> tuple[str, str]:
         """Network and layer where the caller names none; layer "" = the network's default."""
-        assert self.features is not None
         return self.features, ""
 
     def bind(self, network: FeatureNetwork) -> None:
@@ -67,7 +68,7 @@ class FeatureMetric(ImageMetric):
     def update(self, images: Tensor, real: bool = False) -> None:
         """Add uint8 images (N,C,H,W), real or generated, passing them through the network."""
         if self._network is None:
-            self.bind(open_network(self.network_name, [self.layer], dtype=self.dtype_name, compat=self.compat,
+            self.bind(open_network(self.network_name, [self.layer], dtype=self.precision, compat=self.compat,
                                    device=self.device))
         assert self._network is not None
         self._add(self._network(images)[self.layer], real)
@@ -79,10 +80,6 @@ class FeatureMetric(ImageMetric):
         self._add(features, real)
 
     def _add(self, features: Tensor, real: bool) -> None:
-        raise NotImplementedError
-
-    def real_state(self) -> dict[str, Tensor]:
-        """What stands for the reals: put back by load_real_state, it gives the same scores."""
         raise NotImplementedError
 
     def load_real_state(self, state: dict[str, Tensor]) -> None:
@@ -99,15 +96,17 @@ class FeatureMetric(ImageMetric):
         return type(self).__module__.split(".")[-1]
 
     def protocol(self) -> str:
-        where = self._network.protocol if self._network is not None else f"network={self.network_name}"
         reals, fakes = self.counts()
-        return ";".join([self._name, where, f"layer={self.layer}", *self._choices(),
+        return ";".join([self._name, self._where(), f"layer={self.layer}", *self._choices(),
                          *([f"reals={reals}"] if self.needs_reals else []), f"fakes={fakes}"])
 
     def real_key(self) -> str:
         """All that real_state() depends on, apart from the images."""
-        where = self._network.protocol if self._network is not None else f"network={self.network_name}"
-        return f"{where};layer={self.layer};states={type(self).__mro__[1].__name__};seed={self.seed}"
+        return f"{self._where()};layer={self.layer};states={self.states};seed={self.seed}"
+
+    def _where(self) -> str:
+        """The network's own part of the protocol."""
+        return self._network.protocol if self._network is not None else f"network={self.network_name}"
 
     def _choices(self) -> list[str]:
         """This metric's own part of the protocol, e.g. ["ddof=1"]."""
@@ -117,6 +116,7 @@ class FeatureMetric(ImageMetric):
 class StoredFeatures(FeatureMetric):
     """A metric that needs every feature of both sets at once: memory is the features."""
 
+    states = "features"
     real_features: list[Tensor]
     fake_features: list[Tensor]
 
@@ -150,6 +150,7 @@ class StreamedMoments(FeatureMetric):
     Beside the moments a random sample of SAMPLE features of each set is kept, for the interval.
     """
 
+    states = "moments"
     real_moments: list[Tensor]
     fake_moments: list[Tensor]
     real_sample: list[Tensor]
@@ -163,14 +164,16 @@ class StreamedMoments(FeatureMetric):
     def _add(self, features: Tensor, real: bool) -> None:
         if not len(features):
             return
-        side = "real" if real else "fake"
-        parts, kept = getattr(self, f"{side}_moments"), getattr(self, f"{side}_sample")
+        parts, kept = (self.real_moments, self.real_sample) if real else (self.fake_moments, self.fake_sample)
         seen = sum(moments.count(p) for p in parts)
-        added = moments.of_rows(features.detach())
-        setattr(self, f"{side}_moments", [moments.combine([*parts, added])])
+        added = moments.combine([*parts, moments.of_rows(features.detach())])
         # each row gets a random priority; the rows with the least are a random sample, whatever the batches
-        priority = Random(derived_seed(self.seed, side, seen)).uniform(len(features)).to(features)
-        setattr(self, f"{side}_sample", [least([*kept, torch.cat([priority[:, None], features.detach()], 1)])])
+        priority = Random(derived_seed(self.seed, "real" if real else "fake", seen)).uniform(len(features)).to(features)
+        sample = least([*kept, torch.cat([priority[:, None], features.detach()], 1)])
+        if real:
+            self.real_moments, self.real_sample = [added], [sample]
+        else:
+            self.fake_moments, self.fake_sample = [added], [sample]
 
     def gaussian(self, real: bool) -> Gaussian:
         """Mean, covariance and count of one set."""
@@ -199,7 +202,7 @@ class StreamedMoments(FeatureMetric):
 
 
 def stacked(parts: "list[Tensor] | Tensor", complaint: str) -> Tensor:
-    """All rows of a list state (a tensor, once torchmetrics has reduced it)."""
+    """All rows of a list state (a tensor, once torchmetrics has reduced it). Raises UserError where there are none."""
     if isinstance(parts, Tensor):
         return parts
     if not parts:
@@ -208,6 +211,7 @@ def stacked(parts: "list[Tensor] | Tensor", complaint: str) -> Tensor:
 
 
 def rows(parts: "list[Tensor] | Tensor") -> int:
+    """How many rows a list state has."""
     return len(parts) if isinstance(parts, Tensor) else sum(len(p) for p in parts)
 
 

@@ -2,18 +2,25 @@
 
 There are two kinds. An `ImageMetric` compares sets of uint8 images; it follows torchmetrics (update, compute, reset)
 and can be used by people who use nothing else of ganbench. A `ModelMetric` needs the trained model itself (M_global,
-path length).
+path length). What the bench wants to know of a metric is an attribute here, with a default.
 """
 
+import inspect
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torchmetrics import Metric as TorchMetric
 
+from ganbench.errors import UserError, nearest
 from ganbench.family import Family
-from ganbench.plugins import load_plugin
+from ganbench.plugins import canonical, load_plugin
+
+Kind = TypeVar("Kind", bound="MetricBase")
 
 
 @dataclass(frozen=True)
@@ -32,41 +39,84 @@ class Score:
 
 
 class MetricBase:
-    """What both kinds share; subclasses live one to a file."""
+    """What both kinds share; subclasses live one to a file.
+
+    A metric's settings are the parameters of its constructor: their names, types and defaults are written there alone.
+    """
 
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     higher_is_better: ClassVar[bool | None] = False  # type: ignore[misc]
+    with_floor: ClassVar[bool] = False  # its value for real images against other real ones is shown beside it
 
     def protocol(self) -> str:
         """All that must agree for two values to be compared, e.g. "swd;patches=128;size=7;repeats=4;directions=128"."""
         raise NotImplementedError
 
+    @classmethod
+    def settings(cls) -> dict[str, Any]:
+        """Names and types of the settings."""
+        # the constructor is where settings are written; asking its signature keeps them from being written again
+        hints = get_type_hints(cls.__init__, include_extras=True)
+        found = inspect.signature(cls).parameters.values()
+        return {p.name: hints.get(p.name, Any) for p in found if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+
 
 class ImageMetric(MetricBase, TorchMetric):
     """Compares generated with real images.
 
-    `update(images, real=...)` takes uint8 (N,C,H,W). A metric on features names its network in `features`, and gets
-    each batch's features through `update_features`, computed once for all metrics that share the network.
+    `update(images, real=...)` takes uint8 (N,C,H,W). A metric on features is a `FeatureMetric`, and gets each batch's
+    features through `update_features`, computed once for all metrics that share the network.
     """
 
-    features: ClassVar[str | None] = None  # name of a feature network, or None: works on pixels
     needs_reals: ClassVar[bool] = True
     needs_fakes: ClassVar[bool] = True
+    equal_counts: ClassVar[bool] = False  # needs as many real as generated images
+    takes_statistics: ClassVar[bool] = False  # `load_reference` takes a mean and a covariance in place of real images
+    any_shape: ClassVar[bool] = False  # images need be neither square nor of one size
     full_state_update: ClassVar[bool] = False  # type: ignore[misc]
+
+    mirrored: bool = False  # the real images it is given are mirrored at random; its protocol says so
 
     def check_counts(self, n_real: int, n_fake: int) -> None:
         """Raise UserError if so many images will not do; asked before any of them is opened."""
 
     def update(self, images: Tensor, real: bool = False) -> None:
+        """Add images, uint8 (N,C,H,W)."""
         raise NotImplementedError
 
     def compute(self) -> Any:
+        """The value(s) of all images so far, as plain numbers."""
         raise NotImplementedError
 
     def scores(self) -> list[Score]:
         """The numbers as rows of a table."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, real: bool = False) -> Any:
+        """Add images, and return the value of these alone; None where one call cannot hold both sets."""
+        if self.needs_reals and self.needs_fakes:
+            self.update(images, real=real)
+            return None
+        return super().forward(images, real=real)
+
+    # --- what the cache keeps of the real images (ganbench.metrics.cache) ------------------------------------------
+
+    def real_key(self) -> str:
+        """All that `real_state` depends on, apart from the images. "": nothing of them is kept."""
+        return ""
+
+    def real_state(self) -> dict[str, Tensor]:
+        """What stands for the reals: put back by `load_real_state`, it gives the same scores."""
+        raise NotImplementedError
+
+    def load_real_state(self, state: dict[str, Tensor]) -> None:
+        """Replace the reals by what `real_state` gave."""
+        raise NotImplementedError
+
+    def load_reference(self, mean: Any, covariance: Any, n: int | None = None) -> None:
+        """Let a mean (d,) and a covariance (d,d) of features stand for the reals; n: images behind them, if known."""
         raise NotImplementedError
 
 
@@ -91,9 +141,55 @@ class ModelMetric(MetricBase):
         return ""
 
     def measure(self, subject: Subject) -> list[Score]:
+        """The numbers as rows of a table."""
         raise NotImplementedError
 
 
 def find_metric(name: str) -> type[MetricBase]:
-    """The metric class called `name`."""
+    """The metric class called `name`. Raises UserError for an unknown one."""
     return load_plugin("metric", name, MetricBase)
+
+
+def build_metric(cls: type[Kind], name: str, options: Mapping[str, Any]) -> Kind:
+    """A metric with those of the options that it has as settings, and those meant for it alone.
+
+    Args:
+        cls, name: of the metric. options: {"seed": 1} goes to every metric with that setting, {"kid": {"subsets": 50}}
+            to one.
+    Raises:
+        UserError: a setting that the metric does not have, or of the wrong type.
+    """
+    known = cls.settings()
+    own = options.get(name)
+    own = own if isinstance(own, Mapping) else {}
+    for key in own:
+        if key not in known:
+            raise UserError(f"{name} has no setting '{key}'.{nearest(key, known)} Known: {', '.join(sorted(known)) or 'none'}")
+    shared = {k: v for k, v in options.items() if k in known and v is not None and not isinstance(v, Mapping)}
+    return cls(**{key: _checked(name, key, value, known[key]) for key, value in {**shared, **own}.items()})
+
+
+def check_settings(names: list[str], options: Mapping[str, Any]) -> None:
+    """Raise UserError for settings that none of the metrics asked for would hear of."""
+    chosen = {canonical(name): find_metric(name).settings() for name in names}
+    for key, value in options.items():
+        if isinstance(value, Mapping) and key not in chosen:
+            setting = next(iter(value), "")
+            raise UserError(f"--set {key}.{setting}: '{key}' is not among the metrics asked for ({', '.join(chosen)})")
+        if value is not None and not isinstance(value, Mapping) and not any(key in known for known in chosen.values()):
+            known = {setting for found in chosen.values() for setting in found}
+            raise UserError(f"'{key}': no such setting of {', '.join(chosen)}.{nearest(key, known)} "
+                            f"Known: {', '.join(sorted(known))}")
+
+
+def _checked(name: str, key: str, value: Any, kind: Any) -> Any:
+    """A setting's value in its type: 50 for "50". Raises UserError where it is of another."""
+    shown = value if isinstance(value, str) else json.dumps(value, default=str)
+    try:
+        found = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise UserError(f"--set {name}.{key}={shown} is refused: {reason[0].lower() + reason[1:]}") from None
+    if isinstance(value, bool) and not isinstance(found, bool):  # pydantic would count true as 1
+        raise UserError(f"--set {name}.{key}={shown} is refused: it is no switch")
+    return found

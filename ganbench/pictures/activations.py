@@ -4,9 +4,8 @@ Both listen to the calls a network makes to torch (convolutions and rectifiers),
 network is built from modules or from functions.
 """
 
-import inspect
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,15 +28,10 @@ def critic_score(family: Family, images: Tensor, labels: Tensor | None = None) -
 
     A batch that is no multiple of 8 is filled up with its own images from the start, and the surplus is cut off again.
     """
-    assert family.critic is not None
     fill = torch.arange(-(-len(images) // GROUP) * GROUP, device=images.device) % len(images)
-    if len(fill) == len(images):
-        own = getattr(family, "scores", None)
-        if family.needs_labels and own is not None:  # a family whose critic scores a class says how
-            return own(images, cast(Any, family).one_hot(labels))
-        takes_labels = len(inspect.signature(family.critic.forward).parameters) > 1
-        return family.critic(images, labels) if takes_labels else family.critic(images)
-    return critic_score(family, images[fill], None if labels is None else labels[fill])[:len(images)]
+    if len(fill) > len(images):
+        return family.critic_scores(images[fill], None if labels is None else labels[fill])[:len(images)]
+    return family.critic_scores(images, labels)
 
 
 class _Listen(TorchFunctionMode):

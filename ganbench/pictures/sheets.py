@@ -19,7 +19,7 @@ from ganbench.family import Family, short_name, to_uint8
 from ganbench.pictures import activations
 from ganbench.pictures.grids import tile
 from ganbench.pictures.walks import Path as LatentPath
-from ganbench.pictures.walks import between, lerp, mapped, natural_path
+from ganbench.pictures.walks import between, check_styles, lerp, natural_path
 from ganbench.random import one_noise
 
 # --- rendering ----------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def render_styles(family: Family, generator: nn.Module, w: Tensor, *, seed: int 
     parts = []
     for start in range(0, len(w), batch):
         with noise_from(seed, w.device):
-            parts.append(cast(Any, generator).synthesis(w[start:start + batch]))
+            parts.append(family.from_style(w[start:start + batch], generator))
     return to_uint8(torch.cat(parts), family.images.side).cpu()
 
 
@@ -74,8 +74,9 @@ def interpolation(family: Family, generator: nn.Module, a: Tensor, b: Tensor, la
     t = torch.linspace(0, 1, steps, device=a.device).repeat(len(a))
     first, last = a.repeat_interleave(steps, 0), b.repeat_interleave(steps, 0)
     if space == "w":
+        check_styles(family)
         with torch.no_grad():
-            w1, w2 = (mapped(family, generator, z, repeated(labels, steps)) for z in (first, last))
+            w1, w2 = (family.to_style(z, repeated(labels, steps), generator) for z in (first, last))
             w = lerp(w1, w2, t)
         return tile(render_styles(family, generator, w, seed=seed), columns=steps)
     if space != "z":
@@ -173,18 +174,12 @@ def class_rows(family: Family, generator: nn.Module, z: Tensor, *, seed: int = 0
 def truncation_sweep(family: Family, generator: nn.Module, z: Tensor, labels: Tensor | None = None,
                      psis: Sequence[float] = (1, 0.7, 0.5, 0.3, 0, -0.5, -1), *, seed: int = 0) -> np.ndarray:
     """One latent a row, one psi a column: w = average + psi (w - average), in all layers."""
+    check_styles(family)
     with torch.no_grad():
-        w = mapped(family, generator, z, labels)
-        mean = average_style(generator).to(w)
+        w = family.to_style(z, labels, generator)
+        mean = family.average_style(generator).to(w)
         swept = torch.stack([mean + psi * (w - mean) for psi in psis], 1).flatten(0, 1)
     return tile(render_styles(family, generator, swept, seed=seed), columns=len(psis))
-
-
-def average_style(generator: nn.Module) -> Tensor:
-    """The running mean of w, (d,). Raises UserError for a generator that keeps none."""
-    if isinstance(found := getattr(generator, "w_average", None), Tensor):
-        return found
-    raise UserError("this picture needs the running mean of w, and this generator keeps none")
 
 
 def mixing_sheet(family: Family, generator: nn.Module, rows: Tensor, columns: Tensor, labels: Tensor | None = None, *,
@@ -194,9 +189,10 @@ def mixing_sheet(family: Family, generator: nn.Module, rows: Tensor, columns: Te
     The first column and the first row show the sources. `cut` = (first, last) layer, last excluded; None = the coarse
     ones (layers at 4x4 and 8x8, as the top block of the paper's figure 3). One label serves all.
     """
+    check_styles(family)
     label = None if labels is None else labels[:1]
     with torch.no_grad():
-        a, b = (layered(generator, mapped(family, generator, z, repeated(label, len(z)))) for z in (rows, columns))
+        a, b = (layered(generator, family.to_style(z, repeated(label, len(z)), generator)) for z in (rows, columns))
         first, last = cut or (0, min(4, a.shape[1]))
         mixed = a[:, None].repeat(1, len(b), 1, 1)
         mixed[:, :, first:last] = b[None, :, first:last]

@@ -7,11 +7,10 @@ generator has never been; a great circle keeps it (White 2016, arXiv 1609.04468)
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.family import Family
-from ganbench.random import Random
 
 Path = Literal["lerp", "slerp"]
 
@@ -41,30 +40,24 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
 
 
 def between(a: Tensor, b: Tensor, t: Tensor | float, path: Path) -> Tensor:
+    """The latents at t between a and b, by either path."""
     return lerp(a, b, t) if path == "lerp" else slerp(a, b, t)
 
 
-def mapped(family: Family, generator: nn.Module, z: Tensor, labels: Tensor | None = None) -> Tensor:
-    """w of latents, by the generator's mapping network. Raises UserError where the generator has none."""
-    mapping = getattr(generator, "mapping", None)
-    if mapping is None or not hasattr(generator, "synthesis"):
+def check_styles(family: Family) -> None:
+    """Raise UserError for a family whose generator has no w."""
+    if not family.has_styles:
         raise UserError("w needs a generator with a mapping network (as StyleGAN's), and this one has none: choose z")
-    one_hot = getattr(family, "one_hot", None)
-    return mapping(z, one_hot(labels)) if labels is not None and one_hot is not None else mapping(z)
 
 
 def natural_path(family: Family) -> Path:
-    """Either "slerp", for Gaussian (or spherical) latents, or "lerp", for uniform ones: decided by the latents' own kurtosis.
+    """Either "slerp", for normal latents, or "lerp", for uniform ones, as the family declares.
 
-    A Gaussian has kurtosis 3, a uniform distribution 1.8; the draw here has thousands of numbers, so the answer is the
-    same every time. Raises UserError for a family whose latents are not vectors one can interpolate.
+    Raises UserError for a family whose latents are not vectors one can interpolate.
     """
     if family.pixel_latents:
         raise UserError("this family's latents are not vectors one can interpolate: choose another family")
-    z = family.latents(1024, Random(0)).double()
-    centred = z - z.mean()
-    kurtosis = float(centred.pow(4).mean() / centred.square().mean().square().clamp_min(1e-30))
-    return "lerp" if kurtosis < 2.4 else "slerp"
+    return "slerp" if family.latent_distribution == "normal" else "lerp"
 
 
 def _rows(t: Tensor | float, like: Tensor) -> Tensor:

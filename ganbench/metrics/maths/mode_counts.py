@@ -37,6 +37,7 @@ def mixture_coverage(points: np.ndarray, centres: np.ndarray, std: float, enough
     k = len(centres)
 
     def count(within: float) -> np.ndarray:
+        """Points within so many standard deviations of each centre."""
         return np.bincount(nearest[distance <= within * std], minlength=k)
 
     return MixtureCoverage(

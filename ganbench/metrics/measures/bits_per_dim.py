@@ -1,8 +1,7 @@
 """Code length of images under models that have a likelihood (or a bound of it)."""
 
-from typing import Any, cast
-
 import torch
+from pydantic import PositiveInt
 
 from ganbench.family import Family, frozen_modes
 from ganbench.metrics.maths.uncertainty import of_mean
@@ -13,7 +12,7 @@ from ganbench.metrics.subjects import choose, reals, stream
 class BitsPerDim(ModelMetric):
     """Negative log-likelihood in bits per dimension (pixel and channel) of 8-bit images; an upper bound for a VAE.
 
-    A family gives it with a method `bits_per_dim(images, random) -> (B,)`, on its training weights. Levels: "train" and
+    A family with `has_likelihood` gives it by its method `bits_per_dim`, on its training weights. Levels: "train" and
     "" = held out (where the data has a test split). A uniform model over 256 values has 8.
 
     Args:
@@ -24,11 +23,11 @@ class BitsPerDim(ModelMetric):
     paper = "van den Oord et al. 2016, arXiv 1601.06759; Kingma, Welling 2013, arXiv 1312.6114"
     summary = "Code length of real images under the model, in bits per pixel and channel; 8 knows nothing."
 
-    def __init__(self, n: int | None = None):
+    def __init__(self, n: PositiveInt | None = None):
         self.n = n
 
     def applies(self, family: Family) -> str:
-        if callable(getattr(family, "bits_per_dim", None)):
+        if family.has_likelihood:
             return ""
         return "bits_per_dim needs a model with a likelihood, and an adversarial generator has none"
 
@@ -40,7 +39,7 @@ class BitsPerDim(ModelMetric):
         return [self._score(subject, level, store) for level, store in splits.items()]
 
     def _score(self, subject: Subject, level: str, store: object) -> Score:
-        family, random = cast(Any, subject.family), stream(subject, f"bits/{level}")
+        family, random = subject.family, stream(subject, f"bits/{level}")
         indices = choose(store, self.n or subject.n, subject.seed)
         with torch.no_grad(), frozen_modes(family):
             family.eval()

@@ -1,6 +1,7 @@
 """Whether a conditional generator makes the class it was asked for."""
 
 import numpy as np
+from pydantic import PositiveInt
 
 from ganbench.family import Family
 from ganbench.metrics.maths.uncertainty import of_share
@@ -24,7 +25,7 @@ class ClassAccuracy(ModelMetric):
     summary = "Share of conditional samples recognised as the class asked for, by ganbench's evaluation classifier."
     higher_is_better = True
 
-    def __init__(self, n: int | None = None):
+    def __init__(self, n: PositiveInt | None = None):
         self.n, self.judge = n, "own-v1"
 
     def applies(self, family: Family) -> str:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from ganbench.metrics.feature_metric import StoredFeatures
@@ -31,9 +32,11 @@ class Cmmd(StoredFeatures):
                "ImageNet classifier does not.")
     higher_is_better = False  # type: ignore[misc]
     features = "clip-vit-l-14-336px"
+    states = "unit features"
+    with_floor = True
 
     def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, sigma: float = 10.0, **kwargs: Any):
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, sigma: PositiveFloat = 10.0, **kwargs: Any):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
         self.sigma = sigma
 

@@ -27,6 +27,7 @@ class Fid(StreamedMoments):
                "diversity at once; compare only at equal numbers of images.")
     higher_is_better = False  # type: ignore[misc]
 
+    takes_statistics = True
     reference: Gaussian | None = None
 
     def load_reference(self, mean: Any, covariance: Any, n: int | None = None) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 
 from ganbench.errors import UserError
 from ganbench.metrics.feature_metric import StoredFeatures
@@ -37,8 +38,8 @@ class FidInfinity(StoredFeatures):
     higher_is_better = False  # type: ignore[misc]
 
     def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, points: int = POINTS,
-                 least: int | None = None, **kwargs: Any):
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, points: PositiveInt = POINTS,
+                 least: PositiveInt | None = None, **kwargs: Any):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
         self.points, self.least = points, least
 

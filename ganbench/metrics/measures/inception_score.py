@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 
 from ganbench.metrics.feature_metric import StoredFeatures
 from ganbench.metrics.maths.split_scores import split_scores
@@ -32,7 +33,7 @@ class InceptionScore(StoredFeatures):
     kind = "logits"
 
     def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, splits: int | None = None,
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, splits: PositiveInt | None = None,
                  shuffle: bool | None = None, shuffle_seed: int = SEED, **kwargs: Any):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
         self.splits = splits or self.compat.splits

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 
 from ganbench.errors import UserError
 from ganbench.metrics.feature_metric import StoredFeatures
@@ -34,8 +35,8 @@ class Kid(StoredFeatures):
     higher_is_better = False  # type: ignore[misc]
 
     def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, subsets: int | None = None,
-                 subset_size: int | None = None, shrink: bool | None = None, subset_seed: int = SEED, **kwargs: Any):
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, subsets: PositiveInt | None = None,
+                 subset_size: PositiveInt | None = None, shrink: bool | None = None, subset_seed: int = SEED, **kwargs: Any):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
         self.subsets = subsets or self.compat.kid_subsets
         self.subset_size = subset_size or self.compat.kid_subset_size

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from ganbench.errors import UserError
@@ -39,8 +40,8 @@ class LinearSeparabilityOwn(ModelMetric):
     summary = ("2 to the summed conditional entropies of attributes given linear classifications of the latents. 1 is "
                "perfectly separable. Own classifiers: not comparable with published scores.")
 
-    def __init__(self, n: int | None = None, keep: float = 0.5, judge: Judge | None = None, judge_name: str = "",
-                 resamples: int = 1000):
+    def __init__(self, n: PositiveInt | None = None, keep: float = 0.5, judge: Judge | None = None, judge_name: str = "",
+                 resamples: PositiveInt = 1000):
         if not 0 < keep <= 1:
             raise UserError(f"linear_separability_own: keep = {keep} is not a share: use a number in (0, 1]")
         self.n, self.keep, self.judge, self.judge_name, self.resamples = n, keep, judge, judge_name, resamples
@@ -79,13 +80,12 @@ class LinearSeparabilityOwn(ModelMetric):
     def _describe(self, subject: Subject, judge: Judge) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Latents by space, each (n,d), and attribute probabilities (n,A)."""
         z, w, answers = [], [], []
-        mapping = getattr(subject.generator, "mapping", None)
         for made in fakes(subject, self.n or subject.n, "separability"):
             with torch.no_grad():
                 answers.append(judge(made.images).cpu())
                 z.append(made.z.flatten(1).cpu())
-                if mapping is not None:
-                    w.append(one_copy(mapping(made.z)).cpu())
+                if subject.family.has_styles:
+                    w.append(one_copy(subject.family.to_style(made.z, None, subject.generator)).cpu())
         spaces = {"z": torch.cat(z).numpy()}
         if w:
             spaces["w"] = torch.cat(w).numpy()

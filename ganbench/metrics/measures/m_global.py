@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from ganbench.errors import UserError
@@ -31,35 +32,13 @@ def _mean(values: Any, what: str) -> float:
     return float(values.mean())
 
 
-def energy(family: Family, images: Tensor) -> Tensor:
-    """Reconstruction energy of each image under the family's own autoencoder, (B,).
-
-    A family may say it itself with a method `energy(images)`. Otherwise it is the mean over pixels of |v - D(v)|^eta,
-    with eta from the family's configuration, or 1.
-    """
-    own = getattr(family, "energy", None)
-    if callable(own):
-        return own(images)
-    assert family.critic is not None
-    eta = float(getattr(family.config, "eta", 1.0))
-    return (images - family.critic(images)).abs().pow(eta).flatten(1).mean(1)
-
-
-def gamma_of(family: Family) -> float:
-    """The ratio L(G(z)) / L(x) the family aims at: its `gamma`, or 1 where it has none.
-
-    1 is what theory says for a plain energy-based critic: at its equilibrium reals and fakes have one energy
-    (Zhao et al. 2016, theorem 2), so balance is L(G(z)) = L(x).
-    """
-    return float(getattr(family.config, "gamma", 1.0))
-
-
 class MGlobal(ModelMetric):
     """M_global = L(x) + |gamma L(x) - L(G(z))| (Berthelot, Schumm, Metz 2017, section 3.4), L a mean over images.
 
     The networks are in evaluation mode; fakes enter the autoencoder as the generator gives them, neither clamped nor
     rounded, as in training. Levels: "" = M_global, "L_real", "L_fake", "balance" = gamma L(x) - L(G(z)) and
-    "ratio" = L(G(z)) / L(x), which should come to gamma.
+    "ratio" = L(G(z)) / L(x), which should come to gamma. Gamma is the family's `energy_ratio`: 1 for a plain energy-based
+    critic, at whose equilibrium reals and fakes have one energy (Zhao et al. 2016, theorem 2).
 
     Args:
         n: number of real and of generated images; None = as many as the evaluation may use.
@@ -70,7 +49,7 @@ class MGlobal(ModelMetric):
     summary = ("How well the critic's autoencoder does on real images, plus how far the run is from the balance it "
                "aims at. Valid within one critic architecture, loss and gamma, not across them.")
 
-    def __init__(self, n: int | None = None):
+    def __init__(self, n: PositiveInt | None = None):
         self.n, self.gamma = n, float("nan")
 
     def applies(self, family: Family) -> str:
@@ -85,12 +64,12 @@ class MGlobal(ModelMetric):
     def measure(self, subject: Subject) -> list[Score]:
         family, n = subject.family, self.n or subject.n
         indices = choose(subject.reals, n, subject.seed)
-        self.gamma = gamma_of(family)
+        self.gamma = family.energy_ratio
         assert family.critic is not None
         with torch.no_grad(), frozen_modes(family.critic):
             family.critic.eval()
-            real_energies = torch.cat([energy(family, x) for x, _ in reals(subject, subject.reals, indices)])
-            fake_energies = torch.cat([energy(family, f.images) for f in fakes(subject, n, "m_global")])
+            real_energies = torch.cat([family.energy(x) for x, _ in reals(subject, subject.reals, indices)])
+            fake_energies = torch.cat([family.energy(f.images) for f in fakes(subject, n, "m_global")])
         real, fake = (e.double().cpu().numpy() for e in (real_energies, fake_energies))
         note = f"gamma = {self.gamma:g}"
         return [Score(value, level, value - Z95 * error, value + Z95 * error, "delta method over images, networks fixed",

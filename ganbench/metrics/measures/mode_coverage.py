@@ -3,6 +3,7 @@
 from itertools import product
 
 import numpy as np
+from pydantic import PositiveInt
 from torch import Tensor
 
 from ganbench.metrics.maths.mode_counts import kl_of_counts
@@ -28,7 +29,7 @@ class ModeCoverage(ModelMetric):
     paper = "Metz et al. 2016, arXiv 1611.02163"
     summary = "Classes that occur among the samples, and the divergence of their frequencies from the data's."
 
-    def __init__(self, n: int | None = None, resamples: int = 200):
+    def __init__(self, n: PositiveInt | None = None, resamples: PositiveInt = 200):
         self.n, self.resamples, self.judge = n, resamples, "own-v1"
 
     def protocol(self) -> str:
@@ -40,7 +41,10 @@ class ModeCoverage(ModelMetric):
         made, _ = fake_pixels(subject, n, "mode_coverage")
         found = self._sort(subject, made)
         reference = np.bincount(labels, minlength=k).astype(np.float64)
-        statistic = lambda sample: np.array([kl_of_counts(np.bincount(sample, minlength=k), reference)])
+
+        def statistic(sample: np.ndarray) -> np.ndarray:
+            return np.array([kl_of_counts(np.bincount(sample, minlength=k), reference)])
+
         kl = float(statistic(found)[0])
         low, high = bootstrap(statistic, found, seed=derived_seed(subject.seed, "bootstrap"), resamples=self.resamples)
         return [Score(float(len(np.unique(found))), "", None, None, "", store.n, n, True, f"of {k} classes"),

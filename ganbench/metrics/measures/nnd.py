@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from ganbench.metrics.maths.uncertainty import of_mean, of_share
@@ -24,7 +25,7 @@ class Nnd(ModelMetric):
     paper = "Radford, Metz, Chintala 2015, arXiv 1511.06434 (authors' code)"
     summary = "How close, in pixels, held-out images have a sample beside them. Low means that nothing is left out."
 
-    def __init__(self, n: int | None = None):
+    def __init__(self, n: PositiveInt | None = None):
         self.n = n
 
     def protocol(self) -> str:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from ganbench.errors import UserError
@@ -36,7 +37,7 @@ class Parzen(ModelMetric):
     summary = "Log-likelihood of held-out images under Gaussian windows around samples. Unreliable in many dimensions."
     higher_is_better = True
 
-    def __init__(self, n: int | None = None, validation: int = 1000):
+    def __init__(self, n: PositiveInt | None = None, validation: PositiveInt = 1000):
         self.n, self.validation = n, validation
 
     def protocol(self) -> str:
@@ -49,7 +50,10 @@ class Parzen(ModelMetric):
             raise UserError(f"parzen needs held-out images, and the test split of {test.name} has {test.n}")
         order = np.random.default_rng(subject.seed).permutation(choose(test, n + self.validation, subject.seed))
         valid, rest = np.split(order, [min(self.validation, len(order) // 2)])
-        scale = lambda images: (images.flatten(1).to(subject.device).double() / 255)
+
+        def scale(images: Tensor) -> Tensor:
+            return images.flatten(1).to(subject.device).double() / 255
+
         queries, tuning = scale(pixels(test, side, np.sort(rest))), scale(pixels(test, side, np.sort(valid)))
         centres = {"": lambda: fake_pixels(subject, n, "parzen")[0],
                    "train": lambda: pixels(subject.reals, side, choose(subject.reals, n, subject.seed))}

@@ -1,20 +1,20 @@
 """Perceptual path length: how far the picture moves, perceptually, for a small step in latent space."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveInt
 from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.family import Family
+from ganbench.metrics.maths.arrays import tf32
 from ganbench.metrics.maths.uncertainty import of_trimmed_mean
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import draw_labels, full_side, sampling, stream
-from ganbench.pictures.walks import Path, between, lerp, mapped, natural_path
+from ganbench.pictures.walks import Path, between, lerp, natural_path
 from ganbench.random import derived_seed
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # two batches of images to (B,) squared-difference distances
@@ -43,7 +43,7 @@ class Ppl(ModelMetric):
     summary = ("Perceptual distance of two images whose latents lie a small step apart, divided by the step squared. "
                "Low means that the latent space is smooth.")
 
-    def __init__(self, n: int | None = None, epsilon: float = 1e-4, crop: bool = False, batch: int = 16,
+    def __init__(self, n: PositiveInt | None = None, epsilon: float = 1e-4, crop: bool = False, batch: PositiveInt = 16,
                  path: Path | None = None, distance: Distance | None = None, distance_name: str = "lpips-vgg16-v0.1"):
         if not epsilon > 0:
             raise UserError(f"ppl: epsilon = {epsilon} is not a step: use a small positive number such as 1e-4")
@@ -63,8 +63,9 @@ class Ppl(ModelMetric):
         if self.distance is None:
             from ganbench.metrics.networks.lpips import load_lpips
             self.distance = load_lpips(subject.device)
-        spaces = ["z", "w"] if hasattr(subject.generator, "mapping") else ["z"]
-        with torch.no_grad(), full_precision():
+        spaces = ["z", "w"] if subject.family.has_styles else ["z"]
+        # TF32's 10 bits would drown an image difference made by a step of 1e-4
+        with torch.no_grad(), tf32(False):
             return [self._score(subject, space, end) for space in spaces for end in (False, True)]
 
     def _score(self, subject: Subject, space: str, end: bool) -> Score:
@@ -91,13 +92,13 @@ class Ppl(ModelMetric):
     def _image(self, subject: Subject, space: str, path: Path, z1: Tensor, z2: Tensor, t: Tensor, step: float,
                labels: Tensor | None, noise: int) -> Tensor:
         """The image at t + step, (B,C,S,S), cropped and averaged down. Draws inside the generator start at `noise`."""
-        family, generator = subject.family, cast(Any, subject.generator)
+        family, generator = subject.family, subject.generator
         place = t.double() + step  # a step of 1e-4 has only three digits in single precision
         with sampling(subject, noise):
             if space == "w":
-                w1, w2 = (mapped(family, generator, z, labels).double() for z in (z1, z2))
+                w1, w2 = (family.to_style(z, labels, generator).double() for z in (z1, z2))
                 w = lerp(w1, w2, place)
-                images = generator.synthesis(w.to(z1.dtype))
+                images = family.from_style(w.to(z1.dtype), generator)
             else:
                 z = between(z1.double(), z2.double(), place, path).to(z1.dtype)
                 images = family.generate(z, labels, generator)
@@ -115,14 +116,3 @@ def shrink(images: Tensor, side: int = LARGEST_SIDE) -> Tensor:
     """Average blocks of pixels down to `side`, where the images are larger."""
     factor = images.shape[-1] // side
     return F.avg_pool2d(images, factor) if factor > 1 else images
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Single precision without TF32: its 10 bits would drown an image difference made by a step of 1e-4."""
-    matmul, conv = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, conv

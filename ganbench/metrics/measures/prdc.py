@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import PositiveInt
+
 from ganbench.metrics.feature_metric import StoredFeatures
 from ganbench.metrics.maths.neighbours import HALVES, METHOD, prdc, prdc_errors
 from ganbench.metrics.maths.uncertainty import of_neighbours
@@ -25,7 +27,7 @@ class Prdc(StoredFeatures):
     higher_is_better = True  # type: ignore[misc]
 
     def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, k: int = 5,
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, k: PositiveInt = 5,
                  strict: bool = True, **kwargs: Any):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
         self.k, self.strict = k, strict

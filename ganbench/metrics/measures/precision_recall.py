@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import PositiveInt
+
 from ganbench.metrics.feature_metric import StoredFeatures
 from ganbench.metrics.maths.neighbours import HALVES, METHOD, prdc, prdc_errors
 from ganbench.metrics.maths.uncertainty import of_neighbours
@@ -28,7 +30,7 @@ class PrecisionRecall(StoredFeatures):
     higher_is_better = True  # type: ignore[misc]
 
     def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, k: int | None = None,
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, k: PositiveInt | None = None,
                  strict: bool | None = None, **kwargs: Any):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
         self.k = k or self.compat.pr_k

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from ganbench.errors import UserError
@@ -40,7 +41,7 @@ class SvmFeatures(ModelMetric):
     summary = "Held-out accuracy of a linear classifier on the critic's frozen features, beside a critic never trained."
     higher_is_better = True
 
-    def __init__(self, n: int | None = None, per_class: int = 400, draws: int = 0):
+    def __init__(self, n: PositiveInt | None = None, per_class: PositiveInt = 400, draws: NonNegativeInt = 0):
         self.n, self.per_class, self.draws = n, per_class, draws
 
     def applies(self, family: Family) -> str:

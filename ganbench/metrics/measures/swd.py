@@ -3,13 +3,14 @@
 from typing import Any
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from ganbench.errors import UserError
+from ganbench.metrics.feature_metric import rows
 from ganbench.metrics.maths.sliced_wasserstein import SeededDraws, SlicedWasserstein, checked, swd
 from ganbench.metrics.maths.sliced_wasserstein_interval import FEWEST_IMAGES, METHOD, Jackknife
 from ganbench.metrics.metric import ImageMetric, Score
-from ganbench.random import derived_seed
 
 
 class SWD(ImageMetric):
@@ -22,7 +23,6 @@ class SWD(ImageMetric):
 
     Args:
         seed: of patch positions and directions. patches, size, repeats, directions: the paper's 128, 7, 4, 128.
-        mirror: mirror each real image with probability 1/2, as the authors do where training mirrors.
     """
 
     title = "SWD x 1e3"
@@ -31,56 +31,56 @@ class SWD(ImageMetric):
                "values mean that textures and structures of that size look alike. Brightness, contrast and colour casts "
                "of a whole set do not count.")
     higher_is_better = False  # type: ignore[misc]
-    equal_counts = True  # of real and generated images
+    equal_counts = True
+    with_floor = True
 
     real_images: list[Tensor]
     fake_images: list[Tensor]
 
-    def __init__(self, seed: int = 0, patches: int = 128, size: int = 7, repeats: int = 4, directions: int = 128,
-                 mirror: bool = False, **kwargs: Any):
+    def __init__(self, seed: int = 0, patches: PositiveInt = 128, size: PositiveInt = 7, repeats: PositiveInt = 4,
+                 directions: PositiveInt = 128, **kwargs: Any):
         super().__init__(**kwargs)
-        self.mirror = mirror
         self._n = 0
-        self._room: dict[str, Tensor] = {}  # the states are the beginnings of these
+        self._room: dict[bool, Tensor] = {}  # real -> memory that the state is the beginning of
         self.seed, self.patches, self.size, self.repeats, self.directions = seed, patches, size, repeats, directions
         self.add_state("real_images", default=[], dist_reduce_fx="cat")
         self.add_state("fake_images", default=[], dist_reduce_fx="cat")
 
     def protocol(self) -> str:
         return (f"swd;patches={self.patches};size={self.size};repeats={self.repeats};directions={self.directions};"
-                f"norm=set-channel;mirror={int(self.mirror)};x1000" + (f";n={self._n}" if self._n else ""))
+                f"norm=set-channel;mirror={int(self.mirrored)};x1000" + (f";n={self._n}" if self._n else ""))
 
     def real_key(self) -> str:
         """All that the state of the reals depends on, apart from the images."""
-        return f"swd;bytes;mirror={self.seed if self.mirror else None}"
+        return "swd;bytes"
 
     def real_state(self) -> dict[str, Tensor]:
         """What the reals have left behind: their bytes."""
-        return {"real_images": self._whole("real_images")}
+        return {"real_images": _whole(self.real_images)}
 
     def load_real_state(self, state: dict[str, Tensor]) -> None:
-        self._room.pop("real_images", None)
+        """Replace the reals."""
+        self._room.pop(True, None)
         self.real_images = [state["real_images"]]
 
     def update(self, images: Tensor, real: bool = False) -> None:
         """Add images, uint8 (N,1 or 3,S,S)."""
         images = checked(images, "real" if real else "generated")
-        name = "real_images" if real else "fake_images"
-        state = getattr(self, name)
-        kept = self._whole(name) if len(state) else images[:0].cpu()
+        state = self.real_images if real else self.fake_images
+        kept = _whole(state) if len(state) else images[:0].cpu()
         if kept.shape[1:] != images.shape[1:]:
             raise UserError(f"SWD got images of shapes {tuple(kept.shape[1:])} and {tuple(images.shape[1:])}: bring them to one")
-        buffer, count = self._room.get(name), len(kept)
+        buffer, count = self._room.get(real), len(kept)
         if buffer is None or count + len(images) > len(buffer):  # memory that nobody has written to costs nothing yet
             buffer = torch.empty((2 * count + max(len(images), 1024), *images.shape[1:]), dtype=torch.uint8)
             buffer[:count] = kept
-            self._room[name] = buffer
+            self._room[real] = buffer
         added = buffer[count:count + len(images)]
         added.copy_(images)
-        if real and self.mirror:  # one number an image, so that batches do not matter
-            flip = [derived_seed(self.seed, "mirror", i) % 2 == 1 for i in range(count, count + len(added))]
-            added[flip] = added[flip].flip(3)
-        setattr(self, name, [buffer[:count + len(images)]])
+        if real:
+            self.real_images = [buffer[:count + len(images)]]
+        else:
+            self.fake_images = [buffer[:count + len(images)]]
 
     def reset(self) -> None:
         super().reset()
@@ -93,7 +93,7 @@ class SWD(ImageMetric):
 
     def scores(self) -> list[Score]:
         jackknife = Jackknife(self._draws(), self.repeats)
-        n = self._count(self.fake_images)
+        n = rows(self.fake_images)
         enough = n >= FEWEST_IMAGES
         values = self._evaluate(jackknife.on_level if enough else None)
         halves: dict[int | str, float] = jackknife.half_widths() if enough else {}
@@ -110,19 +110,18 @@ class SWD(ImageMetric):
         return SeededDraws(self.seed, self.patches, self.size, self.directions)
 
     def _evaluate(self, on_level: Any) -> SlicedWasserstein:
-        if not self._count(self.real_images) or not self._count(self.fake_images):
-            raise UserError("SWD has seen no " + ("real" if not self._count(self.real_images) else "generated")
-                            + " images: update it with both")
-        real, fake = self._whole("real_images"), self._whole("fake_images")
+        for name, state in (("real", self.real_images), ("generated", self.fake_images)):
+            if not rows(state):
+                raise UserError(f"SWD has seen no {name} images: update it with both")
+        real, fake = _whole(self.real_images), _whole(self.fake_images)
         self._n = len(fake)
         return SlicedWasserstein(swd(real, fake, self._draws(), size=self.size, repeats=self.repeats, device=self.device,
                                      on_level=on_level))
 
-    def _whole(self, name: str) -> Tensor:
-        """All images of a set as one tensor."""
-        state = getattr(self, name)
-        return state if isinstance(state, Tensor) else state[0] if len(state) == 1 else torch.cat(state)
 
-    @staticmethod
-    def _count(state: Any) -> int:
-        return len(state) if isinstance(state, Tensor) else sum(map(len, state))
+
+def _whole(state: list[Tensor] | Tensor) -> Tensor:
+    """All images of a set as one tensor, uncopied where they are one already."""
+    if isinstance(state, Tensor):
+        return state
+    return state[0] if len(state) == 1 else torch.cat(state)

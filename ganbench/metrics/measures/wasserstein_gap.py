@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 
 from ganbench.family import Family, frozen_modes
 from ganbench.metrics.maths.uncertainty import Z95
@@ -28,7 +29,7 @@ class WassersteinGap(ModelMetric):
     summary = "The critic's Wasserstein estimate on training and on held-out images; their gap is overfitting."
     higher_is_better = None
 
-    def __init__(self, n: int | None = None):
+    def __init__(self, n: PositiveInt | None = None):
         self.n = n
 
     def applies(self, family: Family) -> str:
@@ -36,7 +37,7 @@ class WassersteinGap(ModelMetric):
             return "wasserstein_gap needs a critic, and this family has none"
         if family.autoencoder_critic:
             return "wasserstein_gap needs a critic that scores images; this family's reconstructs them (see m_global)"
-        if "wasserstein" not in family.quantities or "wgan" not in str(getattr(family.config, "loss", "wgan")):
+        if not family.lipschitz_critic:
             return "wasserstein_gap needs a Lipschitz critic (WGAN, WGAN-GP); this family's scores are no distance"
         return ""
 

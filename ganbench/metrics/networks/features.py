@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ganbench.errors import UserError, nearest
+from ganbench.metrics.maths.arrays import tf32
 from ganbench.metrics.networks import weight_files as weights
 from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.metrics.networks.inception import LAYERS, SIDE, Inception
@@ -29,7 +30,8 @@ from ganbench.metrics.networks.resize import resize
 from ganbench.random import Random, derived_seed
 
 Body = Callable[[Tensor], Mapping[str, Tensor]]
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "float64": torch.float64}  # of weights
+PRECISIONS = tuple(DTYPES)
 CHUNK = {"cpu": 32, "cuda": 256}  # images in a forward pass: activations of the first layers are large
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -49,18 +51,43 @@ class FeatureNetwork:
                  dtype: str, resize: str = "own", has_classifier: bool = False, weights_note: str = "weights as published"):
         self.name, self.layers, self.body = name, tuple(layers), body
         self.weights_hash, self.weights_note, self.has_classifier = weights_hash, weights_note, has_classifier
-        self.device = device
-        self.protocol = f"network={name};weights={weights_hash};resize={resize};dtype={dtype}"
+        self.device, self.dtype = device, effective_precision(dtype, device)
+        self.protocol = f"network={name};weights={weights_hash};resize={resize};dtype={self.dtype}"
+
+    def __deepcopy__(self, memo: Any) -> "FeatureNetwork":
+        return self  # it has no state that changes, and is large
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """uint8 (B,C,H,W) of any size, C = 3 or 1 (grey is repeated) -> layer -> (B,d) on the network's device."""
+        """uint8 (B,C,H,W) of any size, C = 3 or 1 (grey is repeated) -> layer -> (B,d) on the network's device.
+
+        Features are float32, or float64 by a network of that precision.
+        """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise UserError(f"feature networks take uint8 images (B,3,H,W) or (B,1,H,W), and got {images.dtype} "
                             f"{tuple(images.shape)}")
-        parts = [self.body(part.to(self.device).expand(-1, 3, -1, -1))
-                 for part in images.split(CHUNK.get(self.device.type, 64))]
-        return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
+        with tf32(self.dtype == "tf32"):
+            parts = [self.body(part.to(self.device, non_blocking=True).expand(-1, 3, -1, -1))
+                     for part in images.split(CHUNK.get(self.device.type, 64))]
+        found = {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
+        return {layer: rows.float() if rows.dtype == torch.bfloat16 else rows for layer, rows in found.items()}
+
+
+def check_precision(name: str) -> str:
+    """The name of a precision. Raises UserError for an unknown one."""
+    if name not in PRECISIONS:
+        raise UserError(f"--feature-precision {name}: choose {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
+    return name
+
+
+def effective_precision(name: str, device: torch.device) -> str:
+    """What is computed in: tf32 is there on GPUs alone, elsewhere it is float32."""
+    return "float32" if name == "tf32" and device.type != "cuda" else name
+
+
+def resize_dtype(precision: str) -> torch.dtype:
+    """What images are resized and normalised in: float64 for networks of that precision, else float32."""
+    return torch.float64 if precision == "float64" else torch.float32
 
 
 def open_network(name: str, layers: Sequence[str] = (), *, device: torch.device | str = "cpu", dtype: str = "float32",
@@ -69,13 +96,13 @@ def open_network(name: str, layers: Sequence[str] = (), *, device: torch.device 
 
     Args:
         name: see above. layers: which outputs; default the network's usual one.
-        dtype: "float32" or "float64", of weights, arithmetic and features alike.
+        dtype: arithmetic of the network, one of PRECISIONS. Images are resized, and features given, in float32, or in
+            float64 by a network of that precision.
         compat: whose way of resizing, see ganbench.metrics.networks.compat.
     Raises:
         UserError: unknown network or layer, or weights that are not here: one line with file, hash and how to get it.
     """
-    if dtype not in DTYPES:
-        raise UserError(f"--dtype {dtype}: choose float32 or float64")
+    check_precision(dtype)
     layers = list(layers) or [default_layer(name)]
     known = known_layers(name)
     for layer in layers:
@@ -132,10 +159,13 @@ def _inception(name: str, layers: Sequence[str], device: torch.device, dtype: st
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     known = weights.require(name)
     wanted = layers if classifier else [layer for layer in layers if not layer.startswith("logits")] or ["2048"]
-    network = Inception(state, wanted, DTYPES[dtype]).to(device)
+    # cuDNN's float32 kernels want planes, those for tensor cores (tf32, bf16) pixels; on CPUs pixels are faster
+    planes = device.type == "cuda" and dtype in ("float32", "float64")
+    layout = torch.contiguous_format if planes else torch.channels_last
+    network = Inception(state, wanted, DTYPES[dtype], layout).to(device)
 
     def body(images: Tensor) -> Mapping[str, Tensor]:
-        x = resize(images, SIDE, rule, DTYPES[dtype])
+        x = resize(images, SIDE, rule, resize_dtype(dtype))
         # pytorch-fid maps 0..255 to [-1,1]; everybody else does as TensorFlow's graph
         return network(x / 127.5 - 1 if rule == "torch-bilinear" else (x - 128) / 128)
 
@@ -150,8 +180,8 @@ def _normalised(model: Callable[[Tensor], Tensor], side: int, rule: str, dtype: 
     mean, std = (torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) * 255 for values in statistics)
 
     def run(images: Tensor) -> Tensor:
-        x = resize(images, side, rule, DTYPES[dtype])
-        return model((x - mean.to(x)) / std.to(x))
+        x = resize(images, side, rule, resize_dtype(dtype))
+        return model(((x - mean.to(x)) / std.to(x)).to(DTYPES[dtype]))
 
     return run
 
@@ -218,7 +248,7 @@ def _random_vgg16(name: str, layers: Sequence[str], device: torch.device, dtype:
     network.requires_grad_(False)
 
     def body(images: Tensor) -> Mapping[str, Tensor]:
-        x = (resize(images, side, rule, DTYPES[dtype]) - 127.5) / 127.5
+        x = ((resize(images, side, rule, resize_dtype(dtype)) - 127.5) / 127.5).to(DTYPES[dtype])
         return {"512": network(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))}
 
     return FeatureNetwork(name, layers, body, weights_hash="seed0", device=device, dtype=dtype, resize=f"{rule}-{side}",

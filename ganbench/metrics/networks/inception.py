@@ -42,7 +42,9 @@ Branch = Sequence["Conv | Fork | str"]
 
 
 def _a(block: str) -> list[Branch]:
-    n = lambda leaf: f"{block}.{leaf}"
+    def n(leaf: str) -> str:
+        return f"{block}.{leaf}"
+
     return [[Conv(n("branch1x1"))],
             [Conv(n("branch5x5_1")), Conv(n("branch5x5_2"), pad=(2, 2))],
             [Conv(n("branch3x3dbl_1")), Conv(n("branch3x3dbl_2"), pad=(1, 1)), Conv(n("branch3x3dbl_3"), pad=(1, 1))],
@@ -50,14 +52,18 @@ def _a(block: str) -> list[Branch]:
 
 
 def _b(block: str) -> list[Branch]:
-    n = lambda leaf: f"{block}.{leaf}"
+    def n(leaf: str) -> str:
+        return f"{block}.{leaf}"
+
     return [[Conv(n("branch3x3"), stride=2)],
             [Conv(n("branch3x3dbl_1")), Conv(n("branch3x3dbl_2"), pad=(1, 1)), Conv(n("branch3x3dbl_3"), stride=2)],
             [MAXIMUM_DOWN]]
 
 
 def _c(block: str) -> list[Branch]:
-    n = lambda leaf: f"{block}.{leaf}"
+    def n(leaf: str) -> str:
+        return f"{block}.{leaf}"
+
     wide, tall = (0, 3), (3, 0)
     return [[Conv(n("branch1x1"))],
             [Conv(n("branch7x7_1")), Conv(n("branch7x7_2"), pad=wide), Conv(n("branch7x7_3"), pad=tall)],
@@ -67,7 +73,9 @@ def _c(block: str) -> list[Branch]:
 
 
 def _d(block: str) -> list[Branch]:
-    n = lambda leaf: f"{block}.{leaf}"
+    def n(leaf: str) -> str:
+        return f"{block}.{leaf}"
+
     return [[Conv(n("branch3x3_1")), Conv(n("branch3x3_2"), stride=2)],
             [Conv(n("branch7x7x3_1")), Conv(n("branch7x7x3_2"), pad=(0, 3)), Conv(n("branch7x7x3_3"), pad=(3, 0)),
              Conv(n("branch7x7x3_4"), stride=2)],
@@ -75,8 +83,12 @@ def _d(block: str) -> list[Branch]:
 
 
 def _e(block: str, pooling: str) -> list[Branch]:
-    n = lambda leaf: f"{block}.{leaf}"
-    split = lambda stem: Fork((Conv(n(f"{stem}a"), pad=(0, 1)), Conv(n(f"{stem}b"), pad=(1, 0))))
+    def n(leaf: str) -> str:
+        return f"{block}.{leaf}"
+
+    def split(stem: str) -> Fork:
+        return Fork((Conv(n(f"{stem}a"), pad=(0, 1)), Conv(n(f"{stem}b"), pad=(1, 0))))
+
     return [[Conv(n("branch1x1"))],
             [Conv(n("branch3x3_1")), split("branch3x3_2")],
             [Conv(n("branch3x3dbl_1")), Conv(n("branch3x3dbl_2"), pad=(1, 1)), split("branch3x3dbl_3")],
@@ -100,24 +112,28 @@ class Inception(nn.Module):
     Args:
         state: tensors by name; without `fc.weight` there are no logits.
         layers: which of LAYERS are wanted; nothing is computed beyond the last of them.
-        dtype: float32 or float64: of weights, arithmetic and results.
+        dtype: float32, bfloat16 or float64: of weights and arithmetic. Means over maps, and what follows, are at least
+            float32.
+        layout: torch.channels_last or torch.contiguous_format, of weights and maps.
     """
 
-    def __init__(self, state: Mapping[str, Tensor], layers: Sequence[str], dtype: torch.dtype = torch.float32):
+    def __init__(self, state: Mapping[str, Tensor], layers: Sequence[str], dtype: torch.dtype = torch.float32,
+                 layout: torch.memory_format = torch.channels_last):
         super().__init__()
-        self.layers, self.dtype = tuple(layers), dtype
+        self.layers, self.dtype, self.layout = tuple(layers), dtype, layout
+        self.wide = torch.promote_types(dtype, torch.float32)  # of the results
         last = max(LAYERS.index(layer) for layer in layers)
         self.stages = STAGES[:last + 1]
         for name in _conv_names(self.stages):
             weight, bias = _folded(state, name)
-            self.register_buffer(_key(name, "weight"), weight.to(dtype).contiguous(memory_format=torch.channels_last))
+            self.register_buffer(_key(name, "weight"), weight.to(dtype).contiguous(memory_format=layout))
             self.register_buffer(_key(name, "bias"), bias.to(dtype))
         self._join_heads()
         if last > LAYERS.index("2048"):
             if "fc.weight" not in state:
                 raise UserError("these Inception weights have no classifier, so there are no logits")
-            self.register_buffer("fc_weight", state["fc.weight"].to(dtype))
-            self.register_buffer("fc_bias", state["fc.bias"].to(dtype))
+            self.register_buffer("fc_weight", state["fc.weight"].to(self.wide))
+            self.register_buffer("fc_bias", state["fc.bias"].to(self.wide))
 
     def _join_heads(self) -> None:
         """Put the 1x1 convolutions that open a block's branches into one: same input, one pass over it."""
@@ -127,7 +143,7 @@ class Inception(nn.Module):
                 continue
             for part in ("weight", "bias"):
                 joined = torch.cat([self.get_buffer(_key(head.name, part)) for head in heads])
-                layout = torch.channels_last if part == "weight" else torch.contiguous_format
+                layout = self.layout if part == "weight" else torch.contiguous_format
                 self.register_buffer(_key(_joined(heads), part), joined.contiguous(memory_format=layout))
             for head in heads:
                 self.widths[head.name] = len(self.get_buffer(_key(head.name, "bias")))
@@ -137,13 +153,13 @@ class Inception(nn.Module):
     @torch.inference_mode()
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """x: (B,3,299,299), nominally in [-1,1]. Returns layer -> (B,d)."""
-        x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        x = x.to(self.dtype).contiguous(memory_format=self.layout)
         found: dict[str, Tensor] = {}
         for layer, blocks in self.stages:
             for block in blocks:
                 x = self._block(x, block)
             if layer in self.layers or layer == "2048":
-                found[layer] = x.mean((2, 3))
+                found[layer] = x.to(self.wide).mean((2, 3))
         if "logits_unbiased" in self.layers or "logits" in self.layers:
             unbiased = found["2048"] @ self.get_buffer("fc_weight").T
             found |= {"logits_unbiased": unbiased, "logits": unbiased + self.get_buffer("fc_bias")}
@@ -185,7 +201,9 @@ def graph_names() -> dict[str, str]:
     In the graph a branch of one convolution is `conv`, the others are `tower`, `tower_1` ...; within one the convolutions
     are counted, and those of a fork are counted apart, as `mixed_conv`.
     """
-    count = lambda name, index: f"{name}_{index}" if index else name
+    def count(name: str, index: int) -> str:
+        return f"{name}_{index}" if index else name
+
     blocks = [block for _, stage in STAGES for block in stage]
     names = {count("conv", i): conv.name for i, conv in enumerate(_convs(blocks[0][0]) + _convs(blocks[1][0]))}
     for position, block in enumerate(blocks[2:]):
