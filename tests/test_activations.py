@@ -84,8 +84,12 @@ def test_a_conditional_critic_is_given_the_labels():
             seen.append(y.tolist())
             return x.flatten(1).sum(1)
 
+    class Both(Known):
+        def critic_scores(self, images, labels):
+            return self.critic(images, labels)
+
     x = torch.zeros(2, 1, 8, 8)
-    maps(Known(nn.Identity(), Conditional(), needs_labels=True, classes=2), x, torch.tensor([0, 1]), lambda m: None)
+    maps(Both(nn.Identity(), Conditional(), needs_labels=True, classes=2), x, torch.tensor([0, 1]), lambda m: None)
     assert seen == [[0, 1] * 4]  # filled up to a whole batch of eight
     critic = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0))
     family = Known(nn.Identity(), critic, needs_labels=True, classes=2)

@@ -23,7 +23,7 @@ def smooth(n, seed):
 def call(tmp_path, monkeypatch):
     monkeypatch.setenv("GANBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    write_pngs(tmp_path / "reals", smooth(60, 1))
+    write_pngs(tmp_path / "reals", smooth(100, 1))
     write_pngs(tmp_path / "fakes", smooth(50, 2))
     app = typer.Typer()
     commands.register(app)
@@ -39,21 +39,28 @@ def call(tmp_path, monkeypatch):
 def test_two_folders(call, tmp_path):
     asked = ("eval", "--real", "reals", "--fake", "fakes", "--metric", "swd,ms_ssim", "--results", "r.csv")
     first = call(*asked)
-    assert "swd floor" in first.output and "read once: 60 real images, 50 fake images" in first.output
+    assert "swd floor" in first.output and "read once: 100 real images, 50 fake images" in first.output
     assert "from the cache" not in first.output
     frame = load_results("r.csv")
     assert len(frame) == 5
     external, reference = frame[frame.origin == "external"], frame[frame.origin == "reference"]
     assert set(zip(external.metric, external.level)) == {("swd", "16"), ("swd", "avg"), ("ms_ssim", "")}
     assert (external.run == "fakes").all() and (external.dataset == "reals").all()
-    assert set(external[external.metric == "swd"].n_real) == {50} and set(reference.n_real) == {30}
+    assert set(external[external.metric == "swd"].n_real) == {50} and set(reference.n_real) == {50}
     assert external.ci_low.notna().all() and (external.ci_low < external.value).all()
     assert reference.metric.tolist() == ["swd", "swd"]
     again = call(*asked, "--seed", "1")
-    assert "came from the cache for swd" in again.output and "60 real images" not in again.output
+    assert "came from the cache for swd" in again.output and "100 real images" not in again.output
     assert "2 entries" in call("cache", "list").output or "1 entries" in call("cache", "list").output
     assert "removed" in call("cache", "clear").output
     assert call("cache", "list").output.startswith("0 entries")
+
+
+def test_a_floor_at_fewer_images_is_not_shown(call):
+    """At half the images it would be too high: it can stand above the score."""
+    result = call("eval", "--real", "fakes", "--fake", "reals", "--metric", "swd", "--results", "r.csv", "--n", "40")
+    assert "no floor is shown: it takes 80 real images" in result.output and "swd floor" not in result.output
+    assert set(load_results("r.csv").origin) == {"external"}
 
 
 def test_scoring_again_adds_no_second_row(call):

@@ -126,7 +126,13 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
     return [result for name in names for result in outcomes.get(name, [])]
 
 
-def check(names: Sequence[str], options: Mapping[str, Any] | None = None, n: int | None = None) -> dict[str, str]:
+def check(names: Sequence[str], options: Mapping[str, Any] | None = None, n: int | None = None) -> None:
+    """Raise UserError for what `obstacles` finds, or raises itself."""
+    for reason in obstacles(names, options, n).values():
+        raise UserError(reason)
+
+
+def obstacles(names: Sequence[str], options: Mapping[str, Any] | None = None, n: int | None = None) -> dict[str, str]:
     """What can be known before any image is opened.
 
     Args:

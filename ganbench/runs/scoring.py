@@ -13,8 +13,7 @@ from ganbench.data.source import NoSplit
 from ganbench.environment import choose_device, provenance
 from ganbench.errors import UserError
 from ganbench.family import count_parameters
-from ganbench.metrics.evaluate import Report, Result, check, evaluate
-from ganbench.metrics.floor import noise_floor
+from ganbench.metrics.evaluate import Report, Result, check, evaluate, noise_floor
 from ganbench.metrics.images.opening import open_images
 from ganbench.metrics.images.sets import GeneratedSet, ImageSet, StoreSet
 from ganbench.metrics.metric import Subject
@@ -102,9 +101,9 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
                        **as_row(r)}
                       for r in found]
     warnings = [*fakes.warnings, *reals.warnings, *_doubts(asked, fakes, reals)]
-    if floors and floors[0]["n_fake"] < (count := next(r.score.n_fake for r in results if r.metric in WITH_FLOOR)):
-        warnings.append(f"the floor is of {floors[0]['n_fake']:,} real images on a side, the score of {count:,}: "
-                        "with as many the floor would be lower")
+    if asked.floor and reals.n and not floors and WITH_FLOOR & measured:
+        warnings.append(f"no floor is shown: it takes {2 * min(reals.n, fakes.n):,} real images for as many on a side as the score "
+                        "has")
     title = f"{fakes.description} against {reals.description}"
     inputs = [f"generated: {fakes.describe()}", f"real: {reals.describe()}"]
     return EvalResult([{**common, **context, **as_row(r)} for r in results], floors, title, report, warnings, inputs)

@@ -36,7 +36,8 @@ class Cmmd(StoredFeatures):
     with_floor = True
 
     def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, sigma: PositiveFloat = 10.0, **kwargs: Any):
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *,
+                 sigma: PositiveFloat = 10.0, **kwargs: Any):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
         self.sigma = sigma
 
