@@ -118,6 +118,7 @@ class Engine(Protocol):
     clock: Clock
     stage: Stage
     world: int  # number of processes
+    labels: Tensor | None  # of the whole training set, int64 (N,) on the device; None where there are none, or not known
 
     def random(self, name: str) -> Random:
         """The run's random stream of that name."""

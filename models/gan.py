@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
@@ -37,6 +38,8 @@ class GANConfig(FamilyConfig):
     drop_hidden: float = setting(0.5, "share of hidden units dropped in the critic", "code", ge=0, lt=1)
     init: Literal["uniform", "torch"] = setting("uniform", "U(-0.05, 0.05), critic U(-0.005, 0.005), biases 0; or torch's",
                                              "code")
+    output_init: float = setting(0.05, "uniform: bound of the generator's last weights", "code; CIFAR-10 dense: 0.5",
+                                 later=True, gt=0)
     # optimisation
     order: Literal["simultaneous", "critic-first"] = setting("simultaneous", "both gradients before both updates, or not",
                                                           "code")
@@ -78,7 +81,7 @@ class GAN(Family):
         "paper": Preset("the authors' MNIST configuration, maxout and SGD, 50 epochs of 60,000 images: an hour on a few cores"),
         "cifar_fc": Preset("the authors' dense CIFAR-10 networks, 127M weights (without their contrast normalisation)",
                            latents_from="normal", hidden=8000, second="sigmoid", output="linear", units=1600,
-                           rate=0.025),
+                           output_init=0.5, rate=0.025),
         "cifar_conv": Preset("the authors' convolutional CIFAR-10 networks, 77M weights (without their contrast "
                              "normalisation)", side=32, net="conv", latents_from="normal", hidden=8000, second="sigmoid",
                              output="linear", units=500, rate=0.004, batch=128),
@@ -128,6 +131,8 @@ class GAN(Family):
         self.critic = nn.Sequential(*head, nn.Linear(c.units, 1), nn.Flatten(0))
         if c.init == "uniform":
             uniform_everywhere(self.generator, 0.05)
+            if c.output_init != 0.05:
+                nn.init.uniform_(self.last_layer().weight, -c.output_init, c.output_init)
             uniform_everywhere(self.critic, 0.005)
         self.alarm = CollapseAlarm()
 
@@ -145,8 +150,11 @@ class GAN(Family):
     def before_training(self, images: Tensor) -> None:
         """The generator's last biases give the training images' mean, pixel by pixel (authors' code)."""
         if self.config.output == "sigmoid" and self.config.init == "uniform" and self.config.net == "dense":
-            last = [m for m in self.generator if isinstance(m, nn.Linear)][-1]
-            last.bias.copy_(((images.mean(0).flatten() + 1) / 2).clamp(1e-4, 1 - 1e-4).logit())
+            self.last_layer().bias.copy_(((images.mean(0).flatten() + 1) / 2).clamp(1e-4, 1 - 1e-4).logit())
+
+    def last_layer(self) -> nn.Linear:
+        """The generator's last dense layer."""
+        return [m for m in self.generator if isinstance(m, nn.Linear)][-1]
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         c = self.config
@@ -192,6 +200,26 @@ class GAN(Family):
                 "momentum": engine.stage.momenta.get("critic", 0.0)}
 
 
+class UntiedConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution with a bias of its own at every place of its output (authors' code: tied_b 0)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, side: int):
+        super().__init__(inputs, outputs, kernel, stride)
+        self.bias = nn.Parameter(torch.zeros(outputs, side, side))
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        assert self.bias is not None
+        return F.conv_transpose2d(input, self.weight, None, self.stride) + self.bias
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Checkpoints of version 0.1 have one bias a map."""
+        bias = state_dict.get(f"{prefix}bias")
+        if bias is not None and bias.ndim == 1:
+            assert self.bias is not None
+            state_dict[f"{prefix}bias"] = bias[:, None, None].expand_as(self.bias).clone()
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+
 def hidden_layer(config: GANConfig, inputs: int) -> list[nn.Module]:
     """One of the critic's hidden layers, (B,inputs) -> (B,units), and its dropout."""
     dropout = nn.Dropout(config.drop_hidden)
@@ -205,7 +233,7 @@ def to_image(config: GANConfig, images: ImageSpec) -> list[nn.Module]:
     shape = (images.channels, images.side, images.side)
     if config.net == "conv":  # 10x10 -> 32x32
         maps = config.hidden // 100
-        return [nn.Unflatten(1, (maps, 10, 10)), nn.ConvTranspose2d(maps, images.channels, 5, 3)]
+        return [nn.Unflatten(1, (maps, 10, 10)), UntiedConvTranspose2d(maps, images.channels, 5, 3, images.side)]
     return [nn.Linear(config.hidden, math.prod(shape)), nn.Unflatten(1, shape)]
 
 

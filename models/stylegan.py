@@ -24,7 +24,7 @@ from ganbench.models.nn.equalized import (
     upsample,
     widened,
 )
-from ganbench.models.nn.growing import Growing, fade_reals, mix
+from ganbench.models.nn.growing import Growing, by_side, fade_reals, mix
 from ganbench.models.nn.losses import gradient_penalty, non_saturating_generator, wasserstein_generator
 from ganbench.models.nn.progressive import ProgressiveConfig, ProgressiveCritic, ProgressiveFamily
 from ganbench.random import layer_normal
@@ -317,6 +317,10 @@ class StyleGAN(ProgressiveFamily):
             raise UserError("style mixing without styles: set mixing=0 or styles=true")
         if config.conditional and not config.mapping_layers:
             raise UserError("labels enter through the mapping network: set mapping_layers=8 or conditional=false")
+
+    def tick_kimg(self, stage: Stage) -> float | None:
+        """As PGGAN's up to 256; the code has longer ones above."""
+        return by_side({512: 30, 1024: 20}, stage.side, super().tick_kimg(stage) or 0)
 
     def ema_decay(self, stage: Stage) -> float:
         if self.config.ema or not self.config.ema_kimg:

@@ -164,7 +164,7 @@ class WGANGP(Family):
         else:
             rising = [c.dim * min(8, side // s) for s in self.sides()]  # maps at 4 (as at 8), 8, ..., S
             rising[0] = rising[1]
-            network = ResNetGenerator(c.latent, rising, colours, c.generator_norm, first_bias=False)
+            network = ResNetGenerator(c.latent, rising, colours, c.generator_norm, first_bias=False, he_output=True)
             self.critic = ResNetCritic(colours, rising[::-1], c.critic_norm)
         self.generator = (Labelled if c.conditional else nn.Sequential)(network, nn.Tanh())
         if c.output == "sigmoid":  # networks work on pixels in [0,1], all around them on [-1,1]

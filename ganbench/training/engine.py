@@ -7,6 +7,7 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,13 +30,16 @@ class TrainingEngine:
     Args:
         family: with its networks on `device` already.
         seed: of all random streams.
+        labels: of the whole training set, int64 (N,), or None.
         precision: fp32; tf32 (matrix products on tensor cores); bf16 or fp16 (autocast; fp16 scales losses).
     """
 
-    def __init__(self, family: Family, clock: Clock, *, device: torch.device, seed: int, precision: str = "fp32"):
+    def __init__(self, family: Family, clock: Clock, *, device: torch.device, seed: int, precision: str = "fp32",
+                 labels: Tensor | None = None):
         if precision not in PRECISIONS:
             raise UserError(f"unknown precision '{precision}': choose one of {', '.join(PRECISIONS)}")
         self.family, self.clock, self.device, self.seed, self.precision = family, clock, device, seed, precision
+        self.labels = None if labels is None else labels.to(device)
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.optimizers = family.make_optimizers()
         self.own_settings = {name: [dict(group) for group in optimizer.param_groups]
@@ -43,6 +47,7 @@ class TrainingEngine:
         self.scalers = {name: torch.amp.GradScaler(device.type, enabled=precision == "fp16") for name in self.optimizers}
         self.streams: dict[str, Random] = {}
         self.stage = family.stage(clock)
+        check_shares(family, clock, self.world)
         self.phase: int | None = None
         self.averaged: nn.Module | None = None  # made when the family first asks for averaging
         self.skipped = 0  # updates not made because a gradient was not finite
@@ -101,9 +106,7 @@ class TrainingEngine:
 
     def enter(self, stage: Stage) -> None:
         """Make `stage` hold: learning rates, optimizer resets at a new phase, side and fade in the networks."""
-        if stage.batch % self.world:
-            raise UserError(f"batch {stage.batch} does not divide by {self.world} processes: "
-                            "choose another number of processes or another batch")
+        check_share(stage, self.world)
         if self.phase is not None and stage.phase != self.phase:
             for optimizer in self.optimizers.values():
                 optimizer.state.clear()
@@ -206,6 +209,20 @@ class TrainingEngine:
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def check_share(stage: Stage, processes: int) -> None:
+    """Raise UserError where a stage's batch cannot be shared evenly."""
+    if stage.batch % processes:
+        raise UserError(f"batch {stage.batch} at side {stage.side} does not divide by {processes} processes: "
+                        "choose another number of processes or another batch")
+
+
+def check_shares(family: Family, clock: Clock, processes: int) -> None:
+    """The same for all stages up to the end of training, before it begins: 256 pixels may be days away."""
+    for part in range(1001 if processes > 1 else 0):
+        images = round(clock.total_images * part / 1000)
+        check_share(family.stage(replace(clock, images=images)), processes)
 
 
 @contextmanager

@@ -95,7 +95,7 @@ class _CountingEngine:
     """What a family's step needs of an engine: backward passes are made, updates are not."""
 
     def __init__(self, family: Family, like: TrainingEngine, stage: Stage):
-        self.device, self.world, self.stage = like.device, like.world, stage
+        self.device, self.world, self.stage, self.labels = like.device, like.world, stage, like.labels
         self.clock: Clock = replace(like.clock, steps=USUAL_STEP)
         self.optimizers = family.make_optimizers()
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ganbench import distributed
 from ganbench.data import Store, Stream
 from ganbench.errors import Diverged, UserError
@@ -70,7 +72,8 @@ def _build(resolved: Resolved, folder: Path) -> tuple[Trainer, Recorder]:
     seed_everything(options.seed, device)
     family = distributed.convert(resolved.cls(resolved.config, resolved.images).to(device))
     clock = Clock(dataset_size=store.n, total_images=round(plan.kimg * 1000) if plan.kimg else 0)
-    engine = TrainingEngine(family, clock, device=device, seed=options.seed, precision=options.precision)
+    labels = None if store.labels is None else torch.tensor(store.labels)
+    engine = TrainingEngine(family, clock, device=device, seed=options.seed, precision=options.precision, labels=labels)
     place: dict[str, Any] = {"device": device, "rank": engine.rank, "world": engine.world}
     stream = Stream(store, options.seed, mirror=options.mirror, **place)
     held_out = _held_out(options, family, store, place)

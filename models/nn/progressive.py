@@ -247,8 +247,10 @@ class ProgressiveFamily(Family):
         return F.one_hot(labels, self.images.classes)[:, :self.label_size].to(dtype)
 
     def drawn_labels(self, batch: Batch, engine: Engine) -> Tensor | None:
-        """Labels (B,) distributed as the training set's: the minibatch's own, drawn with replacement."""
+        """Labels (B,) drawn from all of the training set's, with replacement; from the minibatch's own where an engine
+        does not know them."""
         if not self.label_size:
             return None
         assert batch.labels is not None
-        return batch.labels[engine.random("labels").integers(len(batch.labels), high=len(batch.labels))]
+        labels = batch.labels if engine.labels is None else engine.labels
+        return labels[engine.random("labels").integers(len(batch.labels), high=len(labels))]

@@ -57,10 +57,11 @@ class FirstBlock(nn.Module):
 class ResNetGenerator(nn.Module):
     """Latents -> 4x4 maps -> one up block for each doubling -> images before squashing. `widths`: maps at 4, 8, ..., S.
 
-    With `classes`, the blocks' norms go by labels (B,).
+    With `classes`, the blocks' norms go by labels (B,). `he_output`: the last convolution begins with the larger weights.
     """
 
-    def __init__(self, latent: int, widths: list[int], channels: int, norm: bool, first_bias: bool, classes: int = 0):
+    def __init__(self, latent: int, widths: list[int], channels: int, norm: bool, first_bias: bool, classes: int = 0,
+                 he_output: bool = False):
         super().__init__()
         kind = "batch" if norm else "none"
         self.project = nn.Sequential(nn.Linear(latent, widths[0] * 16), nn.Unflatten(1, (widths[0], 4, 4)))
@@ -69,6 +70,8 @@ class ResNetGenerator(nn.Module):
         self.norm = norm_layer(kind, widths[-1])
         self.to_image = Conv2d(widths[-1], channels, 3, padding=1)
         initialise_blocks(self)
+        if he_output:
+            uniform_weights(self.to_image, he=True)
 
     def forward(self, z: Tensor, *labels: Tensor) -> Tensor:
         x = self.project(z)
