@@ -157,6 +157,7 @@ class Family(nn.Module):
     convergence_smoothing: ClassVar[str] = "ema0.99"  # "median101", "ema0.999", ...
     healthy: ClassVar[str] = ""  # what healthy training looks like
     sick: ClassVar[str] = ""  # what sick training looks like
+    sampling: ClassVar[str] = ""  # how samples are drawn, where it is more than the generator in eval mode
     misprints: ClassVar[str] = ""  # known misprints in descriptions of the paper
     adversarial: ClassVar[bool] = True
     trains_on_labels: ClassVar[bool] = False  # training needs labelled data, even where the generator takes no labels

@@ -162,6 +162,8 @@ class DCGAN(Family):
     sick = ("D(x) near 1 with D(G(z)) near 0 for good: the critic has won and the generator's gradient says little "
             "(collapse_alarm). A grid that shows one image many times: the latents have collapsed. Long runs often "
             "get worse after their best point: compare last and best.")
+    sampling = ("Batch norm goes by its running statistics; with sample_norm=batch (alt:newmu) by the minibatch being "
+                "sampled, as the authors' code always does.")
     misprints = ("Some course notes end the critic with a softmax over one output, which is constantly 1. The summary "
                  "of the authors' repository mentions average pooling at the end; neither paper nor code has it.")
 

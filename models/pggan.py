@@ -232,6 +232,8 @@ class PGGAN(ProgressiveFamily):
     sick = ("wasserstein near 0 from the start with grey images: the critic learns nothing (rate too low, wrong "
             "drift); scores that run away together: drift is 0; the same image everywhere in the grid: look at "
             "minibatch stddev; checkerboards right after a fade that do not go away: optimizer state was not reset.")
+    sampling = ("By the averaged generator. Rows (a) to (c) of table 1 have batch norm, which goes by the minibatch being "
+                "sampled and not by running statistics, as in the Theano code: an image depends a little on its neighbours.")
     misprints = ("Often repeated wrongly: drift weight 0.001 (not 1); Adam beta1 0, beta2 0.99 (not 0.5 or 0.9); leaky"
                  " slope 0.2; no batch norm and no tanh; latents of 512; one critic step; the He constant multiplies "
                  "the stored weight; side 32 still has 512 maps, 64 is the first with 256. Both published codes "

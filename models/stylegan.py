@@ -288,6 +288,7 @@ class StyleGAN(ProgressiveFamily):
                "each new side adds detail to the same images of the grid.")
     sick = ("logistic_loss near 0 with generator_loss above 10: the critic has won, raise r1_gamma; r1 that grows without "
             "end: rates too high; the same image everywhere in the grid: collapse.")
+    sampling = "By the averaged generator, with fresh noise and without truncation, which is for pictures alone."
     misprints = ("AdaIN's scale is s + 1 with s starting at 0; the instance norm divides by the population deviation; the "
                  "bias comes before the activation and after the noise; growing starts at 8x8 (not 4x4); R1 every step "
                  "(lazy R1 is StyleGAN2); figures with truncation are for show, all published FIDs are without.")

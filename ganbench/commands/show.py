@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ganbench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from ganbench.family import Preset
 
 
 def register(app: typer.Typer) -> None:
@@ -94,11 +97,11 @@ def page(name: str) -> str:
     if family.paper:
         lines += [f"**Paper.** {family.paper}", ""]
     lines += [family.summarise(), ""]
-    if family.needs_labels:
+    if family.needs_labels or family.trains_on_labels:
         lines += ["Needs labelled data.", ""]
     lines += ["## Presets", "", *_table(("preset", "side", "kimg", "what to expect", "sets"), [
         (f"`{key}`" + (" (default)" if key == family.default_preset else ""), p.side or "any",
-         f"{p.kimg or family.kimg:g}", p.about, ", ".join(f"{k}={_short(v)}" for k, v in p.values.items()) or "nothing")
+         f"{p.kimg or family.kimg:g}", p.about, ", ".join(f"{k}={_short(v)}" for k, v in _sets(p).items()) or "nothing")
         for key, p in family.presets.items()]), ""]
     lines += ["## Settings", "", *_table(("setting", "default", "what it is", "source"), [
         (f"`{key}`", _short(field.get_default(call_default_factory=True)), field.description or "", _source(field))
@@ -111,10 +114,15 @@ def page(name: str) -> str:
     elif family.adversarial:
         lines += ["No logged loss says by itself whether training converges; look at the metrics.", ""]
     for heading, text in (("Healthy training", family.healthy), ("Sick training", family.sick),
-                          ("Known misprints", family.misprints)):
+                          ("Sampling", family.sampling), ("Known misprints", family.misprints)):
         if text:
             lines += [f"## {heading}", "", text, ""]
     return "\n".join(lines).rstrip()
+
+
+def _sets(preset: "Preset") -> dict[str, Any]:
+    """The settings that a preset gives, the split among them where it is not the usual one."""
+    return preset.values if preset.split == "train" else {"split": preset.split, **preset.values}
 
 
 def differences(name: str, first: str, second: str) -> list[tuple[str, str, str, str]]:
@@ -130,6 +138,7 @@ def differences(name: str, first: str, second: str) -> list[tuple[str, str, str,
     rows = [(key, _short(getattr(a, key)), _short(getattr(b, key)), field.description or "")
             for key, field in family.Config.model_fields.items() if getattr(a, key) != getattr(b, key)]
     for key, x, y, about in (("kimg", one.kimg or family.kimg, other.kimg or family.kimg, "length of training"),
+                             ("split", one.split, other.split, "the images trained on"),
                              ("side", one.side or "any", other.side or "any", "the side it was made for")):
         if x != y:
             rows.append((key, _short(x), _short(y), about))
