@@ -15,9 +15,10 @@ MODULES = ["ganbench.family", "ganbench.runs.evaluation", "ganbench.runs.run_fol
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder as the examples expect it: a run in runs/, a table in results/."""
-    from ganbench.training.session import Options, run
+    from ganbench.training.options import RunOptions
+    from ganbench.training.session import run
     home = tmp_path_factory.mktemp("home")
-    run(Options("dcgan", preset="smoke", side=32, steps=2, metrics=[], results=None, quiet=True,
+    run(RunOptions("dcgan", preset="smoke", side=32, steps=2, metrics=[], results=None, quiet=True,
                 out=str(home / "runs" / "0001-dcgan-digits-s0")))
     (home / "results").mkdir()
     shutil.copy(ROOT / "results" / "zoo-fashion-short.csv", home / "results")
