@@ -19,6 +19,7 @@ from ganbench.bench.speed import Bench, Speed
 from ganbench.bench.suite import Cell, Planned
 from ganbench.errors import UserError
 from ganbench.family import ImageSpec
+from ganbench.training.document import Resolved
 from ganbench.training.flops import Flops, count_with_smaller_batch
 from ganbench.training.progress import duration
 
@@ -40,6 +41,43 @@ class Estimate:
     bytes: float
 
 
+class Measured:
+    """A family's speed at every moment of its schedule; each side and batch is measured once, when it is first asked for.
+
+    Args:
+        name: what is measured, for the error of a machine that is too small for it.
+    """
+
+    def __init__(self, bench: Bench, name: str):
+        self.bench, self.name = bench, name
+        self.pixels, self.least = (PIXELS // 4, 2) if sum(bench.parameters) > LARGE else (PIXELS, 4)
+        self.speeds: dict[tuple[int, int], Speed] = {}
+
+    def at(self, images: int) -> tuple[Speed, float]:
+        """The measurement for the moment after so many images, and by how much its batch was made smaller."""
+        stage, device = self.bench.stage_at(images), self.bench.device
+        key = (stage.side, stage.batch)
+        if key not in self.speeds:
+            small = min(stage.batch, max(self.least, self.pixels // stage.side ** 2))
+            try:
+                self.speeds[key] = self.bench.measure(images, batch=stage.batch if device.type == "cuda" else small,
+                                                      at_least=0.3, most=20)
+            except torch.OutOfMemoryError:
+                raise UserError(f"{self.name} does not fit into the memory of {device} at side {stage.side}, batch "
+                                f"{stage.batch}: take another preset or a smaller batch") from None
+        return self.speeds[key], stage.batch / self.speeds[key].batch
+
+    def images_of(self, steps: int) -> float:
+        """Real images that so many generator updates are shown."""
+        speed, shrunk = self.at(0)
+        return steps * speed.images_per_step * shrunk
+
+    def seconds(self, images: float) -> float:
+        """Training seconds for so many images, without scoring."""
+        moments = [images * (i + 0.5) / POINTS for i in range(POINTS)]
+        return sum(self.at(int(moment))[0].seconds_per_kimg for moment in moments) / POINTS * images / 1000
+
+
 def estimate(cell: Cell, device: torch.device) -> Estimate:
     """Measure what a cell would cost. Raises UserError if it does not fit into this machine's memory."""
     cls = families.find_family(cell.family)
@@ -48,29 +86,25 @@ def estimate(cell: Cell, device: torch.device) -> Estimate:
     kimg = budget.kimg or cls.presets[cell.preset].kimg or cls.kimg
     bench = Bench(cls, config, ImageSpec(cell.side, cell.channels, cell.classes), device=device,
                   precision=cell.precision, total_kimg=kimg)
-    pixels, least = (PIXELS // 4, 2) if sum(bench.parameters) > LARGE else (PIXELS, 4)
-    measured: dict[tuple[int, int], Speed] = {}
-
-    def at(images: int) -> tuple[Speed, float]:
-        """The measurement for that moment, and by how much its batch was made smaller."""
-        stage = bench.stage_at(images)
-        key = (stage.side, stage.batch)
-        if key not in measured:
-            batch = stage.batch if device.type == "cuda" else min(stage.batch, max(least, pixels // stage.side ** 2))
-            try:
-                measured[key] = bench.measure(images, batch=batch, at_least=0.3, most=20)
-            except torch.OutOfMemoryError:
-                raise UserError(f"{cell.name} does not fit into the memory of {device} at side {stage.side}, batch "
-                                f"{stage.batch}: take another preset or a smaller batch") from None
-        return measured[key], stage.batch / measured[key].batch
-
-    total = 1000 * kimg if budget.steps is None else budget.steps * at(0)[0].images_per_step * at(0)[1]
-    shares = [total * (i + 0.5) / POINTS for i in range(POINTS)]
-    seconds = sum(at(int(images))[0].seconds_per_kimg for images in shares) / POINTS * total / 1000
-    memory = max(s.state_bytes + s.activation_bytes * batch / s.batch for (_, batch), s in measured.items())
+    measured = Measured(bench, cell.name)
+    total = 1000 * kimg if budget.steps is None else measured.images_of(budget.steps)
+    seconds = measured.seconds(total)
+    memory = max(s.state_bytes + s.activation_bytes * batch / s.batch for (_, batch), s in measured.speeds.items())
     bench.engine.enter(bench.stage_at(int(total)))
-    flops = count_with_smaller_batch(bench.engine, max(4, at(int(total))[0].batch // 4))
+    flops = count_with_smaller_batch(bench.engine, max(4, measured.at(int(total))[0].batch // 4))
     return Estimate(*bench.parameters, flops, budget.seconds or seconds, memory + PROCESS_BYTES[device.type])
+
+
+def seconds_of(run: Resolved) -> float:
+    """About how long a run will train on this machine, in seconds, without scoring; from a few real steps."""
+    plan = run.plan
+    bench = Bench(run.cls, run.config, run.images, device=run.device, precision=run.options.precision,
+                  total_kimg=plan.kimg or run.cls.kimg)
+    measured = Measured(bench, f"{run.options.family} ({run.preset})")
+    limits = [measured.seconds(1000 * plan.kimg)] if plan.kimg else []
+    limits += [measured.seconds(measured.images_of(plan.steps))] if plan.steps else []
+    limits += [plan.seconds] if plan.seconds else []
+    return min(limits)
 
 
 def print_plan(planned: Planned, jobs: int, console: Console) -> None:

@@ -1,6 +1,7 @@
 """`ganbench run` and `ganbench resume`. Parse, call, print; torch is imported when called."""
 
-from dataclasses import asdict
+import shlex
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -11,7 +12,10 @@ from ganbench.runs.options import as_command
 from ganbench.training.run_options import ResumeOptions, RunOptions
 
 if TYPE_CHECKING:
+    from ganbench.training.document import Resolved
     from ganbench.training.session import Outcome
+
+PATIENCE = 30 * 60  # seconds of training on a CPU beyond which nobody is made to wait who did not ask for it
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +28,7 @@ def run(options: RunOptions, given: set[str]) -> None:
     if "dataset" not in given:
         note(f"no --dataset given: taking the embedded '{options.dataset}' (see `ganbench list` for others)")
     from ganbench.training import session
-    _finish(session.run(options))
+    _finish(session.run(options, look=_estimated), options)
 
 
 def resume(options: ResumeOptions, given: set[str]) -> None:
@@ -33,10 +37,47 @@ def resume(options: ResumeOptions, given: set[str]) -> None:
     _finish(session.resume(**asdict(options)))
 
 
-def _finish(outcome: "Outcome") -> None:
+def _estimated(resolved: "Resolved") -> "Resolved":
+    """Say about how long it will take; on a CPU, without --preset, take the laptop preset instead of hours."""
+    from ganbench import distributed
+    from ganbench.bench.estimate import seconds_of
+    from ganbench.training.document import resolve
+    from ganbench.training.progress import duration
+    options = resolved.options
+    if options.quiet or options.resume or distributed.world() > 1:
+        return resolved
+    seconds = seconds_of(resolved)
+    small = _laptop_preset(resolved)
+    if options.preset is None and resolved.device.type == "cpu" and seconds > PATIENCE and small is not None:
+        note(f"preset '{resolved.preset}' would take about {duration(seconds)} on this processor: taking '{small}' "
+             f"instead (--preset {resolved.preset} insists)")
+        resolved = resolve(replace(options, preset=small))
+        seconds = seconds_of(resolved)
+    note(f"about {duration(seconds)} of training on this machine, and the scoring on top of it")
+    return resolved
+
+
+def _laptop_preset(resolved: "Resolved") -> str | None:
+    """The preset of this family that is made for a laptop and fits the images, if it has one."""
+    return next((name for name, preset in resolved.cls.presets.items()
+                 if name.startswith("laptop") and preset.side in (None, resolved.store.side)), None)
+
+
+def _finish(outcome: "Outcome", options: RunOptions | None = None) -> None:
     if outcome.rows:
         from ganbench.report.table import print_scores
         print_scores(outcome.rows, title=f"{outcome.path}, last evaluation")
     if outcome.status == "diverged":
         note(f"{outcome.path} diverged: {outcome.reason}")
         raise typer.Exit(EXIT_DIVERGED)
+    if options is None or not options.quiet:
+        _say_what_is_next(outcome, options.results if options is not None else None)
+
+
+def _say_what_is_next(outcome: "Outcome", results: str | None) -> None:
+    path = shlex.quote(str(outcome.path))
+    lines = [f"ganbench sample {path}  (more pictures: ganbench sample --help)"]
+    lines += [f"ganbench report {shlex.quote(results)}"] if results and outcome.rows else []
+    if grids := sorted((outcome.path / "grids").glob("*.png")):
+        lines.insert(0, f"look at {grids[-1]}")
+    note("next:\n" + "\n".join(f"    {line}" for line in lines))

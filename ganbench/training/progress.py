@@ -44,6 +44,13 @@ class ProgressLine:
                 sys.stderr.write("\r" + " " * self.width + "\r")
             print(text, file=sys.stderr, flush=True)
 
+    def count(self, what: str, done: int, total: int) -> None:
+        """Redraw the line with how far something else than training is: an evaluation, say."""
+        now = time.monotonic()
+        if not self.quiet and now - self.shown_at >= self.pause:
+            self.shown_at = now
+            self._print(f"evaluating: {done:,} of {total:,} {what}", False)
+
     def _print(self, line: str, last: bool) -> None:
         if self.live:
             import shutil

@@ -1,7 +1,7 @@
 """One training run: options resolved, networks built, trained, scored; the way from the command line to the loop."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +39,12 @@ class Outcome:
     seconds: float  # of training
 
 
-def run(options: RunOptions) -> Outcome:
-    """Train (or go on training) and score. Raises UserError for anything the caller can put right."""
-    resolved = resolve(options)
+def run(options: RunOptions, look: Callable[[Resolved], Resolved] = lambda resolved: resolved) -> Outcome:
+    """Train (or go on training) and score. Raises UserError for anything the caller can put right.
+
+    look: sees what the options resolved to before anything is written, and may return another.
+    """
+    resolved = look(resolve(options))
     folder = claim_folder(resolved)
     with _sole_use(folder):
         trainer, recorder = _build(resolved, folder)
