@@ -7,20 +7,34 @@ import importlib
 import shlex
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ganbench import __version__
 from ganbench.commands import note
 from ganbench.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+                  context_settings={"help_option_names": ["-h", "--help"]},
                   help="Train, evaluate and compare GAN families: which is better, on your data, and by how much?")
 
 # Rooms that bring commands of their own; each has a function register(app).
 ROOMS = ("ganbench.commands.run", "ganbench.commands.list", "ganbench.commands.doctor", "ganbench.commands.eval",
          "ganbench.commands.weights", "ganbench.commands.data", "ganbench.commands.bench", "ganbench.commands.report",
-         "ganbench.commands.sample", "ganbench.commands.show")
+         "ganbench.commands.sample", "ganbench.commands.show", "ganbench.commands.clean")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"ganbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _own_options(version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True,
+                                                  help="Print the version")] = False) -> None:
+    """Options of ganbench itself, before the command."""
 
 
 def _how_to_go_on() -> str:

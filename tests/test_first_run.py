@@ -1,0 +1,59 @@
+"""What somebody sees who trains for the first time: how long it will take, a preset that ends, and what to do next."""
+
+from pathlib import Path
+
+import pytest
+
+from ganbench.bench import estimate
+from ganbench.commands import run as command
+from ganbench.training import session
+from ganbench.training.document import resolve
+from ganbench.training.options import RunOptions
+
+DIGITS = {"dataset": "digits", "side": 32, "results": None, "metrics": []}
+
+
+@pytest.fixture
+def cost(monkeypatch):
+    """Seconds by preset, instead of measured ones."""
+    seconds = {"paper": 7200.0, "laptop": 240.0}
+    monkeypatch.setattr(estimate, "seconds_of", lambda resolved: seconds[resolved.preset])
+    return seconds
+
+
+def test_hours_on_a_cpu_become_the_laptop_preset_and_that_is_said(cost, elsewhere, capsys):
+    resolved = command._estimated(resolve(RunOptions("dcgan", device="cpu", **DIGITS)))
+    said = capsys.readouterr().err
+    assert resolved.preset == "laptop" and resolved.document["preset"] == "laptop"
+    assert "2:00:00" in said and "--preset paper insists" in said and "about 4:00 of training" in said
+
+
+def test_a_preset_that_was_named_is_kept_and_so_is_one_that_is_quick(cost, elsewhere, capsys):
+    assert command._estimated(resolve(RunOptions("dcgan", preset="paper", device="cpu", **DIGITS))).preset == "paper"
+    assert "about 2:00:00 of training" in capsys.readouterr().err
+    cost["paper"] = 60.0
+    assert command._estimated(resolve(RunOptions("dcgan", device="cpu", **DIGITS))).preset == "paper"
+    assert command._estimated(resolve(RunOptions("dcgan", device="cpu", quiet=True, **DIGITS))).preset == "paper"
+
+
+def test_the_estimate_is_of_the_run_that_follows(elsewhere):
+    """In steps, real images or seconds: the first limit counts."""
+    by_steps = resolve(RunOptions("dcgan", preset="smoke", steps=8, seconds=1e6, device="cpu", **DIGITS))
+    twice = resolve(RunOptions("dcgan", preset="smoke", steps=8000, device="cpu", **DIGITS))
+    assert 0 < estimate.seconds_of(by_steps) < estimate.seconds_of(twice)
+    assert estimate.seconds_of(resolve(RunOptions("dcgan", preset="smoke", seconds=0.5, device="cpu", **DIGITS))) == 0.5
+
+
+def test_estimating_does_not_change_what_is_trained(elsewhere):
+    options = {**DIGITS, "preset": "smoke", "steps": 2, "device": "cpu"}
+    plain = session.run(RunOptions("dcgan", quiet=True, **options))
+    looked = session.run(RunOptions("dcgan", **options), look=command._estimated)
+    first, second = ((r.path / "checkpoints").glob("*/tensors.safetensors") for r in (plain, looked))
+    assert next(first).read_bytes() == next(second).read_bytes()
+
+
+def test_the_end_says_what_is_next(capsys):
+    path = Path("runs/my run")
+    command._say_what_is_next(session.Outcome(path, "ok", "", [{"metric": "swd"}], 1.0), "results/r.csv")
+    said = capsys.readouterr().err
+    assert "ganbench sample 'runs/my run'" in said and "ganbench report results/r.csv" in said

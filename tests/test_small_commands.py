@@ -1,0 +1,47 @@
+"""Small things of the command line: version, short help, completion, cleaning up."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ganbench import __version__
+from ganbench.commands.clean import clean
+from ganbench.errors import UserError
+
+
+def ganbench(*arguments):
+    return subprocess.run([sys.executable, "-m", "ganbench", *arguments], capture_output=True, text=True, timeout=300)
+
+
+def test_version_short_help_and_completion():
+    assert ganbench("--version").stdout == f"ganbench {__version__}\n"
+    assert "--fake" in ganbench("eval", "-h").stdout
+    assert "completion" in ganbench("--show-completion", "bash").stdout
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANBENCH_CACHE", str(tmp_path))
+    for part, size in (("stores", 3_000_000), ("statistics", 1_000_000), ("weights", 500), ("downloads", 500)):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "file").write_bytes(bytes(size))
+    return tmp_path
+
+
+def test_clean_shows_and_removes_nothing_without_yes(cache, capsys):
+    clean()
+    assert "4.0 MB can go" in capsys.readouterr().out
+    assert (cache / "stores" / "file").exists()
+
+
+def test_clean_removes_what_was_named_and_never_what_was_downloaded(cache, capsys):
+    clean(["statistics"], yes=True)
+    assert "removed 1.0 MB" in capsys.readouterr().out
+    assert (cache / "stores").exists() and not (cache / "statistics").exists()
+    clean(["all"], yes=True)
+    assert sorted(path.name for path in cache.iterdir()) == ["downloads", "weights"]
+    with pytest.raises(UserError, match="Did you mean 'stores'"):
+        clean(["store"])
+    with pytest.raises(UserError, match="nothing called 'weights'"):
+        clean(["weights"], yes=True)
