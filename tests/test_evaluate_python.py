@@ -80,7 +80,7 @@ def test_features_are_the_networks_in_the_order_of_the_images():
 
 
 def test_a_run_is_scored_and_shown(tmp_path, monkeypatch):
-    from ganbench.training.options import RunOptions
+    from ganbench.training.run_options import RunOptions
     from ganbench.training.session import run
     monkeypatch.chdir(tmp_path)
     path = run(RunOptions("dcgan", preset="smoke", side=16, steps=2, metrics=[], results=None, quiet=True, n_eval=128)).path

@@ -15,7 +15,7 @@ MODULES = ["ganbench.family", "ganbench.runs.evaluation", "ganbench.runs.run_fol
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder as the examples expect it: a run in runs/, a table in results/."""
-    from ganbench.training.options import RunOptions
+    from ganbench.training.run_options import RunOptions
     from ganbench.training.session import run
     home = tmp_path_factory.mktemp("home")
     run(RunOptions("dcgan", preset="smoke", side=32, steps=2, metrics=[], results=None, quiet=True,

@@ -8,7 +8,7 @@ from ganbench.bench import estimate
 from ganbench.commands import run as command
 from ganbench.training import session
 from ganbench.training.document import resolve
-from ganbench.training.options import RunOptions
+from ganbench.training.run_options import RunOptions
 
 DIGITS = {"dataset": "digits", "side": 32, "results": None, "metrics": []}
 
