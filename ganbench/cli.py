@@ -11,7 +11,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ganbench import __version__
 from ganbench.commands import note
 from ganbench.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 
@@ -27,7 +26,8 @@ ROOMS = ("ganbench.commands.run", "ganbench.commands.list", "ganbench.commands.d
 
 def _print_version(asked: bool) -> None:
     if asked:
-        print(f"ganbench {__version__}")
+        from importlib.metadata import version
+        print(f"ganbench {version('ganbench')}")
         raise typer.Exit
 
 
