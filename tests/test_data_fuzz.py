@@ -123,7 +123,7 @@ def read_train(spec):
 def cifar(home):
     home.mkdir()
     for batch in range(1, 6):
-        (home / f"data_batch_{batch}.bin").write_bytes(noise(3073, 2, batch, 1).tobytes())
+        (home / f"data_batch_{batch}.bin").write_bytes((b"\1" + noise(3072, 1, batch, 1).tobytes()) * 2)
     return f"cifar10:{home}", [home / "data_batch_3.bin"]
 
 
@@ -137,6 +137,7 @@ def cifar_python(home):
 
 def lmdb_folder(home):
     lmdb = pytest.importorskip("lmdb")
+    home.mkdir()
     with lmdb.open(str(home / "bedroom_train_lmdb"), map_size=1 << 22) as table, table.begin(write=True) as writing:
         for i in range(40):
             writing.put(f"{i:040d}".encode(), picture_bytes(noise(30, 30, i)))

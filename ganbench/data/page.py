@@ -3,16 +3,16 @@
 import base64
 import html
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ganbench.data.store import Store, channel_statistics
-from ganbench.errors import UserError
+from ganbench.files import atomic_write
 
-COLOURS = {1: ["#555"], 3: ["#c33", "#393", "#36c"]}
+COLOURS = {1: ["#555"], 3: ["#c33", "#393", "#36c"]}  # others are all drawn in grey
+NAMES = {1: ["grey"], 3: ["red", "green", "blue"]}
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}
 img{max-width:100%;image-rendering:pixelated}svg{background:#f6f6f6}h2{margin-top:2rem}
@@ -25,6 +25,7 @@ def write_page(store: Store, path: Path, shown: int = 100) -> None:
     manifest = store.manifest
     facts = {"split": store.split, "crop": store.crop, "images": f"{store.n:,} of {store.channels}x{store.side}x{store.side}",
              "mirrored in training": "yes" if store.mirror else "no", "from": manifest["title"], "content hash": store.content_hash}
+    # head and contact sheet, then statistics, then what the manifest says about the originals
     parts = [f"<h1>{html.escape(store.name)}</h1>", _table(facts), "<h2>Images</h2>",
              f'<img alt="contact sheet" src="{_data_uri(contact_sheet(store, shown))}">', "<h2>Pixels</h2>", _pixels(store)]
     if store.labels is not None:
@@ -35,7 +36,8 @@ def write_page(store: Store, path: Path, shown: int = 100) -> None:
         parts += ["<h2>Attributes</h2>", _bars(list(zip(store.attribute_names, store.attributes.sum(0, dtype=int).tolist())))]
     sizes = list(manifest["sizes"].items()) + ([("other", manifest["sizes_other"])] if manifest["sizes_other"] else [])
     parts += ["<h2>Sizes of the originals</h2>", _bars(sizes[:30])]
-    for title, rows in (("Converted", list(manifest["converted"].items())),
+    for title, rows in (("Notes", [(line, "") for line in manifest.get("remarks", [])]),
+                        ("Converted", list(manifest["converted"].items())),
                         (f"The same as an earlier image: {manifest['duplicate_count']:,}",
                          [(again, first) for first, again in manifest["duplicates"]]),
                         (f"Skipped: {len(manifest['skipped']):,}", [(line, "") for line in manifest["skipped"]])):
@@ -43,12 +45,7 @@ def write_page(store: Store, path: Path, shown: int = 100) -> None:
             parts += [f"<h2>{html.escape(title)}</h2>", _table(dict(rows))]
     text = (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(store.name)}</title>'
             f"<style>{STYLE}</style>{''.join(parts)}</html>")
-    scratch = path.with_name(path.name + ".tmp")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another --html") from None
+    atomic_write(path, text, remedy="choose another --html")
 
 
 def contact_sheet(store: Store, shown: int = 100) -> Image.Image:
@@ -62,16 +59,17 @@ def contact_sheet(store: Store, shown: int = 100) -> Image.Image:
     for place, index in enumerate(picked):
         y, x = divmod(place, columns)
         sheet[:, y * side:(y + 1) * side, x * side:(x + 1) * side] = pixels[index]
-    return Image.fromarray(sheet[0] if store.channels == 1 else sheet.transpose(1, 2, 0))
+    # of four and more channels the first three are shown as colours, of two the first as grey
+    return Image.fromarray(sheet[0] if store.channels < 3 else sheet[:3].transpose(1, 2, 0))
 
 
 def _pixels(store: Store) -> str:
     mean, deviation = channel_statistics(store)
-    names = ["grey"] if store.channels == 1 else ["red", "green", "blue"]
+    names = NAMES.get(store.channels, [f"channel {i}" for i in range(store.channels)])
     rows = "".join(f"<tr><td>{n}<td>{m:.3f}<td>{d:.3f}" for n, m, d in zip(names, mean, deviation))
     some = store.level(store.side)[:: max(1, store.n // 1000)]
     lines = []
-    for channel, colour in enumerate(COLOURS[store.channels]):
+    for channel, colour in enumerate(COLOURS.get(store.channels, COLOURS[1] * store.channels)):
         counts = np.bincount(some[:, channel].ravel(), minlength=256).astype(float)
         heights = 120 * np.sqrt(counts / counts.max())  # square root: black backgrounds would hide all else
         points = " ".join(f"{2 * x},{120 - y:.1f}" for x, y in enumerate(heights))

@@ -162,8 +162,9 @@ def _statistics(path: Path) -> Statistics | None:
             with one_line(f"the statistics in {path}"):
                 n = int(np.asarray(found["n"])) if "n" in found else 0
                 mu, sigma = (np.asarray(found[name], dtype=np.float64) for name in (mean, covariance))
-            if not np.isfinite(mu).all() or not np.isfinite(sigma).all() or n < 0:
-                raise UserError(f"{path} holds statistics that are not finite: compute them again")
+            kinds = {np.asarray(found[name]).dtype.kind for name in (mean, covariance)}
+            if kinds - set("fiu") or not np.isfinite(mu).all() or not np.isfinite(sigma).all() or n < 0:
+                raise UserError(f"{path} holds statistics that are no finite numbers: compute them again")
             return Statistics(mu, sigma, n, str(path))
     return None
 

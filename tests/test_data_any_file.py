@@ -1,0 +1,472 @@
+"""Files as people have them: right, or refused in one line that names the file; nothing left out without a word."""
+
+import base64
+import bz2
+import hashlib
+import io
+import json
+import os
+import pickle
+import struct
+import subprocess
+import tarfile
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from data_support import (
+    example,
+    noise,
+    picture_bytes,
+    write_celeba,
+    write_idx,
+    write_mnist,
+    write_png,
+    write_tar,
+    write_tfrecords,
+    write_zip,
+)
+from PIL import Image
+
+from ganbench.data import open_dataset
+from ganbench.data.images import Unreadable, decode
+from ganbench.data.page import write_page
+from ganbench.data.prepare import find_source
+from ganbench.data.tfrecord import crc32c
+from ganbench.errors import UserError
+from ganbench.metrics.images.opening import open_images
+
+PICTURE = picture_bytes(noise(8, 8))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANBENCH_CACHE", str(tmp_path / "cache"))
+
+
+def refused(spec, says, **options):
+    """The data room and eval refuse it with the same line."""
+    with pytest.raises(UserError, match=says) as caught:
+        open_dataset(str(spec), side=8, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- pixels, at the depth of the file
+
+def png(width, depth, kind, rows, clear=None):
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, kind, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + head + (chunk(b"tRNS", clear) if clear else b"") + body + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_transparent_grey_is_white_at_every_depth(depth):
+    most = (1 << depth) - 1
+    values = np.arange(8) % (most + 1) if depth < 8 else np.arange(8) * 36
+    bits = "".join(f"{v:0{depth}b}" for v in values)
+    row = bytes(int(bits[i:i + 8], 2) for i in range(0, len(bits), 8))
+    for clear in (0, 1, most):
+        got = np.asarray(decode(png(8, depth, 0, [row], struct.pack(">H", clear))))[0]
+        assert got.tolist() == [255 if v == clear else v * 255 // most for v in values.tolist()], clear
+
+
+def rounded(values):
+    return np.rint(np.asarray(values, np.float64) / 257).astype(int).tolist()
+
+
+def test_sixteen_bits_are_divided_by_257_in_every_kind_of_png():
+    random = np.random.default_rng(0)
+    grey = random.integers(0, 65536, (2, 5), dtype=np.uint16)
+    assert np.asarray(decode(png(5, 16, 0, [r.astype(">u2").tobytes() for r in grey]))).tolist() == rounded(grey)
+    got = np.asarray(decode(png(5, 16, 0, [r.astype(">u2").tobytes() for r in grey], struct.pack(">H", grey[1, 2]))))
+    assert got[1, 2] == 255 and (got == rounded(grey)).sum() == 9
+    colour = random.integers(0, 65536, (2, 5, 3), dtype=np.uint16)
+    rows = [r.astype(">u2").tobytes() for r in colour]
+    assert np.asarray(decode(png(5, 16, 2, rows))).tolist() == rounded(colour)
+    got = np.asarray(decode(png(5, 16, 2, rows, struct.pack(">HHH", *colour[1, 2]))))
+    assert got[1, 2].tolist() == [255] * 3 and (got == rounded(colour)).all(-1).sum() == 9
+    near = colour.copy()
+    near[..., 2] ^= 1  # differs in the last of 48 bits: not the transparent colour
+    assert np.asarray(decode(png(5, 16, 2, rows, struct.pack(">HHH", *near[1, 2])))).tolist() == rounded(colour)
+    clear = random.integers(0, 65536, (1, 4, 4), dtype=np.uint16)
+    clear[0, :, 3] = [0, 65535, 0, 65535]
+    got = np.asarray(decode(png(4, 16, 6, [r.astype(">u2").tobytes() for r in clear])))[0]
+    assert got.tolist() == [[255] * 3, rounded(clear[0, 1, :3]), [255] * 3, rounded(clear[0, 3, :3])]
+    pgm = b"P5 5 2 65535\n" + grey.astype(">u2").tobytes()
+    assert np.asarray(decode(pgm)).tolist() == rounded(grey)
+
+
+def tiff(pixels, tags=()):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "TIFF", tiffinfo=dict(tags))
+    return buffer.getvalue()
+
+
+def test_depths_without_a_stated_range_are_refused(capfd):
+    assert np.asarray(decode(tiff(np.array([[0, 257, 65535]], np.uint16)))).tolist() == [[0, 1, 255]]
+    with pytest.raises(Unreadable, match="32-bit whole numbers"):
+        decode(tiff(np.array([[0, 70_000, 1 << 30]], np.int32)))
+    with pytest.raises(Unreadable, match="floating-point"):
+        decode(tiff(np.zeros((2, 2), np.float32)))
+    damaged = bytearray(tiff(noise(40, 40), {}))
+    damaged[4:8] = b"\xff\xff\xff\0"
+    with pytest.raises(Unreadable):
+        decode(bytes(damaged))
+    assert capfd.readouterr().err == ""  # libtiff's own lines
+
+
+@pytest.mark.parametrize("orientation", [0, 9, "2", 3])
+def test_only_the_standards_turns_are_turns(orientation):
+    kind, value = (2, orientation.encode() + b"\0\0\0") if isinstance(orientation, str) else (3, struct.pack("<HH", orientation, 0))
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHI", 8, 1, 0x0112, kind, 2 if kind == 2 else 1) + value + bytes(4)
+    pixels = noise(6, 9)
+    picture = decode(picture_bytes(pixels, exif=exif))
+    turned = orientation == 3
+    assert np.array_equal(picture, pixels[::-1, ::-1] if turned else pixels)
+    assert ("turned by EXIF" in picture.info["ganbench rules"]) == turned
+
+
+def test_kinds_that_libraries_read_are_read(tmp_path):
+    pixels = np.stack([np.full((16, 16), v, np.uint8) for v in (200, 100, 50)], -1)
+    pixels[:8] = 90
+    for kind, ending in (("TGA", ".tga"), ("JPEG2000", ".jp2")):
+        (tmp_path / f"a{ending}").write_bytes(picture_bytes(pixels, kind))
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    (tmp_path / "a.heic").write_bytes(picture_bytes(pixels, "HEIF", quality=100))
+    source = find_source(str(tmp_path), split="all")
+    assert len(source) == 3
+    for i in range(3):
+        assert np.abs(np.asarray(source.picture(i)).astype(int) - pixels).mean() < 3
+
+
+# --- containers
+
+def test_a_picture_folder_may_have_a_manifest_of_its_own(tmp_path):
+    for i, text in enumerate(("[1, 2]", '{"files": 3}', "not JSON")):
+        write_png(tmp_path / f"it{i}" / "a.png", noise(8, 8))
+        (tmp_path / f"it{i}" / "manifest.json").write_text(text)
+        assert open_dataset(str(tmp_path / f"it{i}"), split="all").n == open_images(str(tmp_path / f"it{i}")).n == 1
+
+
+def test_a_tar_that_was_cut_is_not_taken_for_a_short_one(tmp_path):
+    whole = write_tar(tmp_path / "a.tar", {f"{i}.png": PICTURE for i in range(6)}).read_bytes()
+    block = 512 * (1 + -(-len(PICTURE) // 512))
+    for size in (3 * block, 3 * block + 100, 3 * block + 600):
+        (tmp_path / "a.tar").write_bytes(whole[:size])
+        assert "get it again" in refused(tmp_path / "a.tar", "a.tar is (cut short|damaged)")
+    (tmp_path / "a.tar").write_bytes(whole[:3 * block] + b"\x7f" * 512 + whole[3 * block + 512:])  # a damaged head inside
+    refused(tmp_path / "a.tar", "damaged at byte")
+    (tmp_path / "a.tar").write_bytes(whole + whole)
+    refused(tmp_path / "a.tar", "goes on behind its end")
+
+
+def test_zips_that_cannot_be_read_name_the_member(tmp_path):
+    path = write_zip(tmp_path / "a.zip", {"a.png": PICTURE, "b.png": PICTURE})
+    whole = path.read_bytes()
+    for offset, value, says in ((8, 1, "encrypted"), (10, 98, "compression|not supported")):  # flags, method of the directory
+        data = bytearray(whole)
+        entry = data.find(b"PK\x01\x02")
+        data[entry + offset] = value
+        local = data.find(b"PK\x03\x04")
+        data[local + offset - 2] = value
+        path.write_bytes(data)
+        assert "a.png" in refused(path, says, split="all")
+        assert open_dataset(str(path), split="all", side=8, skip_bad=True).n == 1
+    data = bytearray(whole)
+    entry = data.find(b"PK\x01\x02")
+    data[entry + 6] = 99  # a version of the far future
+    path.write_bytes(data)
+    refused(path, "not a zip file")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.png", picture_bytes(noise(40, 40)))
+    data = bytearray(path.read_bytes())
+    data[60:90] = bytes(30)
+    path.write_bytes(data)
+    refused(path, "a.png", split="all")
+
+
+def test_bombs_are_refused_before_they_are_unpacked_by_eval_too(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(1 << 28))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", bytes(1 << 28))
+    for name in ("a.zip", "a.npz"):
+        refused(tmp_path / name, "decompression bomb")
+        with pytest.raises(UserError, match="decompression bomb"):
+            open_images(str(tmp_path / name))
+
+
+def test_folders_with_loops_depth_and_odd_names(tmp_path):
+    write_png(tmp_path / "a" / "x.png", noise(8, 8))
+    (tmp_path / "a" / "loop.png").symlink_to(tmp_path / "a" / "loop.png")
+    (tmp_path / "a" / "other").symlink_to(tmp_path / "a" / "other")
+    assert "loop.png" in refused(tmp_path / "a", "cannot be read", split="all")
+
+
+def test_a_folder_that_is_too_deep(tmp_path):
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    here = os.getcwd()
+    try:
+        os.chdir(deep)
+        for _ in range(1500):  # deeper than Python's stack and than the longest path
+            os.mkdir("abcd")
+            os.chdir("abcd")
+        os.chdir(here)
+        assert len(refused(deep, "cannot read the folder")) < 400
+    finally:
+        os.chdir(here)
+        subprocess.run(["rm", "-rf", str(deep)], check=True)  # too deep for Python's own
+
+
+def test_class_names_that_are_not_utf8_are_shown(tmp_path):
+    for name in (b"caf\xe9", b"tea"):
+        folder = os.fsencode(tmp_path / "it") + b"/" + name
+        os.makedirs(folder)
+        with open(folder + b"/a.png", "wb") as file:
+            file.write(PICTURE)
+    store = open_dataset(str(tmp_path / "it"), split="all", side=8)
+    assert store.classes == ["caf\\xe9", "tea"]
+    write_page(store, tmp_path / "page.html")
+    assert "caf\\xe9" in (tmp_path / "page.html").read_text()
+
+
+# --- labels and arrays
+
+@pytest.mark.parametrize("labels, says", [
+    ([0, 2_000_000_000], "at most 1,000,000"), ([0.5, 1.0], "whole numbers"), (["a", "b"], "whole numbers"), ([-1, 0], "whole"),
+    (np.array([1, 2], "datetime64[s]"), "whole numbers"), ([[0, 1], [1, 0]], "labels"), ([1 << 63, 1], "labels|whole"),
+])
+def test_labels_that_are_no_classes_are_refused(tmp_path, labels, says):
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.asarray(labels))
+    assert "a.npz" in refused(tmp_path / "a.npz", says, split="all")
+
+
+def test_classes_without_images_are_said(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((4, 8, 8), np.uint8), labels=[1, 2, 3, 1])
+    store = open_dataset(str(tmp_path / "a.npz"), split="all")
+    assert store.manifest["remarks"][-1] == "1 of 4 classes have no image here, the first is '0'"
+
+
+@pytest.mark.parametrize("mark", [b"9" * 5000, b"1" * 12, b"-1", b"one", "²".encode()])
+def test_webdataset_labels_that_are_no_numbers(tmp_path, mark):
+    write_tar(tmp_path / "s.tar", {"a.png": PICTURE, "a.cls": mark})
+    refused(f"webdataset:{tmp_path / 's.tar'}", "not the number of a class", split="all")
+
+
+def test_webdataset_json_without_bottom(tmp_path):
+    write_tar(tmp_path / "s.tar", {"a.png": PICTURE, "a.json": b"[" * 200_000})
+    refused(f"webdataset:{tmp_path / 's.tar'}", "is not JSON", split="all")
+
+
+def test_arrays_with_two_to_eight_channels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 4), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=pixels)
+    store = open_dataset(str(tmp_path / "a.npz"), split="all")
+    assert store.channels == 4 and np.array_equal(store.level(8), pixels.transpose(0, 3, 1, 2))
+    write_page(store, tmp_path / "page.html")
+    images = open_images(str(tmp_path / "a.npz"))
+    assert (images.channels, images.n) == (4, 3)
+
+
+@pytest.mark.parametrize("make, says", [
+    (lambda: torch.zeros(2, 3, 8, 8, dtype=torch.bfloat16), "bfloat16"), (lambda: torch.zeros(4, 4).to_sparse(), "sparse"),
+    (lambda: torch.zeros(0, 3, 8, 8, dtype=torch.uint8), "must be uint8"), (dict, "holds 0 arrays"), (list, "holds a list"),
+    (lambda: torch.zeros(2, 3, 8, 8, dtype=torch.complex64), "complex64"),
+])
+def test_tensor_files_without_images(tmp_path, make, says):
+    torch.save(make(), tmp_path / "a.pt")
+    with pytest.raises(UserError, match=says):
+        open_images(str(tmp_path / "a.pt"))
+
+
+@pytest.mark.parametrize("arrays", [
+    {"mu": np.array([1, "a"], object), "sigma": np.eye(2)}, {"mu": np.array(["a", "b"]), "sigma": np.eye(2)},
+    {"mu": np.array([np.nan, 0]), "sigma": np.eye(2)}, {"mu": np.zeros(2), "sigma": np.zeros((2, 2), "datetime64[s]")},
+])
+def test_statistics_that_are_no_numbers(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(UserError, match=r"a\.npz") as caught:
+        open_images(str(tmp_path / "a.npz"))
+    assert "\n" not in str(caught.value)
+
+
+# --- published data sets
+
+def test_celeba_tables_as_people_have_them(tmp_path):
+    write_celeba(tmp_path, 6)
+    partition, attributes = tmp_path / "list_eval_partition.txt", tmp_path / "list_attr_celeba.txt"
+    spec = f"celeba:{tmp_path}"
+    whole = partition.read_text()
+    partition.write_text("\ufeff" + whole)
+    assert len(find_source(spec)) == 3
+    partition.write_text("".join(whole.splitlines(keepends=True)[:4]))
+    assert "left out: 2 images that list_eval_partition puts in no split" in "; ".join(find_source(spec).remarks)
+    for text, says in (("<!DOCTYPE html><html>", "is a web page"), ("", "is empty")):
+        partition.write_text(text)
+        refused(spec, f"list_eval_partition.txt {says}")
+    partition.write_text(whole)
+    lines = attributes.read_text().splitlines()
+    attributes.unlink()
+    table = "image_id, Bald, Smiling, Young\n" + "".join(", ".join(line.split()) + "\n" for line in lines[2:])
+    attributes.with_suffix(".csv").write_text(table)
+    source = find_source(spec, split="all")
+    source.ready()
+    assert source.attribute_names == ["Bald", "Smiling", "Young"] and source.attributes.tolist()[0] == [0, 1, 0]
+    attributes.with_suffix(".csv").write_text(table.replace("-1", "maybe"))
+    refused(spec, "'maybe' of .*not 1, -1 or 0")
+    attributes.with_suffix(".csv").write_text("one line")
+    refused(spec, "list_attr_celeba")
+
+
+def test_tfrecords_that_are_not_images(tmp_path):
+    assert crc32c(b"123456789") == 0xE3069283 and crc32c(bytes(20_000)) == crc32c(bytes(20_000), lanes=2)  # RFC 3720's check
+    data = noise(16, 16).transpose(2, 0, 1).tobytes()
+    path, spec = tmp_path / "a-r04.tfrecords", f"celeba-hq:{tmp_path / 'a-r04.tfrecords'}"
+    for features in ({"shape": [3, 16, 16], "data": [1, 2]}, {"shape": [0, 16, 16], "data": b""}, {"image": [7]},
+                     {"shape": [3, 1 << 40, 16], "data": data}, {"shape": b"x", "data": data}):
+        write_tfrecords(path, [example(features)])
+        refused(spec, "a-r04.tfrecords-00000: ", split="all")
+    write_tfrecords(path, [example({"shape": [1, 16, 16], "data": data[:256]})])  # one channel is grey
+    assert open_dataset(spec, split="all", side=16, channels=1).level(16)[0, 0].tobytes() == data[:256]
+    write_tfrecords(path, [example({"shape": [3, 16, 16], "data": data})])
+    damaged = bytearray(path.read_bytes())
+    damaged[-100] ^= 1
+    path.write_bytes(damaged)
+    refused(spec, "checksum", split="all")
+
+
+def test_idx_files_are_measured_before_they_are_believed(tmp_path):
+    write_mnist(tmp_path, ending="-ubyte")
+    spec, images, labels = f"mnist:{tmp_path}", tmp_path / "train-images-idx3-ubyte", tmp_path / "train-labels-idx1-ubyte"
+    head = struct.pack(">HBBIII", 0, 8, 3, 4_000_000_000, 28, 28)
+    whole = images.read_bytes()
+    images.write_bytes(head + whole[16:])
+    refused(spec, r"claims 3,136,000,000,000 bytes and has 23,536")
+    write_idx(images, np.zeros((30, 0, 0)))
+    refused(spec, "30 x 0 x 0")
+    write_idx(images, np.zeros((30, 784)))
+    refused(spec, "3 axes are needed")
+    images.write_bytes(whole)
+    write_idx(labels, np.full(30, 11))
+    refused(spec, "labels from 11 to 11, with 10 classes")
+
+
+@pytest.mark.parametrize("pixels, labels", [
+    (np.zeros((2, 3072)), [0, 1]), (np.zeros((2, 3000), np.uint8), [0, 1]), (np.zeros((2, 3072), np.uint8), [0]),
+    (np.zeros((2, 3072), np.uint8), [0, -1]), (np.zeros((2, 3072), np.uint8), [0.5, 1]), (None, None),
+])
+def test_cifar_batches_of_another_kind(tmp_path, pixels, labels):
+    for batch in range(1, 6):
+        (tmp_path / f"data_batch_{batch}").write_bytes(pickle.dumps({"data": pixels, "labels": labels}, 2))
+    assert str(tmp_path) in refused(f"cifar10:{tmp_path}", "holds|labels|damaged")
+
+
+def test_ffhq_names_that_are_digits_but_no_numbers(tmp_path):
+    for name in ("00001.png", "²³.png", "x.png"):
+        write_png(tmp_path / name, noise(8, 8))
+    source = find_source(f"ffhq:{tmp_path}", split="all")
+    assert list(source.names) == ["00001.png"] and "left out: 2 pictures whose names are no numbers" in source.remarks
+
+
+def test_lmdb_that_was_damaged_is_one_line(tmp_path):
+    lmdb = pytest.importorskip("lmdb")
+    home = tmp_path / "bedroom_train_lmdb"
+    with lmdb.open(str(home), map_size=1 << 22) as table, table.begin(write=True) as writing:
+        for i in range(40):
+            writing.put(f"{i:040d}".encode(), picture_bytes(noise(30, 30, i)))
+    whole = (home / "data.mdb").read_bytes()
+    assert open_dataset(f"lsun:{home}", side=8).n == 40
+    (home / "data.mdb").write_bytes(whole[:len(whole) // 2])  # reading it would end this process by SIGBUS
+    refused(f"lsun:{home}", r"bedroom_train_lmdb is damaged or no lmdb \(it has .* bytes where its first page says")
+    for start in range(8192, len(whole) - 4096, 4096):
+        (home / "data.mdb").write_bytes(whole[:start] + b"\xff" * 64 + whole[start + 64:])
+        try:
+            open_dataset(f"lsun:{home}", side=8, skip_bad=True)
+        except UserError as error:
+            assert "\n" not in str(error)
+
+
+def test_celeba_hq_from_the_published_archives(tmp_path):
+    fernet = pytest.importorskip("cryptography.fernet")
+    jpeg = picture_bytes(noise(300, 260), "JPEG")
+    (tmp_path / "img_celeba").mkdir()
+    (tmp_path / "img_celeba" / "000002.jpg").write_bytes(jpeg)
+    (tmp_path / "list_landmarks_celeba.txt").write_text(
+        "2\nx\n" + "".join(f"{i:06d}.jpg 100 120 160 120 130 150 105 180 155 180\n" for i in (1, 2)))
+    plain = open_dataset("celeba-hq", root=str(tmp_path), split="all", side=1024)
+    assert (plain.n, plain.name) == (1, "celeba-wild-faces")
+    (tmp_path / "img_celeba" / "000001.jpg").write_bytes(jpeg)
+    face = plain.level(1024)[0]
+    delta = noise(1024, 1024, 5).transpose(2, 0, 1)
+    made = face + delta  # modulo 256
+
+    def md5(pixels):
+        return hashlib.md5(pixels.tobytes()).hexdigest()
+
+    (tmp_path / "deltas").mkdir()
+    listed = tmp_path / "deltas" / "image_list.txt"
+    listed.write_text("idx orig_idx orig_file proc_md5 final_md5\n"
+                      f"0 1 000002.jpg {md5(face)} {md5(made)}\n1 0 000001.jpg {md5(face)} {'0' * 32}\n")
+    members = {}
+    for number, file in ((0, b"000002.jpg"), (1, b"000001.jpg")):
+        key = base64.urlsafe_b64encode(hashlib.pbkdf2_hmac("sha256", jpeg, file, 100_000, 32))
+        members[f"delta{number:05d}.dat"] = fernet.Fernet(key).encrypt(bz2.compress(delta.tobytes()))
+    write_zip(tmp_path / "deltas" / "deltas00000.zip", members)
+    store = open_dataset("celeba-hq", root=str(tmp_path), split="all", side=1024)
+    assert (store.n, store.name) == (2, "celeba-hq") and np.array_equal(store.level(1024)[0], made)
+    assert store.manifest["converted"]["equal to the published md5"] == 1
+    assert store.manifest["converted"]["not equal to the published md5 (made with Pillow 3.1.1 and libjpeg 8d)"] == 1
+    assert "removed yes; enlarged by a network yes; padded and blurred yes" in store.manifest["remarks"][0]
+    listed.write_text("idx orig_idx orig_file proc_md5 final_md5\n0 1 000002.jpg a b\n")
+    (tmp_path / "img_celeba" / "000002.jpg").write_bytes(picture_bytes(noise(300, 260), "JPEG", quality=90))
+    with pytest.raises(UserError, match=r"00000: delta00000\.dat in .* does not open with 000002\.jpg"):
+        open_dataset("celeba-hq", root=str(tmp_path), split="all", side=1024)
+
+
+# --- one data set, one store
+
+def test_what_is_asked_for_and_what_is_found_out_are_one_store(tmp_path):
+    for i in range(3):
+        write_png(tmp_path / "grey" / f"{i}.png", noise(8, 8, i, 1))
+        write_png(tmp_path / "colour" / f"{i}.png", noise(8, 8, i))
+    for name, channels in (("grey", 1), ("colour", 3)):
+        stores = [open_dataset(str(tmp_path / name), split="all", channels=c) for c in (channels, None, 4 - channels, None)]
+        assert stores[0].path == stores[1].path == stores[3].path != stores[2].path
+        assert [s.channels for s in stores] == [channels, channels, 4 - channels, channels]
+    assert len(list((tmp_path / "cache" / "stores").glob("*/manifest.json"))) == 4
+
+
+def test_a_store_of_others_is_checked(tmp_path):
+    write_png(tmp_path / "it" / "a" / "a.png", noise(8, 8, 0))
+    write_png(tmp_path / "it" / "b" / "a.png", noise(8, 8, 1))
+    store = open_dataset(str(tmp_path / "it"), split="all", side=8)
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    for change, says in (({"n": "2"}, '"n" is text'), ({"levels": [4, "8"]}, "counts, levels"), ({"side": 1 << 50}, "counts"),
+                         ({"classes": None}, '"classes" is null'), ({"classes": [1]}, "names")):
+        (store.path / "manifest.json").write_text(json.dumps(manifest | change))
+        assert "remove" not in refused(store.path, says)
+    (store.path / "manifest.json").write_text(json.dumps(manifest))
+    for labels in ([0, 7], [0.0, 1.0], [[0, 1]]):
+        np.save(store.path / "labels.npy", labels)
+        with pytest.raises(UserError, match=r"labels\.npy is damaged"):
+            open_dataset(str(store.path))
+
+
+def test_tars_do_not_need_their_directory_entries(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        for name in (".", "./cat", "./dog"):
+            member = tarfile.TarInfo(name)
+            member.type = tarfile.DIRTYPE
+            file.addfile(member)
+        for name in ("./cat/a.png", "./dog/a.png"):
+            member = tarfile.TarInfo(name)
+            member.size = len(PICTURE)
+            file.addfile(member, io.BytesIO(PICTURE))
+    assert find_source(str(tmp_path / "a.tar"), split="all").classes == ["cat", "dog"]
