@@ -3,16 +3,32 @@
 torch is imported inside the commands, so that --help is instant.
 """
 
+import contextlib
+import errno
 import importlib
+import io
+import os
 import shlex
-import signal
 import sys
-from typing import Annotated, Any, NoReturn
+import tempfile
+import traceback
+import warnings
+from pathlib import Path
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
 from ganbench.commands import note
-from ganbench.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from ganbench.errors import (
+    EXIT_DEFECT,
+    EXIT_DIVERGED,
+    EXIT_USER_ERROR,
+    Diverged,
+    Stopped,
+    UserError,
+    is_out_of_memory,
+)
+from ganbench.training import preemption
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
                   context_settings={"help_option_names": ["-h", "--help"]},
@@ -37,38 +53,133 @@ def _own_options(version: Annotated[bool, typer.Option("--version", callback=_pr
     """Options of ganbench itself, before the command."""
 
 
-def _how_to_go_on() -> str:
-    session = sys.modules.get("ganbench.training.session")
-    if session is not None and session.current is not None:
-        return f"; `{shlex.join(['ganbench', 'resume', str(session.current)])}` goes on from the last checkpoint"
-    return "; call it again, and it goes on" if sys.argv[1:2] == ["bench"] else ""
-
+# --- how a command ends ---------------------------------------------------------------------------------------------
 
 def main() -> NoReturn:
-    """Entry point of the `ganbench` command: one line and exit code 2 for what the caller can put right."""
-    code, interrupted = 0, False
+    """Entry point of the `ganbench` command.
 
-    def interrupt(number: int, frame: Any) -> NoReturn:
-        nonlocal interrupted  # typer turns the exception into an exit code, and not the same in every version
-        interrupted = True
-        signal.default_int_handler(number, frame)
+    Whatever goes wrong is one line on stderr and an exit code: 2 for what the caller can put right, 3 for a training
+    that diverged, 1 for a defect of ours (its traceback goes to a file), 130, 143 or 129 for a signal.
+    """
+    _usable_streams()
+    warnings.showwarning = _show_warning
+    preemption.install()
+    code, line = _call()
+    # typer turns a KeyboardInterrupt into an exit code, and not the same in every version
+    if preemption.received is not None and code:
+        code, line = preemption.exit_code(), line or "stopped"
+        line += _how_to_go_on()
+    distributed = sys.modules.get("ganbench.distributed")  # loaded only by what may have joined a group
+    if code and distributed and not distributed.failing(code):
+        line = ""  # another process failed first, and has said why
+    try:
+        if line:
+            note(line)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as error:  # nobody reads what we print, or the disk behind it is full
+        code = _unprinted(error, said=bool(line)) or code
+    if distributed:
+        distributed.exit_process(code)
+    sys.exit(code)
 
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where somebody has it ignored (nohup)
-        signal.signal(signal.SIGINT, interrupt)
+
+def _call() -> tuple[int, str]:
+    """Run the command. Returns its exit code, and the line that says what went wrong, "" for nothing."""
     try:
         for room in ROOMS:
             importlib.import_module(room).register(app)
         app()
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0
+        return end.code if isinstance(end.code, int) else 0, ""
     except UserError as error:
-        note(str(error))
-        code = EXIT_USER_ERROR
+        return EXIT_USER_ERROR, str(error)
+    except Diverged as error:
+        return EXIT_DIVERGED, f"diverged: {error}"
+    except Stopped as error:
+        return preemption.exit_code(), str(error)
     except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-    if interrupted and code:
-        note(f"stopped{_how_to_go_on()}")
-        code = EXIT_INTERRUPTED
-    if distributed := sys.modules.get("ganbench.distributed"):  # loaded only by what may have joined a group
-        distributed.exit_process(code)
-    sys.exit(code)
+        return preemption.exit_code(), "stopped"
+    except UnicodeError as error:
+        return EXIT_USER_ERROR, f"text that cannot be read or written as it is: {_one_line(error)}"
+    except BrokenPipeError as error:
+        return _unprinted(error), ""
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            return _defect(error)
+        return EXIT_USER_ERROR, f"out of memory ({_one_line(error)[:200]}): take fewer or smaller images at once"
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else "output: " if error.errno == errno.ENOSPC else ""
+        return EXIT_USER_ERROR, f"{where}{error.strerror or _one_line(error)}"
+    except Exception as error:
+        return _defect(error)
+    return 0, ""
+
+
+def _defect(error: Exception) -> tuple[int, str]:
+    """What nobody foresaw: another process that has gone, or a defect of ours, whose traceback is kept in a file."""
+    distributed = sys.modules.get("ganbench.distributed")
+    if distributed and (gone := distributed.lost_contact(error)):
+        return EXIT_DEFECT, gone + _how_to_go_on()
+    text = "".join(traceback.format_exception(error))
+    said = f"{type(error).__name__}: {_one_line(error)[:300]}"
+    run = _current_run()
+    for folder in (run, Path(tempfile.gettempdir())):
+        if folder is not None and folder.is_dir():
+            path = folder / f"traceback-{os.getpid()}.txt"
+            try:
+                path.write_text(f"{shlex.join(sys.argv)}\n\n{text}", encoding="utf-8", errors="backslashreplace")
+                return EXIT_DEFECT, f"{said}: this is a defect of ganbench; please report it with {path}"
+            except OSError:
+                continue
+    return EXIT_DEFECT, f"{text}\n{said}: this is a defect of ganbench; please report it"
+
+
+def _current_run() -> Path | None:
+    """The folder of the run that this process is training."""
+    session = sys.modules.get("ganbench.training.session")
+    return session.current if session is not None else None
+
+
+def _how_to_go_on() -> str:
+    if run := _current_run():
+        return f"; `{shlex.join(['ganbench', 'resume', str(run)])}` goes on from the last checkpoint"
+    return "; call it again, and it goes on" if sys.argv[1:2] == ["bench"] else ""
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _usable_streams() -> None:
+    """Output that always works: closed streams lead nowhere, and no character or width of a terminal is an error."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # a file must not be opened in a closed stream's place
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            unicode = stream.encoding.lower().startswith("utf")
+            stream.reconfigure(errors="backslashreplace" if unicode else "replace")
+    if not os.environ.get("COLUMNS", "80").isdigit() or int(os.environ.get("COLUMNS", "80")) < 1:
+        del os.environ["COLUMNS"]  # a width of 0 would print nothing
+
+
+def _unprinted(error: OSError, *, said: bool = False) -> int:
+    """The exit code when output could not be written. What is still to be written must not fail again at the end."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    if not said and not isinstance(error, BrokenPipeError):  # somebody who has stopped reading (head) knows that
+        with contextlib.suppress(OSError):
+            note(f"output: {error.strerror}")
+    return EXIT_DEFECT
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int,
+                  file: TextIO | None = None, line: str | None = None) -> None:
+    """Ours are for the user, and one line; those of libraries keep their form."""
+    if category is UserWarning and Path(filename).is_relative_to(Path(__file__).parent):
+        note(f"warning: {_one_line(message) if isinstance(message, Warning) else message}")
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=file or sys.stderr)

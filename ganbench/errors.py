@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Iterable
 
 # How the `ganbench` command ends, beside 0.
-EXIT_USER_ERROR, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 130
+EXIT_DEFECT, EXIT_USER_ERROR, EXIT_DIVERGED = 1, 2, 3  # and 128 + its number for a signal
 
 
 class UserError(Exception):
@@ -17,6 +17,17 @@ class UserError(Exception):
 
 class Diverged(Exception):
     """A training run whose losses or gradients stopped being finite. Becomes a row with status=diverged."""
+
+
+class Stopped(Exception):
+    """A training that was asked to end by a signal, and has written its checkpoint. The message says where it stands."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a GPU or of the machine. torch has no type of its own for the latter."""
+    text = str(error)
+    return (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+            or "can't allocate memory" in text or "not enough memory" in text or "Cannot allocate memory" in text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ The trainer (ganbench.training) knows families through this class alone.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from ganbench.errors import Diverged, UserError, nearest
-from ganbench.plugins import load_plugin
+from ganbench.plugins import load_plugin, source_hash
 from ganbench.random import Random
 
 
@@ -313,6 +314,12 @@ def to_uint8(images: Tensor, side: int | None = None) -> Tensor:
 def find_family(name: str) -> type[Family]:
     """The family class called `name` (a name from `ganbench list`, or the path of a Python file)."""
     return load_plugin("family", name, Family)
+
+
+@cache
+def family_hash(name: str) -> str:
+    """Hash of the code of the family called `name`, to tell whether two trainings were made by the same."""
+    return source_hash(find_family(name).__module__)
 
 
 def configure(family: type[Family], preset: str | None = None, overrides: Mapping[str, Any] | None = None,

@@ -112,8 +112,8 @@ def read_json(path: Path, *, remedy: str, shape: type = dict, keys: Mapping[str,
     Args:
         remedy: what the user can do about a file that is missing or damaged, the end of the error's line.
         shape: the type of the whole document, dict or list.
-        keys: keys that must be there, each with the type or types its value must have. An int is also a float here;
-            a bool is neither.
+        keys: keys that must be there, each with the type or types its value must have; "a.b" is the key b of the
+            object at a. An int is also a float here; a bool is neither.
     Returns:
         The document.
     Raises:
@@ -137,13 +137,15 @@ def read_json(path: Path, *, remedy: str, shape: type = dict, keys: Mapping[str,
         raise UserError(f"{path} is damaged ({reason}): {remedy}") from None
     if not isinstance(document, shape):
         raise UserError(f"{path} is damaged (it holds {_kind(document)}, not {_NAMES[shape]}): {remedy}")
-    checked: Any = document
     for key, kinds in (keys or {}).items():
-        if key not in checked:
-            raise UserError(f'{path} is damaged ("{key}" is missing): {remedy}')
-        if not _is_of(checked[key], kinds):
-            raise UserError(f'{path} is damaged ("{key}" is {_kind(checked[key])}): {remedy}')
-    return checked
+        value: Any = document
+        for part in key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise UserError(f'{path} is damaged ("{key}" is missing): {remedy}')
+            value = value[part]
+        if not _is_of(value, kinds):
+            raise UserError(f'{path} is damaged ("{key}" is {_kind(value)}): {remedy}')
+    return document
 
 
 def lock_file(file: IO[Any], *, shared: bool = False, wait: bool = True) -> None:

@@ -17,10 +17,10 @@ from ganbench import records
 from ganbench.bench.driver import drive, how_far
 from ganbench.bench.engines import Event
 from ganbench.bench.manifest import Manifest
-from ganbench.bench.source import source_hash
 from ganbench.bench.suite import plan
 from ganbench.commands import bench as commands
 from ganbench.errors import UserError
+from ganbench.family import family_hash
 
 TOY = str(Path(__file__).with_name("toy.py"))
 SUITE = f"""
@@ -132,7 +132,7 @@ def test_what_other_code_made_is_kept_and_marked_until_one_asks_for_it_anew(suit
     def call(engine, **options):
         sys.path.insert(0, str(tmp_path))
         sys.modules.pop("helper", None)
-        source_hash.cache_clear()  # each call is a process of its own
+        family_hash.cache_clear()  # each call is a process of its own
         planned = plan(suite)
         manifest = Manifest(tmp_path / "runs", suite=str(suite), threads=1)
         console.file = io.StringIO()

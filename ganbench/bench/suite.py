@@ -34,7 +34,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ganbench import family as families
 from ganbench.bench import tomlfile
-from ganbench.bench.source import source_hash
 from ganbench.data import open_dataset
 from ganbench.errors import UserError, nearest
 from ganbench.family import Family, ImageSpec
@@ -167,7 +166,7 @@ class Cell:
     @property
     def source(self) -> str:
         """Hash of the family's code as it is now. Not part of the key: what was made by other code is kept, and marked."""
-        return source_hash(self.family)
+        return families.family_hash(self.family)
 
     @property
     def label(self) -> str:

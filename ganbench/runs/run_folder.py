@@ -10,11 +10,13 @@
 
 import base64
 import copy
+import hashlib
 import html
 import json
 import os
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +26,31 @@ from torch import Tensor, nn
 from ganbench.data import Store, open_dataset
 from ganbench.errors import UserError
 from ganbench.family import Family, ImageSpec, configure, find_family, sampling_batch, to_uint8
+from ganbench.files import Kinds, atomic_write, read_json
 from ganbench.pictures.grids import ImageTensor, magnified, png, tile
+from ganbench.plugins import source_hash
 from ganbench.random import Random, derived_seed
 from ganbench.runs import checkpoint
 
 RUNS = Path("runs")
+TRAINED: Mapping[str, Kinds] = {  # what config.json must say before networks can be made of it
+    "run": str, "family_source": str, "preset": str, "config": dict, "dataset.spec": str, "dataset.side": int,
+    "dataset.channels": int, "dataset.classes": list, "dataset.split": str, "dataset.content_hash": str}
 
 
 class Run:
-    """A trained model as it stands in its folder.
+    """A trained model, read back from its folder.
 
     Attributes:
         path: the folder. config: contents of config.json. family: networks with the checkpoint's weights.
         generator: the averaged generator where the family averages, in sampling mode. images, kimg, step, seconds:
-        where training stood.
+        where training stood. trust: whether code that the folder brings along may be run.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], family: Family, generator: nn.Module, state: dict[str, Any],
-                 device: torch.device):
+                 device: torch.device, trust: bool = False):
         self.path, self.config, self.family, self.generator, self.device = path, config, family, generator, device
-        self.images, self.step, self.seconds = state["images"], state["steps"], state["seconds"]
+        self.images, self.step, self.seconds, self.trust = state["images"], state["steps"], state["seconds"], trust
 
     @property
     def kimg(self) -> float:
@@ -56,11 +63,12 @@ class Run:
     def store(self, split: str | None = None) -> Store:
         """The images this run was trained on, or another split of the same data set. Raises UserError if they changed."""
         data = self.config["dataset"]
-        store = open_dataset(data["spec"], side=data["side"], split=split or data["split"], crop=data["crop"],
-                             channels=data["channels"], root=data["root"], skip_bad=data["skip_bad"])
+        check_code(self.path, self.config, "dataset", trust=self.trust)
+        store = open_dataset(data["spec"], side=data["side"], split=split or data["split"], crop=data.get("crop"),
+                             channels=data["channels"], root=data.get("root"), skip_bad=data.get("skip_bad", False))
         if split in (None, data["split"]) and store.content_hash != data["content_hash"]:
             raise UserError(f"the images of '{data['spec']}' are not those that {self.path} was trained on "
-                            "(their content hash differs): score it against named images with --real")
+                            "(their content hash differs): score it against named images with `ganbench eval --real`")
         return store
 
     def sample(self, n: int, seed: int = 0, labels: Tensor | None = None) -> Tensor:
@@ -85,13 +93,19 @@ class Run:
         return f'<table>{rows}</table><img alt="16 samples" src="data:image/png;base64,{picture}">'
 
 
-def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str = "last") -> Run:
+def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str = "last", strict: bool = False,
+             trust: bool = False) -> Run:
     """Read a run back.
+
+    A damaged checkpoint is passed over with a warning, and the one before it is taken. Code of the family that has
+    changed since the training is a warning.
 
     Args:
         path: the run's folder. device: where the networks go. which: "last" or "best" checkpoint.
+        strict: refuse a damaged checkpoint instead.
+        trust: import a family's file that lies in the run's folder, or that is not the one the run was trained with.
     Raises:
-        UserError: no run there, no checkpoint yet, or a damaged one.
+        UserError: no run there, no checkpoint yet, none that is sound, or code that needs `trust`.
 
     Example:
         >>> import ganbench
@@ -100,17 +114,14 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
         torch.Size([16, 1, 32, 32])
     """
     path, device = Path(path), torch.device(device)
-    config = read_config(path)
-    if which == "best":
-        checkpoint.check_mark(path / "checkpoints")
-    chosen = checkpoint.best_of(path / "checkpoints") if which == "best" else None
-    if chosen is None:
-        found = checkpoint.list_checkpoints(path / "checkpoints")
-        if not found:
-            raise UserError(f"{path} holds no checkpoint yet: let `ganbench resume {path}` train on, or name another run")
-        chosen = found[-1]
-    document, tensors = checkpoint.load_checkpoint(chosen)
+    config = read_config(path, TRAINED)
+    document, tensors, chosen = _chosen(path / "checkpoints", which, strict)
+    check_code(path, config, "family", trust=trust)
     family = build_family(config, device)
+    if changed := changed_code(config, source_hash(type(family).__module__)):
+        warnings.warn(f"{path}: {changed}; its images and scores may differ from those of the training", stacklevel=2)
+
+    # The checkpoint's weights, into networks that config.json describes.
     weights = {k.removeprefix("family/"): v for k, v in tensors.items() if k.startswith("family/")}
     averaged = {k.removeprefix("averaged/"): v for k, v in tensors.items() if k.startswith("averaged/")}
     try:
@@ -123,23 +134,43 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
                         f"{str(error).splitlines()[-1].strip()}") from None
     family.eval()
     family.sample_mode(generator)
-    return Run(path, config, family, generator, document, device)
+    return Run(path, config, family, generator, document, device, trust)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A run's config.json, with paths inside the run's folder where the folder is now. Raises UserError if `path` is not
-    a run's folder."""
-    if not path.is_dir():
+def _chosen(folder: Path, which: str, strict: bool) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+    """The state and the tensors of the checkpoint to take, and where it lies."""
+    if which == "best":
+        checkpoint.check_mark(folder)
+        if (best := checkpoint.best_of(folder)) is not None:  # nothing else can stand in for the best one
+            return *checkpoint.load_checkpoint(best, checkpoint.POSITION), best
+    found = checkpoint.load_newest(folder, keys=checkpoint.POSITION, strict=strict)
+    if found is None:
+        raise UserError(f"{folder.parent} holds no checkpoint yet: let `ganbench resume {folder.parent}` train on, "
+                        "or name another run")
+    for reason in found.passed_over:
+        warnings.warn(f"{reason}: {found.path.name} is taken instead", stacklevel=3)
+    return found.document, found.tensors, found.path
+
+
+# --- config.json ----------------------------------------------------------------------------------------------------
+
+def read_config(path: Path, keys: Mapping[str, Kinds] | None = None) -> dict[str, Any]:
+    """A run's config.json, with paths inside the run's folder where the folder is now.
+
+    Args:
+        keys: what it must say, as for `ganbench.files.read_json`.
+    Raises:
+        UserError: `path` is not a run's folder, or config.json is damaged or may not be read.
+    """
+    if not os.path.lexists(path):
         raise UserError(f"no run at {path}: see the folders in {RUNS}/, or train one with `ganbench run`")
     try:
-        document = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        (path / "config.json").stat()
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is not a run's folder: it has no config.json") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path / 'config.json'} is damaged ({' '.join(str(error).split())}): name another run") from None
-    if not isinstance(document, dict):
-        raise UserError(f"{path / 'config.json'} is damaged (not a JSON object): name another run")
-    return _followed(document, path)
+    except OSError:
+        pass  # it may be there: reading it says what is wrong
+    return _followed(read_json(path / "config.json", keys=keys, remedy="name another run"), path)
 
 
 def _followed(document: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -147,21 +178,85 @@ def _followed(document: dict[str, Any], path: Path) -> dict[str, Any]:
     options, data = document.get("options"), document.get("dataset")
     if not isinstance(options, dict) or not isinstance(data, dict):
         return document
-    former = options.get("out")
-    if not former or not Path(former).is_absolute() or Path(former) == path.absolute():
+    former, now = str(options.get("out") or ""), os.path.abspath(path)
+    if not os.path.isabs(former) or former == now:
         return document
 
     def follow(holder: dict[str, Any], *keys: str) -> None:
         for key in keys:
             kind, colon, place = str(holder.get(key) or "").rpartition(":")
             if place.startswith(f"{former}{os.sep}"):
-                holder[key] = f"{kind}{colon}{path.absolute()}{place.removeprefix(former)}"
+                holder[key] = f"{kind}{colon}{now}{place.removeprefix(former)}"
 
     follow(options, "family", "dataset", "root", "results")
     follow(document, "family_source")
     follow(data, "spec", "root")
-    options["out"] = str(path.absolute())
+    options["out"] = now
     return document
+
+
+# --- code -----------------------------------------------------------------------------------------------------------
+
+def code_files(config: dict[str, Any]) -> dict[Path, str]:
+    """The Python files that a run is made of besides ganbench's own, and what each is: family, dataset or metric."""
+    options, data = (part if isinstance(part := config.get(key), dict) else {} for key in ("options", "dataset"))
+    named = [("family", config.get("family_source")), ("family", options.get("family")), ("dataset", data.get("spec")),
+             ("dataset", options.get("dataset")), *(("metric", name) for name in list(options.get("metrics") or []))]
+    files = [(what, str(name).partition(":")[0]) for what, name in named]
+    return {Path(os.path.abspath(Path(file).expanduser())): what for what, file in files if file.endswith(".py")}
+
+
+def code_hashes(config: dict[str, Any]) -> dict[str, str]:
+    """SHA-256 of each of these files as it is now, for config.json's "code"."""
+    return {str(file): _sha256(file) for file in code_files(config)}
+
+
+def check_code(path: Path, config: dict[str, Any], *which: str, trust: bool) -> None:
+    """Refuse to import a file that nobody has vouched for; called before anything that a config.json names is imported.
+
+    A file outside the run's folder may be imported if it is, by its SHA-256, the one that the run was trained with.
+    A file inside came with the folder, perhaps from somebody else, and so did the hash beside it.
+
+    Args:
+        path: the run's folder. which: family, dataset, metric; none = all. trust: import it all the same, and say so.
+    Raises:
+        UserError: that names the file and its hash.
+    """
+    recorded = config.get("code") or {}
+    for file, what in code_files(config).items():
+        if which and what not in which:
+            continue
+        found = _sha256(file)
+        if file.resolve().is_relative_to(path.resolve()):
+            reason = f"{file} is code that lies in the run's folder"
+        elif str(file) not in recorded:
+            reason = f"{file} is code, and {path / 'config.json'} does not say what it was when this run was trained"
+        elif recorded[str(file)] != found:
+            reason = f"{file} is other code than this run was trained with (SHA-256 {recorded[str(file)]})"
+        else:
+            continue
+        if not trust:
+            raise UserError(f"{reason}: it is not run unasked. Read it (its SHA-256 is {found}), "
+                            "then add --trust to this command (from Python: trust=True)")
+        warnings.warn(f"{reason}; it is trusted and run (its SHA-256 is {found})", stacklevel=3)
+
+
+def changed_code(config: dict[str, Any], now: str) -> str:
+    """What to say if the family's code is not what the run was begun with; "" if it is, or if nobody wrote that down.
+
+    now: the code's `ganbench.plugins.source_hash`.
+    """
+    recorded = config.get("source_hash")
+    if recorded in (None, now):
+        return ""
+    return f"the code of {Path(config['family_source']).stem} has changed since this run was begun ({recorded}, now {now})"
+
+
+def _sha256(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {file}, which this run needs ({error.strerror}): put it back") from None
 
 
 def build_family(config: dict[str, Any], device: torch.device) -> Family:
@@ -172,11 +267,14 @@ def build_family(config: dict[str, Any], device: torch.device) -> Family:
     return cls(resolved, ImageSpec(data["side"], data["channels"], len(data["classes"]))).to(device)
 
 
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
 def newest_run(runs: Path = RUNS) -> Path:
     """The run whose training was worked on last. Raises UserError if there is none."""
     found = [p.parent for p in runs.glob("*/config.json")]
     if not found:
-        raise UserError(f"no run in {runs.resolve()}: train one with `ganbench run dcgan`, or name one with --run")
+        raise UserError(f"no run in {runs.resolve()}: train one with `ganbench run dcgan`, or name its folder")
     return max(found, key=lambda p: ((p / "metrics.jsonl").stat().st_mtime_ns if (p / "metrics.jsonl").exists() else 0, p))
 
 
@@ -199,11 +297,11 @@ def new_run_folder(family: str, dataset: str, seed: int, runs: Path = RUNS) -> P
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
+    """Whole or not at all, and on the disk when this returns."""
+    atomic_write(path, json.dumps(document, indent=2) + "\n", remedy="free some space, or choose another folder", sync=True)
 
+
+# --- images ---------------------------------------------------------------------------------------------------------
 
 def sample_batches(family: Family, generator: nn.Module, n: int, seed: int, device: torch.device, *,
                    labels: Tensor | None = None, label_pool: Tensor | None = None, batch: int | None = None,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from dataclasses import asdict, dataclass, fields
@@ -16,9 +17,19 @@ from ganbench import distributed, records
 from ganbench.data import Store, absolute_spec, open_dataset
 from ganbench.environment import choose_device, describe
 from ganbench.errors import UserError, nearest
-from ganbench.family import Family, FamilyConfig, ImageSpec, Preset, configure, find_family, hashed_settings, short_name
+from ganbench.family import (
+    Family,
+    FamilyConfig,
+    ImageSpec,
+    Preset,
+    configure,
+    find_family,
+    hashed_settings,
+    short_name,
+)
 from ganbench.metrics.evaluate import check as check_metrics
-from ganbench.runs.run_folder import new_run_folder, read_config
+from ganbench.plugins import source_hash
+from ganbench.runs.run_folder import changed_code, check_code, code_hashes, new_run_folder, read_config
 from ganbench.training.loop import Plan
 from ganbench.training.run_options import RunOptions
 
@@ -69,13 +80,17 @@ def claim_folder(resolved: Resolved) -> Path:
     options, document = resolved.options, resolved.document
     chosen = str(_folder(options, document)) if distributed.rank() == 0 else None
     folder = Path(distributed.broadcast(chosen))
-    document["run"], document["options"]["out"] = folder.name, str(folder.absolute())
+    document["run"], document["options"]["out"] = folder.name, _absolute(str(folder))
     return folder
 
 
-def recorded_options(path: Path) -> RunOptions:
-    """The options that a run was begun with. Raises UserError for a config.json that a hand or another version made."""
-    given, known = read_config(path).get("options"), {f.name for f in fields(RunOptions)}
+def recorded_options(path: Path, *, trust: bool = False) -> RunOptions:
+    """The options that a run was begun with. `trust`: code in its folder, or that has changed, may be run.
+
+    Raises UserError for a config.json that a hand or another version made, and for code that is not trusted.
+    """
+    document = read_config(path)
+    given, known = document.get("options"), {f.name for f in fields(RunOptions)} - {*RunOptions.OF_ONE_CALL}
     place = path / "config.json"
     if not isinstance(given, dict) or "family" not in given:
         raise UserError(f"{place} says nothing of the options of this run: begin it anew with `ganbench run`")
@@ -83,6 +98,7 @@ def recorded_options(path: Path) -> RunOptions:
         if key not in known:
             raise UserError(f"{place}: unknown option '{key}' in \"options\".{nearest(key, known)} "
                             "Remove it, or use the version of ganbench that began this run")
+    check_code(path, document, trust=trust)
     try:
         return TypeAdapter(RunOptions).validate_python(given)
     except ValidationError as error:
@@ -124,9 +140,12 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
     # what the hash is made of decides what is trained; budget, seed, metrics and places are not part of it
     decided = {"family": short_name(cls), "config": hashed_settings(config), "data": store.content_hash, "side": store.side,
                "mirror": data["mirror"], "precision": options.precision}
+    code = code_hashes({"options": recorded})
     return {"run": "",
             "family": short_name(cls),
-            "family_source": str(Path(options.family).resolve()) if options.family.endswith(".py") else short_name(cls),
+            "family_source": _absolute(options.family) if options.family.endswith(".py") else short_name(cls),
+            "source_hash": source_hash(cls.__module__),
+            "code": code,  # SHA-256 of what is not ganbench's own
             "preset": options.preset or cls.default_preset,
             "config": config.model_dump(mode="json"),
             "origin": origin,
@@ -144,13 +163,14 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
 def _with_absolute_paths(options: RunOptions) -> dict[str, Any]:
     """The options as they are recorded, so that `ganbench resume` works from any folder."""
     family = options.family
-    return asdict(options) | {"family": _absolute(family) if family.endswith(".py") else family,
+    kept = {name: value for name, value in asdict(options).items() if name not in options.OF_ONE_CALL}
+    return kept | {"family": _absolute(family) if family.endswith(".py") else family,
                               "dataset": absolute_spec(options.dataset), "root": _absolute(options.root),
                               "results": _absolute(options.results)}
 
 
 def _absolute(path: str | None) -> str | None:
-    return str(Path(path).expanduser().absolute()) if path else path
+    return os.path.abspath(Path(path).expanduser()) if path else path
 
 
 def _folder(options: RunOptions, document: dict[str, Any]) -> Path:
@@ -165,11 +185,14 @@ def _folder(options: RunOptions, document: dict[str, Any]) -> Path:
     if (folder / "config.json").exists():
         if not options.resume:
             raise UserError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
-        former = read_config(folder)
+        former = read_config(folder, {"config_hash": str, "seed": int})
         for key, name in (("config_hash", "settings or images"), ("seed", "a seed")):
             if former[key] != document[key]:
                 raise UserError(f"{folder} was begun with other {name} than asked for now ({key} {former[key]}, now "
-                                f"{document[key]}): leave out what you changed, or choose another --out")
+                                f"{document[key]}): leave out what you changed, or choose another folder")
+        if not options.force and (changed := changed_code(former, document["source_hash"])):
+            raise UserError(f"{folder}: {changed}: add --force to go on with the code as it is now, "
+                            "or choose another folder")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not options.resume:
         raise UserError(f"{folder} is not empty: choose another --out")
 

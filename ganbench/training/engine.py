@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ganbench import distributed
-from ganbench.errors import Diverged, UserError
+from ganbench.errors import Diverged, UserError, is_out_of_memory
 from ganbench.family import Clock, Family, Stage
 from ganbench.random import Random, derived_seed
 from ganbench.training.batch_norm import estimate_statistics
@@ -181,6 +181,10 @@ class TrainingEngine:
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise UserError(f"the checkpoint holds other networks than this configuration makes: {reason}") from None
+        if set(document["optimizers"]) != set(self.optimizers):
+            raise UserError(f"the checkpoint is of the optimizers {', '.join(sorted(document['optimizers']))}, the code as "
+                            f"it is now has {', '.join(sorted(self.optimizers))}: use the code that it was trained with, "
+                            "or begin a new run")
         for name, optimizer in self.optimizers.items():
             saved = document["optimizers"][name]
             state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in saved["plain"].items()}
@@ -230,7 +234,9 @@ def explained_memory(stage: Stage, device: torch.device) -> Iterator[None]:
     """Turn running out of memory into one line that says at which side and batch, and what to change."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise UserError(f"out of memory on {device} at side {stage.side}, batch {stage.batch}: choose a smaller batch "
-                        "with --set batch=N (see `ganbench list` for the family's settings), --precision bf16, "
-                        "or a preset with fewer feature maps") from None
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"out of memory on {device} at side {stage.side}, batch {stage.batch}: begin it with a smaller "
+                        "batch (`ganbench run --set batch=N`; `ganbench show FAMILY` lists the settings), "
+                        "`ganbench run --precision bf16`, or a preset with fewer feature maps") from None

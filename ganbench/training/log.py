@@ -65,7 +65,10 @@ class Log:
                  tensorboard: Path | None = None):
         self.path, self.every, self.convergence = path, every, convergence
         self.smoother = Smoother(smoothing) if convergence else None
-        self.file = open(path or os.devnull, "ab")
+        try:
+            self.file = open(path or os.devnull, "ab")
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error.strerror}): choose another folder for the run") from None
         self.pending: list[Scalar] = []
         self.board = _summary_writer(tensorboard) if tensorboard else None
         self.last: dict[str, float] = {}
@@ -94,8 +97,11 @@ class Log:
                 self.board.add_scalar(key, value, clock.images)
 
     def state(self) -> dict[str, Any]:
+        """For the checkpoint that is about to be written. The lines it counts on are on the disk before it is."""
         self._settle()
         self.file.flush()
+        if self.path is not None:
+            os.fsync(self.file.fileno())
         return {"bytes": self.file.tell(), "smoother": self.smoother.state() if self.smoother else None}
 
     def restart(self) -> None:
@@ -103,14 +109,23 @@ class Log:
         if self.path is not None:
             self.file.truncate(0)
 
+    def unfit(self, state: dict[str, Any]) -> str:
+        """Why this log cannot be continued from a checkpoint with that state; "" if it can."""
+        if self.path is None or self.path.stat().st_size >= state["bytes"]:
+            return ""
+        return f"{self.path.name} has {self.path.stat().st_size:,} bytes, and had {state['bytes']:,} when it was written"
+
     def restore(self, state: dict[str, Any]) -> None:
-        """Forget what was written after the checkpoint: those steps are about to be done again."""
+        """Forget what was written after the checkpoint: those steps are about to be done again.
+
+        Of a log that has lost lines, the whole ones that are left stay.
+        """
         if self.path is not None:
-            if self.path.stat().st_size < state["bytes"]:
-                raise UserError(f"{self.path} is shorter than its checkpoint says: part of the log was lost; "
-                                "start again with another --out")
-            self.file.truncate(state["bytes"])
-            self.file.seek(state["bytes"])
+            end = state["bytes"]
+            if self.unfit(state):
+                end = self.path.read_bytes().rfind(b"\n") + 1
+            self.file.truncate(end)
+            self.file.seek(end)
         if self.smoother is not None:
             self.smoother.restore(state["smoother"])
 

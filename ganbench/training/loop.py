@@ -5,6 +5,7 @@ checkpoint, so that a resumed run does at each point exactly what the undisturbe
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +17,19 @@ from torch import Tensor
 
 from ganbench import distributed
 from ganbench.data import Stream
+from ganbench.errors import Stopped
 from ganbench.family import Batch, Stage
 from ganbench.runs import checkpoint
+from ganbench.training import preemption
 from ganbench.training.engine import TrainingEngine, explained_memory
 from ganbench.training.log import Log
 from ganbench.training.progress import ProgressLine
 
 HELD_OUT_EVERY = 100  # generator steps between two looks at held-out images
+LONGEST = 15 * 60.0  # seconds of training that may be lost: a checkpoint is written at least so often
+# what a checkpoint must hold for training to go on from it
+STATE = {**checkpoint.POSITION, "engine.optimizers": dict, "engine.streams": list, "due": dict, "score_pending": bool,
+         "log.bytes": int, "stream": dict}
 
 
 @dataclass
@@ -108,9 +115,13 @@ class Trainer:
         self.restored = False
         self.score_pending = False  # a former process was stopped between writing its checkpoint and scoring it
         self.scored_at = -1  # images at the last evaluation
+        self.saved_at = 0.0  # seconds of training at the last checkpoint
 
     def train(self) -> float:
-        """Train until the plan's budget is used. Returns the training seconds, over all resumptions."""
+        """Train until the plan's budget is used. Returns the training seconds, over all resumptions.
+
+        Raises Stopped, after a checkpoint, where a signal asked for it; Diverged; UserError when memory runs out.
+        """
         engine, clock, plan, due = self.engine, self.clock, self.plan, self.due
         engine.enter(self.family.stage(clock))
         if not self.restored:
@@ -138,12 +149,17 @@ class Trainer:
             if due.now("grid", clock.images):
                 self._grid()
 
-            # is it time to score, or to write a checkpoint? What is scored is always in a checkpoint
+            # is it time to score, or to write a checkpoint? What is scored is always in a checkpoint; a process that is
+            # asked to end writes one too, and so does one that has not for a quarter of an hour
             score_due = due.now("score", clock.images)
-            if score_due or due.now("checkpoint", clock.images):
+            stop, late = distributed.any_process(preemption.received is not None,
+                                                 self.watch.seconds - self.saved_at > LONGEST)
+            if score_due or stop or late or due.now("checkpoint", clock.images):
                 due.done("score", clock.images, plan.score_every)
                 due.done("checkpoint", clock.images, plan.checkpoint_every)
                 self._save(score_follows=score_due)
+                if stop:
+                    raise Stopped(f"stopped at {clock.kimg:.2f} kimg, step {clock.steps}, with a checkpoint")
                 if score_due:
                     self._score()
 
@@ -158,23 +174,51 @@ class Trainer:
             self._score()
         return total
 
-    def restore(self) -> None:
-        """Go on from the newest checkpoint, if there is one. Changes nothing on the disk but what the log wrote later.
+    def restore(self, *, strict: bool = False, force: bool = False) -> None:
+        """Go on from the newest checkpoint that can be used, if there is any. Until all of it has been taken over,
+        nothing changes on the disk.
 
-        Raises UserError if the checkpoint is damaged, or of other networks or images.
+        Args:
+            strict: refuse if that is not the newest one. force: take it although the log has lost lines since.
+        Raises:
+            UserError: no checkpoint is sound, or it is of other networks or images.
         """
-        found = checkpoint.list_checkpoints(self.checkpoints)
-        if not found:
+        found = self._checkpoint(strict, force)
+        if found is None:
             return
-        document, tensors = checkpoint.load_checkpoint(found[-1])
-        self.engine.restore(document["engine"], tensors)
-        for name, stream in self._streams().items():
-            stream.restore(_unpack(name, document, tensors))
+        document, tensors = found.document, found.tensors
+        with checkpoint.explained_misfit(found.path):
+            self.engine.restore(document["engine"], tensors)
+            for name, stream in self._streams().items():
+                stream.restore(_unpack(name, document, tensors))
+            self.due.at = {what: int(document["due"][what]) for what in self.due.at}
         self.clock.images, self.clock.steps = document["images"], document["steps"]
-        self.watch.before, self.due.at, self.score_pending = document["seconds"], document["due"], document["score_pending"]
+        self.watch.before, self.score_pending = document["seconds"], document["score_pending"]
+        self.saved_at = self.watch.before
+
+        # what was written after that checkpoint is about to be done again
+        if self.engine.rank == 0:
+            for reason in found.passed_over:
+                warnings.warn(f"{reason}: training goes on from {found.path.name}", stacklevel=2)
+            for path in checkpoint.set_aside(self.checkpoints, found.path):
+                warnings.warn(f"what cannot be used is kept as {path}", stacklevel=2)
         self.log.restore(document["log"])
         self.restored = True
         self.progress.say(f"resumed at {self.clock.kimg:.2f} kimg, step {self.clock.steps}")
+
+    def _checkpoint(self, strict: bool, force: bool) -> checkpoint.Loaded | None:
+        """The checkpoint to go on from, the same on all processes: the first one chooses."""
+        found = None
+        if self.engine.rank == 0:
+            found = checkpoint.load_newest(self.checkpoints, keys=STATE, strict=strict,
+                                           unfit=None if force else self._log_is_short)
+        name = distributed.broadcast(found and found.path.name)
+        if name is None or self.engine.rank == 0:
+            return found
+        return checkpoint.Loaded(self.checkpoints / name, *checkpoint.load_checkpoint(self.checkpoints / name, STATE), [])
+
+    def _log_is_short(self, document: dict[str, Any]) -> str:
+        return self.log.unfit(document["log"])
 
     def _fraction(self) -> float:
         """How much of the budget is used, the same on all processes."""
@@ -184,7 +228,7 @@ class Trainer:
     def _step(self, stage: Stage) -> dict[str, Tensor | float]:
         """One generator update and the critic updates that belong to it. Returns the logged scalars, of all processes."""
         engine, clock = self.engine, self.clock
-        with explained_memory(stage, engine.device), engine.autocast(), distributed.shared_batch():
+        with explained_memory(stage, engine.device), engine.autocast(), distributed.shared_batch(clock.steps):
             scalars = dict(self.family.step(_batches(self.stream, stage), engine))
         clock.steps += 1
         clock.images = self.stream.images
@@ -204,7 +248,7 @@ class Trainer:
     def _score(self) -> None:
         self.scored_at = self.clock.images
         trained = self.watch.seconds
-        with self.watch.paused():
+        with self.watch.paused(), preemption.immediate():  # the checkpoint says that this evaluation is to be made
             result = self.hooks.score(self.engine, trained)
         if result is not None and self.engine.rank == 0:
             metric, value, higher = result
@@ -224,6 +268,7 @@ class Trainer:
         if self.engine.rank == 0:
             with self.watch.paused():
                 checkpoint.save_checkpoint(self.checkpoints, self.clock.images, whole, tensors, keep=self.plan.keep)
+        self.saved_at = self.watch.seconds
 
     def _streams(self) -> dict[str, Stream]:
         return {"stream": self.stream} | ({"held_out": self.held_out} if self.held_out is not None else {})

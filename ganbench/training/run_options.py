@@ -1,7 +1,7 @@
 """What `ganbench run` and `ganbench resume` can be asked to do. Written once: command line, Python call and record."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ganbench.records import DEFAULT_N
 from ganbench.runs.options import (
@@ -59,6 +59,12 @@ class RunOptions:
     resume: bool = option(False, "Go on with the run in --out, or begin it")
     quiet: bool = option(False, "No progress line")
 
+    # --- of one call, not of the run: they are not recorded
+    strict: bool = option(False, "With --resume: refuse a damaged checkpoint; else the one before is taken")
+    force: bool = option(False, "With --resume: go on although code or log are not what they were")
+
+    OF_ONE_CALL: ClassVar[tuple[str, ...]] = ("strict", "force")
+
 
 @dataclass
 class ResumeOptions:
@@ -69,3 +75,6 @@ class ResumeOptions:
     steps: int | None = same_option(RunOptions, "steps")
     seconds: float | None = same_option(RunOptions, "seconds")
     device: str | None = same_option(RunOptions, "device")
+    strict: bool = option(False, "Refuse a damaged checkpoint; else the one before is taken")
+    force: bool = option(False, "Go on although the family's code or the log are not what they were")
+    trust: bool = option(False, "Run code that lies in the run's folder, or is not what it was")

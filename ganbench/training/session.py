@@ -13,10 +13,11 @@ from ganbench import distributed
 from ganbench.data import Store, Stream
 from ganbench.errors import Diverged, UserError
 from ganbench.family import Clock, Family, short_name
-from ganbench.files import atomic_write, lock_file
+from ganbench.files import atomic_write, lock_file, remove_abandoned
 from ganbench.pictures.grids import save_png
 from ganbench.pictures.sheets import growth_strip
 from ganbench.runs.model_scoring import held_out_split
+from ganbench.training import preemption
 from ganbench.training.document import Resolved, claim_folder, recorded_options, resolve
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.log import Log
@@ -48,18 +49,21 @@ def run(options: RunOptions, look: Callable[[Resolved], Resolved] = lambda resol
     folder = claim_folder(resolved)
     with _sole_use(folder):
         trainer, recorder = _build(resolved, folder)
-        trainer.restore()
+        trainer.restore(strict=options.strict, force=options.force)
         if trainer.engine.rank == 0:  # only now: a resume that fails leaves config.json as it was
             atomic_write(folder / "config.json", json.dumps(resolved.document, indent=2) + "\n")
         return _train(trainer, recorder, folder)
 
 
-def resume(path: str | Path, **changes: Any) -> Outcome:
+def resume(path: str | Path, *, trust: bool = False, **changes: Any) -> Outcome:
     """Go on with a run from its folder alone; `changes` may lengthen its budget or move it to another device.
 
-    Raises UserError as `run` does, and for a folder that holds no run.
+    Args:
+        trust: run a family's file that lies in the folder, or that is not the one the run was begun with.
+    Raises:
+        UserError: as `run` does, and for a folder that holds no run.
     """
-    options = recorded_options(Path(path))
+    options = recorded_options(Path(path), trust=trust)
     for key, value in changes.items():
         if value is not None:
             setattr(options, key, value)
@@ -101,13 +105,14 @@ def _train(trainer: Trainer, recorder: Recorder, folder: Path) -> Outcome:
     engine, progress = trainer.engine, trainer.progress
     status, reason, seconds = "ok", "", 0.0
     try:
-        seconds = trainer.train()
+        with preemption.deferred():  # a signal is answered after the step it comes in
+            seconds = trainer.train()
         grew = trainer.family.stage(Clock(dataset_size=trainer.clock.dataset_size)).side < engine.stage.side
         if engine.rank == 0 and grew:
             save_png(growth_strip(sorted((folder / "grids").glob("*.png"))), folder / "growth.png")
     except Diverged as error:
-        status, reason = "diverged", str(error)
-        recorder.append([recorder.row(engine, 0.0) | {"status": status, "reason": reason}])
+        status, reason, seconds = "diverged", str(error), trainer.watch.seconds
+        recorder.append([recorder.row(engine, seconds) | {"status": status, "reason": reason}])
         progress.say(f"diverged: {reason}")
     finally:
         trainer.log.close()
@@ -126,7 +131,9 @@ def _sole_use(folder: Path) -> Iterator[None]:
         try:
             lock_file(lock, wait=False)
         except OSError:
-            raise UserError(f"another process is training in {folder}: wait for it, or choose another --out") from None
+            raise UserError(f"another process is training in {folder}: wait for it, or choose another folder") from None
+        for place in (folder, folder / "grids"):  # what a killed process had half written
+            remove_abandoned(place)
         yield
 
 

@@ -3,7 +3,10 @@
 Parameters are the same on every process, each holds its share of the batch, and gradients are averaged after backward.
 That alone is not enough wherever samples of a batch meet: batch norm, minibatch statistics, dropout's draws. What is
 here makes those see the whole batch, with the gradient (of any order) that one process would have. It acts inside
-`together()`, which the training loop opens around a step; elsewhere (sampling, scoring, one process) it does nothing.
+`shared_batch()`, which the training loop opens around a step; elsewhere (sampling, scoring, one process) it does nothing.
+
+When a process dies, hangs or meets an error, the others end within seconds, or after the time limit of a step, and one
+line says which process it was: each one has a thread that shows the others once a second that it is alive.
 """
 
 import os
@@ -18,13 +21,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ganbench import random
+from ganbench.distributed.watch import Watch
 from ganbench.errors import UserError
 
+STEP_LIMIT = 10.0  # minutes that a process waits for the others within a training step; $GANBENCH_STEP_LIMIT
 PATIENCE = timedelta(hours=6)  # how long processes wait while the first one scores or prepares data
 
 Network = TypeVar("Network", bound=nn.Module)
 
-_together = False
+_shared = False  # whether the functions below act: inside shared_batch()
+_step: int | None = None  # the training step that this process is in
+_patient: Any = None  # the group for what may take hours
+_watch: Watch | None = None
 
 
 # --- processes ------------------------------------------------------------------------------------------------------
@@ -48,8 +56,23 @@ def start(device: str) -> str:
         torch.cuda.set_device(local)
     if not dist.is_initialized():
         # gloo beside nccl: some of what is exchanged lives on the CPU
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_step_limit())
+        global _patient, _watch
+        _patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+        _watch = Watch(rank(), world())
+        _watch.start()
     return f"cuda:{local}" if on_gpu else "cpu"
+
+
+def _step_limit() -> timedelta:
+    given = os.environ.get("GANBENCH_STEP_LIMIT", str(STEP_LIMIT))
+    try:
+        minutes = float(given)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < 1e6:
+        raise UserError(f"GANBENCH_STEP_LIMIT={given} is not a time: give minutes, e.g. 10")
+    return timedelta(minutes=minutes)
 
 
 def exit_process(code: int) -> None:
@@ -59,9 +82,12 @@ def exit_process(code: int) -> None:
     (PyTorch issue 179291). Call it last, when all is written.
     """
     if dist.is_initialized():
-        dist.destroy_process_group()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        if code == 0:
+            dist.destroy_process_group()
+        elif _watch is not None:
+            _watch.wait_for_the_others()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
         os._exit(code)
 
 
@@ -77,19 +103,31 @@ def world() -> int:
 def rank_zero_first() -> Iterator[None]:
     """The first process does what is inside, then the others do, and find it done: a prepared store, a download."""
     if rank() != 0:
-        dist.barrier()
+        dist.barrier(group=_patient)
     yield
     if world() > 1 and rank() == 0:
-        dist.barrier()
+        dist.barrier(group=_patient)
 
 
-def broadcast(value: Any) -> Any:
-    """The first process's value (None, bool, number, text), on every process."""
+def broadcast(value: Any, *, patient: bool = False) -> Any:
+    """The first process's value (None, bool, number, text), on every process.
+
+    patient: wait for it as long as an evaluation may take, not as a training step.
+    """
     if world() == 1:
         return value
     carrier = [value]
-    dist.broadcast_object_list(carrier, src=0, device=torch.device("cpu"))
+    dist.broadcast_object_list(carrier, src=0, device=torch.device("cpu"), group=_patient if patient else None)
     return carrier[0]
+
+
+def any_process(*flags: bool) -> list[bool]:
+    """Of each flag, whether it is set on any process; the same answers on all of them."""
+    if world() == 1:
+        return list(flags)
+    carrier = torch.tensor(flags, dtype=torch.uint8)
+    dist.all_reduce(carrier, op=dist.ReduceOp.MAX)
+    return [bool(flag) for flag in carrier]
 
 
 def mean_of_scalars(scalars: Mapping[str, Tensor | float]) -> dict[str, Tensor | float]:
@@ -101,18 +139,47 @@ def mean_of_scalars(scalars: Mapping[str, Tensor | float]) -> dict[str, Tensor |
     return dict(zip(scalars, (stacked / world()).unbind()))
 
 
+# --- when one of them fails -----------------------------------------------------------------------------------------
+
+def failing(code: int) -> bool:
+    """This process ends with an exit code that is not 0: the others are to end too.
+
+    Returns whether to say why: not if another process has failed before, and has said so.
+    """
+    return _watch is None or _watch.fail(code)
+
+
+def lost_contact(error: BaseException) -> str:
+    """One line on an error that came of another process's end; "" if the error is of another kind.
+
+    Takes some seconds: who shows no sign of life for that long has died, was stopped, or is cut off.
+    """
+    if _watch is None or not isinstance(error, RuntimeError):
+        return ""
+    if not (isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection" in str(error)):
+        return ""
+    silent = ", ".join(map(str, _watch.silent())) or "another process"
+    when = "before the first step" if _step is None else f"at step {_step}"
+    waited = f" for {_step_limit().total_seconds() / 60:g} minutes (GANBENCH_STEP_LIMIT)" if "imed out" in str(error) else ""
+    return f"lost contact {when}: of {world()} processes, rank {silent} has died or does not answer{waited}"
+
+
 # --- where the samples of a batch meet ------------------------------------------------------------------------------
 
 @contextmanager
-def shared_batch() -> Iterator[None]:
-    """Inside, the functions and layers below see the batches of all processes as one."""
-    global _together
-    before = _together, random._share
-    _together, random._share = world() > 1, (rank(), world())
+def shared_batch(step: int | None = None) -> Iterator[None]:
+    """Inside, the functions and layers below see the batches of all processes as one.
+
+    step: the training step that begins, for what is said if another process fails in it.
+    """
+    global _shared, _step
+    _step = step
+    before = _shared, random._share
+    _shared, random._share = world() > 1, (rank(), world())
     try:
         yield
     finally:
-        _together, random._share = before
+        _shared, random._share = before
 
 
 class _AllSum(torch.autograd.Function):
@@ -132,12 +199,12 @@ class _AllSum(torch.autograd.Function):
 
 def all_sum(x: Tensor) -> Tensor:
     """The sum of the processes' tensors (any shape, the same everywhere). Differentiable to any order."""
-    return _AllSum.apply(x) if _together else x
+    return _AllSum.apply(x) if _shared else x
 
 
 def whole_batch(x: Tensor) -> Tensor:
     """(B/world, ...) on each process -> (B, ...) on all, in the order one process would have. Differentiable."""
-    if not _together:
+    if not _shared:
         return x
     share, me = len(x), rank()
     before, after = x.new_zeros(me * share, *x.shape[1:]), x.new_zeros((world() - me - 1) * share, *x.shape[1:])
@@ -146,7 +213,7 @@ def whole_batch(x: Tensor) -> Tensor:
 
 def own_rows(x: Tensor) -> Tensor:
     """(B, ...) -> this process's (B/world, ...). The inverse of `whole_batch`."""
-    if not _together:
+    if not _shared:
         return x
     share = len(x) // world()
     return x[rank() * share:(rank() + 1) * share]
@@ -160,7 +227,7 @@ class _WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
         return None
 
     def forward(self, input: Tensor) -> Tensor:
-        if not (_together and (self.training or not self.track_running_stats)):
+        if not (_shared and (self.training or not self.track_running_stats)):
             return super().forward(input)
         x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
         axes = [0, *range(2, x.ndim)]
@@ -189,7 +256,7 @@ class _WholeBatchDropout(nn.Dropout):
     """Dropout whose mask is this process's rows of the mask that one process would draw."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not (_together and self.training and 0 < self.p < 1):
+        if not (_shared and self.training and 0 < self.p < 1):
             return super().forward(input)
         share, *rest = self._mask_shape(input)
         keep = torch.empty(share * world(), *rest, dtype=input.dtype, device=input.device).bernoulli_(1 - self.p)
@@ -248,27 +315,30 @@ def generate_on_all(make: Make, n: int, shape: Sequence[int]) -> Callable[[int],
     The others have to be in `help_generate`, until `release_helpers`. shape: of one image.
     """
     def batches(size: int) -> Iterator[Tensor]:
-        broadcast(size)
+        broadcast(size, patient=True)
         arriving = _passed_on(make, n, shape, size)
         try:
             for batch in arriving:  # noqa: UP028 - `yield from` would close what is drained below
                 yield batch
         finally:
-            for _ in arriving:  # whoever stops early must not leave the others waiting to be heard
+            for _ in arriving:  # whoever stops early must not leave the others waiting to send
                 pass
 
-    return batches if world() > 1 else lambda size: make(size, (0, 1))
+    def alone(size: int) -> Iterator[Tensor]:
+        return make(size, (0, 1))
+
+    return batches if world() > 1 else alone
 
 
 def help_generate(make: Make, n: int, shape: Sequence[int]) -> None:
     """For the other processes: make and send what the first one asks for, as often as it does."""
-    while (size := broadcast(None)) is not None:
+    while (size := broadcast(None, patient=True)) is not None:
         for _ in _passed_on(make, n, shape, size):
             pass
 
 
 def release_helpers() -> None:
-    broadcast(None)
+    broadcast(None, patient=True)
 
 
 def _passed_on(make: Make, n: int, shape: Sequence[int], size: int) -> Iterator[Tensor]:
@@ -281,8 +351,8 @@ def _passed_on(make: Make, n: int, shape: Sequence[int], size: int) -> Iterator[
             if me == 0:
                 yield batch
             else:
-                dist.send(batch.contiguous(), dst=0)
+                dist.send(batch.contiguous(), dst=0, group=_patient)
         elif me == 0:
             batch = torch.empty(min(size, n - start), *shape, dtype=torch.uint8)
-            dist.recv(batch, src=maker)
+            dist.recv(batch, src=maker, group=_patient)
             yield batch
