@@ -40,12 +40,9 @@ def cells(path: Path, rows: int, columns: int, channels: int = 3) -> np.ndarray:
     """The images of a picture, (rows,columns,S,S,3); the picture has exactly the size that they need."""
     picture = np.asarray(Image.open(path))
     height, width = rows * (SIDE + GAP) - GAP, columns * (SIDE + GAP) - GAP
-    factor = max(1, round(384 / max(height, width)))
-    assert picture.dtype == np.uint8 and picture.shape == (height * factor, width * factor, 3)
-    small = picture[::factor, ::factor]
-    assert np.array_equal(small.repeat(factor, 0).repeat(factor, 1), picture)  # whole pixels
+    assert picture.dtype == np.uint8 and picture.shape == (height, width, 3)
     step = SIDE + GAP
-    return np.stack([[small[r * step:r * step + SIDE, c * step:c * step + SIDE] for c in range(columns)] for r in range(rows)])
+    return np.stack([[picture[r * step:r * step + SIDE, c * step:c * step + SIDE] for c in range(columns)] for r in range(rows)])
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> float:
@@ -68,7 +65,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(run: Path, 
 
 
 def test_a_grid_holds_the_images_of_the_run(run: Path) -> None:
-    path, = sample(run, "--n", 9, "--seed", 5)
+    path, = sample(run, "--n", 9, "--seed", 5, "--plain")
     assert path == run / "samples" / "grid-seed5.png"
     expected = load_run(run).sample(9, 5).permute(0, 2, 3, 1).numpy()
     assert np.array_equal(cells(path, 3, 3).reshape(9, SIDE, SIDE, 3), np.broadcast_to(expected, (9, SIDE, SIDE, 3)))
@@ -77,7 +74,7 @@ def test_a_grid_holds_the_images_of_the_run(run: Path) -> None:
 
 @pytest.mark.parametrize("space", ["z", "w"])
 def test_an_interpolation_goes_from_picture_to_picture_in_small_steps(run: Path, space: str) -> None:
-    path, = sample(run, "--interpolate", space, "--n", 3)
+    path, = sample(run, "--interpolate", space, "--n", 3, "--plain")
     rows = cells(path, 3, 9)
     for row in rows:
         steps = [apart(row[i], row[i + 1]) for i in range(8)]
@@ -85,7 +82,7 @@ def test_an_interpolation_goes_from_picture_to_picture_in_small_steps(run: Path,
 
 
 def test_truncation_0_is_one_picture_for_every_latent_and_1_is_not(run: Path) -> None:
-    path, = sample(run, "--truncation-sweep", "--n", 4)
+    path, = sample(run, "--truncation-sweep", "--n", 4, "--plain")
     sweep = cells(path, 4, 7)  # psi 1, 0.7, 0.5, 0.3, 0, -0.5, -1
     assert all(np.array_equal(sweep[0, 4], sweep[row, 4]) for row in range(4))
     assert len({sweep[row, 0].tobytes() for row in range(4)}) == 4
@@ -95,7 +92,7 @@ def test_truncation_0_is_one_picture_for_every_latent_and_1_is_not(run: Path) ->
 
 
 def test_style_mixing_takes_something_of_both(run: Path) -> None:
-    path, = sample(run, "--mixing-sheet", "--n", 3)
+    path, = sample(run, "--mixing-sheet", "--n", 3, "--plain")
     sheet = cells(path, 4, 4)
     assert (sheet[0, 0] == 255).all()
     inner = sheet[1:, 1:]
@@ -106,7 +103,7 @@ def test_style_mixing_takes_something_of_both(run: Path) -> None:
 
 
 def test_noise_changes_a_picture_and_where_is_shown(run: Path) -> None:
-    path, = sample(run, "--noise-variation", "--n", 2)
+    path, = sample(run, "--noise-variation", "--n", 2, "--plain")
     rows = cells(path, 2, 6)
     for row in rows:
         assert len({image.tobytes() for image in row[:5]}) == 5
@@ -125,3 +122,29 @@ def test_pictures_that_need_what_a_family_lacks_are_refused_in_one_line(tmp_path
     assert not (tmp_path / "toy" / "samples").exists()
     with pytest.raises(UserError, match="leave it out, or ask for one"):
         sample(tmp_path / "toy", "--walk", "--interpolate", "z", "--out", tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("kind, arguments", [("grid", ["--n", 9]), ("truncation-sweep", ["--truncation-sweep", "--n", 2])])
+def test_a_picture_is_enlarged_by_a_whole_factor_below_its_labels(run: Path, tmp_path: Path, kind: str,
+                                                                  arguments: list) -> None:
+    plain, = sample(run, *arguments, "--plain", "--out", tmp_path / "plain.png")
+    shown, = sample(run, *arguments, "--out", tmp_path / "shown.png")
+    small, large = (np.asarray(Image.open(path)) for path in (plain, shown))
+    factor = next(f for f in range(1, 100) if f * max(small.shape[:2]) >= 640)
+    height, width = small.shape[0] * factor, small.shape[1] * factor
+    top = large.shape[0] - height
+    left = next(x for x in range(large.shape[1]) if np.array_equal(large[top:, x:x + width],
+                                                                   small.repeat(factor, 0).repeat(factor, 1)))
+    assert top >= 40 and large[:top].min() < 50  # a caption and the columns' names, in dark letters
+    assert (left > 0) == (kind == "grid")
+
+
+def test_films_of_growth_and_of_a_walk(run: Path, tmp_path: Path) -> None:
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    for arguments, seconds in ((["--growth"], len(list((run / "grids").glob("*.png"))) / 4), (["--walk", "--n", 2], 8)):
+        path, = sample(run, *arguments, "--video", "--out", tmp_path / "film.mp4")
+        header = next(imageio_ffmpeg.read_frames(str(path)))
+        assert header["duration"] == pytest.approx(seconds, abs=0.1) and header["codec"] == "h264"
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["film.mp4"]
+    with pytest.raises(UserError, match="--video shows what moves"):
+        sample(run, "--video")

@@ -9,7 +9,7 @@ import typer
 from ganbench.environment import git_state, processor, usable_cores, versions
 
 EXTRAS = {"tensorboard": "tensorboard", "ray": "ray", "slurm": "submitit", "onnx": "onnxruntime",
-          "hf": "datasets", "lmdb": "lmdb"}
+          "hf": "datasets", "lmdb": "lmdb", "video": "imageio_ffmpeg"}
 
 
 def register(app: typer.Typer) -> None:

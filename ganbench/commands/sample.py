@@ -7,6 +7,9 @@ import typer
 from ganbench.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ganbench.pictures.labels import Labels
     from ganbench.runs.run_folder import Run
 
 
@@ -34,6 +37,8 @@ def sample(
     filters: Annotated[bool, typer.Option("--filters", help="The critic's first-layer filters")] = False,
     guided: Annotated[bool, typer.Option("--guided", help="What excites the critic's last convolution")] = False,
     growth: Annotated[bool, typer.Option("--growth", help="The run's own grids, early to late")] = False,
+    video: Annotated[bool, typer.Option("--video", help="A film (.mp4) of --growth, --walk or --interpolate")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="The images alone: not enlarged, without labels")] = False,
     which: Annotated[str, typer.Option(help="Checkpoint: last or best")] = "last",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
 ) -> None:
@@ -56,10 +61,18 @@ def sample(
         return
     if out is not None and len(kinds) > 1:
         raise UserError(f"--out names one picture, and {len(kinds)} were asked for: leave it out, or ask for one")
-    from ganbench.pictures.grids import magnified, save_png
+    from ganbench.pictures.grids import save_png
+    from ganbench.pictures.labels import enlarged, labelled, write_video
     for kind in kinds:
+        place = out or run.path / "samples" / f"{kind}-seed{seed}{'.mp4' if video else '.png'}"
+        if video:
+            frames, rate = frames_of(run, kind, n=min(n, 16), seed=seed, label=label)
+            _say(write_video(frames, place, rate=rate))
+            continue
         picture = picture_of(run, kind, n=n, seed=seed, label=label, arithmetic=arithmetic)
-        _say(save_png(magnified(picture), out or run.path / "samples" / f"{kind}-seed{seed}.png"))
+        if not plain:
+            picture = labelled(enlarged(picture), labels_of(run, kind, n=n, seed=seed))
+        _say(save_png(picture, place))
 
 
 def picture_of(run: "Run", kind: str, *, n: int, seed: int, label: int | None = None,
@@ -101,6 +114,59 @@ def picture_of(run: "Run", kind: str, *, n: int, seed: int, label: int | None = 
     plus, minus, plus_too = parse_arithmetic(arithmetic, n)
     z = grid_latents(run, n, seed)
     return pictures.arithmetic(family, generator, z[plus], z[minus], z[plus_too], labels, seed=seed)
+
+
+def labels_of(run: "Run", kind: str, *, n: int, seed: int) -> "Labels":
+    """What the rows and columns of a picture are."""
+    from ganbench.pictures import sheets as pictures
+    from ganbench.pictures.labels import Labels
+
+    name = f"{run.config['family']} ({run.config['preset']}), {run.kimg:g} kimg, seed {seed}"
+    rows = min(n, 10)
+    if kind == "grid":  # numbered as --arithmetic counts them
+        columns = max(1, round(n ** 0.5))
+        return Labels(name, [str(i) for i in range(0, n, columns)], [f"+{i}" for i in range(columns)])
+    if kind == "growth":
+        return Labels(name, (), [pictures.moment(path) for path in pictures.spread(sorted(run.path.glob("grids/*.png")))])
+    if kind == "walk":
+        return Labels(f"{name}: from latent to latent", [f"{i} to {i + 1}" for i in range(rows - 1)])
+    if kind.startswith("interpolate-"):
+        space = kind.removeprefix("interpolate-")
+        return Labels(f"{name}: interpolation in {space}", [f"pair {i}" for i in range(rows)], [f"{i / 8:g}" for i in range(9)])
+    if kind == "embed":
+        return Labels(f"{name}: real images at both ends", (), ["real", *(f"{i / 8:g}" for i in range(9)), "real"])
+    if kind == "classes":
+        return Labels(name, list(run.config["dataset"]["classes"]), [f"latent {i}" for i in range(rows)])
+    if kind == "truncation-sweep":
+        return Labels(f"{name}: truncation", (), [f"psi {psi:g}" for psi in pictures.PSIS])
+    if kind == "mixing-sheet":
+        return Labels(f"{name}: styles of the left column, coarse ones of the top row")
+    if kind == "noise-variation":
+        return Labels(f"{name}: noise inputs", (), [*(f"draw {i + 1}" for i in range(5)), "deviation"])
+    if kind == "arithmetic":
+        return Labels(f"{name}: the last of a row's exemplars is their mean", ["a", "- b", "+ c", "result"])
+    return Labels(name)
+
+
+def frames_of(run: "Run", kind: str, *, n: int, seed: int, label: int | None) -> "tuple[Iterator[Any], int]":
+    """The frames (H,W,3) uint8 of a film, and how many of them a second. Raises UserError for what does not move."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from ganbench.pictures import sheets as pictures
+    from ganbench.pictures.labels import Labels, enlarged, labelled
+
+    if kind == "growth":
+        grids = pictures.spread(sorted(run.path.glob("grids/*.png")), 10_000)
+        return (labelled(np.asarray(Image.open(path).convert("RGB")), Labels(pictures.moment(path))) for path in grids), 4
+    if kind != "walk" and not kind.startswith("interpolate-"):
+        raise UserError("--video shows what moves: add --growth, --walk or --interpolate z")
+    stops = torch.stack([latents(run, n, seed, f"film/{i}") for i in range(4)])
+    space = "w" if kind == "interpolate-w" else "z"
+    labels = _labels(run, n, 0 if label is None else label)
+    frames = pictures.film(run.family, run.generator, stops, labels, space=space, seed=seed)
+    return (enlarged(frame, 512) for frame in frames), 15
 
 
 def latents(run: "Run", n: int, seed: int, name: str) -> Any:

@@ -49,7 +49,7 @@ class ImageTensor(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def _repr_png_(self) -> bytes:
-        return png(magnified(tile(self[:64])))
+        return png(magnified(tile(self[:64]), 640))
 
 
 def png(picture: np.ndarray) -> bytes:

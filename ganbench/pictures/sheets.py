@@ -171,8 +171,11 @@ def class_rows(family: Family, generator: nn.Module, z: Tensor, *, seed: int = 0
 # --- styles -------------------------------------------------------------------------------------------------------
 
 
+PSIS = (1, 0.7, 0.5, 0.3, 0, -0.5, -1)
+
+
 def truncation_sweep(family: Family, generator: nn.Module, z: Tensor, labels: Tensor | None = None,
-                     psis: Sequence[float] = (1, 0.7, 0.5, 0.3, 0, -0.5, -1), *, seed: int = 0) -> np.ndarray:
+                     psis: Sequence[float] = PSIS, *, seed: int = 0) -> np.ndarray:
     """One latent a row, one psi a column: w = average + psi (w - average), in all layers."""
     check_styles(family)
     with torch.no_grad():
@@ -296,13 +299,43 @@ def growth_strip(grids: Sequence[Path], columns: int = 8) -> np.ndarray:
     """
     from PIL import Image
 
-    if not grids:
-        raise UserError("this run has no sample grids yet: let it train on, or set --grid-every")
-    chosen = [grids[round(float(i))] for i in np.linspace(0, len(grids) - 1, min(columns, len(grids)))]
     pictures = []
-    for path in chosen:
+    for path in spread(grids, columns):
         with Image.open(path) as image:
             pictures.append(np.asarray(image.convert("RGB")))
     side = math.ceil(min(min(p.shape[:2]) for p in pictures) / 4)
     corners = [p[:side, :side] for p in pictures]
     return tile(torch.from_numpy(np.stack(corners)).permute(0, 3, 1, 2), columns=len(corners))
+
+
+def spread(grids: Sequence[Path], n: int = 8) -> list[Path]:
+    """At most n of a run's sample grids, evenly spread, the first and last included."""
+    if not grids:
+        raise UserError("this run has no sample grids yet: let it train on, or set --grid-every")
+    return [grids[round(float(i))] for i in np.linspace(0, len(grids) - 1, min(n, len(grids)))]
+
+
+def moment(grid: Path) -> str:
+    """When a sample grid was drawn, by its file's name: "12.5 kimg"."""
+    return f"{float(grid.stem.removeprefix('kimg-')):g} kimg"
+
+
+def film(family: Family, generator: nn.Module, stops: Tensor, labels: Tensor | None = None, *, space: str = "z",
+         steps: int = 30, seed: int = 0) -> Iterator[np.ndarray]:
+    """Frames of a journey that ends where it began: `steps` from each stop (stops, n, ...) to the next, n images in each.
+
+    space: as for `interpolation`.
+    """
+    n = stops.shape[1]
+    styles = space == "w"
+    if styles:
+        check_styles(family)
+        with torch.no_grad():
+            stops = torch.stack([family.to_style(z, labels, generator) for z in stops])
+    for start, end in zip(stops, stops.roll(-1, 0), strict=True):
+        for t in torch.linspace(0, 1, steps + 1)[:-1]:
+            at = t.expand(n).to(start)
+            if styles:
+                yield tile(render_styles(family, generator, lerp(start, end, at), seed=seed))
+            else:
+                yield tile(render(family, generator, between(start, end, at, natural_path(family)), labels, seed=seed))
