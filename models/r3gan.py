@@ -1,8 +1,8 @@
 """R3GAN (Huang, Gokaslan, Kuleshov, Tompkin, NeurIPS 2024, arXiv 2501.05441): "Re-GAN", a modern baseline.
 
-The relativistic pairing loss with R1 on reals and R2 on fakes, and residual networks of grouped convolutions without any
-normalisation: blocks begin as the identity (as in Fixup), sides change by bilinear resampling. Sizes and schedules are
-those of the authors' code; settings whose source says "recollection" were not checked against the paper.
+The relativistic pairing loss with R1 on reals and R2 on fakes, and residual networks of grouped convolutions without
+any normalisation: blocks begin as the identity (as in Fixup), sides change by bilinear resampling. Sizes and schedules
+are those of the authors' code.
 """
 
 import math
@@ -31,19 +31,22 @@ class R3GANConfig(FamilyConfig):
     fmap_max: int = setting(768, "most maps in a stage", "code", ge=1)
     blocks: int = setting(2, "residual blocks a stage", "code", ge=1)
     expansion: int = setting(2, "a block's inner layers have that many times its maps", "code", ge=1)
-    group_width: int = setting(8, "maps of a stage for each group of its grouped convolutions", "code; ImageNet 16", ge=1)
+    group_width: int = setting(
+        8, "maps of a stage for each group of its grouped convolutions", "code; ImageNet 16", ge=1)
     latent: int = setting(64, "latent components, N(0,1)", "code", ge=1)
     conditional: bool = setting(False, "give both networks labels", "code: CIFAR-10 and ImageNet")
     # the game
-    loss: Literal["relativistic", "logistic"] = setting("relativistic", "compare each real with a fake, or judge each by "
-                                                        "itself (non-saturating)", "equation 2")
-    penalties: Literal["r1+r2", "r1", "r2", "none"] = setting("r1+r2", "gradient penalty on reals, on fakes, or both",
-                                                              "section 3")
-    generator_reals: Literal["fresh", "same"] = setting("fresh", "reals that the generator's fakes are compared with: a "
-                                                        "minibatch of their own, or the critic's", "code")
+    loss: Literal["relativistic", "logistic"] = setting(
+        "relativistic", "compare each real with a fake, or judge each by itself (non-saturating)", "equation 2")
+    penalties: Literal["r1+r2", "r1", "r2", "none"] = setting(
+        "r1+r2", "gradient penalty on reals, on fakes, or both", "section 3")
+    generator_reals: Literal["fresh", "same"] = setting(
+        "fresh", "reals that the generator's fakes are compared with: a minibatch of their own, or the critic's",
+        "code")
     # optimisation: every quantity with an _end goes from its first value there along half a cosine
-    schedule_kimg: float = setting(20000.0, "kimg of critic updates after which schedules have reached their end, "
-                                   "0 = begin at the end", "code", ge=0)
+    schedule_kimg: float = setting(
+        20000.0, "kimg of critic updates after which schedules have reached their end, 0 = begin at the end",
+        "code", ge=0)
     gamma: float = setting(0.05, "weight of both penalties (gamma/2 times the squared norm)", "code, CIFAR-10", ge=0)
     gamma_end: float = setting(0.005, "gamma at the end", "code, CIFAR-10", ge=0)
     rate: float = setting(2e-4, "Adam's learning rate", "code", gt=0)
@@ -51,8 +54,8 @@ class R3GANConfig(FamilyConfig):
     beta1: float = setting(0.0, "Adam", "code", ge=0, lt=1)
     beta2: float = setting(0.9, "Adam", "code", ge=0, lt=1)
     beta2_end: float = setting(0.99, "beta2 at the end", "code", ge=0, lt=1)
-    ema_kimg: float = setting(5000.0, "half-life of the generator's average at the end, kimg; it begins at 0",
-                              "code, CIFAR-10", ge=0)
+    ema_kimg: float = setting(
+        5000.0, "half-life of the generator's average at the end, kimg; it begins at 0", "code, CIFAR-10", ge=0)
     batch: int = setting(512, "images a minibatch", "code, CIFAR-10", ge=2)
 
 
@@ -83,8 +86,9 @@ def he_normal(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> None:
 class BottleneckBlock(nn.Module):
     """x + (1x1, leaky ReLU, grouped 3x3, leaky ReLU, 1x1)(x): (B,width,H,W) -> the same.
 
-    The last layer begins at 0, so that the block begins as the identity; the others begin smaller by depth^(-1/4), which
-    keeps the first updates of a network of `depth` blocks as large as those of one (Fixup, Zhang et al. 2019, 1901.09321).
+    The last layer begins at 0, so that the block begins as the identity; the others begin smaller by depth^(-1/4),
+    which keeps the first updates of a network of `depth` blocks as large as those of one (Fixup, Zhang et al. 2019,
+    arXiv 1901.09321).
     """
 
     def __init__(self, width: int, config: R3GANConfig, depth: int):
@@ -153,8 +157,8 @@ class Generator(nn.Module):
 class Critic(nn.Module):
     """Images (B,C,S,S), labels int64 (B,) where conditional -> scores (B,): the generator mirrored.
 
-    With labels the last layer has as many outputs as the coarsest stage has maps, and the score is their product with the
-    label's embedding (a projection critic, Miyato and Koyama 2018, arXiv 1802.05637, without its unconditional term).
+    With labels the last layer has as many outputs as the coarsest stage has maps, and the score is their product with
+    the label's embedding (a projection critic, Miyato and Koyama 2018, arXiv 1802.05637, without its other term).
     """
 
     def __init__(self, config: R3GANConfig, widths: list[int], channels: int, classes: int):
@@ -184,8 +188,8 @@ class Critic(nn.Module):
 
 # --- the family -----------------------------------------------------------------------------------------------------
 
-_IMAGENET: dict[str, Any] = {"fmap_base": 98304, "fmap_max": 1536, "group_width": 16, "conditional": True, "batch": 4096,
-                             "schedule_kimg": 200000.0, "ema_kimg": 50000.0, "kimg": 400000.0}
+_IMAGENET: dict[str, Any] = {"fmap_base": 98304, "fmap_max": 1536, "group_width": 16, "conditional": True,
+                             "batch": 4096, "schedule_kimg": 200000.0, "ema_kimg": 50000.0, "kimg": 400000.0}
 _FFHQ: dict[str, Any] = {"batch": 256, "ema_kimg": 500.0}
 _SMALL: dict[str, Any] = {"fmap_base": 512, "fmap_max": 64, "blocks": 1, "batch": 16, "ema_kimg": 2.0,
                           "generator_reals": "same", "schedule_kimg": 50.0}
@@ -194,39 +198,41 @@ _SMALL: dict[str, Any] = {"fmap_base": 512, "fmap_max": 64, "blocks": 1, "batch"
 class R3GAN(Family):
     title = "R3GAN"
     paper = "Huang, Gokaslan, Kuleshov, Tompkin 2024, arXiv 2501.05441"
-    summary = ("Each fake is compared with a real, so that the generator cannot win by leaving kinds of images out, and "
-               "gradient penalties on reals (R1) and on fakes (R2) make that game converge. With so steady a loss the usual "
-               "tricks can go: no normalisation, no style, no minibatch statistics. What remains is a plain residual "
-               "network of grouped convolutions for both players.")
+    summary = ("Each fake is compared with a real, so that the generator cannot win by leaving kinds of images out, "
+               "and gradient penalties on reals (R1) and on fakes (R2) make that game converge. With so steady a loss "
+               "the usual tricks can go: no normalisation, no style, no minibatch statistics. What remains is a plain "
+               "residual network of grouped convolutions for both players.")
     Config = R3GANConfig
     kimg = 40000.0
     presets = {
-        "paper": Preset("the code's CIFAR-10 network and schedules without labels, at any side; not measured here. gamma "
-                        "belongs to 32 pixels: the code has 2 at 64 and 150 at 256"),
-        "paper-cifar10": Preset("the code's CIFAR-10 run with labels (published FID 1.96), but without its augmentation: a "
-                                "GPU, days; not measured here", side=32, conditional=True),
-        "paper-ffhq-64": Preset("the code's FFHQ-64 run (published FID 1.95), but without its augmentation; not measured here",
+        "paper": Preset("the code's CIFAR-10 network and schedules without labels, at any side; not measured here. "
+                        "gamma belongs to 32 pixels: the code has 2 at 64 and 150 at 256"),
+        "paper-cifar10": Preset("the code's CIFAR-10 run with labels (published FID 1.96), but without its "
+                                "augmentation: a GPU, days; not measured here", side=32, conditional=True),
+        "paper-ffhq-64": Preset("the code's FFHQ-64 run (published FID 1.95), but without its augmentation; not "
+                                "measured here",
                                 side=64, gamma=2.0, gamma_end=0.2, **_FFHQ),
-        "paper-ffhq-256": Preset("the code's FFHQ-256 run, configuration E of the paper's ladder (published FID 2.75), but "
-                                 "without its augmentation; not measured here", side=256, gamma=150.0, gamma_end=15.0, **_FFHQ),
-        "paper-imagenet-32": Preset("the code's ImageNet-32 run (published FID 1.27) for 32 GPUs, but without its augmentation; "
-                                    "not measured here", side=32, gamma=0.5, gamma_end=0.05, **_IMAGENET),
-        "paper-imagenet-64": Preset("the code's ImageNet-64 run (published FID 2.09) for 64 GPUs, but without its augmentation; "
-                                    "not measured here", side=64, gamma=1.0, gamma_end=0.1, **_IMAGENET),
-        "paper-stacked-mnist": Preset("a small network of this kind for the paper's test of mode coverage (published 1000 modes, "
-                                      "KL 0.078). The code has no settings for it: widths, gamma and rate are ours; not "
-                                      "measured here", side=32, kimg=2000.0,
-                                      **{**_SMALL, "fmap_base": 2048, "fmap_max": 256, "gamma": 1.0, "gamma_end": 0.1, "batch": 64,
-                                         "ema_kimg": 20.0, "schedule_kimg": 1000.0}),
+        "paper-ffhq-256": Preset("the code's FFHQ-256 run, configuration E of the paper's ladder (published FID "
+                                 "2.75), but without its augmentation; not measured "
+                                 "here", side=256, gamma=150.0, gamma_end=15.0, **_FFHQ),
+        "paper-imagenet-32": Preset("the code's ImageNet-32 run (published FID 1.27) for 32 GPUs, but without its "
+                                    "augmentation; not measured here", side=32, gamma=0.5, gamma_end=0.05, **_IMAGENET),
+        "paper-imagenet-64": Preset("the code's ImageNet-64 run (published FID 2.09) for 64 GPUs, but without its "
+                                    "augmentation; not measured here", side=64, gamma=1.0, gamma_end=0.1, **_IMAGENET),
+        "paper-stacked-mnist": Preset("a small network of this kind for the paper's test of mode coverage (published "
+                                      "1000 modes, KL 0.078). The code has no settings for it: widths, gamma and rate "
+                                      "are ours; not measured here", side=32, kimg=2000.0,
+                                      **{**_SMALL, "fmap_base": 2048, "fmap_max": 256, "gamma": 1.0,
+                                         "gamma_end": 0.1, "batch": 64, "ema_kimg": 20.0, "schedule_kimg": 1000.0}),
         "laptop": Preset("small networks for 32 pixels; not measured", kimg=120.0, **_SMALL),
         "smoke": Preset("seconds: does it run?", kimg=0.5, **{**_SMALL, "fmap_max": 16, "batch": 8, "latent": 8}),
     }
     quantities = {
-        "critic_loss": "without penalties, nats: mean softplus(f - r) of pairs, ln 2 = 0.693 for a blind critic (loss=logistic: "
-                       "mean softplus(-r) + mean softplus(f), 1.386)",
+        "critic_loss": "without penalties, nats: mean softplus(f - r) of pairs, ln 2 = 0.693 for a blind critic "
+                       "(loss=logistic: mean softplus(-r) + mean softplus(f), 1.386)",
         "generator_loss": "mean softplus(r - f) of pairs, nats (loss=logistic: mean softplus(-f))",
-        "bound": "ln 2 - critic_loss (logistic: - critic_loss / 2): lower bound on the relativistic pairing divergence (logistic: "
-                 "Jensen-Shannon), nats, 0 where critic and generator have come to rest",
+        "bound": "ln 2 - critic_loss (logistic: - critic_loss / 2): lower bound on the relativistic pairing "
+                 "divergence (logistic: Jensen-Shannon), nats, 0 where critic and generator have come to rest",
         "margin": "mean D(x) - mean D(G(z)), before the critic's update",
         "order": "share of pairs in which the real has the higher score: 0.5 for a blind critic",
         "r1": "mean squared gradient norm on reals, without gamma/2; only where penalised",
@@ -235,10 +241,10 @@ class R3GAN(Family):
     }
     convergence = "bound"
     convergence_smoothing = "ema0.999"
-    healthy = ("bound stays well below ln 2 and falls or stays level; r1 and r2 are of one size; order between 0.6 and 0.95. "
-               "The images get better long after bound has come to rest.")
-    sick = ("bound near ln 2 with r1 and r2 growing: gamma is too small for this side. order near 0.5 with blurred images: "
-            "gamma is too large. r2 far above r1, which happens with R1 alone: training is about to diverge.")
+    healthy = ("bound stays well below ln 2 and falls or stays level; r1 and r2 are of one size; order between 0.6 "
+               "and 0.95. The images get better long after bound has come to rest.")
+    sick = ("bound near ln 2 with r1 and r2 growing: gamma is too small for this side. order near 0.5 with blurred "
+            "images: gamma is too large. r2 far above r1, which happens with R1 alone: training is about to diverge.")
 
     config: R3GANConfig
     critic: nn.Module
@@ -258,8 +264,8 @@ class R3GAN(Family):
         super().check(config, images)
         assert isinstance(config, R3GANConfig)
         if config.conditional and images.classes < 2:
-            raise UserError("r3gan with conditional=true needs labels, and this data has none: use a labelled data set, "
-                            "a folder with one subfolder a class, or --preset paper")
+            raise UserError("r3gan with conditional=true needs labels, and this data has none: use a labelled data "
+                            "set, a folder with one subfolder a class, or --preset paper")
         for width in cls.widths(config, images.side):
             groups = max(1, width // config.group_width)
             if width * config.expansion % groups:
