@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, frozen_modes, setting
 from ganbench.models.nn import losses
-from ganbench.models.nn.layers import LEAK, MinibatchDiscrimination
+from ganbench.models.nn.layers import LEAK, NormedMinibatchDiscrimination, batch_statistics
 from ganbench.models.nn.weightnorm import initialise_from_data, normed
 from ganbench.random import Random, layer_normal
 
@@ -40,6 +40,9 @@ class MBDSSLConfig(FamilyConfig):
     batch: int = setting(100, "images a minibatch", "code", ge=2)
 
 
+NORM_EPS = 1e-6  # of batch norm, code
+
+
 class Noise(nn.Module):
     """Gaussian noise on images while training."""
 
@@ -54,7 +57,8 @@ class Noise(nn.Module):
 class Classifier(nn.Module):
     """The critic: images (B,C,S,S) -> scores (B,), the logarithm of Z, which is the logit of "real".
 
-    Weight normalisation throughout; minibatch discrimination on the averaged last maps.
+    Weight normalisation throughout, with lengths that are trained in the last layer alone; minibatch discrimination on the
+    averaged last maps.
     """
 
     def __init__(self, config: MBDSSLConfig, images: ImageSpec):
@@ -65,12 +69,12 @@ class Classifier(nn.Module):
         for maps, kernel, stride, padding in ((narrow, 3, 1, 1), (narrow, 3, 1, 1), (narrow, 3, 2, 1), (wide, 3, 1, 1),
                                               (wide, 3, 1, 1), (wide, 3, 2, 1), (wide, 3, 1, 0), (wide, 1, 1, 0),
                                               (wide, 1, 1, 0)):
-            layers += [normed(nn.Conv2d(width, maps, kernel, stride, padding)), nn.LeakyReLU(LEAK)]
+            layers += [normed(nn.Conv2d(width, maps, kernel, stride, padding), train_length=False), nn.LeakyReLU(LEAK)]
             if stride == 2:
                 layers.append(nn.Dropout(config.dropout))
             width = maps
         self.features = nn.Sequential(*layers)
-        self.discrimination = MinibatchDiscrimination(wide, config.kernels, config.dimensions)
+        self.discrimination = NormedMinibatchDiscrimination(wide, config.kernels, config.dimensions)
         self.head = normed(nn.Linear(wide + config.kernels, images.classes))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -85,10 +89,10 @@ def make_generator(config: MBDSSLConfig, images: ImageSpec) -> nn.Sequential:
     """Latents (B,latent) -> images (B,C,S,S) in (-1,1): transposed 5x5 convolutions; batch norm with biases, no gains."""
     doublings = images.side.bit_length() - 3
     widths = [config.ngf << (doublings - 1 - i) for i in range(doublings)]
-    layers: list[nn.Module] = [nn.Linear(config.latent, widths[0] * 16, bias=False), nn.BatchNorm1d(widths[0] * 16), nn.ReLU(),
-                               nn.Unflatten(1, (widths[0], 4, 4))]
+    layers: list[nn.Module] = [nn.Linear(config.latent, widths[0] * 16, bias=False), nn.BatchNorm1d(widths[0] * 16, NORM_EPS),
+                               nn.ReLU(), nn.Unflatten(1, (widths[0], 4, 4))]
     for width, wider in itertools.pairwise(widths):
-        layers += [nn.ConvTranspose2d(width, wider, 5, 2, 2, 1, bias=False), nn.BatchNorm2d(wider), nn.ReLU()]
+        layers += [nn.ConvTranspose2d(width, wider, 5, 2, 2, 1, bias=False), nn.BatchNorm2d(wider, NORM_EPS), nn.ReLU()]
     for layer in layers:
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             layer.weight.requires_grad_(False)  # stays 1
@@ -127,11 +131,14 @@ class MBDSSL(Family):
     healthy = "class_loss falls, accuracy_classes rises; D(x) stays above 0.5 and D(G(z)) below, neither at the end of its range."
     sick = ("D(G(z)) at 0 for good: the generator's loss log(1 - D) has no gradient left. accuracy_classes near 1 with poor "
             "images: the classes are learned by heart; less labelled data would need the fakes more.")
+    sampling = ("Batch norm goes by its running statistics; the authors' code draws its pictures with the minibatch's own.")
     misprints = ("The generator descends log(1 - D), not the usual -log D; the paper's better classifiers match features "
                  "instead, and make worse images. The authors average the critic's weights for their error rates, which "
-                 "does not touch the images and is left out here.")
+                 "does not touch the images and is left out here. Small departures: their Adam adds its 1e-8 under the "
+                 "root, torch's behind it, and their weight normalisation has 1e-6 under its root.")
 
     config: MBDSSLConfig
+    generator: nn.Sequential
     critic: Classifier
 
     def __init__(self, config: MBDSSLConfig, images: ImageSpec):
@@ -145,10 +152,15 @@ class MBDSSL(Family):
             raise UserError(f"side {images.side} is too small for these networks: choose --side 32 or more")
 
     def before_training(self, images: Tensor) -> None:
-        """Weight normalisation of the critic begins from data: outputs of every layer with mean 0 and deviation 1."""
-        with frozen_modes(self.critic):
-            self.critic.eval()
-            initialise_from_data(self.critic, lambda: self.critic(images[:self.config.batch]))
+        """Weight normalisation begins from data: outputs of every layer with mean 0 and deviation 1, of both networks'
+        last layers with deviation 0.1. From 500 reals with noise and dropout, and a minibatch of latents (authors' code)."""
+        *_, output, _ = self.generator
+        z = self.latents(self.config.batch, Random(0, images.device))
+        with torch.no_grad(), batch_statistics(self.generator):
+            initialise_from_data(self.generator, lambda: self.generator(z), {output: 0.1})
+        with frozen_modes(self.critic), torch.no_grad():
+            self.critic.train()
+            initialise_from_data(self.critic, lambda: self.critic(images[:500]), {self.critic.head: 0.1})
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         c = self.config

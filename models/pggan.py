@@ -28,6 +28,7 @@ from ganbench.models.nn.equalized import (
 from ganbench.models.nn.growing import Growing, fade_reals, mix
 from ganbench.models.nn.losses import gradient_penalty
 from ganbench.models.nn.progressive import ProgressiveConfig, ProgressiveCritic, ProgressiveFamily
+from ganbench.models.nn.weightnorm import initialise_from_data
 
 
 class PGGANConfig(ProgressiveConfig):
@@ -254,6 +255,12 @@ class PGGAN(ProgressiveFamily):
             images.side, images.channels, c.channels, c.lowest_level(images.side), 1 + self.label_size,
             equalized=c.equalized, norm=c.critic_norm, stddev_group=c.stddev_group if c.minibatch_stddev else None,
             discrimination=c.minibatch_discrimination, pool_first=c.pool_first, noise=c.critic_noise != "off")
+
+    def before_training(self, images: Tensor) -> None:
+        """Row (e*): minibatch discrimination begins from 500 reals at the first side, as in the Theano code."""
+        if self.config.minibatch_discrimination:
+            with torch.no_grad():
+                initialise_from_data(self.critic, lambda: self.critic(images[:500]))
 
     # --- the schedule: side, fade, minibatch and rates are in the base class ----------------------------------------
 

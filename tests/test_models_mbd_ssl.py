@@ -12,19 +12,22 @@ from torch import nn
 
 from ganbench.errors import UserError
 from ganbench.family import Clock
+from ganbench.models.nn.layers import MinibatchDiscrimination, NormedMinibatchDiscrimination, batch_statistics
 from ganbench.random import Random
 
 
 def test_parameter_counts():
-    """By hand. Weight normalisation adds a length an output; batch norm has biases and no gains."""
+    """By hand. Weight normalisation trains its lengths in the last layers alone; batch norm has biases and no gains."""
     with torch.device("meta"):
         family = build("mbd_ssl", channels=3)
     assert count(family.generator) == (100 * 8192 + 8192 + 25 * 512 * 256 + 256 + 25 * 256 * 128 + 128
                                        + 25 * 128 * 3 + 2 * 3) == 4_933_382
     def conv(taps, inputs, outputs):
-        return (taps * inputs + 2) * outputs
+        return (taps * inputs + 1) * outputs
+    discrimination = 192 * 500 + 500 + 100
     assert count(family.critic) == (conv(9, 3, 96) + 2 * conv(9, 96, 96) + conv(9, 96, 192) + 2 * conv(9, 192, 192)
-                                    + conv(9, 192, 192) + 2 * conv(1, 192, 192) + 192 * 500 + conv(1, 292, 10))
+                                    + conv(9, 192, 192) + 2 * conv(1, 192, 192) + discrimination + conv(1, 292, 10) + 10
+                                    ) == 1_504_404
 
 
 def test_the_loss_is_that_of_an_explicit_class_of_fakes():
@@ -77,15 +80,32 @@ def test_rate_is_constant_for_800_epochs_and_0_at_1200():
     assert rates == pytest.approx([3e-4, 3e-4, 1.5e-4, 0, 0])
 
 
-def test_the_critics_weights_begin_from_data():
+def test_the_weights_begin_from_data():
     family = build("mbd_ssl", "smoke")
+    family.critic.features[0].deviation = 0.0  # the same images again give the same outputs
+    for layer in family.critic.features:
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
     images = torch.rand(40, 1, 32, 32) * 2 - 1
     family.before_training(images)
-    with torch.no_grad():
-        logits = family.critic.eval().logits(images[:16])
-    assert logits.mean(0).abs().max() < 1e-4
-    assert torch.allclose(logits.std(0, correction=0), torch.ones(10), rtol=1e-3)
+    with torch.no_grad(), batch_statistics(family.generator):
+        made = family.generator[:-1](family.latents(16, Random(0)))
+    assert made.mean().abs() < 1e-4 and float(made.std(correction=0)) == pytest.approx(0.1, rel=1e-3)
+    family.critic.eval()
+    family.critic.features[0].deviation = 0.2
     assert family.critic.features[0](images) is images, "noise while training only"
+    family.critic.features[0].deviation = 0.0
+    family.critic.train()
+    with torch.no_grad():
+        features = family.critic.features(images).mean((2, 3))
+        closeness = family.critic.discrimination(features)[:, features.shape[1]:]
+        distances = family.critic.discrimination.distances(features) + 1e6 * torch.eye(40)[:, :, None]
+        logits = family.critic.eval().logits(images)
+    assert closeness.mean(0).abs().max() < 1e-4
+    assert torch.allclose(distances.amin(1).mean(0), torch.full((4,), 2.0), rtol=1e-3), "half of it is 1"
+    assert logits.mean(0).abs().max() < 1e-4
+    assert torch.allclose(logits.std(0, correction=0), torch.full((10,), 0.1), rtol=1e-3)
+    family.critic.features[0].deviation = 0.2
     noisy = family.critic.train().features[0](images) - images
     assert float(noisy.std()) == pytest.approx(0.2, rel=0.02)
 
@@ -105,3 +125,39 @@ def test_batch_norm_has_no_gains_and_the_generator_takes_no_labels():
 def test_bad_input_is_one_clear_line(side, classes, message):
     with pytest.raises(UserError, match=message):
         build("mbd_ssl", "smoke", side=side, classes=classes)
+
+
+def test_the_authors_discrimination_by_hand():
+    """sum over the others of exp(-|M_i - M_j|_1) plus the bias, M = x T, T's columns of length exp(log_scale)."""
+    torch.manual_seed(0)
+    layer, x = NormedMinibatchDiscrimination(6, 3, 2).double(), torch.randn(4, 6).double()
+    with torch.no_grad():
+        layer.log_scale.normal_()
+    theta, lengths = layer.theta.detach().numpy(), np.exp(layer.log_scale.detach().numpy())
+    m = np.einsum("na,akd->nkd", x.numpy(), theta / np.sqrt((theta ** 2).sum(0)) * lengths)
+    expected = np.array([[sum(np.exp(-np.abs(m[i, k] - m[j, k]).sum()) for j in range(4) if j != i) for k in range(3)]
+                         for i in range(4)]) - 1
+    with torch.no_grad():
+        np.testing.assert_allclose(layer(x)[:, 6:].numpy(), expected, rtol=1e-10)
+        np.testing.assert_array_equal(layer(x)[:, :6].numpy(), x.numpy())
+
+
+def test_older_checkpoints_keep_their_closeness():
+    layer, x = NormedMinibatchDiscrimination(6, 3, 2), torch.randn(4, 6)
+    plain = MinibatchDiscrimination(6, 3, 2)
+    layer.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(layer(x), plain(x))
+
+
+def test_row_e_star_of_pggan_has_it_and_begins_from_data():
+    family = build("pggan", "paper-ablation-128-e*", side=16, fmap_base=64, fmap_max=8)
+    family.enter(family.stage(Clock(dataset_size=100)))
+    layer = family.critic.discrimination
+    assert isinstance(layer, NormedMinibatchDiscrimination) and (layer.bias == -1).all()
+    seen = []
+    hook = layer.register_forward_hook(lambda layer, inputs, outputs: seen.append(outputs[:, 8:]))
+    images = torch.rand(30, 1, 4, 4) * 2 - 1
+    family.before_training(images)
+    family.critic(images)
+    hook.remove()
+    assert (layer.bias != -1).all() and seen[-1].mean(0).abs().max() < 1e-4

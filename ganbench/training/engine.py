@@ -191,7 +191,11 @@ class TrainingEngine:
             for key, value in _below(f"optimizer/{name}/", tensors).items():
                 index, entry = key.split("/")
                 state.setdefault(int(index), {})[entry] = value
-            optimizer.load_state_dict({"state": state, "param_groups": saved["groups"]})
+            try:
+                optimizer.load_state_dict({"state": state, "param_groups": saved["groups"]})
+            except ValueError as error:
+                raise UserError(f"the checkpoint's optimizer '{name}' is of other parameters than this version trains, so "
+                                f"that training cannot go on from it: {error}") from None
         for name, scaler in self.scalers.items():
             if scaler.is_enabled():
                 scaler.load_state_dict(document["scalers"][name])

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +88,48 @@ class MinibatchDiscrimination(nn.Module):
         distances = (m[:, None] - m[None]).abs().sum(3)  # (B, B, kernels)
         # Every sample has distance 0 to itself: exp(0) = 1 is what the sum over j != i leaves out.
         return torch.cat([x, torch.exp(-distances).sum(1) - 1], 1)
+
+
+class NormedMinibatchDiscrimination(nn.Module):
+    """Minibatch discrimination as in its authors' code: a tensor of learned scale, a bias a kernel, initialised from data.
+
+    (B,inputs) -> (B,inputs+kernels) as above, with T = theta exp(log_scale) / |theta| along its inputs, plus the bias.
+    """
+
+    meets_batch = True  # under several processes it gets the whole batch
+
+    def __init__(self, inputs: int, kernels: int = 100, dimensions: int = 5):
+        super().__init__()
+        self.theta = nn.Parameter(torch.randn(inputs, kernels, dimensions) * 0.05)
+        self.log_scale = nn.Parameter(torch.zeros(kernels, dimensions))
+        self.bias = nn.Parameter(torch.full((kernels,), -1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # every sample is at distance 0 from itself, which is not counted
+        return torch.cat([x, torch.exp(-self.distances(x)).sum(1) - 1 + self.bias], 1)
+
+    def distances(self, x: Tensor) -> Tensor:
+        """Between all pairs of samples, by kernel: (B,B,kernels)."""
+        m = torch.tensordot(x, self.theta * (self.log_scale.exp() / self.theta.norm(dim=0)), 1)
+        return (m[:, None] - m[None]).abs().sum(3)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> Tensor:
+        """Half the mean distance to the nearest other becomes 1, and the mean closeness 0. Returns the new outputs."""
+        distances = self.distances(x) + 1e6 * torch.eye(len(x), dtype=x.dtype, device=x.device)[:, :, None]
+        self.log_scale.sub_((distances.amin(1).mean(0) / 2).log()[:, None])
+        self.bias.zero_()
+        self.bias.copy_(-self.forward(x)[:, x.shape[1]:].mean(0))
+        return self.forward(x)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Checkpoints of version 0.1 hold a plain tensor T and no bias."""
+        plain = state_dict.pop(f"{prefix}T", None)
+        if plain is not None:
+            theta = plain.view(self.theta.shape)
+            state_dict |= {f"{prefix}theta": theta, f"{prefix}log_scale": theta.norm(dim=0).log(),
+                           f"{prefix}bias": torch.zeros_like(self.bias)}
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
 
 class MaskedConv2d(nn.Conv2d):

@@ -24,7 +24,7 @@ from ganbench.models.nn.equalized import (
     scale_noise,
 )
 from ganbench.models.nn.growing import TICK_KIMG, Channels, Growing, Growth, by_side, mix
-from ganbench.models.nn.layers import MinibatchDiscrimination
+from ganbench.models.nn.layers import NormedMinibatchDiscrimination
 from ganbench.models.nn.losses import Scores, gradient_norms
 from ganbench.random import Random
 
@@ -119,7 +119,7 @@ class ProgressiveCritic(Growing):
         # The paper's 4x4 convolution without padding, as a matrix product.
         self.dense = EqualizedLinear(channels(2) * 16, channels(1), bias=norm == "none", equalized=equalized)
         self.dense_finish = finish(channels(1))
-        self.discrimination = MinibatchDiscrimination(channels(1), 100, 5) if discrimination else None
+        self.discrimination = NormedMinibatchDiscrimination(channels(1), 100, 5) if discrimination else None
         self.out = EqualizedLinear(channels(1) + (100 if discrimination else 0), outputs, gain=1.0, equalized=equalized)
 
     def forward(self, images: Tensor) -> Tensor:
