@@ -8,7 +8,7 @@
 The trainer (ganbench.training) knows families through this class alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -124,9 +124,12 @@ class Engine(Protocol):
     def random(self, name: str) -> Random:
         """The run's random stream of that name."""
 
-    def update(self, loss: Tensor, optimizer: str, clip_norm: float | None = None) -> bool:
+    def update(self, loss: Tensor, optimizer: str, clip_norm: float | None = None) -> None:
         """One optimizer step: gradients of `loss` for that optimizer's parameters only, averaged over processes.
-        Returns False, having changed nothing, if a gradient was not finite."""
+        Changes nothing where the loss or a gradient is not finite."""
+
+    def rate(self, optimizer: str) -> Tensor | float:
+        """The learning rate of an optimizer now, to be logged; on a GPU a scalar there."""
 
     def mean(self, value: Tensor) -> Tensor:
         """A scalar averaged over processes (for controllers such as BEGAN's k_t)."""
@@ -191,7 +194,11 @@ class Family(nn.Module):
         raise NotImplementedError
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
-        """ONE generator update and the critic updates that belong to it. Returns the logged scalars."""
+        """ONE generator update and the critic updates that belong to it. Returns the logged scalars.
+
+        Must not read values back from the device (`.item()`, `float(tensor)`, `if tensor:`): a GPU would wait for each,
+        and a step that was recorded could not follow. Numbers among the scalars that are not tensors may depend on the
+        configuration and on `recording_key` alone."""
         raise NotImplementedError
 
     def latents(self, n: int, random: Random) -> Tensor:
@@ -224,12 +231,26 @@ class Family(nn.Module):
         """Decay per generator step of the averaged generator; 0 = no averaging."""
         return 0.0
 
+    def recording_key(self, clock: Clock) -> Hashable:
+        """What in the next step depends on the clock beside the stage, such as a number of critic updates or a penalty that
+        is due every 16th step: steps are recorded apart for each value. None: this step is not to be recorded."""
+        return ()
+
     def tick_kimg(self, stage: Stage) -> float | None:
         """Most kimg between two sample grids at this stage, where the published code has a rule for it."""
         return None
 
     def enter(self, stage: Stage) -> None:
-        """Called before each step, so that networks that grow know side and fade. Put it in buffers of the networks."""
+        """Called before each step. Default: tells the networks that grow where they are."""
+        for network in (self.generator, self.critic):
+            if network is not None:
+                self.place(network, stage)
+
+    def place(self, network: nn.Module, stage: Stage) -> None:
+        """Tell a network that grows its side and fade; called for the generator, the critic and the averaged generator.
+
+        A step must not read them from the device: keep the side, and whether it fades, as Python values beside the
+        buffers that a checkpoint needs."""
 
     def before_training(self, images: Tensor) -> None:
         """Called once before the first step with a sample of the training images, float (n,C,S,S) in [-1,1]."""

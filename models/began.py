@@ -6,7 +6,7 @@ measure of convergence, M_global.
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -192,24 +192,33 @@ class StallRule(nn.Module):
         self.best: Tensor  # smallest window mean so far
         self.stalled: Tensor  # windows in a row without progress
         self.last_mean: Tensor  # of the last whole window
+        self._read: float | None = None  # the rate as it was last read from the device
 
     @torch.no_grad()
     def update(self, m: Tensor) -> None:
+        """Take in one step's M_global, a float64 scalar. Decided on the device: where the window is not whole, all is kept."""
         self.seen += 1
         self.mean += (m - self.mean) / self.seen
-        if int(self.seen) < self.window:
-            return
-        if float(self.mean) > 0.99 * float(self.best):
-            self.stalled += 1
-        else:
-            self.stalled.zero_()
-        if int(self.stalled) >= self.patience:
-            self.rate.copy_((self.rate / 2).clamp_min(self.floor))
-            self.stalled.zero_()
-        self.best.copy_(torch.minimum(self.best, self.mean))
-        self.last_mean.copy_(self.mean)
-        self.seen.zero_()
-        self.mean.zero_()
+        whole = self.seen >= self.window
+        stalled = torch.where(self.mean > 0.99 * self.best, self.stalled + 1, 0)
+        halve = whole & (stalled >= self.patience)
+        for buffer, value in ((self.rate, torch.where(halve, (self.rate / 2).clamp_min(self.floor), self.rate)),
+                              (self.stalled, torch.where(whole, torch.where(halve, 0, stalled), self.stalled)),
+                              (self.best, torch.where(whole, torch.minimum(self.best, self.mean), self.best)),
+                              (self.last_mean, torch.where(whole, self.mean, self.last_mean)),
+                              (self.seen, torch.where(whole, 0, self.seen)),
+                              (self.mean, torch.where(whole, 0, self.mean))):
+            buffer.copy_(value)
+
+    def rate_after(self, steps: int) -> float:
+        """The rate as a number. It changes at the end of a window alone, so the device is asked no more often than that."""
+        if self._read is None or steps % self.window == 0:
+            self._read = float(self.rate)
+        return self._read
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        super()._load_from_state_dict(*given)
+        self._read = None
 
 
 # --- the family -----------------------------------------------------------------------------------------------------
@@ -297,7 +306,7 @@ class BEGAN(Family):
         c = self.config
         if c.rate_rule == "steps":
             return max(c.rate * 0.5 ** (clock.steps // c.rate_steps), min(c.rate, c.rate_floor))
-        return float(self.stall.rate) if c.rate_rule == "stall" else c.rate
+        return self.stall.rate_after(clock.steps) if c.rate_rule == "stall" else c.rate
 
     def stage(self, clock: Clock) -> Stage:
         """The stage's fade is the carry of vanishing residuals."""
@@ -341,7 +350,7 @@ class BEGAN(Family):
         engine.update(critic_loss, "critic")
 
         real, fakes = engine.mean(loss_real.detach()), engine.mean(loss_fake.detach())
-        logs: dict[str, Tensor | float] = {"k": self.balance.k.clone(), "rate": self.rate(engine.clock)}
+        logs: dict[str, Tensor | float] = {"k": self.balance.k.clone(), "rate": engine.rate("critic")}
         m = self.balance.m_global(real, fakes)
         self.balance.update(real, fakes)
         self.stall.update(m.double())

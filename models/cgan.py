@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
@@ -17,6 +16,7 @@ from ganbench.models import dcgan
 from ganbench.models.gan import decayed, momentum_at, uniform_everywhere
 from ganbench.models.nn import losses
 from ganbench.models.nn.layers import LEAK, Maxout, SignedPixels, UnitPixels, normal_weights
+from ganbench.models.nn.layers import one_hot as to_one_hot
 from ganbench.models.nn.watch import CollapseAlarm
 from ganbench.random import Random
 
@@ -173,7 +173,7 @@ class EndsCritic(nn.Module):
 
 def one_hot(labels: Tensor, classes: int, like: Tensor) -> Tensor:
     """int64 (B,) -> (B,classes) in the type of `like`."""
-    return F.one_hot(labels, classes).to(like.dtype)
+    return to_one_hot(labels, classes, like.dtype)
 
 
 def beside(x: Tensor, y: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ connected layer. The defaults are the paper's; `alt:torch` is the narrower form 
 took over, and other families here build on the same two networks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -218,6 +218,9 @@ class DCGAN(Family):
             return random.uniform(n, self.config.latent, low=-1.0, high=1.0)
         return random.normal(n, self.config.latent)
 
+    def recording_key(self, clock: Clock) -> Hashable:
+        return self.penalised(clock)
+
     # --- losses -------------------------------------------------------------------------------------------------
 
     def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -259,8 +262,12 @@ class DCGAN(Family):
         c = self.config
         if not c.r1:
             return {}
-        due = engine.clock.steps % c.r1_every == 0
+        due = self.penalised(engine.clock)
         return {"r1": losses.r1_penalty(self.critic, x, c.r1) * c.r1_every if due else x.new_zeros(())}
+
+    def penalised(self, clock: Clock) -> bool:
+        """Whether the next step has the R1 term."""
+        return self.config.r1 > 0 and clock.steps % self.config.r1_every == 0
 
     def observe(self, real: Tensor, fake: Tensor, engine: Engine) -> dict[str, Tensor]:
         """What the critic's scores say, whatever the loss."""

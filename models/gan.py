@@ -196,7 +196,7 @@ class GAN(Family):
                 "critic_loss_excess": 2 * (critic_loss.detach() - losses.LN2),
                 "js_bound": losses.js_bound(2 * critic_loss.detach()),
                 "collapse_alarm": self.alarm(engine.mean(logs["prob_real"]), engine.mean(logs["prob_fake_before"])),
-                "rate": engine.stage.rates.get("critic", self.config.rate),
+                "rate": engine.rate("critic"),
                 "momentum": engine.stage.momenta.get("critic", 0.0)}
 
 

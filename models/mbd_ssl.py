@@ -193,5 +193,5 @@ class MBDSSL(Family):
             engine.update(generator_loss, "generator")
         return {**losses.probabilities(real_scores.detach(), fake_scores.detach()), "class_loss": class_loss.detach(),
                 "real_fake_loss": real_fake_loss.detach(), "critic_loss": (class_loss + real_fake_loss).detach(),
-                "generator_loss": generator_loss.detach(), "rate": engine.stage.rates["critic"],
+                "generator_loss": generator_loss.detach(), "rate": engine.rate("critic"),
                 "accuracy_classes": (logits.detach().argmax(1) == labels).float().mean()}

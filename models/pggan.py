@@ -99,8 +99,8 @@ class Generator(Growing):
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         level, fade = self.placed()
-        x = self._features(self._with_labels(z, labels), level - 1 if fade else level)
-        if not fade:
+        x = self._features(self._with_labels(z, labels), level if fade is None else level - 1)
+        if fade is None:
             image = self.to_rgb[str(level)](x)
         else:
             old = self.to_rgb[str(level - 1)](x)
@@ -347,7 +347,7 @@ class PGGAN(ProgressiveFamily):
 
     def _critic_loss_of(self, batch: Batch, fake: Tensor, fake_labels: Tensor | None, engine: Engine,
                         ) -> tuple[Tensor, dict[str, Tensor]]:
-        real = fade_reals(batch.images, engine.stage.fade, as_bytes=self.config.reals_fade == "bytes")
+        real = fade_reals(batch.images, self.critic.placed()[1], as_bytes=self.config.reals_fade == "bytes")
         u = engine.random("penalty").uniform(len(real))
         return self.critic_loss(real, fake, u, self.one_hot(batch.labels), self.one_hot(fake_labels))
 

@@ -180,14 +180,14 @@ class Generator(Growing):
         old = None
         for i in range(used):
             if i > 0:
-                if fade and i == used - 2:
+                if fade is not None and i == used - 2:
                     old = self.to_rgb[str(level - 1)](x)
                 x = self.convs[i - 1](x)
                 if self.config.smooth and i % 2 == 0:
                     x = blur(x)
             x = self.epilogues[i](x, w[:, i], self._noise(i, x, noise))
         image = self.to_rgb[str(level)](x)
-        return image if old is None else mix(image, upsample(old), fade)
+        return image if old is None or fade is None else mix(image, upsample(old), fade)
 
     def _noise(self, layer: int, x: Tensor, noise: Literal["random", "stored"] | Sequence[Tensor]) -> Tensor | None:
         if not self.config.noise:
@@ -395,7 +395,7 @@ class StyleGAN(ProgressiveFamily):
         with torch.no_grad():
             fake = self.fakes(n, labels, engine)
         u = engine.random("penalty").uniform(n)
-        loss, logs = self.critic_loss(fade_reals(batch.images, engine.stage.fade), fake, u, labels)
+        loss, logs = self.critic_loss(fade_reals(batch.images, self.critic.placed()[1]), fake, u, labels)
         engine.update(loss, "critic")
 
         labels = self.one_hot(self.drawn_labels(batch, engine))
@@ -411,7 +411,7 @@ class StyleGAN(ProgressiveFamily):
         if not self.config.mixing:
             return self.generator.synthesis(w)
         other = self.generator.latent_to_w(self.latents(n, engine.random("latents")), labels)
-        used = 2 * int(self.generator.level) - 2
+        used = 2 * self.generator.placed()[0] - 2
         return self.generator.synthesis(mixed_styles(w, other, self.mixing_cut(n, used, engine), used))
 
     def mixing_cut(self, n: int, used: int, engine: Engine) -> Tensor:

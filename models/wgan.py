@@ -4,7 +4,7 @@ The critic is trained almost to its optimum before each generator update, and ke
 Signs are the textbook's: the critic maximises mean f(x) - mean f(G(z)). The authors' code has the opposite sign.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Literal
 
 import torch
@@ -17,6 +17,8 @@ from ganbench.models.nn import losses
 from ganbench.models.nn.layers import batch_statistics, normal_weights
 from ganbench.models.nn.watch import RisingAlarm
 from ganbench.random import Random
+
+RECORDED_UPDATES = 20  # a step with more critic updates than that is rare, and would take much memory to record
 
 
 class WGANConfig(FamilyConfig):
@@ -157,6 +159,10 @@ class WGAN(Family):
         c = self.config
         long = step < c.warm_up or (c.long_every > 0 and step % c.long_every == 0)
         return c.long_critic if long else c.n_critic
+
+    def recording_key(self, clock: Clock) -> Hashable:
+        n = self.critic_steps(clock.steps)
+        return n if n <= RECORDED_UPDATES else None
 
     def latents(self, n: int, random: Random) -> Tensor:
         return random.normal(n, self.config.latent)

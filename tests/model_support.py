@@ -53,9 +53,8 @@ class WatchedEngine(TrainingEngine):
 
     def update(self, loss, optimizer, clip_norm=None):
         self.updates.append((optimizer, float(loss.detach())))
-        done = super().update(loss, optimizer, clip_norm)
+        super().update(loss, optimizer, clip_norm)
         self.after(optimizer)
-        return done
 
     def steps(self, reals: Iterator[Batch], n: int = 1) -> dict[str, float]:
         """n steps of the family, as the training loop takes them; the last one's scalars."""

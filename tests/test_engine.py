@@ -10,7 +10,7 @@ from toy import Toy
 from ganbench.errors import Diverged, UserError
 from ganbench.family import Clock, ImageSpec, Stage
 from ganbench.random import Random, derived_seed
-from ganbench.training.engine import NON_FINITE_LIMIT, TrainingEngine
+from ganbench.training.engine import NON_FINITE_LIMIT, TrainingEngine, select_step
 
 
 def make_engine(**overrides):
@@ -29,7 +29,7 @@ def test_update_equals_plain_adam_and_touches_nothing_else():
         optimizer.zero_grad()
         family.critic(reference(z)).mean().backward()
         optimizer.step()
-        assert engine.update(family.critic(family.generator(z)).mean(), "generator")
+        engine.update(family.critic(family.generator(z)).mean(), "generator")
     for ours, theirs in zip(family.generator.parameters(), reference.parameters()):
         assert torch.equal(ours, theirs)
     # the reference's backward put gradients into the critic; ours must not have added any
@@ -52,15 +52,20 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_many_are_divergence():
     engine = make_engine()
     family = engine.family
     before = copy.deepcopy(family.generator.state_dict())
+
     def bad():
         return family.generator(torch.ones(2, 4)).sum() * float("inf")
-    assert engine.update(bad(), "generator") is False
-    assert engine.skipped == 1
+
+    engine.update(bad(), "generator")
+    assert engine.read_skipped() == {"skipped_updates": 1}
     assert all(torch.equal(before[k], v) for k, v in family.generator.state_dict().items())
-    assert engine.update(family.generator(torch.ones(2, 4)).sum(), "generator") is True
+    engine.update(family.generator(torch.ones(2, 4)).sum(), "generator")
+    assert engine.read_skipped() == {"skipped_updates": 1}
+    for _ in range(NON_FINITE_LIMIT):
+        engine.update(bad(), "generator")
+    engine.update(family.generator(torch.ones(2, 4)).sum(), "generator")  # a row that has ended is known all the same
     with pytest.raises(Diverged, match="generator"):
-        for _ in range(NON_FINITE_LIMIT):
-            engine.update(bad(), "generator")
+        engine.read_skipped()
     assert all(torch.isfinite(p).all() for p in family.generator.parameters())
 
 
@@ -138,3 +143,36 @@ def test_processes_share_what_one_process_would_have_drawn():
         assert torch.equal(torch.cat([s.normal(2, 3) for s in shares]), whole.normal(8, 3))
     assert torch.equal(torch.cat([s.integers(2, high=9) for s in shares]), whole.integers(8, high=9))
     assert derived_seed(1, "latents") != derived_seed(1, "order") != derived_seed(2, "order")
+
+
+@pytest.mark.parametrize("kind, settings", [
+    (torch.optim.Adam, {}), (torch.optim.SGD, {"momentum": 0.5}), (torch.optim.RMSprop, {}), (torch.optim.SGD, {})])
+@pytest.mark.parametrize("skipped", [(0,), (2,), (0, 1, 4)])
+def test_a_step_taken_back_leaves_no_trace(kind, settings, skipped):
+    """As on a GPU, for optimizers that know nothing of values that are not finite: against steps that were not made."""
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.arange(6.0)) for _ in range(2))
+    optimizer, reference = kind([ours], 0.1, **settings), kind([theirs], 0.1, **settings)
+    for step in range(6):
+        gradient = torch.randn(6)
+        bad = step in skipped
+        ours.grad = torch.full((6,), float("nan")) if bad else gradient.clone()
+        select_step(torch.tensor(not bad), optimizer)
+        if not bad:
+            theirs.grad = gradient
+            reference.step()
+        assert torch.equal(ours, theirs)
+    for key, value in reference.state[theirs].items():
+        assert value is None or torch.equal(optimizer.state[ours][key], value)
+
+
+def test_weights_that_autocast_has_cast_are_cast_anew_after_an_update():
+    engine = make_engine()
+    family = engine.family.eval()
+    z = torch.randn(6, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = family.generator(z)
+        engine.update(family.critic(before).mean(), "generator")
+        after = family.generator(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(after, family.generator(z)) and not torch.equal(after, before)

@@ -1,10 +1,12 @@
 """What turns a loss into an update: backward, precision, averaging over processes, values that are not finite.
 
 Families see it as `engine.update(loss, "critic")`; nothing else in ganbench knows about any of these.
+
+Nothing in a step waits for the device: whether a gradient is finite is decided there, and what is counted there is read
+where the log is written.
 """
 
 import copy
-import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -44,14 +46,15 @@ class TrainingEngine:
         self.optimizers = family.make_optimizers()
         self.own_settings = {name: [dict(group) for group in optimizer.param_groups]
                              for name, optimizer in self.optimizers.items()}
+        for optimizer in self.optimizers.values():
+            _without_waits(optimizer, device)
         self.scalers = {name: torch.amp.GradScaler(device.type, enabled=precision == "fp16") for name in self.optimizers}
         self.streams: dict[str, Random] = {}
         self.stage = family.stage(clock)
         check_shares(family, clock, self.world)
         self.phase: int | None = None
         self.averaged: nn.Module | None = None  # made when the family first asks for averaging
-        self.skipped = 0  # updates not made because a gradient was not finite
-        self._skipped_in_a_row = dict.fromkeys(self.optimizers, 0)
+        self.skips = {name: _Skips(device) for name in self.optimizers}
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
     # --- what families use --------------------------------------------------------------------------------------
@@ -61,7 +64,7 @@ class TrainingEngine:
             self.streams[name] = Random(derived_seed(self.seed, name), self.device, self.rank, self.world)
         return self.streams[name]
 
-    def update(self, loss: Tensor, optimizer: str, clip_norm: float | None = None) -> bool:
+    def update(self, loss: Tensor, optimizer: str, clip_norm: float | None = None) -> None:
         chosen, scaler = self.optimizers[optimizer], self.scalers[optimizer]
         parameters = [p for group in chosen.param_groups for p in group["params"] if p.requires_grad]
         for parameter in parameters:
@@ -70,23 +73,21 @@ class TrainingEngine:
         gradients = [p.grad for p in parameters if p.grad is not None]
         self._average_over_processes(gradients)
         scaler.unscale_(chosen)
+
+        # a step only where gradients and loss are finite; fp16 finds its loss scale by overflowing
         norm = nn.utils.get_total_norm(gradients)
-        finite = math.isfinite(float(norm)) and math.isfinite(float(self.mean(loss.detach())))
-        if finite:
-            if clip_norm is not None:
-                nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
-            scaler.step(chosen)
-            self._skipped_in_a_row[optimizer] = 0
-        else:
-            self.skipped += 1
-            self._skipped_in_a_row[optimizer] += 1
-            # fp16 finds its loss scale by overflowing; only a long row of failures means divergence
-            if self._skipped_in_a_row[optimizer] >= NON_FINITE_LIMIT:
-                raise Diverged(f"{NON_FINITE_LIMIT} updates of the {optimizer} in a row had losses or gradients that "
-                               f"are not finite (generator step {self.clock.steps})")
+        finite = torch.isfinite(norm) & torch.isfinite(self.mean(loss.detach()))
+        if clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+        step_where(finite, chosen)
+        self.skips[optimizer].count(finite)
         if scaler.is_enabled():
             scaler.update()
-        return finite
+        torch.clear_autocast_cache()  # autocast keeps the weights it has cast, and these are the old ones
+
+    def rate(self, optimizer: str) -> Tensor | float:
+        rate = self.optimizers[optimizer].param_groups[0]["lr"]
+        return rate.clone() if isinstance(rate, Tensor) else rate
 
     def mean(self, value: Tensor) -> Tensor:
         if self.world > 1:
@@ -113,7 +114,7 @@ class TrainingEngine:
         self.phase, self.stage = stage.phase, stage
         for name, optimizer in self.optimizers.items():
             for group, own in zip(optimizer.param_groups, self.own_settings[name]):
-                group["lr"] = stage.rates.get(name, own["lr"])
+                _set_rate(group, stage.rates.get(name, own["lr"]))
                 if "momentum" in group:
                     group["momentum"] = stage.momenta.get(name, own["momentum"])
         self.family.enter(stage)
@@ -126,10 +127,12 @@ class TrainingEngine:
             return
         if self.averaged is None:
             self.averaged = copy.deepcopy(self.family.generator).requires_grad_(False)
-        for ours, theirs in zip(self.averaged.parameters(), self.family.generator.parameters()):
-            ours.lerp_(theirs, 1 - decay)
-        for mine, current in zip(self.averaged.buffers(), self.family.generator.buffers()):
-            mine.copy_(current)  # state such as the fade position is copied, not averaged; batch norm's: see `generator`
+        generator = self.family.generator
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(generator.parameters()), 1 - decay)
+        # state such as the fade position is copied, not averaged; batch norm's: see `generator`
+        for ours, current in zip(self.averaged.buffers(), generator.buffers()):
+            ours.copy_(current)
+        self.family.place(self.averaged, self.stage)
 
     @property
     def generator(self) -> nn.Module:
@@ -143,6 +146,20 @@ class TrainingEngine:
     def autocast(self) -> AbstractContextManager[Any]:
         kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         return torch.autocast(self.device.type, kind) if kind else nullcontext()
+
+    def read_skipped(self) -> dict[str, float]:
+        """{"skipped_updates": n}, or {} while there were none. Waits for the device: call it where the log is written.
+
+        Raises Diverged if NON_FINITE_LIMIT updates of an optimizer in a row were skipped.
+        """
+        total = 0
+        for name, skips in self.skips.items():
+            count, _, longest = skips.read()
+            total += count
+            if longest >= NON_FINITE_LIMIT:
+                raise Diverged(f"{NON_FINITE_LIMIT} updates of the {name} in a row had losses or gradients that are not "
+                               f"finite (by generator step {self.clock.steps})")
+        return {"skipped_updates": float(total)} if total else {}
 
     # --- state for the checkpoint -------------------------------------------------------------------------------
 
@@ -161,13 +178,15 @@ class TrainingEngine:
                         tensors[f"optimizer/{name}/{index}/{key}"] = value
                     else:
                         plain.setdefault(str(index), {})[key] = value
-            optimizers[name] = {"groups": packed["param_groups"], "plain": plain}
+            groups = [group | {"lr": float(group["lr"])} for group in packed["param_groups"]]
+            optimizers[name] = {"groups": groups, "plain": plain}
         tensors |= {f"random/{name}": stream.state() for name, stream in self.streams.items()}
         tensors["torch/cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["torch/cuda"] = torch.cuda.get_rng_state(self.device)
         document = {"optimizers": optimizers, "scalers": {n: s.state_dict() for n, s in self.scalers.items()},
-                    "phase": self.phase, "skipped": self.skipped, "skipped_in_a_row": self._skipped_in_a_row,
+                    "phase": self.phase, "skipped": sum(skips.read()[0] for skips in self.skips.values()),
+                    "skipped_in_a_row": {name: skips.read()[1] for name, skips in self.skips.items()},
                     "streams": sorted(self.streams)}
         return document, tensors
 
@@ -191,11 +210,15 @@ class TrainingEngine:
             for key, value in _below(f"optimizer/{name}/", tensors).items():
                 index, entry = key.split("/")
                 state.setdefault(int(index), {})[entry] = value
+            # how the device works is this machine's affair, whatever the checkpoint was made on
+            groups = [group | {key: own[key] for key in ("fused", "foreach", "capturable") if key in own}
+                      for group, own in zip(saved["groups"], optimizer.param_groups)]
             try:
-                optimizer.load_state_dict({"state": state, "param_groups": saved["groups"]})
+                optimizer.load_state_dict({"state": state, "param_groups": groups})
             except ValueError as error:
                 raise UserError(f"the checkpoint's optimizer '{name}' is of other parameters than this version trains, so "
                                 f"that training cannot go on from it: {error}") from None
+            _without_waits(optimizer, self.device)
         for name, scaler in self.scalers.items():
             if scaler.is_enabled():
                 scaler.load_state_dict(document["scalers"][name])
@@ -204,8 +227,9 @@ class TrainingEngine:
         torch.set_rng_state(tensors["torch/cpu"])
         if self.device.type == "cuda" and "torch/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["torch/cuda"], self.device)
-        self.phase, self.skipped = document["phase"], document["skipped"]
-        self._skipped_in_a_row = document["skipped_in_a_row"]
+        self.phase = document["phase"]
+        for number, (name, skips) in enumerate(self.skips.items()):  # the total is of all optimizers: the first takes it
+            skips.write(document["skipped"] if number == 0 else 0, document["skipped_in_a_row"][name])
 
     def _average_over_processes(self, gradients: list[Tensor]) -> None:
         if self.world == 1 or not gradients:
@@ -213,6 +237,82 @@ class TrainingEngine:
         flat = nn.utils.parameters_to_vector(gradients)
         dist.all_reduce(flat)
         nn.utils.vector_to_parameters(flat / self.world, gradients)
+
+
+class _Skips:
+    """Counts the updates of an optimizer that were not made, on the device: in all, in a row now, the longest row."""
+
+    def __init__(self, device: torch.device):
+        self.total, self.row, self.longest = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(3))
+
+    def count(self, finite: Tensor) -> None:
+        skipped = (~finite).to(torch.int64)
+        self.total.add_(skipped)
+        self.row.add_(skipped).mul_(skipped)
+        torch.maximum(self.longest, self.row, out=self.longest)
+
+    def read(self) -> tuple[int, int, int]:
+        """Waits for the device."""
+        total, row, longest = torch.stack([self.total, self.row, self.longest]).tolist()
+        return total, row, longest
+
+    def write(self, total: int, row: int) -> None:
+        self.total.fill_(total)
+        self.row.fill_(row)
+        self.longest.fill_(row)
+
+
+@torch.no_grad()
+def step_where(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """One step of the optimizer where `finite`, a bool scalar on its device, holds; else weights and state stay as they are.
+
+    Decided on the device, without the host waiting for it.
+    """
+    if finite.device.type == "cpu":  # the host is the device: to look is not to wait, and nothing has to be kept for undoing
+        if finite.numpy():
+            optimizer.step()
+    elif optimizer.param_groups[0].get("fused"):
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # fused kernels look at it
+        optimizer.step()
+    else:
+        select_step(finite, optimizer)
+
+
+@torch.no_grad()
+def select_step(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Make the step of an optimizer that knows nothing of `finite`, and take it back where that is False.
+
+    State that the step makes is taken back to zeros, what it begins at.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    weights = [p.clone() for p in parameters]
+    states = [{k: v.clone() for k, v in optimizer.state[p].items() if isinstance(v, Tensor)} for p in parameters]
+    optimizer.step()
+    for parameter, weight, state in zip(parameters, weights, states):
+        parameter.copy_(torch.where(finite, parameter, weight))
+        for key, value in optimizer.state[parameter].items():
+            if isinstance(value, Tensor):
+                value.copy_(torch.where(finite, value, state.get(key, torch.zeros_like(value))))
+
+
+def _without_waits(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """On a GPU: take the variant of an optimizer that reads nothing back, and where it can have it (Adam) the rate in a
+    tensor, which is written to before a step that was recorded."""
+    if device.type != "cuda":
+        return
+    for group in optimizer.param_groups:
+        for flag in ("fused", "capturable"):
+            if flag in group:
+                group[flag] = True
+        if "fused" in group and "capturable" in group:
+            group["lr"] = torch.tensor(float(group["lr"]), device=device)
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -102,10 +102,12 @@ class _CountingEngine:
     def random(self, name: str) -> Random:
         return Random(derived_seed(0, "flops", name), self.device)
 
-    def update(self, loss: Tensor, optimizer: str, clip_norm: float | None = None) -> bool:
+    def update(self, loss: Tensor, optimizer: str, clip_norm: float | None = None) -> None:
         groups: list[dict[str, Any]] = self.optimizers[optimizer].param_groups
         loss.backward(inputs=[p for group in groups for p in group["params"] if p.requires_grad])
-        return True
+
+    def rate(self, optimizer: str) -> float:
+        return float(self.optimizers[optimizer].param_groups[0]["lr"])
 
     def mean(self, value: Tensor) -> Tensor:
         return value

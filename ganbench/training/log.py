@@ -73,13 +73,17 @@ class Log:
         self.board = _summary_writer(tensorboard) if tensorboard else None
         self.last: dict[str, float] = {}
 
+    def due(self, clock: Clock) -> bool:
+        """Whether this step's scalars are to be written."""
+        return clock.steps % self.every == 0
+
     def add(self, clock: Clock, seconds: float, scalars: dict[str, Scalar]) -> None:
         """Take in one step's scalars; they are read from the device only at a step that is written."""
         if self.convergence is not None:
             if self.convergence not in scalars:
                 raise KeyError(f"the family's convergence measure '{self.convergence}' is not among its logged scalars")
             self.pending.append(scalars[self.convergence])
-        if clock.steps % self.every == 0:
+        if self.due(clock):
             self.write(clock, seconds, scalars)
 
     def write(self, clock: Clock, seconds: float, scalars: dict[str, Scalar]) -> None:

@@ -165,7 +165,8 @@ class Trainer:
 
         # --- the end: everything that is worth having is written once more, for the last state
         total = self.watch.seconds
-        if scalars and clock.steps % self.log.every:
+        if scalars and not self.log.due(clock):
+            scalars |= engine.read_skipped()
             self.log.write(clock, total, scalars)
         self.progress.show(clock, engine.stage, 1.0, self.log.last, last=True)
         if self.scored_at != clock.images:
@@ -234,9 +235,11 @@ class Trainer:
         clock.images = self.stream.images
         if self.held_out is not None and clock.steps % HELD_OUT_EVERY == 0:
             scalars |= self.family.held_out(next(_batches(self.held_out, stage)).images, engine)
-        if engine.skipped:
-            scalars["skipped_updates"] = float(engine.skipped)
-        return distributed.mean_of_scalars(scalars)
+        scalars = distributed.mean_of_scalars(scalars)
+        # where the log is written the device is waited for: the time to look whether training has diverged
+        if self.log.due(clock):
+            scalars |= engine.read_skipped()
+        return scalars
 
     def _grid(self) -> None:
         with self.watch.paused():

@@ -216,9 +216,9 @@ class MinibatchStddev(nn.Module):
         return torch.cat([x, extra.to(x.dtype)], 1)
 
 
-def scale_noise(x: Tensor, strength: float) -> Tensor:
+def scale_noise(x: Tensor, strength: Tensor | None) -> Tensor:
     """Multiply by 1 + strength * sqrt(C) * n, with n ~ N(0,1) per sample and channel (arXiv 1710.10196, appendix B)."""
-    if strength == 0:
+    if strength is None:
         return x
     n = layer_normal(x.shape[0], x.shape[1], 1, 1, like=x)
-    return x * (1 + strength * math.sqrt(x.shape[1]) * n)
+    return x * (1 + (strength * math.sqrt(x.shape[1])).to(n.dtype) * n)

@@ -7,11 +7,12 @@ Levels count up: level r has side 2**r.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ganbench.models.nn.equalized import downsample, upsample
+from ganbench.models.nn.equalized import downsample, upsample, widened
 
 # Length of a tick (one entry in the log of snapshots) in kimg, by side.
 TICK_KIMG = {4: 160, 8: 140, 16: 120, 32: 100, 64: 80, 128: 60, 256: 40, 512: 20, 1024: 10}
@@ -93,7 +94,8 @@ class Growth:
 
 
 class Growing(nn.Module):
-    """Base of networks that grow. Where they stand is in buffers, so averaged copies and checkpoints carry it."""
+    """Base of networks that grow. Where they stand is in buffers, so checkpoints carry it, and again in Python, so that no
+    pass has to read it from the device."""
 
     level: Tensor
     fade: Tensor
@@ -102,28 +104,35 @@ class Growing(nn.Module):
         super().__init__()
         self.register_buffer("level", torch.tensor(level))
         self.register_buffer("fade", torch.tensor(0.0))
+        self.position = level, 0.0
 
     def place(self, side: int, fade: float) -> None:
         """Train and sample at `side` (a power of two), with the newest level faded out by `fade` in [0,1)."""
-        self.level.fill_(side.bit_length() - 1)
+        self.position = side.bit_length() - 1, fade
+        self.level.fill_(self.position[0])
         self.fade.fill_(fade)
 
-    def placed(self) -> tuple[int, float]:
-        """(level, fade)."""
-        return int(self.level), float(self.fade)
+    def placed(self) -> tuple[int, Tensor | None]:
+        """(level, fade): fade a scalar on the device, or None where the newest level counts fully."""
+        level, fade = self.position
+        return level, self.fade if fade else None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *others)
+        self.position = int(self.level), float(self.fade)
 
 
-def mix(new: Tensor, old: Tensor, fade: float) -> Tensor:
-    """(1-fade) * new + fade * old."""
-    return torch.lerp(new, old, fade)
+def mix(new: Tensor, old: Tensor, fade: Tensor) -> Tensor:
+    """(1-fade) * new + fade * old; in float32 at least."""
+    return torch.lerp(wide := widened(new), widened(old), fade.to(wide.dtype)).to(new.dtype)
 
 
-def fade_reals(images: Tensor, fade: float, *, as_bytes: bool = False) -> Tensor:
+def fade_reals(images: Tensor, fade: Tensor | None, *, as_bytes: bool = False) -> Tensor:
     """Real images (B,C,S,S) in [-1,1] as the networks see the world: blended with their own half-side version.
 
     as_bytes: blend in bytes and truncate, as the code of the paper's experiments did.
     """
-    if fade == 0:
+    if fade is None:
         return images
     if not as_bytes:
         return mix(images, upsample(downsample(images)), fade)

@@ -12,6 +12,11 @@ from torch import Tensor, nn
 LEAK = 0.2  # slope of the leaky ReLU, in every family here
 
 
+def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """int64 (B,) in [0, classes) -> (B,classes): 1 at the label, 0 elsewhere. Unlike torch's, does not look at the values."""
+    return (labels[:, None] == torch.arange(classes, device=labels.device)).to(dtype)
+
+
 class LayerNorm(nn.Module):
     """Normalise each sample over (C,H,W), then a gain and a bias per channel (arXiv 1704.00028, section 4)."""
 

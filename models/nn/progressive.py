@@ -24,7 +24,7 @@ from ganbench.models.nn.equalized import (
     scale_noise,
 )
 from ganbench.models.nn.growing import TICK_KIMG, Channels, Growing, Growth, by_side, mix
-from ganbench.models.nn.layers import NormedMinibatchDiscrimination
+from ganbench.models.nn.layers import NormedMinibatchDiscrimination, one_hot
 from ganbench.models.nn.losses import Scores, gradient_norms
 from ganbench.random import Random
 
@@ -132,7 +132,7 @@ class ProgressiveCritic(Growing):
         x = self._from_rgb(images, level)
         for r in range(level, 2, -1):
             x = self._shrink(x, r, noise)
-            if fade and r == level:
+            if fade is not None and r == level:
                 x = mix(x, self._from_rgb(downsample(images), level - 1), fade)
         if self.stddev is not None:
             x = self.stddev(x)
@@ -141,9 +141,9 @@ class ProgressiveCritic(Growing):
         x = self.dense_finish(x[:, :, None, None])[:, :, 0, 0]
         return self.out(x if self.discrimination is None else self.discrimination(x))
 
-    def noise_strength(self) -> float:
-        """0.2 * max(d - 0.5, 0)^2 for the running d (appendix B)."""
-        return 0.2 * max(float(self.drive) - 0.5, 0.0) ** 2 if self.noise else 0.0
+    def noise_strength(self) -> Tensor | None:
+        """0.2 * max(d - 0.5, 0)^2 for the running d (appendix B), a scalar; None = no noise."""
+        return 0.2 * (self.drive.double() - 0.5).clamp_min(0).square() if self.noise else None
 
     def follow(self, said: Tensor) -> None:
         """Let the noise's strength follow what the critic says: a scalar, clipped to [0,1], averaged with decay 0.9."""
@@ -152,7 +152,7 @@ class ProgressiveCritic(Growing):
     def _from_rgb(self, images: Tensor, level: int) -> Tensor:
         return F.leaky_relu(self.from_rgb[str(level)](images), LEAK)
 
-    def _shrink(self, x: Tensor, level: int, noise: float) -> Tensor:
+    def _shrink(self, x: Tensor, level: int, noise: Tensor | None) -> Tensor:
         """The two convolutions of a level, and its halving."""
         block = self.blocks[str(level)]
         assert isinstance(block, nn.ModuleList)
@@ -214,9 +214,9 @@ class ProgressiveFamily(Family):
         """Length of a tick: the published codes save a grid every tick and the networks every ten."""
         return by_side(TICK_KIMG, stage.side, 10)
 
-    def enter(self, stage: Stage) -> None:
-        for network in (self.generator, self.critic):
-            network.place(stage.side, stage.fade)  # type: ignore[operator]
+    def place(self, network: nn.Module, stage: Stage) -> None:
+        assert isinstance(network, Growing)
+        network.place(stage.side, stage.fade)
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         betas = (self.config.beta1, self.config.beta2)
@@ -228,7 +228,7 @@ class ProgressiveFamily(Family):
 
     def replication(self) -> int:
         """Full side over the side being trained, 2**floor(lod); 1 where penalties are to be native."""
-        return self.images.side >> int(self.critic.level) if self.config.full_side_penalty else 1
+        return self.images.side >> self.critic.placed()[0] if self.config.full_side_penalty else 1
 
     def penalised_norms(self, real: Tensor, fake: Tensor, u: Tensor, scores: Scores | None = None) -> Tensor:
         """Norms (B,) of the critic's gradient at real + u (fake - real), as seen at full side.
@@ -244,7 +244,7 @@ class ProgressiveFamily(Family):
         if not self.label_size or labels is None:
             return None
         dtype = next(self.critic.parameters()).dtype
-        return F.one_hot(labels, self.images.classes)[:, :self.label_size].to(dtype)
+        return one_hot(labels, self.images.classes, dtype)[:, :self.label_size]
 
     def drawn_labels(self, batch: Batch, engine: Engine) -> Tensor | None:
         """Labels (B,) drawn from all of the training set's, with replacement; from the minibatch's own where an engine

@@ -35,8 +35,10 @@ class RisingAlarm(nn.Module):
     def __init__(self, margin: float = 0.1, patience: int = 500, settle: int = 1000):
         super().__init__()
         self.margin, self.patience, self.settle = margin, patience, settle
+        self.decays: Tensor
         self.seen: Tensor
         self.sums: Tensor
+        self.register_buffer("decays", torch.tensor(self.DECAYS), persistent=False)
         self.steps: Tensor
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.register_buffer("sums", torch.zeros(2))
@@ -44,7 +46,7 @@ class RisingAlarm(nn.Module):
 
     @torch.no_grad()
     def forward(self, value: Tensor) -> Tensor:
-        decays = self.sums.new_tensor(self.DECAYS)
+        decays = self.decays
         self.seen.add_(1)
         self.sums.mul_(decays).add_((1 - decays) * value)
         short, long = self.sums / (1 - decays ** self.seen)
@@ -54,6 +56,7 @@ class RisingAlarm(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """Checkpoints from before there was this alarm have nothing of it: it then begins anew."""
-        for name, buffer in self.named_buffers(recurse=False):
+        for name in ("seen", "sums", "steps"):
+            buffer = self.get_buffer(name)
             state_dict.setdefault(prefix + name, torch.zeros_like(buffer))
         super()._load_from_state_dict(state_dict, prefix, *others)
