@@ -89,8 +89,9 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
     if subject is not None and distributed.world() > 1:
         distributed.release_helpers()
     common = {"dataset": reals.dataset or _short(reals.description), "split": reals.split, "crop": reals.crop,
-              "side": fakes.side, "channels": fakes.channels, "data_hash": reals.data_hash, "eval_seed": asked.seed,
-              "status": "ok", "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
+              "side": fakes.side, "channels": fakes.channels, "data_hash": reals.data_hash,
+              "fake_hash": fakes.content_hash, "eval_seed": asked.seed, "status": "ok",
+              "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
     floors: list[dict[str, Any]] = []
     measured = {result.metric for result in results}
     if asked.floor and reals.n:
@@ -98,7 +99,7 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
         if names:
             found = noise_floor(names, reals, min(reals.n, fakes.n), device=device, seed=asked.seed, options=options)
             floors = [{**common, "run": f"{common['dataset']}-reals", "origin": "reference", "family": records.FLOOR,
-                       **as_row(r)}
+                       "fake_hash": reals.data_hash, **as_row(r)}
                       for r in found]
     warnings = [*fakes.warnings, *reals.warnings, *_doubts(asked, fakes, reals)]
     if asked.floor and reals.n and not floors and WITH_FLOOR & measured:
@@ -195,7 +196,7 @@ def _outside(asked: EvalRequest, device: torch.device) -> tuple[ImageSet, ImageS
     """Images from elsewhere, and the reals brought to their side."""
     assert asked.fake is not None and asked.real is not None
     fakes = open_images(asked.fake, n=asked.n, side=asked.side, seed=asked.seed, device=device, latent=asked.latent,
-                        skip_bad=asked.skip_bad)
+                        skip_bad=asked.skip_bad, whole=True)
     reals = open_images(asked.real, n=asked.n, side=fakes.side, channels=fakes.channels, split=asked.split,
                         skip_bad=asked.skip_bad, crop=asked.crop, root=asked.root)
     if asked.skip_bad and not any("skip_bad" in images.takes for images in (fakes, reals)):

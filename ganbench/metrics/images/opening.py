@@ -29,7 +29,8 @@ NUMPY_ARRAYS: list[Any] = [_RECONSTRUCT, (_RECONSTRUCT, "numpy.core.multiarray._
 
 def open_images(spec: Any, *, n: int | None = None, side: int | None = None, channels: int | None = None,
                 split: str | None = None, crop: str | None = None, root: str | None = None, seed: int = 0,
-                device: torch.device | str = "cpu", latent: int | None = None, skip_bad: bool = False) -> ImageSet:
+                device: torch.device | str = "cpu", latent: int | None = None, skip_bad: bool = False,
+                whole: bool = False) -> ImageSet:
     """Open anything that can be scored.
 
     Args:
@@ -39,6 +40,7 @@ def open_images(spec: Any, *, n: int | None = None, side: int | None = None, cha
         n: how many images; default all, or 2,048 from a generator.
         side, channels: to bring images to; generators and stores must have them already.
         split: "train", "test" or "all"; default: "train" where the data itself keeps its splits apart, else all images.
+        whole: the default is all images in any case, as of generated ones.
         crop, root: as for training. skip_bad: leave unreadable images out, by name.
         seed: of a generator's latents. latent: how many a TorchScript generator takes, where it does not say so itself.
     Raises:
@@ -51,7 +53,7 @@ def open_images(spec: Any, *, n: int | None = None, side: int | None = None, cha
     if isinstance(spec, Path):
         spec = str(spec)
     if isinstance(spec, str):
-        opened = _open(spec, n, side, channels, split, crop, root, seed, torch.device(device), latent, skip_bad)
+        opened = _open(spec, n, side, channels, split, crop, root, seed, torch.device(device), latent, skip_bad, whole)
     else:
         opened, spec = _of_object(spec, n, seed)
     for option, value in asked.items():
@@ -80,7 +82,8 @@ def _of_object(images: Any, n: int | None, seed: int) -> tuple[ImageSet, str]:
 
 
 def _open(spec: str, n: int | None, side: int | None, channels: int | None, split: str | None, crop: str | None,
-          root: str | None, seed: int, device: torch.device, latent: int | None, skip_bad: bool) -> ImageSet:
+          root: str | None, seed: int, device: torch.device, latent: int | None, skip_bad: bool,
+          whole: bool) -> ImageSet:
     path, suffix = Path(spec).expanduser(), Path(spec).suffix.lower()
 
     # generators and statistics: files of their own kinds
@@ -110,7 +113,7 @@ def _open(spec: str, n: int | None, side: int | None, channels: int | None, spli
 
     # everything else is read as the data room reads it
     try:
-        source = _source(spec, path, split, root)
+        source = _source(spec, path, split, root, whole)
     except MissingData:
         if suffix in ARRAYS or path.exists():
             raise
@@ -119,7 +122,7 @@ def _open(spec: str, n: int | None, side: int | None, channels: int | None, spli
     return SourceSet(source, spec, n, side, channels, crop, skip_bad)
 
 
-def _source(spec: str, path: Path, split: str | None, root: str | None) -> Source:
+def _source(spec: str, path: Path, split: str | None, root: str | None, whole: bool) -> Source:
     """The data source that reads this, opened with the split asked for, or its train split if it has splits of its own."""
     def opened(split: str) -> Source:
         if path.is_file() and path.suffix.lower() in (".safetensors", ".pt", ".pth"):
@@ -129,7 +132,7 @@ def _source(spec: str, path: Path, split: str | None, root: str | None) -> Sourc
     if split is not None:
         return opened(split)
     every = opened("all")
-    return opened("train") if every.own_splits else every
+    return opened("train") if every.own_splits and not whole else every
 
 
 class _TensorFile(Npz):

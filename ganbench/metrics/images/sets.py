@@ -208,6 +208,11 @@ class Statistics(ImageSet):
         self.warnings.append(f"{description} does not say how its features were made: they must come from the same network, "
                              "layer and resize")
 
+    @property
+    def content_hash(self) -> str:
+        """Of the numbers and of the images behind them."""
+        return _digest(_array_digest(self.mean), _array_digest(self.covariance), self.n)
+
 
 class SourceSet(ImageSet):
     """Images of a data source (`ganbench.data.Source`): a folder, an archive, an array file, whatever a source reads.
