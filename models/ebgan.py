@@ -25,20 +25,22 @@ class EBGANConfig(FamilyConfig):
                                        "appendix", later=True)
     layers_g: int = setting(5, "mlp: the generator's affine layers", "appendix: nLayerG", later=True, ge=2)
     units_g: int = setting(800, "mlp: units in each of its hidden layers", "appendix: sizeG", later=True, ge=1)
-    layers_d: int = setting(2, "mlp: the critic's affine layers, half of them the encoder's", "appendix: nLayerD", later=True,
+    layers_d: int = setting(2, "mlp: the critic's affine layers, half of them the encoder's", "appendix: nLayerD",
+                            later=True,
                          ge=2, multiple_of=2)
     units_d: int = setting(1024, "mlp: units in each of its hidden layers", "appendix: sizeD", later=True, ge=1)
-    noise_planes: bool = setting(False, "conv: 64 noise maps beside the generator's 4x4 maps, 32 at 8x8, 16, 8, ... (part of "
-                                     "the latent)", "appendix, ImageNet", later=True)
+    noise_planes: bool = setting(False, "conv: 64 noise maps beside the generator's 4x4 maps, 32 at 8x8, 16, 8, ... "
+                                     "(part of the latent)", "appendix, ImageNet", later=True)
     ngf: int = setting(128, "generator maps at half the side (at 128 px: half of it)", "appendix C", ge=2)
     ndf: int = setting(64, "critic maps at half the side, doubled at each halving", "appendix C", ge=1)
     latent: int = setting(100, "latent components", "appendix C", ge=1)
     latents_from: Literal["normal", "uniform"] = setting("normal", "N(0,1) or U(-1,1)")
     reconstruction: Literal["linear", "tanh"] = setting("linear", "of the critic's output")
     # energies
-    energy: Literal["l2norm", "mse_mean"] = setting("l2norm", "norm of the reconstruction error over all pixels, or mean "
-                                                           "square; the margin's size goes with it", "section 2.2")
-    margin: float = setting(20.0, "energy m above which fakes are left alone", "CelebA 64: 20, LSUN 64: 80, MNIST: 10", gt=0)
+    energy: Literal["l2norm", "mse_mean"] = setting("l2norm", "norm of the reconstruction error over all pixels, or "
+                                                           "mean square; the margin's size goes with it", "section 2.2")
+    margin: float = setting(20.0, "energy m above which fakes are left alone", "CelebA 64: 20, LSUN 64: 80, MNIST: 10",
+                            gt=0)
     pull_away: float = setting(0.1, "weight of the pulling-away term, 0 = plain EBGAN", "section 2.4", ge=0)
     # optimisation
     rate: float = setting(2e-4, "Adam's learning rate", "as DCGAN", gt=0)
@@ -57,20 +59,24 @@ class Generator(nn.Module):
         # 32: 4n 2n n | 64: 8n 4n 2n n | 128: 8n 4n 2n n n/2
         widths = [min(8 * n, n << (doublings - 1 - i)) for i in range(doublings)] if doublings < 5 else \
             [max(n // 2, (8 * n) >> i) for i in range(doublings)]
+        # the latent to 4x4, then doublings, each with room for its noise maps where there are some
         layers: list[nn.Module] = [nn.Linear(config.latent, widths[0] * 16, bias=False),
                                    nn.Unflatten(1, (widths[0], 4, 4)), nn.BatchNorm2d(widths[0]), nn.ReLU()]
         noise = self.planes or [0] * doublings
         for width, wider, more in zip(widths, widths[1:], noise):
             layers += [nn.ConvTranspose2d(width + more, wider, 4, 2, 1, bias=False), nn.BatchNorm2d(wider), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1] + noise[-1], images.channels, 4, 2, 1), nn.Tanh())
+        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1] + noise[-1], images.channels, 4, 2, 1),
+                                    nn.Tanh())
         normal_weights(self, 0.02, gain_deviation=0.0)
 
     def forward(self, z: Tensor) -> Tensor:
         if not self.planes:
             return self.layers(z)
+        # the latent holds the noise of all levels behind its own components
         sizes = [self.latent, *(count * 16 * 4 ** level for level, count in enumerate(self.planes))]
         x, *noise = z.split(sizes, 1)
         waiting = iter(zip(noise, self.planes))
+        # every transposed convolution gets the noise of its side beside the maps
         for layer in self.layers:
             if isinstance(layer, nn.ConvTranspose2d):
                 values, count = next(waiting)
@@ -91,6 +97,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         widths = [config.ndf << i for i in range(4 if images.side >= 128 else 3)]
         encoder: list[nn.Module] = [nn.Conv2d(images.channels, widths[0], 4, 2, 1), nn.LeakyReLU(LEAK)]
+        # no norm on the image itself, at either end
         for width, wider in itertools.pairwise(widths):
             encoder += [nn.Conv2d(width, wider, 4, 2, 1, bias=False), nn.BatchNorm2d(wider), nn.LeakyReLU(LEAK)]
         decoder: list[nn.Module] = []
@@ -116,8 +123,8 @@ class DenseAutoencoder(nn.Module):
     def __init__(self, config: EBGANConfig, images: ImageSpec):
         super().__init__()
         shape, half = (images.channels, images.side, images.side), config.layers_d // 2
+        # down to the code and back up, ReLU between; nothing behind the last layer
         sizes = [math.prod(shape), *[config.units_d] * half]
-        affine = lambda widths: [m for a, b in itertools.pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
         self.encoder = nn.Sequential(nn.Flatten(), *affine(sizes))
         end = [nn.Tanh()] if config.reconstruction == "tanh" else []
         self.decoder = nn.Sequential(*affine(sizes[::-1])[:-1], nn.Unflatten(1, shape), *end)
@@ -125,6 +132,11 @@ class DenseAutoencoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.decoder(self.encoder(images))
+
+
+def affine(widths: list[int]) -> list[nn.Module]:
+    """Affine layers from each width to the next, a ReLU behind each."""
+    return [m for a, b in itertools.pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
 
 
 def dense_generator(config: EBGANConfig, images: ImageSpec) -> nn.Sequential:
@@ -142,9 +154,9 @@ def dense_generator(config: EBGANConfig, images: ImageSpec) -> nn.Sequential:
 class EBGAN(Family):
     title = "EBGAN"
     paper = "Zhao, Mathieu, LeCun 2017, arXiv 1609.03126"
-    summary = ("The critic assigns energies: the reconstruction error of an autoencoder that learns to reconstruct reals. "
-               "Fakes are pushed up to a margin, the generator pulls its own down. A pulling-away term, the mean squared "
-               "cosine between the fakes' codes, works against collapse.")
+    summary = ("The critic assigns energies: the reconstruction error of an autoencoder that learns to reconstruct "
+               "reals. Fakes are pushed up to a margin, the generator pulls its own down. A pulling-away term, the "
+               "mean squared cosine between the fakes' codes, works against collapse.")
     Config = EBGANConfig
     kimg = 1500.0
     autoencoder_critic = True
@@ -158,7 +170,8 @@ class EBGAN(Family):
         "mnist": Preset("the best dense networks of the paper's grid search on MNIST: minutes on a GPU", net="mlp",
                         margin=10.0, pull_away=0.0, rate=1e-3),
         "alt:no_pt": Preset("plain EBGAN, without the pulling-away term", pull_away=0.0),
-        "alt:mse": Preset("energies as mean squares, margin 1, as several ports have them", energy="mse_mean", margin=1.0),
+        "alt:mse": Preset("energies as mean squares, margin 1, as several ports have them", energy="mse_mean",
+                          margin=1.0),
         "laptop": Preset("recognisable clothes after three minutes on two cores", kimg=120, ngf=32, ndf=16, margin=8.0,
                          batch=32, rate=5e-4),
         "smoke": Preset("seconds: does it run?", kimg=1, ngf=8, ndf=4, margin=10.0, batch=16),
@@ -174,12 +187,13 @@ class EBGAN(Family):
     }
     convergence = "energy_real"
     watches_held_out = True
-    healthy = "energy_real falls, energy_fake stays below the margin and above energy_real, hinge_active between 0.3 and 1."
-    sick = ("hinge_active at 0: fakes stand above the margin and the critic no longer pushes them; the margin is too small. "
-            "energy_fake near 0 with pulling_away near 1: collapse onto what the autoencoder copies best.")
-    misprints = ("The three ports most found get the pulling-away term wrong: on pixels instead of codes, without the square, "
-                 "or normalised along the batch. The hinge is per image, not on the batch's mean. The margins go with the "
-                 "norm of the error; with a mean square over pixels, 20 would never be reached.")
+    healthy = ("energy_real falls, energy_fake stays below the margin and above energy_real, hinge_active between 0.3 "
+               "and 1.")
+    sick = ("hinge_active at 0: fakes stand above the margin and the critic no longer pushes them; the margin is too "
+            "small. energy_fake near 0 with pulling_away near 1: collapse onto what the autoencoder copies best.")
+    misprints = ("The three ports most found get the pulling-away term wrong: on pixels instead of codes, without the "
+                 "square, or normalised along the batch. The hinge is per image, not on the batch's mean. The margins "
+                 "go with the norm of the error; with a mean square over pixels, 20 would never be reached.")
 
     config: EBGANConfig
     critic: Autoencoder | DenseAutoencoder
@@ -229,6 +243,7 @@ class EBGAN(Family):
         c = self.config
         x = next(reals).images
         fake = self.generator(self.latents(len(x), engine.random("latents")))
+        # the critic lowers the reals' energy and lifts the fakes' up to the margin (equation 1)
         real_energy, fake_energy = self.energy(x), self.energy(fake.detach())
         critic_loss = losses.energy_critic(real_energy, fake_energy, c.margin)
         engine.update(critic_loss, "critic")
@@ -236,12 +251,15 @@ class EBGAN(Family):
         # The gradient flows through the image and through its reconstruction (equation 2).
         code = self.critic.encoder(fake)
         energy = self.distance(fake, self.critic.decoder(code)).mean()
+        # all codes of the minibatch meet here, those of other processes too
         pulling = losses.pulling_away(engine.whole_batch(code))
         generator_loss = energy + c.pull_away * pulling
         engine.update(generator_loss, "generator")
 
+        # energies as they were before both updates
         real, made = real_energy.detach().mean(), fake_energy.detach().mean()
-        return {"energy_real": real, "energy_fake": made, "energy_gap": made - real, "critic_loss": critic_loss.detach(),
+        return {"energy_real": real, "energy_fake": made, "energy_gap": made - real,
+                "critic_loss": critic_loss.detach(),
                 "generator_loss": generator_loss.detach(), "pulling_away": pulling.detach(),
                 "hinge_active": (fake_energy.detach() < c.margin).float().mean()}
 
@@ -249,4 +267,5 @@ class EBGAN(Family):
     def held_out(self, images: Tensor, engine: Engine) -> dict[str, Tensor]:
         """Energy of held-out reals; above energy_real when the autoencoder overfits."""
         with batch_statistics(self.critic):
+            # by the batch's own statistics, as in training
             return {"energy_dev": self.energy(images).mean()}

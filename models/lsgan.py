@@ -1,7 +1,7 @@
 """Least squares GAN (Mao et al., ICCV 2017, arXiv 1611.04076).
 
-The critic is fitted to targets by least squares instead of classifying, so fakes far on the right side of the boundary are
-still pulled to the data. Two networks: the authors' for LSUN (deeper generator, 1024 latents) and DCGAN's.
+The critic is fitted to targets by least squares instead of classifying, so fakes far on the right side of the boundary
+are still pulled to the data. Two networks: the authors' for LSUN (deeper generator, 1024 latents) and DCGAN's.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,8 @@ from ganbench.random import Random
 
 class LSGANConfig(FamilyConfig):
     # networks
-    net: Literal["lsun", "dcgan"] = setting("lsun", "the authors' network for LSUN, or DCGAN's with 4x4 kernels", "table 1")
+    net: Literal["lsun", "dcgan"] = setting("lsun", "the authors' network for LSUN, or DCGAN's with 4x4 kernels",
+                                            "table 1")
     width: int = setting(64, "maps at the finest layer of both networks", "figure 2", ge=1)
     latent: int = setting(1024, "latent components", "section 4.1", ge=1)
     latents_from: Literal["uniform", "normal"] = setting("uniform", "U(-1,1) or N(0,1)", "code")
@@ -39,7 +40,7 @@ class LSGANConfig(FamilyConfig):
 
 
 class Generator(nn.Module):
-    """Latents (B,latent) -> images (B,C,S,S) in (-1,1): pairs of 3x3 transposed convolutions, stride 2 and 1 (figure 2).
+    """Latents (B,latent) -> images (B,C,S,S) in (-1,1): pairs of 3x3 transposed convolutions, strides 2, 1 (figure 2).
 
     The base is S/16; below side 64 it is 4 and the second pair falls away.
     """
@@ -47,9 +48,11 @@ class Generator(nn.Module):
     def __init__(self, config: LSGANConfig, images: ImageSpec):
         super().__init__()
         w, norm = config.width, config.generator_norm
+        # two pairs of layers at twice 4w maps, then 2w and w; smaller images have fewer
         doublings = 4 if images.side >= 64 else images.side.bit_length() - 3
         base = images.side >> doublings
         plan = [(4 * w, 2), (4 * w, 1)] * (doublings - 2) + [(2 * w, 2), (w, 2)]
+        # latents to the base, then the plan's layers, then colours
         self.project = nn.Sequential(nn.Linear(config.latent, 4 * w * base ** 2), nn.Unflatten(1, (4 * w, base, base)),
                                      *_norm(norm, 4 * w), nn.ReLU())
         layers: list[nn.Module] = []
@@ -71,6 +74,7 @@ class Critic(nn.Module):
         super().__init__()
         widths = [config.width << i for i in range(4)]
         layers: list[nn.Module] = []
+        # no norm on raw pixels: it would take away what tells reals from fakes
         for index, (width, wider) in enumerate(zip([images.channels, *widths], widths)):
             layers += [nn.Conv2d(width, wider, 5, 2, 2), *_norm(config.critic_norm and index > 0, wider),
                        nn.LeakyReLU(LEAK)]
@@ -92,9 +96,10 @@ DCGAN: dict[str, Any] = {"net": "dcgan", "latent": 100, "latents_from": "normal"
 class LSGAN(Family):
     title = "LSGAN"
     paper = "Mao, Li, Xie, Lau, Wang, Smolley 2017, arXiv 1611.04076"
-    summary = ("The critic regresses reals to one target and fakes to another by least squares, the generator pulls its "
-               "fakes to the reals' target. Fakes that the critic already takes for real, but that lie far from the data, "
-               "still get a gradient. With suitable targets the generator descends a Pearson chi-square divergence.")
+    summary = ("The critic regresses reals to one target and fakes to another by least squares, the generator pulls "
+               "its fakes to the reals' target. Fakes that the critic already takes for real, but that lie far from "
+               "the data, still get a gradient. With suitable targets the generator descends a Pearson chi-square "
+               "divergence.")
     Config = LSGANConfig
     kimg = 1500.0
     presets = {
@@ -114,16 +119,20 @@ class LSGAN(Family):
     quantities = {
         "critic_loss": "half the mean squared distances of scores from their targets: 0.25 at equilibrium for targets "
                        "(0,1), 1 for (-1,1); 0 for a perfect critic",
-        "generator_loss": "half the mean squared distance of the fakes' scores from c: 0.125 at equilibrium for (0,1,1)",
+        "generator_loss": "half the mean squared distance of the fakes' scores from c: 0.125 at equilibrium for "
+                          "(0,1,1)",
         "score_real": "mean D(x); target b", "score_fake": "mean D(G(z)); target a for the critic, c for the generator",
         "chi2_bound": "2 - 8 critic_loss/(b-a)^2: lower bound on the chi-square divergence of the sum of both "
                       "distributions from twice the fakes', 0 at equilibrium and 2 at most",
     }
     convergence = "critic_loss"
-    healthy = "critic_loss well above 0 and below its equilibrium value, score_real and score_fake apart but both restless."
-    sick = "critic_loss at 0 for long: the critic has won. Long runs are known to fall apart late: compare last and best."
-    misprints = ("Scores are raw: squares of a sigmoid's output, as one published comparison has it, are another method. "
-                 "TensorFlow's l2_loss sums over the batch, so the authors' logged losses are a batch size larger.")
+    healthy = ("critic_loss well above 0 and below its equilibrium value, score_real and score_fake apart but both "
+               "restless.")
+    sick = ("critic_loss at 0 for long: the critic has won. Long runs are known to fall apart late: compare last and "
+            "best.")
+    misprints = ("Scores are raw: squares of a sigmoid's output, as one published comparison has it, are another "
+                 "method. TensorFlow's l2_loss sums over the batch, so the authors' logged losses are a batch size "
+                 "larger.")
 
     config: LSGANConfig
     critic: nn.Module
@@ -135,6 +144,7 @@ class LSGAN(Family):
         if c.net == "lsun":
             self.generator, self.critic = Generator(c, images), Critic(c, images)
             return
+        # DCGAN's networks, with or without norms, for the stability tests of section 4.2
         first, *others = dcgan.widths(images.side, c.width)
         self.generator = dcgan.Generator(c.latent, first, [(w, 2) for w in others], images.channels, 4,
                                          norm=c.generator_norm)
@@ -169,11 +179,13 @@ class LSGAN(Family):
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         c = self.config
+        # the critic moves its scores of reals to b and of fakes to a
         x = next(reals).images
         fake = self.generator(self.latents(len(x), engine.random("latents")))
         real_scores, fake_scores = self.critic(x), self.critic(fake.detach())
         critic_loss = losses.least_squares_critic(real_scores, fake_scores, c.a, c.b)
         engine.update(critic_loss, "critic")
+        # the generator moves the same fakes' scores to c, under the critic just updated
         generator_loss = losses.least_squares_generator(self.critic(fake), c.c)
         engine.update(generator_loss, "generator")
         return {"critic_loss": critic_loss.detach(), "generator_loss": generator_loss.detach(),

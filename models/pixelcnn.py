@@ -1,4 +1,5 @@
-"""PixelCNN (van den Oord, Kalchbrenner, Kavukcuoglu, ICML 2016, arXiv 1601.06759): a baseline outside the adversarial line.
+"""PixelCNN (van den Oord, Kalchbrenner, Kavukcuoglu, ICML 2016, arXiv 1601.06759): a baseline outside the adversarial
+line.
 
 The joint distribution of an image is a product over pixels in raster order, colours R, G, B within; masked convolutions
 give every factor at once in training. This is the paper's PixelCNN; its Row LSTM is family `pixelrnn`, PixelCNN++ is
@@ -71,29 +72,39 @@ class PixelNet(nn.Module):
     def logits(self, out: Tensor) -> Tensor:
         """Outputs (B,C*n,...) -> logits (B,C,levels,...)."""
         out = out.unflatten(1, (self.colours, -1))
+        # black and white is a logit against 0
         return torch.cat([torch.zeros_like(out), out], 2) if self.levels == 2 else out
 
     @torch.no_grad()
     def draw(self, noise: Tensor) -> Tensor:
         """Images (B,C,S,S) in [-1,1], pixel after pixel, from U(0,1) of the same shape.
 
-        What a layer made at earlier pixels does not change any more, so it is kept, and each layer works at one pixel at
-        a time: the cost of one pass over the image for each colour, not of one for each pixel.
+        What a layer made at earlier pixels does not change any more, so it is kept, and each layer works at one pixel
+        at a time: the cost of one pass over the image for each colour, not of one for each pixel.
         """
         batch, colours, side = noise.shape[:3]
         # channels last, so that the patch around a pixel is a few long pieces of memory; padded for 7x7 and 3x3 kernels
         images = noise.new_zeros(batch, side + 6, side + 6, colours)
+        # each block's inner maps so far: what its 3x3 convolution looks back on
         kept = [noise.new_zeros(batch, side + 2, side + 2, block.across.in_channels) for block in self._blocks()]
+        # masked once for the whole drawing, with channels last as the patches
         weights = {layer: (layer.weight * layer.mask).permute(0, 2, 3, 1).flatten(1) for layer in self.modules()
                    if isinstance(layer, MaskedConv2d)}
-        at = lambda layer, patch: F.linear(patch.flatten(1), weights[layer], layer.bias)
+
+        def at(layer: MaskedConv2d, patch: Tensor) -> Tensor:
+            """A layer's output (B,outputs) at one pixel, from the patch (B,k,k,inputs) around it."""
+            return F.linear(patch.flatten(1), weights[layer], layer.bias)
+
+        # in raster order, and at each pixel colour after colour
         for i in range(side):
             for j in range(side):
                 for colour in range(colours):
+                    # through the stack at this pixel, remembering what later pixels will need
                     x = at(self.first, images[:, i:i + 7, j:j + 7])
                     for block, memory in zip(self._blocks(), kept):
                         memory[:, i + 1, j + 1] = F.relu(at(block.down, F.relu(x)))
                         x = x + at(block.up, F.relu(at(block.across, memory[:, i:i + 3, j:j + 3])))
+                    # the colour's distribution, and a draw from it by its latent
                     out = at(self.out, F.relu(at(self.head2, F.relu(at(self.head1, F.relu(x))))))
                     images[:, i + 3, j + 3, colour] = self.choose(out, colour, noise[:, colour, i, j])
         return images[:, 3:-3, 3:-3].permute(0, 3, 1, 2).contiguous()
@@ -119,23 +130,23 @@ class PixelNet(nn.Module):
 class PixelCNN(Family):
     title = "PixelCNN"
     paper = "van den Oord, Kalchbrenner, Kavukcuoglu 2016, arXiv 1601.06759"
-    summary = ("Every pixel is predicted from those before it, by convolutions whose kernels are masked so that they cannot "
-               "look ahead. The likelihood is exact, so models compare in bits per dimension. Sampling goes pixel by pixel "
-               "and is slow.")
+    summary = ("Every pixel is predicted from those before it, by convolutions whose kernels are masked so that they "
+               "cannot look ahead. The likelihood is exact, so models compare in bits per dimension. Sampling goes "
+               "pixel by pixel and is slow.")
     Config = PixelCNNConfig
     kimg = 1200.0
     adversarial = False
     pixel_latents = True
     presets = {
-        "paper": Preset("the paper's CIFAR-10 network (h=128, 15 blocks), RMSProp, batch 16: published 3.14 bits/dim; the paper "
-                        "gives no length, here 100 epochs of 50,000 images, a GPU, weeks", kimg=5000,
+        "paper": Preset("the paper's CIFAR-10 network (h=128, 15 blocks), RMSProp, batch 16: published 3.14 bits/dim; "
+                        "the paper gives no length, here 100 epochs of 50,000 images, a GPU, weeks", kimg=5000,
                         optimizer="rmsprop", batch=16),
         "small": Preset("h=32, 7 blocks, for grey images: an hour on a GPU", hidden=32, blocks=7, head=32),
         "small_rgb": Preset("h=64, 7 blocks, for colour images", hidden=64, blocks=7, head=256),
         "binary": Preset("black and white: likelihoods in nats compare with those on binarised MNIST", hidden=32,
                          blocks=7, head=32, levels=2),
-        "laptop": Preset("texture and rough shapes in 8 grey levels after three minutes on two cores", kimg=20, hidden=16,
-                         blocks=4, head=32, levels=8, batch=16, rate=2e-3),
+        "laptop": Preset("texture and rough shapes in 8 grey levels after three minutes on two cores", kimg=20,
+                         hidden=16, blocks=4, head=32, levels=8, batch=16, rate=2e-3),
         "smoke": Preset("seconds: does it run?", kimg=0.1, hidden=4, blocks=1, head=8, levels=4, batch=8),
     }
     quantities = {
@@ -169,7 +180,8 @@ class PixelCNN(Family):
         if 256 % config.levels:
             raise UserError(f"{config.levels} levels do not divide the 256 of the data: choose 2, 4, 8 ... 256")
         if min(config.hidden, config.head) < images.channels:
-            raise UserError(f"this network needs at least one map for each of {images.channels} colours: raise hidden and head")
+            raise UserError(f"this network needs at least one map for each of {images.channels} colours: "
+                            "raise hidden and head")
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         c = self.config
@@ -192,6 +204,7 @@ class PixelCNN(Family):
 
     def code_lengths(self, images: Tensor) -> Tensor:
         """-log p(x) in nats of each image, (B,)."""
+        # teacher forcing: the network sees the true pixels and is scored on each of them at once
         levels = self.generator.quantise(images)
         logits = self.generator(self.generator.values(levels))
         return F.cross_entropy(logits.transpose(1, 2), levels, reduction="none").flatten(1).sum(1)
@@ -209,6 +222,7 @@ class PixelCNN(Family):
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         x = next(reals).images
         nll = self.nll(x)
+        # bits a dimension have the same gradient at every side, which keeps the clipping norm meaningful
         engine.update(self.bits(nll), "model", clip_norm=self.config.clip_norm)
         return {"nll": nll.detach(), "bits_per_dim": self.bits(nll.detach())}
 

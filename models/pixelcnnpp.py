@@ -1,11 +1,13 @@
-"""PixelCNN++ (Salimans, Karpathy, Chen, Kingma, ICLR 2017, arXiv 1701.05517): PixelCNN with a mixture for its grey levels.
+"""PixelCNN++ (Salimans, Karpathy, Chen, Kingma, ICLR 2017, arXiv 1701.05517): PixelCNN with a mixture for its grey
+levels.
 
-The likelihood of a pixel is a mixture of discretised logistic distributions instead of a softmax over 256 values, colours
-are conditioned on as whole pixels, and a U-shaped network of shifted convolutions with dropout replaces the masked stack.
-Defaults are those of the authors' CIFAR-10 code. The first PixelCNN is family `pixelcnn`, the Row LSTM `pixelrnn`.
+The likelihood of a pixel is a mixture of discretised logistic distributions instead of a softmax over 256 values,
+colours are conditioned on as whole pixels, and a U-shaped network of shifted convolutions with dropout replaces the
+masked stack. Defaults are those of the authors' CIFAR-10 code. The first PixelCNN is family `pixelcnn`, the Row LSTM
+`pixelrnn`.
 
-Latents are uniform noise: for each pixel one number that chooses the component and one a colour. Equal latents give equal
-images.
+Latents are uniform noise: for each pixel one number that chooses the component and one a colour. Equal latents give
+equal images.
 """
 
 import math
@@ -36,7 +38,8 @@ class PixelCNNPPConfig(FamilyConfig):
     rate_decay: float = setting(0.999995, "factor on the rate at every update", "code", gt=0, le=1)
     beta1: float = setting(0.95, "Adam", "code", ge=0, lt=1)
     beta2: float = setting(0.9995, "Adam", "code", ge=0, lt=1)
-    averaging: float = setting(0.9995, "decay of the averaged network that draws the samples, 0 = none", "code", ge=0, lt=1)
+    averaging: float = setting(0.9995, "decay of the averaged network that draws the samples, 0 = none", "code", ge=0,
+                               lt=1)
     batch: int = setting(16, "images a minibatch", "code: 16 on each of 8 GPUs", ge=1)
 
 
@@ -46,6 +49,7 @@ class TwoStreams(nn.Module):
     def __init__(self, config: PixelCNNPPConfig, images: ImageSpec):
         super().__init__()
         c, self.colours, inputs = config, images.channels, images.channels + 1
+        # what each stream begins from: all rows above; the row above and the pixels to the left
         self.first_down = Shifted("down", inputs, c.maps, (2, 3))
         self.first_above = Shifted("down", inputs, c.maps, (1, 3))
         self.first_left = Shifted("right", inputs, c.maps, (2, 1))
@@ -56,6 +60,7 @@ class TwoStreams(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         # a map of ones tells pixels from the padding around them
         x, features, whole = F.pad(images, (0, 0, 0, 0, 0, 1), value=1.0), Features(), Whole()
+        # the down stream, whose features the right stream reads at every block
         self.down(lowered(self.first_down(x)), features, whole)
         right = lowered(self.first_above(x)) + F.pad(self.first_left(x), (1, -1, 0, 0))
         return self.head(F.elu(self.right(right, features, whole)))
@@ -69,19 +74,23 @@ class TwoStreams(nn.Module):
         batch, side, colours = len(noise), noise.shape[-1], self.colours
         images = F.pad(noise.new_zeros(batch, colours, side, side), (0, 0, 0, 0, 0, 1), value=1.0)
         steps, features = Stepwise(side), Features()
+        # weights do not change in here, so that they are normalised once
         with parametrize.cached():
             for i in range(side):
                 down = above = noise.new_zeros(batch, self.first_down.conv.out_channels, 1, side)
+                # a new row: the streams' beginnings, from the row before, which is complete now
                 if i:
                     steps.at(i - 1)
                     down, above = (steps.conv(layer, images[:, :, i - 1:i], 0)
                                    for layer in (self.first_down, self.first_above))
                 self.down(down, features, steps.at(i))
+                # pixel after pixel, the right stream with what lies to the left
                 for j in range(side):
                     right = above[..., j:j + 1]
                     if j:
                         right = right + steps.at(i, j - 1).conv(self.first_left, images[:, :, i:i + 1, j - 1:j], 0)
                     params = self.head(F.elu(self.right(right, features, steps.at(i, j))))
+                    # the mixture of all colours of this pixel, and a draw from it by its latents
                     images[:, :colours, i, j] = logistic_mixture.draw(params[..., 0, 0], noise[..., i, j])
         return images[:, :colours].contiguous()
 
@@ -98,16 +107,17 @@ def lowered(x: Tensor) -> Tensor:
 class PixelCNNPP(Family):
     title = "PixelCNN++"
     paper = "Salimans, Karpathy, Chen, Kingma 2017, arXiv 1701.05517"
-    summary = ("Every pixel is predicted from those before it, by convolutions shifted so that they cannot look ahead. Its "
-               "grey levels follow a mixture of a few logistic distributions, which learns faster than a softmax over 256 "
-               "values and knows that neighbouring levels are alike. The likelihood is exact; sampling is slow.")
+    summary = ("Every pixel is predicted from those before it, by convolutions shifted so that they cannot look ahead. "
+               "Its grey levels follow a mixture of a few logistic distributions, which learns faster than a softmax "
+               "over 256 values and knows that neighbouring levels are alike. The likelihood is exact; sampling is "
+               "slow.")
     Config = PixelCNNPPConfig
     kimg = 1200.0
     adversarial = False
     pixel_latents = True
     presets = {
-        "paper": Preset("the authors' CIFAR-10 network, 54M weights, with the batch of their eight GPUs; 5,000 epochs of "
-                        "50,000 images, where their code stops: 2.92 bits/dim after about five days on eight GPUs",
+        "paper": Preset("the authors' CIFAR-10 network, 54M weights, with the batch of their eight GPUs; 5,000 epochs "
+                        "of 50,000 images, where their code stops: 2.92 bits/dim after about five days on eight GPUs",
                         kimg=250_000, batch=128),
         "small": Preset("48 maps, 2 blocks, 5 components: hours on a GPU", maps=48, resnets=2, mixtures=5),
         "laptop": Preset("a size for two cores: 3 bits/dim on digits after a third of it", kimg=20, maps=16, resnets=1,
@@ -115,8 +125,8 @@ class PixelCNNPP(Family):
         "smoke": Preset("seconds: does it run?", kimg=0.1, maps=4, resnets=1, sides=2, mixtures=2, batch=8),
     }
     quantities = {
-        "bits_per_dim": "-log2 p(x) per pixel and channel of 256 grey levels, with dropout as in training; 8 when nothing "
-                        "is known",
+        "bits_per_dim": "-log2 p(x) per pixel and channel of 256 grey levels, with dropout as in training; 8 when "
+                        "nothing is known",
         "nll": "-log p(x), nats an image", "rate": "learning rate now",
         "bits_per_dim_dev": "bits_per_dim of held-out images without dropout, every 100 steps",
     }
@@ -124,13 +134,14 @@ class PixelCNNPP(Family):
     watches_held_out = True
     has_likelihood = True
     convergence_smoothing = "ema0.99"
-    healthy = "bits_per_dim falls steeply, then slowly; bits_per_dim_dev lies below it as long as dropout costs more than " \
-              "overfitting does."
-    sick = ("bits_per_dim_dev rising while bits_per_dim falls: overfitting. Jumps upwards: the rate is too high, or scales "
-            "at their lower bound meet a pixel they had ruled out.")
-    misprints = ("A sample must be rounded to the grey levels before the next colour and pixel are conditioned on it: the "
-                 "usual code clips and does not round, and so draws from another distribution than it scores. Bits on "
-                 "the training weights and on the averaged ones differ; the published figure is of averaged weights.")
+    healthy = ("bits_per_dim falls steeply, then slowly; bits_per_dim_dev lies below it as long as dropout costs more "
+               "than overfitting does.")
+    sick = ("bits_per_dim_dev rising while bits_per_dim falls: overfitting. Jumps upwards: the rate is too high, or "
+            "scales at their lower bound meet a pixel they had ruled out.")
+    misprints = ("A sample must be rounded to the grey levels before the next colour and pixel are conditioned on it: "
+                 "the usual code clips and does not round, and so draws from another distribution than it scores. Bits "
+                 "on the training weights and on the averaged ones differ; the published figure is of averaged "
+                 "weights.")
 
     config: PixelCNNPPConfig
     generator: TwoStreams
@@ -144,15 +155,16 @@ class PixelCNNPP(Family):
         super().check(config, images)
         assert isinstance(config, PixelCNNPPConfig)
         if images.side >> (config.sides - 1) < 2:
-            raise UserError(f"pixelcnnpp: side {images.side} cannot be halved {config.sides - 1} times: choose fewer sides "
-                            "with --set sides=N, or a larger --side")
+            raise UserError(f"pixelcnnpp: side {images.side} cannot be halved {config.sides - 1} times: "
+                            "choose fewer sides with --set sides=N, or a larger --side")
 
     def before_training(self, images: Tensor) -> None:
         """Weight normalisation begins from data: outputs of every layer with mean 0 and deviation 1."""
         with frozen_modes(self.generator):
             self.generator.eval()
             some = images[:max(16, self.config.batch)]
-            initialise_from_data(self.generator, lambda: self.generator(self.quantised(some)), self.generator.deviations())
+            initialise_from_data(self.generator, lambda: self.generator(self.quantised(some)),
+                                 self.generator.deviations())
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         c = self.config
@@ -191,6 +203,7 @@ class PixelCNNPP(Family):
         return self.bits(self.code_lengths(images))
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        # teacher forcing: the true pixels go in, each is scored given those before it
         nll = self.code_lengths(next(reals).images).mean()
         engine.update(self.bits(nll), "model")
         return {"nll": nll.detach(), "bits_per_dim": self.bits(nll.detach()), "rate": engine.stage.rates["model"]}

@@ -1,7 +1,8 @@
 """Variational autoencoder (Kingma, Welling, ICLR 2014, arXiv 1312.6114): a baseline outside the adversarial line.
 
-Trains by maximum likelihood (a lower bound of it), so its loss does mean something; its samples are soft. Three networks:
-the usual dense one, a convolutional one with a learned pixel variance, and the one of Lucic et al.'s comparison.
+Trains by maximum likelihood (a lower bound of it), so its loss does mean something; its samples are soft. Three
+networks: the usual dense one, a convolutional one with a learned pixel variance, and the one of Lucic et al.'s
+comparison.
 """
 
 import math
@@ -25,7 +26,8 @@ class VAEConfig(FamilyConfig):
     latent: int = setting(128, "latent components, N(0,1)", ge=1)
     likelihood: Literal["gaussian", "bernoulli"] = setting(
         "gaussian", "of a pixel: Gaussian of one variance, or Bernoulli of its grey value", "section 3; appendix C")
-    sigma: float = setting(0.0, "Gaussian: its deviation on the [-1,1] scale, 0 = learned", "Rybkin et al. 2021: learned",
+    sigma: float = setting(0.0, "Gaussian: its deviation on the [-1,1] scale, 0 = learned",
+                           "Rybkin et al. 2021: learned",
                         ge=0)
     beta: float = setting(1.0, "weight of the KL term", "equation 3: 1", ge=0)
     rate: float = setting(1e-3, "Adam's learning rate", gt=0)
@@ -38,6 +40,7 @@ def mlp(config: VAEConfig, images: ImageSpec) -> tuple[nn.Module, nn.Module]:
     """The dense pair: pixels-400-(mu, log variance) and 20-400-pixels."""
     shape = (images.channels, images.side, images.side)
     pixels = math.prod(shape)
+    # the encoder's last layer holds means and log variances side by side
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, config.hidden), nn.ReLU(),
                             nn.Linear(config.hidden, 2 * config.latent))
     decoder = nn.Sequential(nn.Linear(config.latent, config.hidden), nn.ReLU(), nn.Linear(config.hidden, pixels),
@@ -49,11 +52,13 @@ def conv(config: VAEConfig, images: ImageSpec) -> tuple[nn.Module, nn.Module]:
     """4x4 kernels of stride 2, batch norm and ReLU between S and 4x4, mirrored."""
     widths = [config.width << i for i in range(images.side.bit_length() - 3)]
     down: list[nn.Module] = []
+    # halve down to 4x4, doubling maps
     for width, wider in zip([images.channels, *widths], widths):
         down += [nn.Conv2d(width, wider, 4, 2, 1, bias=False), nn.BatchNorm2d(wider), nn.ReLU()]
     units = widths[-1] * 16
     up: list[nn.Module] = [nn.Linear(config.latent, units, bias=False), nn.BatchNorm1d(units), nn.ReLU(),
                            nn.Unflatten(1, (widths[-1], 4, 4))]
+    # and the way back, mirrored
     for width, narrower in zip(widths[::-1], widths[-2::-1]):
         up += [nn.ConvTranspose2d(width, narrower, 4, 2, 1, bias=False), nn.BatchNorm2d(narrower), nn.ReLU()]
     encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(units, 2 * config.latent))
@@ -82,31 +87,35 @@ NETS = {"mlp": mlp, "conv": conv, "infogan": infogan}
 class VAE(Family):
     title = "VAE"
     paper = "Kingma, Welling 2014, arXiv 1312.6114"
-    summary = ("An encoder maps an image to a distribution over latents, a decoder maps latents back; both maximise a lower "
-               "bound on the images' likelihood (ELBO). There is no critic and no game: the loss falls and says how good "
-               "the model is. Samples are the decoder's means, soft because a mean averages over what it does not know.")
+    summary = ("An encoder maps an image to a distribution over latents, a decoder maps latents back; both maximise a "
+               "lower bound on the images' likelihood (ELBO). There is no critic and no game: the loss falls and says "
+               "how good the model is. Samples are the decoder's means, soft because a mean averages over what it does "
+               "not know.")
     Config = VAEConfig
     kimg = 1200.0
     adversarial = False
     default_preset = "vae_conv"
     presets = {
         "vae_conv": Preset("convolutional, learned pixel variance, 128 latents: minutes on a GPU, an hour on a CPU"),
-        "vae_mlp": Preset("dense, Bernoulli pixels, 20 latents: about 105 nats on MNIST after 10 epochs of 60,000 images",
+        "vae_mlp": Preset("dense, Bernoulli pixels, 20 latents: about 105 nats on MNIST after 10 epochs of 60,000 "
+                          "images",
                           kimg=600, net="mlp",
                           latent=20, likelihood="bernoulli"),
         "alt:sigma0.1": Preset("convolutional with a fixed deviation of 0.1", sigma=0.1),
         "alt:lucic": Preset("network and settings of 'Are GANs created equal?': published FID 58.7 on Fashion-MNIST "
                             "after 20 epochs of 60,000 images",
                             net="infogan", latent=64, likelihood="bernoulli", rate=5e-5, beta1=0.5, batch=64),
-        "laptop": Preset("soft, recognisable digits or clothes after a minute on two cores", kimg=120, width=16, latent=32,
+        "laptop": Preset("soft, recognisable digits or clothes after a minute on two cores", kimg=120, width=16,
+                         latent=32,
                          batch=64),
         "smoke": Preset("seconds: does it run?", kimg=1, width=4, latent=8, batch=16),
     }
     quantities = {
-        "bits_per_dim": "-ELBO in bits per pixel and channel, for 256 grey levels; a Bernoulli likelihood's is of another "
-                        "kind (grey values taken as probabilities) and compares with its own alone",
+        "bits_per_dim": "-ELBO in bits per pixel and channel, for 256 grey levels; a Bernoulli likelihood's is of "
+                        "another kind (grey values taken as probabilities) and compares with its own alone",
         "elbo_per_dim": "ELBO in nats per pixel and channel, on the scale the likelihood is defined on",
-        "elbo": "ELBO, nats an image", "reconstruction": "-log p(x|z), nats an image", "kl": "KL(q(z|x) || N(0,1)), nats",
+        "elbo": "ELBO, nats an image", "reconstruction": "-log p(x|z), nats an image",
+        "kl": "KL(q(z|x) || N(0,1)), nats",
         "active_units": "latents whose mean varies over the minibatch by more than 0.01 in variance",
         "sigma": "the Gaussian likelihood's deviation on the [-1,1] scale (1 for a Bernoulli)",
         "bits_per_dim_dev": "bits_per_dim on held-out images, every 100 steps",
@@ -116,20 +125,23 @@ class VAE(Family):
     watches_held_out = True
     has_likelihood = True
     convergence_smoothing = "ema0"
-    healthy = "bits_per_dim falls steeply, then slowly, on training and held-out images alike; kl grows to tens of nats."
-    sick = ("kl near 0 with no active units: the decoder ignores its latents. bits_per_dim_dev rising while bits_per_dim "
-            "falls: overfitting.")
-    misprints = ("Many ports average the reconstruction over pixels while they sum the KL over latents: another beta by a "
-                 "factor of the number of pixels.")
+    healthy = ("bits_per_dim falls steeply, then slowly, on training and held-out images alike; kl grows to tens of "
+               "nats.")
+    sick = ("kl near 0 with no active units: the decoder ignores its latents. bits_per_dim_dev rising while "
+            "bits_per_dim falls: overfitting.")
+    misprints = ("Many ports average the reconstruction over pixels while they sum the KL over latents: another beta "
+                 "by a factor of the number of pixels.")
 
     config: VAEConfig
     generator: nn.Sequential
 
     def __init__(self, config: VAEConfig, images: ImageSpec):
         super().__init__(config, images)
+        # the decoder's end goes by the likelihood: probabilities, or means in [-1,1]
         self.encoder, decoder = NETS[config.net](config, images)
         self.generator = nn.Sequential(decoder, nn.Sigmoid() if config.likelihood == "bernoulli" else nn.Tanh())
-        self.log_sigma = nn.Parameter(torch.zeros(()), requires_grad=config.likelihood == "gaussian" and not config.sigma)
+        self.log_sigma = nn.Parameter(torch.zeros(()),
+                                      requires_grad=config.likelihood == "gaussian" and not config.sigma)
         if config.sigma:
             self.log_sigma.data.fill_(math.log(config.sigma))
 
@@ -142,7 +154,8 @@ class VAE(Family):
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         c = self.config
         groups: list[dict[str, Any]] = [{"params": [*self.encoder.parameters(), *self.generator.parameters()]}]
-        # One number against all pixels: at the networks' rate the deviation would take thousands of steps from 1 to 0.1.
+        # One number against all pixels: at the networks' rate the deviation would take thousands of steps from 1 to
+        # 0.1.
         if self.log_sigma.requires_grad:
             groups.append({"params": [self.log_sigma], "lr": 10 * c.rate})
         return {"model": torch.optim.Adam(groups, c.rate, (c.beta1, c.beta2))}
@@ -183,13 +196,16 @@ class VAE(Family):
 
     def bound_by_image(self, images: Tensor, normal: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction and KL of each image in nats, (B,), and the codes' means (B,latent); arguments as `bound`."""
+        # one draw of the code for each image, written so that gradients flow through it (section 2.4)
         mean, log_variance = self.encode(images)
         z = mean + (0.5 * log_variance).exp() * normal
+        # against N(0,1), in closed form (appendix B)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
         if self.config.likelihood == "bernoulli":
             logits = self.generator[0](z)  # the logits before the sigmoid: stable
             reconstruction = F.binary_cross_entropy_with_logits(logits, self.pixels(images), reduction="none")
         else:
+            # grey levels spread over their width: a density needs that to bound a probability
             spread = images + (uniform - 0.5) / 127.5
             reconstruction = ((spread - self.generator(z)).square() / (2 * (2 * self.log_sigma).exp())
                               + self.log_sigma + 0.5 * math.log(2 * math.pi))
@@ -209,9 +225,11 @@ class VAE(Family):
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         x = next(reals).images
+        # reconstruction and KL of this minibatch; the loss weighs the second by beta
         parts = self.bound(x, engine.random("code").normal(len(x), self.config.latent),
                            engine.random("dequantise").uniform(*x.shape))
         engine.update(parts["reconstruction"] + self.config.beta * parts["kl"], "model")
+        # what is logged is the bound itself, whatever beta was
         parts = {name: value.detach() for name, value in parts.items()}
         elbo = -parts["reconstruction"] - parts["kl"]
         return {**parts, "elbo": elbo, "elbo_per_dim": elbo / x[0].numel(), "bits_per_dim": self.bits(elbo),
@@ -221,6 +239,7 @@ class VAE(Family):
     def held_out(self, images: Tensor, engine: Engine) -> dict[str, Tensor]:
         """The bound on held-out images (B,C,S,S)."""
         with batch_statistics(self):
+            # the same on images that were not trained on, normalised by their own batch
             parts = self.bound(images, engine.random("held-out").normal(len(images), self.config.latent),
                                engine.random("held-out").uniform(*images.shape))
         elbo = -parts["reconstruction"] - parts["kl"]

@@ -1,8 +1,8 @@
-"""Wasserstein GAN with gradient penalty (Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville, NeurIPS 2017, arXiv 1704.00028).
+"""Wasserstein GAN with gradient penalty (Gulrajani et al., NeurIPS 2017, arXiv 1704.00028).
 
 WGAN whose critic is kept Lipschitz by a penalty on its gradient's norm between real and generated images. Networks and
-settings are those of the paper's scripts: convolutional (CIFAR-10), MNIST, ResNet for CIFAR-10 (with and without labels),
-ResNet for 64x64.
+settings are those of the paper's scripts: convolutional (CIFAR-10), MNIST, ResNet for CIFAR-10 (with and without
+labels), ResNet for 64x64.
 """
 
 import itertools
@@ -35,8 +35,8 @@ class WGANGPConfig(FamilyConfig):
                                                           "section 4")
     output: Literal["tanh", "sigmoid"] = setting("tanh", "sigmoid: networks work on pixels in [0,1]", "code; MNIST: "
                                                                                                    "sigmoid")
-    conditional: bool = setting(False, "resnet32: class-conditional batch norm in the generator and a classifier on the "
-                                    "critic's features (AC-GAN); needs labels", "CIFAR ResNet code", later=True)
+    conditional: bool = setting(False, "resnet32: class-conditional batch norm in the generator and a classifier on "
+                                    "the critic's features (AC-GAN); needs labels", "CIFAR ResNet code", later=True)
     # the critic's constraint and schedule
     penalty: float = setting(10.0, "weight lambda of the gradient penalty", "algorithm 1", ge=0)
     target: float = setting(1.0, "gradient norm that the penalty pulls to", "equation 3", gt=0)
@@ -45,10 +45,12 @@ class WGANGPConfig(FamilyConfig):
                             "CIFAR ResNet code")
     class_critic: float = setting(1.0, "conditional: weight of the reals' classification in the critic's loss", "code",
                                later=True, ge=0)
-    class_generator: float = setting(0.1, "conditional: weight of the fakes' in the generator's", "code", later=True, ge=0)
+    class_generator: float = setting(0.1, "conditional: weight of the fakes' in the generator's", "code", later=True,
+                                     ge=0)
     # optimisation
     rate: float = setting(1e-4, "Adam's learning rate", "algorithm 1", gt=0)
-    decay_steps: int = setting(0, "generator updates over which the rate falls to 0, 0 = constant", "CIFAR ResNet: 100,000",
+    decay_steps: int = setting(0, "generator updates over which the rate falls to 0, 0 = constant",
+                               "CIFAR ResNet: 100,000",
                             ge=0)
     beta1: float = setting(0.0, "Adam", "algorithm 1; conv and MNIST scripts 0.5", ge=0, lt=1)
     beta2: float = setting(0.9, "Adam", "algorithm 1", ge=0, lt=1)
@@ -67,6 +69,7 @@ class ConvGenerator(nn.Module):
         self.project = nn.Sequential(nn.Linear(latent, first * 16), *([nn.BatchNorm1d(first * 16)] if norm else []),
                                      nn.ReLU(), nn.Unflatten(1, (first, 4, 4)))
         layers: list[nn.Module] = []
+        # doubling up to half the side; the last layer brings colours
         for width, wider in itertools.pairwise(widths):
             layers += [nn.ConvTranspose2d(width, wider, 5, 2, 2, 1), *([nn.BatchNorm2d(wider)] if norm else []),
                        nn.ReLU()]
@@ -78,11 +81,13 @@ class ConvGenerator(nn.Module):
 
 
 class ConvCritic(nn.Module):
-    """Images (B,C,S,S) -> scores (B,). `widths`: maps at S/2, ..., 4. No normalisation, or layer norm past the first."""
+    """Images (B,C,S,S) -> scores (B,). `widths`: maps at S/2, ..., 4. No normalisation, or layer norm past the
+    first."""
 
     def __init__(self, channels: int, widths: list[int], norm: str):
         super().__init__()
         layers: list[nn.Module] = []
+        # the first layer sees raw pixels and has no norm in either script
         for index, (width, wider) in enumerate(zip([channels, *widths], widths)):
             layers += [Conv2d(width, wider, 5, 2, 2), *([norm_layer(norm, wider)] if index else []), nn.LeakyReLU(LEAK)]
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, 1))
@@ -95,14 +100,15 @@ class ConvCritic(nn.Module):
 class WGANGP(Family):
     title = "WGAN-GP"
     paper = "Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville 2017, arXiv 1704.00028"
-    summary = ("WGAN without weight clipping: the critic is kept Lipschitz by penalising how far the norm of its gradient "
-               "is from 1, at random points between real and generated images. That lets deep critics train, ResNets "
-               "included, with hardly any tuning. The critic has no batch norm, for the penalty is about single images.")
+    summary = ("WGAN without weight clipping: the critic is kept Lipschitz by penalising how far the norm of its "
+               "gradient is from 1, at random points between real and generated images. That lets deep critics train, "
+               "ResNets included, with hardly any tuning. The critic has no batch norm, for the penalty is about "
+               "single images.")
     Config = WGANGPConfig
     kimg = 64_000.0
     presets = {
-        "paper": Preset("convolutional networks of the CIFAR-10 script (128 maps), 200,000 generator updates, any side: a "
-                        "GPU, a day", beta1=0.5),
+        "paper": Preset("convolutional networks of the CIFAR-10 script (128 maps), 200,000 generator updates, any "
+                        "side: a GPU, a day", beta1=0.5),
         "alt:dim64": Preset("the same with 64 maps, which the script's comment prefers", dim=64, beta1=0.5),
         "mnist": Preset("the MNIST script: 64 maps, no batch norm, sigmoid, batch 50, 200,000 generator updates",
                         kimg=50_000, dim=64, generator_norm=False, output="sigmoid", batch=50, beta1=0.5),
@@ -113,8 +119,8 @@ class WGANGP(Family):
                                   "inception score 8.42, a GPU, a day",
                                   net="resnet32", conditional=True, rate=2e-4, decay_steps=100_000, generator_batch=128,
                                   dequantise=True, kimg=32_000),
-        "resnet": Preset("ResNet of the 64x64 script with layer norm in the critic, 200,000 generator updates: a GPU, a "
-                         "week", net="resnet", dim=64, critic_norm="layer"),
+        "resnet": Preset("ResNet of the 64x64 script with layer norm in the critic, 200,000 generator updates: a GPU, "
+                         "a week", net="resnet", dim=64, critic_norm="layer"),
         "laptop": Preset("readable digits after a minute on two cores; Fashion-MNIST takes five", kimg=120, dim=24,
                          latent=64, beta1=0.5, rate=1e-3, n_critic=2, batch=16),
         "smoke": Preset("seconds: does it run?", kimg=1, dim=8, latent=16, beta1=0.5, n_critic=2, batch=16),
@@ -124,8 +130,8 @@ class WGANGP(Family):
                        "generator's update: estimates the Wasserstein-1 distance",
         "wasserstein_dev": "the same on held-out images and fresh fakes, every 100 steps; a growing gap to "
                            "wasserstein means that the critic overfits the training images",
-        "rising_alarm": "1 while wasserstein's average over about 100 steps has stood a tenth above that over 1000 for 500 "
-                        "steps: it should fall",
+        "rising_alarm": "1 while wasserstein's average over about 100 steps has stood a tenth above that over 1000 for "
+                        "500 steps: it should fall",
         "critic_loss": "-wasserstein + lambda * penalty, the papers' 'disc cost'",
         "generator_loss": "-mean D(G(z)); its level means nothing",
         "penalty": "mean (gradient norm - target)^2, without lambda", "gradient_norm": "mean gradient norm, near 1",
@@ -138,12 +144,14 @@ class WGANGP(Family):
     watches_held_out = True
     lipschitz_critic = True
     convergence_smoothing = "median101"
-    healthy = "wasserstein rises within the first steps, then falls for the rest of the run; gradient_norm hovers near 1."
-    sick = ("gradient_norm far from 1 for long: lambda or the rate is off. wasserstein rising steadily (rising_alarm): the "
-            "critic runs away from the generator. wasserstein_dev falling away from wasserstein: too few images for this critic.")
-    misprints = ("One random number per image, not one for the whole batch, places the point between real and fake; and "
-                 "the norm is over all pixels of an image, not per pixel. A much quoted table of another library has "
-                 "its WGAN-GP and weight-clipping rows exchanged.")
+    healthy = ("wasserstein rises within the first steps, then falls for the rest of the run; gradient_norm hovers "
+               "near 1.")
+    sick = ("gradient_norm far from 1 for long: lambda or the rate is off. wasserstein rising steadily (rising_alarm): "
+            "the critic runs away from the generator. wasserstein_dev falling away from wasserstein: too few images "
+            "for this critic.")
+    misprints = ("One random number per image, not one for the whole batch, places the point between real and fake; "
+                 "and the norm is over all pixels of an image, not per pixel. A much quoted table of another library "
+                 "has its WGAN-GP and weight-clipping rows exchanged.")
 
     config: WGANGPConfig
     critic: nn.Module
@@ -153,6 +161,7 @@ class WGANGP(Family):
         c, colours, side = config, images.channels, images.side
         self.needs_labels = c.conditional
         classes = images.classes if c.conditional else 0
+        # networks of one of the scripts, before the output's squashing
         if c.net == "conv":
             widths = self.conv_widths()
             network: nn.Module = ConvGenerator(c.latent, widths, colours, c.generator_norm)
@@ -166,6 +175,7 @@ class WGANGP(Family):
             rising[0] = rising[1]
             network = ResNetGenerator(c.latent, rising, colours, c.generator_norm, first_bias=False, he_output=True)
             self.critic = ResNetCritic(colours, rising[::-1], c.critic_norm)
+        # the squashing; a sequence passes labels on only where there are some
         self.generator = (Labelled if c.conditional else nn.Sequential)(network, nn.Tanh())
         if c.output == "sigmoid":  # networks work on pixels in [0,1], all around them on [-1,1]
             self.generator = nn.Sequential(network, nn.Sigmoid(), SignedPixels())
@@ -183,8 +193,8 @@ class WGANGP(Family):
             raise UserError(f"side {images.side} is too small for these networks: choose --side 32 or more")
         if config.conditional:
             if images.classes < 2:
-                raise UserError("wgan_gp with conditional=true needs labels, and this data has none: use a labelled data "
-                                "set or a folder with one subfolder a class")
+                raise UserError("wgan_gp with conditional=true needs labels, and this data has none: use a labelled "
+                                "data set or a folder with one subfolder a class")
             if config.net != "resnet32" or config.output != "tanh" or not config.generator_norm:
                 raise UserError("wgan_gp is conditional with net=resnet32, output=tanh and generator_norm=true only: "
                                 "use --preset resnet32_labels")
@@ -218,6 +228,7 @@ class WGANGP(Family):
         """Reals (B,C,S,S) in [-1,1] as the critic gets them: dequantised where that is set."""
         if not self.config.dequantise:
             return images
+        # reals are whole grey levels and fakes are not: uniform noise takes that clue away
         levels = images * 127.5 + 127.5  # v/255 -> (v + U(0,1))/256, both then to [-1,1]
         return (levels + engine.random("dequantise").uniform(*images.shape)) / 128 - 1
 
@@ -229,19 +240,23 @@ class WGANGP(Family):
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         c = self.config
+        # the critic first, n_critic times on fresh minibatches, to stay near its optimum (algorithm 1)
         for _ in range(c.n_critic):
             batch = next(reals)
             logs = self.critic_update(self.as_seen(batch.images, engine), engine, batch.labels)
         logs["rising_alarm"] = self.alarm(engine.mean(logs["wasserstein"]))
+        # then the generator once, on a batch of its own size
         n = c.generator_batch // engine.world or len(batch.images)
         z = self.latents(n, engine.random("latents"))
         if c.conditional:
+            # AC-GAN: its fakes are to be put into their classes as well
             labels = engine.random("labels").integers(n, high=self.images.classes)
             scores, logits = self.judge(self.generator(z, labels))
             logs["class_fake"] = F.cross_entropy(logits, labels)
             engine.update(-scores.mean() + c.class_generator * logs["class_fake"], "generator")
             logs["class_fake"] = logs["class_fake"].detach()
             return {**logs, "generator_loss": -scores.detach().mean()}
+        # plain: raise the critic's score of fakes
         score = self.critic(self.generator(z)).mean()
         engine.update(-score, "generator")
         return {**logs, "generator_loss": -score.detach()}
@@ -258,21 +273,25 @@ class WGANGP(Family):
     def critic_update(self, x: Tensor, engine: Engine, labels: Tensor | None = None) -> dict[str, Tensor]:
         c = self.config
         with torch.no_grad():
+            # no gradient for the generator here: its images are data to the critic
             fake = self.fakes(len(x), "latents", engine, labels)
         logs: dict[str, Tensor] = {}
         if c.conditional:
             assert labels is not None
+            # scores and classes from one pass
             real_scores, logits = self.judge(x)
             logs = {"class_real": F.cross_entropy(logits, labels),
                     "accuracy_classes": (logits.argmax(1) == labels).float().mean()}
         else:
             real_scores = self.critic(x)
+        # the distance estimate, and the penalty on the gradient between the two batches
         fake_scores = self.critic(fake)
         wasserstein = -losses.wasserstein_critic(real_scores, fake_scores)
         norms = self.gradient_norms(x, fake, engine)
         penalty = losses.gradient_penalty(norms, c.target)
         loss = -wasserstein + c.penalty * penalty
         engine.update(loss + c.class_critic * logs["class_real"] if c.conditional else loss, "critic")
+        # everything logged is detached, so that no graph outlives the step
         return {name: value.detach() for name, value in {
             **logs, "wasserstein": wasserstein, "critic_loss": loss, "penalty": penalty, "gradient_norm": norms.mean(),
             "score_real": real_scores.mean(), "score_fake": fake_scores.mean()}.items()}
@@ -282,6 +301,7 @@ class WGANGP(Family):
         """The Wasserstein estimate on held-out images (B,C,S,S) and fresh fakes."""
         labels = engine.random("held-out labels").integers(len(images), high=self.images.classes) \
             if self.config.conditional else None
+        # fresh fakes as in training: batch norm by their own batch
         with batch_statistics(self):
             fake = self.fakes(len(images), "held-out", engine, labels)
         return {"wasserstein_dev": -losses.wasserstein_critic(self.critic(self.as_seen(images, engine)),

@@ -1,9 +1,9 @@
 """Convolutions that may be differentiated twice, as gradient penalties and R1 do, at the card's speed.
 
 PyTorch derives a convolution's second derivative from a convolution whose kernel is the whole feature map. cuDNN has no
-good kernel for that: in bfloat16 at 128 pixels it was nine tenths of a PGGAN step. Here a derivative of any order is one
-of three things that cuDNN does well: a convolution, a transposed convolution, a weight gradient. Values are those of
-PyTorch, up to rounding. On a CPU PyTorch's own way is as fast or faster, and is taken.
+good kernel for that: in bfloat16 at 128 pixels it was nine tenths of a PGGAN step. Here a derivative of any order is
+one of three things that cuDNN does well: a convolution, a transposed convolution, a weight gradient. Values are those
+of PyTorch, up to rounding. On a CPU PyTorch's own way is as fast or faster, and is taken.
 """
 
 from typing import Any, NamedTuple
@@ -99,7 +99,8 @@ def own_derivatives(x: Tensor) -> bool:
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0) -> Tensor:
-    """F.conv2d for what may be differentiated twice: its values and derivatives, by whichever way is fast on the device.
+    """F.conv2d for what may be differentiated twice: its values and derivatives, by whichever way is fast on the
+    device.
 
     Example:
         >>> import torch
@@ -111,7 +112,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 
     return convolve(x, weight, bias, Form((stride, stride), (padding, padding)))
 
 
-def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0) -> Tensor:
+def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1,
+                     padding: int = 0) -> Tensor:
     """F.conv_transpose2d, likewise."""
     if not own_derivatives(x):
         return F.conv_transpose2d(x, weight, bias, stride, padding)
@@ -125,6 +127,7 @@ class Conv2d(nn.Conv2d):
         if not own_derivatives(input):
             return super()._conv_forward(input, weight, bias)
         if self.padding_mode != "zeros" or isinstance(self.padding, str) or self.dilation != (1, 1):
-            raise ValueError("a Conv2d with derivatives of its own has zero padding, given as a number, and no dilation")
+            raise ValueError("a Conv2d with derivatives of its own has zero padding, given as a number, and no "
+                             "dilation")
         (s, t), (p, q) = self.stride, self.padding
         return convolve(input, weight, bias, Form((s, t), (p, q), groups=self.groups))

@@ -1,7 +1,7 @@
 """Mixtures of discretised logistic distributions over 256 grey levels (Salimans et al., ICLR 2017, arXiv 1701.05517).
 
-Each grey level gets the logistic distribution's mass within half a step around it; the outermost levels get the tails too.
-The three colours of a pixel share their mixture component; the mean of green depends on red, that of blue on both.
+Each grey level gets the logistic distribution's mass within half a step around it; the outermost levels get the tails
+too. The three colours of a pixel share their mixture component; the mean of green depends on red, that of blue on both.
 Parameters are (B,P,...) with P = `parameters(mixtures, colours)`: first the components' logits, then for each component
 its means, logarithms of scales and, for RGB, three couplings.
 """
@@ -42,8 +42,8 @@ def log_mass(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 def draw(params: Tensor, noise: Tensor) -> Tensor:
     """Grey levels on [-1,1], (B,C), of one pixel from its parameters (B,P) and U(0,1) noise (B,1+C).
 
-    The first number chooses the component, the others give red, green, blue. A logistic value rounded to the nearest level
-    has the discretised distribution.
+    The first number chooses the component, the others give red, green, blue. A logistic value rounded to the nearest
+    level has the discretised distribution.
     """
     colours = noise.shape[1] - 1
     logits, means, log_scales, couplings = split(params, colours)
@@ -58,7 +58,8 @@ def draw(params: Tensor, noise: Tensor) -> Tensor:
 
 
 def split(params: Tensor, colours: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(B,P,...) -> logits (B,K,...) and, each (B,K,C,...): means, log scales, couplings (three for RGB, none for grey)."""
+    """(B,P,...) -> logits (B,K,...) and, each (B,K,C,...): means, log scales, couplings (three for RGB, none for
+    grey)."""
     mixtures = params.shape[1] // (10 if colours == 3 else 1 + 2 * colours)
     logits, rest = params[:, :mixtures], params[:, mixtures:].unflatten(1, (mixtures, -1))
     means, log_scales = rest[:, :, :colours], rest[:, :, colours:2 * colours]

@@ -1,7 +1,7 @@
 """Losses that several families share: plain functions of scores, images and networks.
 
-Scores are raw (no sigmoid), shape (B,): r = D(x) for reals, f = D(G(z)) for fakes. Every function returns a scalar to be
-minimised by the player it is named after.
+Scores are raw (no sigmoid), shape (B,): r = D(x) for reals, f = D(G(z)) for fakes. Every function returns a scalar to
+be minimised by the player it is named after.
 """
 
 import math
@@ -108,7 +108,7 @@ def r1_penalty(critic: Scores, real: Tensor, gamma: float = 10.0) -> Tensor:
     return 0.5 * gamma * gradient.flatten(1).square().sum(1).mean()
 
 
-# --- relativistic pairing (Jolicoeur-Martineau 2018, arXiv 1807.00734; with R1 and R2: Huang et al. 2024, 2501.05441) --
+# --- relativistic pairing (Jolicoeur-Martineau 2018, 1807.00734; with R1 and R2: Huang et al. 2024, 2501.05441) -------
 
 def relativistic_critic(real: Tensor, fake: Tensor) -> Tensor:
     """-log sigmoid(r - f), each real paired with one fake (arXiv 2501.05441, equation 2). ln 2 for a blind critic.
@@ -144,7 +144,7 @@ def energy_critic(real: Tensor, fake: Tensor, margin: float) -> Tensor:
 
 
 def pulling_away(code: Tensor) -> Tensor:
-    """Mean squared cosine between different rows of the flattened codes (N, ...): equation 4, in [0, 1]; 0 for N = 1."""
+    """Mean squared cosine between different rows of flattened codes (N, ...): equation 4, in [0, 1]; 0 for N = 1."""
     n = len(code)
     if n < 2:
         return code.sum() * 0

@@ -25,6 +25,7 @@ class ResNetBlock(nn.Module):
         middle = inputs if widen_late else outputs
         self.resample, self.pool_first = resample, pool_first
         self.norm1, self.norm2 = norm_layer(norm, inputs, classes), norm_layer(norm, middle, classes)
+        # the 64x64 script leaves the bias out here, the CIFAR-10 script does not
         self.conv1 = Conv2d(inputs, middle, 3, padding=1, bias=first_bias)
         self.conv2 = Conv2d(middle, outputs, 3, padding=1)
         self.shortcut = Conv2d(inputs, outputs, 1) if resample or inputs != outputs else nn.Identity()
@@ -32,11 +33,13 @@ class ResNetBlock(nn.Module):
     def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
         """`labels` (B,) only where the norms go by them."""
         h = F.relu(self.norm1(x, *labels))
+        # doubled before the first convolution, on both branches
         if self.resample == "up":
             h, x = _double(h), _double(x)
         h = self.conv2(F.relu(self.norm2(self.conv1(h), *labels)))
         if self.resample != "down":
             return h + self.shortcut(x)
+        # halved after the second; the scripts differ in where the shortcut is halved
         short = self.shortcut(F.avg_pool2d(x, 2)) if self.pool_first else F.avg_pool2d(self.shortcut(x), 2)
         return F.avg_pool2d(h, 2) + short
 
@@ -57,7 +60,7 @@ class FirstBlock(nn.Module):
 class ResNetGenerator(nn.Module):
     """Latents -> 4x4 maps -> one up block for each doubling -> images before squashing. `widths`: maps at 4, 8, ..., S.
 
-    With `classes`, the blocks' norms go by labels (B,). `he_output`: the last convolution begins with the larger weights.
+    With `classes`, the blocks' norms go by labels (B,). `he_output`: the last convolution begins with larger weights.
     """
 
     def __init__(self, latent: int, widths: list[int], channels: int, norm: bool, first_bias: bool, classes: int = 0,
@@ -75,6 +78,7 @@ class ResNetGenerator(nn.Module):
 
     def forward(self, z: Tensor, *labels: Tensor) -> Tensor:
         x = self.project(z)
+        # blocks take labels where their norms go by them
         for block in self.blocks:
             x = block(x, *labels)
         return self.to_image(F.relu(self.norm(x)))
@@ -89,8 +93,11 @@ class ResNet32Critic(nn.Module):
     def __init__(self, channels: int, side: int, dim: int, norm: str, classes: int = 0):
         super().__init__()
         downs = side.bit_length() - 5  # S/2 to 8x8
-        self.blocks = nn.Sequential(FirstBlock(channels, dim), *[ResNetBlock(dim, dim, "down", norm) for _ in range(downs)],
-                                    *[ResNetBlock(dim, dim, "", norm) for _ in range(2)])
+        # down to 8x8, then two blocks that keep the side
+        blocks: list[nn.Module] = [FirstBlock(channels, dim)]
+        blocks += [ResNetBlock(dim, dim, "down", norm) for _ in range(downs)]
+        blocks += [ResNetBlock(dim, dim, "", norm) for _ in range(2)]
+        self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(dim, 1)
         if classes:
             self.classifier = nn.Linear(dim, classes)
@@ -114,7 +121,8 @@ class ResNetCritic(nn.Module):
     def __init__(self, channels: int, widths: list[int], norm: str):
         super().__init__()
         self.from_image = Conv2d(channels, widths[0], 3, padding=1)
-        self.blocks = nn.Sequential(*[ResNetBlock(a, b, "down", norm, widen_late=True, first_bias=False, pool_first=True)
+        self.blocks = nn.Sequential(*[ResNetBlock(a, b, "down", norm, widen_late=True, first_bias=False,
+                                                  pool_first=True)
                                       for a, b in itertools.pairwise(widths)])
         self.head = nn.Linear(widths[-1] * 16, 1)
         initialise_blocks(self)
@@ -129,6 +137,7 @@ class Labelled(nn.Sequential):
     def forward(self, input: Tensor, *labels: Tensor) -> Tensor:
         first, *others = self
         x = first(input, *labels)
+        # only the first takes labels
         for module in others:
             x = module(x)
         return x
@@ -154,6 +163,7 @@ def initialise(network: nn.Module, he: tuple[type[nn.Module], ...]) -> None:
 
 def initialise_blocks(network: nn.Module) -> None:
     """The 3x3 convolutions inside blocks follow a ReLU, which halves variances, and get the larger weights."""
+    # the smaller weights everywhere first, so that the draws come in one order
     initialise(network, he=())
     for block in network.modules():
         if isinstance(block, ResNetBlock | FirstBlock):

@@ -27,7 +27,8 @@ def concat_elu(x: Tensor) -> Tensor:
 
 
 class Shifted(nn.Module):
-    """A convolution that sees its own row and those above: "down" to both sides, "right" its own column and to the left.
+    """A convolution that sees its own row and those above: "down" to both sides, "right" its own column and to the
+    left.
 
     (B,inputs,H,W) -> (B,outputs,H/stride,W/stride).
     """
@@ -78,7 +79,8 @@ class Whole:
 
 
 class Stepwise(Whole):
-    """At one row (column None: tensors are (B,F,1,W)), or at one pixel ((B,F,1,1)). `level` halves the side so often."""
+    """At one row (column None: tensors are (B,F,1,W)), or at one pixel ((B,F,1,1)). `level` halves the side so
+    often."""
 
     def __init__(self, side: int):
         self.side, self.row = side, 0
@@ -99,18 +101,22 @@ class Stepwise(Whole):
     def window(self, layer: Shifted, x: Tensor, level: int) -> Tensor:
         side, (height, width) = self.side >> level, layer.kernel
         if layer not in self.memory:
+            # all that this layer has been given so far, with its padding around
             self.memory[layer] = x.new_zeros(*x.shape[:2], side + layer.top, side + layer.left + layer.right)
         memory, i = self.memory[layer], self.row >> level
         if self.column is None:
+            # a whole row at once
             memory[:, :, i + layer.top, layer.left:layer.left + side] = x[:, :, 0]
             return memory[:, :, i:i + height]
         j = self.column >> level
+        # or one pixel
         memory[:, :, i + layer.top, j + layer.left] = x[:, :, 0, 0]
         return memory[:, :, i:i + height, j:j + width]
 
     def shrunk(self, layer: Shifted, x: Tensor, level: int) -> Tensor | None:
         """New at even places, where a pixel of the smaller side begins; but what is at the odd ones is seen later."""
         if (self.row >> level) % 2 or (self.column is not None and (self.column >> level) % 2):
+            # nothing new below, but later windows will look here
             self.window(layer, x, level)
             return None
         return self.conv(layer, x, level)
@@ -122,6 +128,7 @@ class Stepwise(Whole):
             if layer not in self.memory:
                 self.memory[layer] = x.new_zeros(*made.shape[:2], 2, self.side >> level)
             self.memory[layer][:, :, :, j:j + made.shape[3]] = made
+        # the upper or the lower of the two rows that one row below made
         row = self.memory[layer][:, :, (self.row >> level) % 2, None]
         return row if self.column is None else row[..., j:j + 1]
 
@@ -133,7 +140,7 @@ class Stepwise(Whole):
 # --- the streams ----------------------------------------------------------------------------------------------------
 
 class GatedResnet(nn.Module):
-    """x + a sigmoid(b), a and b from two shifted convolutions; the first also hears `aside` (B,A,H,W) by a 1x1."""
+    """x + a sigmoid(b), a and b from two shifted convolutions; the first also takes in `aside` (B,A,H,W) by a 1x1."""
 
     def __init__(self, kind: Kind, maps: int, aside: int, dropout: float):
         super().__init__()
@@ -143,12 +150,18 @@ class GatedResnet(nn.Module):
         self.second = Shifted(kind, 2 * maps, 2 * maps)
 
     def forward(self, x: Tensor, aside: Tensor | None, walk: Whole, level: int) -> Tensor:
+        # the first convolution, with what comes from the other stream or from the way in
         c = walk.conv(self.first, concat_elu(x), level)
         if self.aside is not None:
             assert aside is not None
             c = c + self.aside(concat_elu(aside))
         a, b = walk.conv(self.second, self.dropout(concat_elu(c)), level).chunk(2, 1)
         return x + a * b.sigmoid()
+
+
+def gated(kind: Kind, maps: int, aside: int, dropout: float, n: int) -> nn.ModuleList:
+    """n blocks of one side."""
+    return nn.ModuleList(GatedResnet(kind, maps, aside, dropout) for _ in range(n))
 
 
 # What the down stream made, by level and number of the block: written by that stream, read by the other.
@@ -169,22 +182,24 @@ class ShiftedStream(nn.Module):
     def __init__(self, kind: Kind, maps: int, resnets: int, levels: int, dropout: float):
         super().__init__()
         self.reads = kind == "right"
-        block = lambda aside: GatedResnet(kind, maps, aside, dropout)
         reading, skipping = (maps, 2 * maps) if self.reads else (0, maps)
-        self.inward = nn.ModuleList([nn.ModuleList([block(reading) for _ in range(resnets)]) for _ in range(levels)])
-        self.outward = nn.ModuleList([nn.ModuleList([block(skipping) for _ in range(resnets + (k < levels - 1))])
-                                      for k in range(levels)])
+        self.inward = nn.ModuleList(gated(kind, maps, reading, dropout, resnets) for _ in range(levels))
+        self.outward = nn.ModuleList(gated(kind, maps, skipping, dropout, resnets + (k < levels - 1))
+                                     for k in range(levels))
         self.shrink = nn.ModuleList([Shifted(kind, maps, maps, stride=2) for _ in range(levels - 1)])
         self.grow = nn.ModuleList([Raised(kind, maps) for _ in range(levels - 1)])
 
     def forward(self, x: Tensor, features: Features, walk: Whole, level: int = 0) -> Tensor:
         """The stream from this level inwards and out again."""
+        # the way in: every block's output is kept for the way out
         kept, number = [x], 0
         for block in blocks(self.inward[level]):
-            kept.append(block(kept[-1], walk.beside(features[level, number], level) if self.reads else None, walk, level))
+            kept.append(block(kept[-1], walk.beside(features[level, number], level) if self.reads else None, walk,
+                              level))
             if not self.reads:
                 features[level, number] = kept[-1]
             number += 1
+        # at the smallest side turn round, else go through the sides below
         if level == len(self.inward) - 1:
             x = kept.pop()
         else:
@@ -192,6 +207,7 @@ class ShiftedStream(nn.Module):
             assert isinstance(shrink, Shifted) and isinstance(grow, Raised)
             smaller = walk.shrunk(shrink, kept[-1], level)
             x = walk.raised(grow, None if smaller is None else self(smaller, features, walk, level + 1), level)
+        # the way out: blocks read what was kept, last first
         for block in blocks(self.outward[level]):
             skip = kept.pop()
             aside = torch.cat([walk.beside(features[level, number], level), skip], 1) if self.reads else skip

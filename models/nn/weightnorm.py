@@ -16,8 +16,8 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 def normed(layer: Layer, deviation: float = 0.05, *, train_length: bool = True) -> Layer:
     """The layer with weights g v / |v|: a direction v, from N(0, deviation), and a length g for each output; biases 0.
 
-    Parameters of a layer with bias and k weights an output: (k + 2) an output; one less where the length is not trained,
-    which data alone then sets.
+    Parameters of a layer with bias and k weights an output: (k + 2) an output; one less where the length is not
+    trained, which data alone then sets.
     """
     nn.init.normal_(layer.weight, 0, deviation)
     if layer.bias is not None:
@@ -38,8 +38,8 @@ def initialise_from_data(network: nn.Module, forward: Callable[[], object],
                          deviations: Mapping[nn.Module, float] | None = None) -> None:
     """Set lengths and biases so that every normed layer's outputs have mean 0 and deviation 1 over one minibatch.
 
-    Section 3 of the paper. The layers are set in the order in which the pass meets them, each seeing what the former ones
-    make of the data then. Biases must still be 0. Minibatch discrimination on the way is initialised likewise.
+    Section 3 of the paper. The layers are set in the order in which the pass meets them, each seeing what the former
+    ones make of the data then. Biases must still be 0. Minibatch discrimination on the way is initialised likewise.
 
     Args:
         forward: runs the network on the minibatch. deviations: of layers that are to have another one than 1.
