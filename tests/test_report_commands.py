@@ -133,19 +133,13 @@ def literature() -> pd.DataFrame:
     return records.load_results(PUBLISHED)
 
 
-def test_every_published_figure_has_source_and_protocol_and_is_marked(literature: pd.DataFrame) -> None:
-    assert len(literature) > 300
+def test_every_published_figure_has_source_and_protocol_and_who_read_it_again(literature: pd.DataFrame) -> None:
+    assert len(literature) > 100
     assert set(literature["origin"]) == {"published"}
     assert literature["run"].is_unique
     assert (literature["source"].str.len() > 5).all() and (literature["protocol"].str.len() > 5).all()
+    assert (literature["verified_by"].str.len() > 5).all() and not literature["note"].str.contains("recalled").any()
     assert literature["value"].notna().all() and (literature["git_commit"] == "").all()
-
-
-def test_what_is_only_recalled_says_so(literature: pd.DataFrame) -> None:
-    table = literature[literature["source"].str.endswith("table 1") & literature["source"].str.contains("PGGAN")]
-    assert len(table) == 9 * 2 * 6 and table["note"].str.startswith("recalled, not confirmed").all()
-    lucic = literature[literature["source"].str.contains("1711.10337")]
-    assert len(lucic) == 8 * 4 and lucic["note"].str.startswith("recalled").all()
 
 
 def test_published_averages_are_the_means_of_their_levels(literature: pd.DataFrame) -> None:
@@ -156,14 +150,13 @@ def test_published_averages_are_the_means_of_their_levels(literature: pd.DataFra
         average = rows[rows["level"] == "avg"]["value"].item()
         assert average == pytest.approx(levels.mean(), abs=0.0101)  # a slip of the pen would show
         checked += 1
-    assert checked == 9 * 2 + 1 + 5
+    assert checked >= 4
 
 
 def test_the_finest_level_comes_first(literature: pd.DataFrame) -> None:
     rows = selection.published(literature, everything=True)
-    levels = [r["level"] for r in rows if r["dataset"] == "celeba-hq" and r["metric"] == "swd"
-              and "appendix" in r["source"]]
-    assert levels == ["1024", "512", "256", "128", "64", "32", "16", "avg"]
+    levels = [r["level"] for r in rows if r["dataset"] == "celeba" and r["metric"] == "swd" and r["family"] == "pggan"]
+    assert levels == ["128", "64", "32", "16", "avg"]
 
 
 def test_only_some_metrics(app: typer.Typer, folder: Path) -> None:
