@@ -2,11 +2,11 @@
 
     title = "Two families on digits"
     seeds = [0, 1, 2]
-    budget = { kimg = 20 }                      # or steps, or seconds: one of them, the same for all
+    budget = { kimg = 20 }                      # or steps, or seconds; or budget = "preset", each preset's own length
     evaluation = { metrics = ["swd"], n = 1000, every = 5 }
 
     [[dataset]]
-    name = "digits"
+    name = "digits"                             # a folder's path starts at this file; split = "all" takes every image
 
     [[family]]
     name = "dcgan"
@@ -16,230 +16,45 @@
     name = "began"
     preset = "laptop"
     sweep = { gamma = [0.3, 0.5, 0.7] }
+    budget = { kimg = 40 }                      # instead of the suite's
+
+    [evaluation]                                # in its longer form
+    n_of = { ms_ssim = 20_000 }                 # instead of n, for single metrics
+    set = { swd = { patches = 64 } }            # settings of metrics
+    targets = { swd = 30 }                      # what the report's "how soon" times
 
 Everything is checked before anything runs.
 """
 
-import hashlib
 import itertools
 import json
-import re
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator
+from contextlib import chdir
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
 from ganbench import family as families
 from ganbench.bench import tomlfile
-from ganbench.data import open_dataset
+from ganbench.bench.cells import Cell, Planned, Reference
+from ganbench.bench.schema import Budget, Suite, SuiteEntry
+from ganbench.data import absolute_spec, open_dataset
 from ganbench.errors import UserError, nearest
 from ganbench.family import Family, ImageSpec
 from ganbench.metrics import metric as metrics
 from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.plugins import canonical
+from ganbench.training.engine import PRECISIONS
 
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Budget(_Table):
-    """How long every cell trains: exactly one of the three, equal for all."""
-
-    kimg: float | None = Field(None, gt=0, description="thousands of real images shown")
-    steps: int | None = Field(None, gt=0, description="generator updates")
-    seconds: float | None = Field(None, gt=0, description="training seconds (results then depend on the machine)")
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "Budget":
-        if sum(v is not None for v in (self.kimg, self.steps, self.seconds)) != 1:
-            raise ValueError("a budget is exactly one of kimg, steps and seconds")
-        return self
-
-    @property
-    def unit(self) -> str:
-        return next(unit for unit in ("kimg", "steps", "seconds") if getattr(self, unit) is not None)
-
-    @property
-    def amount(self) -> float:
-        return getattr(self, self.unit)
-
-    def __str__(self) -> str:
-        return f"{self.amount:g} {self.unit}"
-
-
-class Evaluation(_Table):
-    """What is measured, and when."""
-
-    metrics: list[str] = Field(min_length=1, description="metrics by name")
-    n: int = Field(10_000, ge=2, description="generated images an evaluation uses")
-    every: float | None = Field(None, gt=0, description="kimg between evaluations; without it only the end is scored")
-    references: bool = Field(True, description="add rows for reals against reals and for noise images")
-
-
-class Data(_Table):
-    """One data set. What is not given, the data set itself says."""
-
-    name: str
-    side: int | None = Field(None, ge=4)
-    channels: int | None = None
-    crop: str | None = None
-    classes: int | None = Field(None, ge=0, description="what a dry run expects where the images are not at hand")
-
-
-class SuiteEntry(_Table):
-    """One family with the presets and settings to compare."""
-
-    name: str
-    preset: str | None = None
-    presets: list[str] = []
-    set: dict[str, Any] = Field({}, description="settings for all of this family's cells")
-    sweep: dict[str, list[Any]] = Field({}, description="settings to take through every combination of these values")
-    datasets: list[str] | None = Field(None, description="only on these data sets")
-
-    @model_validator(mode="after")
-    def _one_way(self) -> "SuiteEntry":
-        if self.preset and self.presets:
-            raise ValueError("give either preset or presets")
-        if both := set(self.set) & set(self.sweep):
-            raise ValueError(f"'{min(both)}' stands both in set and in sweep")
-        if any(not values for values in self.sweep.values()):
-            raise ValueError("a sweep without values")
-        return self
-
-
-class Suite(_Table):
-    """A comparison, as its file says it."""
-
-    title: str
-    about: str = ""
-    seeds: list[int] = Field([0], min_length=1)
-    budget: Budget
-    evaluation: Evaluation
-    precision: str = "fp32"
-    dataset: list[Data] = Field(min_length=1)
-    family: list[SuiteEntry] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _distinct(self) -> "Suite":
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("a seed stands twice in seeds")
-        return self
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training run of a suite, with everything that its result depends on."""
-
-    family: str  # as `ganbench run` takes it
-    preset: str
-    settings: tuple[tuple[str, Any], ...]  # overrides, by key
-    config: str  # every resolved setting, as JSON
-    dataset: str
-    data_hash: str
-    side: int
-    channels: int
-    classes: int
-    crop: str | None
-    seed: int
-    budget: Budget
-    evaluation: Evaluation
-    precision: str
-
-    @property
-    def name(self) -> str:
-        """What people call it, and the identifier of the run in the results."""
-        overrides = "".join(f"-{k}={v}" for k, v in self.settings)
-        text = f"{_stem(self.family)}-{self.preset}{overrides}-{_stem(self.dataset)}-{self.side}-s{self.seed}"
-        return re.sub(r"[^A-Za-z0-9=._+-]+", "_", text)
-
-    @property
-    def key(self) -> str:
-        """Hash of the definition: another configuration, other data or another budget is another cell."""
-        parts = {**vars(self), "settings": None, "budget": self.budget.model_dump(),
-                 "evaluation": self.evaluation.model_dump(exclude={"references"})}
-        return _digest(parts)
-
-    @property
-    def source(self) -> str:
-        """Hash of the family's code as it is now. Not part of the key: what was made by other code is kept, and marked."""
-        return families.family_hash(self.family)
-
-    @property
-    def label(self) -> str:
-        """Without data set and seed: what the comparison compares."""
-        return " ".join([_stem(self.family), self.preset, *(f"{k}={v}" for k, v in self.settings)])
-
-    def arguments(self) -> list[str]:
-        """The arguments of `ganbench run` that train and score this cell, apart from where its files go."""
-        flags = ["--preset", self.preset, "--side", str(self.side), "--channels", str(self.channels),
-                 "--seed", str(self.seed), f"--{self.budget.unit}", f"{self.budget.amount!r}",
-                 "--precision", self.precision, "--n-eval", str(self.evaluation.n)]
-        flags += ["--crop", self.crop] if self.crop else []
-        if self.evaluation.every is not None:
-            flags += ["--eval-every", repr(self.evaluation.every)]
-        flags += ["--metric", ",".join(self.evaluation.metrics)]
-        for key, value in self.settings:
-            flags += ["--set", f"{key}={_typed(value)}"]
-        return ["run", self.family, "--dataset", self.dataset, *flags]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The floor and the ceiling of one data set: reals against reals, noise images against reals."""
-
-    dataset: str
-    data_hash: str
-    side: int
-    channels: int
-    crop: str | None
-    metrics: tuple[str, ...]
-    n: int
-
-    @property
-    def name(self) -> str:
-        return re.sub(r"[^A-Za-z0-9=._+-]+", "_", f"reference-{_stem(self.dataset)}-{self.side}")
-
-    @property
-    def key(self) -> str:
-        return _digest(vars(self))
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A suite that has been checked: its file, its cells and its reference measurements, in the order of the table."""
-
-    path: Path
-    suite: Suite
-    cells: tuple[Cell, ...]
-    references: tuple[Reference, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return self.path.stem
-
-    def only(self, patterns: Sequence[str]) -> "Planned":
-        """Keep the cells whose name contains one of the patterns. Raises UserError for a pattern that keeps none."""
-        for pattern in patterns:
-            if not any(pattern in cell.name for cell in self.cells):
-                names = [cell.name for cell in self.cells]
-                words = {word for name in names for word in (name, *name.split("-"))}
-                raise UserError(f"--only {pattern}: no cell of {self.path} has that in its name."
-                                f"{nearest(pattern, sorted(words))} Cells: {', '.join(names[:6])} ...")
-        kept = tuple(c for c in self.cells if any(p in c.name for p in patterns)) if patterns else self.cells
-        used = {(c.dataset, c.side) for c in kept}
-        references = tuple(r for r in self.references if (r.dataset, r.side) in used)
-        return Planned(self.path, self.suite, kept, references, self.notes)
+__all__ = ["Cell", "Planned", "Reference", "Suite", "plan"]
 
 
 @dataclass(frozen=True)
 class _Images:
     """What a suite needs to know of a data set."""
 
+    spec: str  # as it is called from any folder
     side: int
     channels: int
     classes: int
@@ -258,36 +73,25 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
     """
     path = Path(path)
     suite, lines = tomlfile.read_toml(path, Suite)
-    for index, name in enumerate(suite.evaluation.metrics):
-        with _at(path, lines, "evaluation", "metrics", index):
-            if dry:
-                metrics.find_metric(name)
-            else:
-                check_metrics([name], n=suite.evaluation.n)
-    # families are looked at before data, which may take long to prepare
-    for index, entry in enumerate(suite.family):
-        with _at(path, lines, "family", index, "name"):
-            families.find_family(entry.name)
-        with _at(path, lines, "family", index, "datasets"):
-            known = [data.name for data in suite.dataset]
-            for name in entry.datasets or ():
-                if name not in known:
-                    raise UserError(f"the suite has no data set '{name}'.{nearest(name, known)}")
-        for preset, settings in _variants(entry):  # in the order in which a mistake is easiest to place
-            for place, part in (("preset", {}), ("set", entry.set), ("sweep", settings)):
-                with _at(path, lines, "family", index, "presets" if entry.presets and place == "preset" else place):
-                    families.configure(families.find_family(entry.name), preset, part)
+    # what costs nothing to check comes first; families before data, which may take long to prepare
+    if suite.precision not in PRECISIONS:
+        with _at(path, lines, "precision"):
+            raise UserError(f"unknown precision '{suite.precision}'.{nearest(suite.precision, PRECISIONS)} "
+                            f"Known: {', '.join(PRECISIONS)}")
+    _check_metrics(path, suite, lines, dry)
+    named = _check_families(path, suite, lines)
 
     looked_at, notes = [], []
     for index, data in enumerate(suite.dataset):
         with _at(path, lines, "dataset", index, "name"):
+            spec = _beside(path, data.name)
             try:
-                store = open_dataset(data.name, side=data.side, crop=data.crop, channels=data.channels)
-                looked_at.append(_Images(store.side, store.channels, len(store.classes), store.content_hash))
+                store = open_dataset(spec, side=data.side, crop=data.crop, channels=data.channels, split=data.split or "train")
+                looked_at.append(_Images(spec, store.side, store.channels, len(store.classes), store.content_hash))
             except UserError as error:
                 if not dry or data.side is None or data.channels is None:
                     raise
-                looked_at.append(_Images(data.side, data.channels, data.classes or 0, ""))
+                looked_at.append(_Images(spec, data.side, data.channels, data.classes or 0, ""))
                 notes.append(f"{data.name} is not at hand, its side, channels and classes are taken from the suite ({error})")
 
     cells: list[Cell] = []
@@ -297,19 +101,80 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
         for preset, settings in _variants(entry):
             with _at(path, lines, "family", index):
                 images = ImageSpec(found.side, found.channels, found.classes)
-                name, config = _fitting(families.find_family(entry.name), preset, settings, images, data.name)
-            cells += [Cell(_family_argument(entry.name), name, tuple(sorted(settings.items())), config, data.name,
+                family = families.find_family(named[entry.name])
+                name, config = _fitting(family, preset, settings, images, data.name)
+            budget = entry.budget or suite.budget
+            suffix = f"-{budget.amount:g}{budget.unit}" if entry.budget and not budget.preset else ""
+            if budget.preset:
+                budget = Budget(kimg=family.presets[name].kimg or family.kimg)
+            cells += [Cell(named[entry.name], name, tuple(sorted(settings.items())), config, data.name,
                            found.content_hash, found.side, found.channels, found.classes, data.crop, seed,
-                           suite.budget, suite.evaluation, suite.precision) for seed in suite.seeds]
-    names = [cell.name for cell in cells]
-    if twice := next((n for n in names if names.count(n) > 1), None):
+                           budget, suite.evaluation, suite.precision, data.split, found.spec, suffix)
+                      for seed in suite.seeds]
+    keys = [cell.key for cell in cells]
+    if twice := next((cell.name for cell in cells if keys.count(cell.key) > 1), None):
         raise UserError(f"{path}: the cell {twice} stands twice: remove one of its [[family]] or [[dataset]] tables")
     if not cells:
         raise UserError(f"{path}: no cells: every family is kept from every data set by its 'datasets'")
+    settings_of_metrics = tuple((metric, tuple(sorted(given.items())))
+                                for metric, given in suite.evaluation.metric_settings.items())
     references = tuple(Reference(data.name, found.content_hash, found.side, found.channels, data.crop,
-                                 tuple(suite.evaluation.metrics), suite.evaluation.n)
+                                 tuple(suite.evaluation.metrics), suite.evaluation.n, data.split, settings_of_metrics,
+                                 found.spec)
                        for data, found in zip(suite.dataset, looked_at)) if suite.evaluation.references else ()
     return Planned(path, suite, tuple(cells), references, tuple(notes))
+
+
+def _check_metrics(path: Path, suite: Suite, lines: dict[tomlfile.Place, int], dry: bool) -> None:
+    """Refuse metrics that are unknown, cannot run here, have not those settings, or need more images."""
+    for index, name in enumerate(suite.evaluation.metrics):
+        with _at(path, lines, "evaluation", "metrics", index):
+            if dry:
+                metrics.find_metric(name)
+        given = suite.evaluation.metric_settings.get(name, {})
+        with _at(path, lines, "evaluation", *(("set", name) if given else ("metrics", index))):
+            if not dry:
+                own = {key: value for key, value in given.items() if key != "n"}
+                check_metrics([name], {canonical(name): own}, n=given.get("n", suite.evaluation.n))
+
+
+def _check_families(path: Path, suite: Suite, lines: dict[tomlfile.Place, int]) -> dict[str, str]:
+    """Refuse families, presets and settings that there are not. Returns each family's name as `ganbench run` takes it."""
+    named: dict[str, str] = {}
+    files: dict[str, str] = {}  # results rows call a family by its file's name: two files of one name would be one there
+    for index, entry in enumerate(suite.family):
+        with _at(path, lines, "family", index, "name"):
+            if entry.name.endswith(".py"):
+                named[entry.name] = str((path.parent / entry.name).resolve())
+                other = files.setdefault(Path(entry.name).stem, named[entry.name])
+                if other != named[entry.name]:
+                    raise UserError(f"two families are called {Path(entry.name).stem}, {other} and {named[entry.name]}: "
+                                    "their results could not be told apart; rename one of the files")
+            else:
+                named[entry.name] = canonical(entry.name)
+            family = families.find_family(named[entry.name])
+        with _at(path, lines, "family", index, "datasets"):
+            known = [data.name for data in suite.dataset]
+            for name in entry.datasets or ():
+                if name not in known:
+                    raise UserError(f"the suite has no data set '{name}'.{nearest(name, known)}")
+        for preset, settings in _variants(entry):  # in the order in which a mistake is easiest to place
+            for place, part in (("preset", {}), ("set", entry.set), ("sweep", settings)):
+                with _at(path, lines, "family", index, "presets" if entry.presets and place == "preset" else place):
+                    families.configure(family, preset, part)
+    return named
+
+
+def _beside(path: Path, spec: str) -> str:
+    """A data set as it is called from any folder: paths in a suite start at the suite's file."""
+    with chdir(path.resolve().parent):
+        found = absolute_spec(spec)
+    from_here = absolute_spec(spec)
+    if found == spec and from_here != spec:
+        there = from_here.removeprefix(f"{spec.partition(':')[0]}:") if ":" in spec else from_here
+        raise UserError(f"there is no '{spec}' beside the suite: paths in a suite start at its own folder; "
+                        f"write {os.path.relpath(there, path.resolve().parent)}")
+    return found
 
 
 def _variants(entry: SuiteEntry) -> Iterator[tuple[str | None, dict[str, Any]]]:
@@ -349,28 +214,3 @@ class _at:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, UserError):
             raise UserError(f"{self.prefix}: {error}") from None
-
-
-def _typed(value: Any) -> str:
-    """A setting as one would type it after --set."""
-    if isinstance(value, dict):
-        return ",".join(f"{key}:{_typed(inner)}" for key, inner in value.items())
-    if isinstance(value, list):
-        return ",".join(map(_typed, value))
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _family_argument(name: str) -> str:
-    return str(Path(name).resolve()) if name.endswith(".py") else canonical(name)
-
-
-@cache
-def _stem(name: str) -> str:
-    """A data set's or family's name as it can stand in a file name: paths give their last part."""
-    kind, _, rest = name.partition(":")
-    tail = Path(rest or kind)
-    return tail.stem if tail.suffix in (".py", ".npz") else tail.name
-
-
-def _digest(parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
