@@ -130,6 +130,30 @@ def append(path: str | Path, rows: Iterable[Mapping[str, Any]], warn: Callable[[
     return len(fresh)
 
 
+def replace_rows(path: str | Path, rows: Iterable[Mapping[str, Any]], own: Callable[[Mapping[str, str]], bool]) -> list[str]:
+    """Write `rows` in place of those that `own` says are the caller's, whole or not at all; all others are kept, behind.
+
+    Args:
+        path: a results CSV, made if needed. own: is given each row that stands there.
+    Returns:
+        The runs whose rows were kept, each once.
+    Raises:
+        UserError: the file is something else, or cannot be written.
+    """
+    path = Path(path)
+    lines, _ = _fresh([_checked(row) for row in rows], [])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path) as file:
+            raw = file.read()
+            whole = _whole_lines(raw)
+            kept = [row for row in (_parse(_decoded(whole, path), path) if whole else []) if not own(row)]
+            atomic_write(path, _as_csv([*lines, *kept], header=True), remedy="choose another with --results", sync=True)
+    except OSError as error:
+        raise UserError(f"cannot write results to {path}: {error.strerror}; choose another with --results") from None
+    return list(dict.fromkeys(row["run"] for row in kept))
+
+
 def _fresh(lines: list[dict[str, str]], former: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[str]]:
     """Those of the lines that are to be added, and what there is to say about them."""
     known: dict[tuple[str, ...], dict[str, str]] = {_key(row): row for row in former}  # the last of a key is the newest

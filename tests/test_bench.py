@@ -16,7 +16,12 @@ from rich.console import Console
 from ganbench import records
 from ganbench.bench.driver import drive, how_far
 from ganbench.bench.engines import Event
+<<<<<<< HEAD
 from ganbench.bench.manifest import Manifest
+=======
+from ganbench.bench.manifest import Manifest, table_of
+from ganbench.bench.source import source_hash
+>>>>>>> f59707a (A suite replaces only its own rows, and its folder is bound to its file)
 from ganbench.bench.suite import plan
 from ganbench.commands import bench as commands
 from ganbench.errors import UserError
@@ -120,6 +125,68 @@ def test_a_part_of_a_suite_keeps_the_rows_of_the_rest(suite):
     assert len(table(suite)) == 3
     assert run(suite, Scripted({}), only=["paper"]).ran == 2
     assert len(table(suite)) == 5
+
+
+def test_rows_of_other_runs_and_of_cells_that_left_the_suite_are_kept_and_named(suite):
+    run(suite, Scripted({}))
+    records.append(suite.parent / "table.csv", [{"run": "somebody-elses", "origin": "external", "metric": "swd", "value": 3.25,
+                                                 "status": "ok", "dataset": "digits"}])
+    suite.write_text(SUITE.replace('presets = ["paper", "fast"]', 'preset = "paper"').replace("[0, 1]", "[0, 1, 2]"))
+    console = Console(file=io.StringIO(), width=500)
+    planned = plan(suite)
+    manifest = Manifest(suite.parent / "runs", suite=str(suite), threads=1)
+    tally = drive(planned, planned, manifest, Scripted({}), suite.parent / "table.csv", console)
+    manifest.close()
+    assert (tally.ran, tally.rows) == (1, 4)
+    assert [name for name, _, _ in table(suite)] == [
+        "reference-digits-16", "toy-paper-digits-16-s0", "toy-paper-digits-16-s1", "toy-paper-digits-16-s2",
+        "toy-fast-digits-16-s0", "toy-fast-digits-16-s1", "somebody"]
+    text = console.file.getvalue()
+    assert "2 finished cells have left the suite; their rows in" in text and "toy-fast-digits-16-s0" in text
+    before = (suite.parent / "table.csv").read_bytes()
+    assert run(suite, Scripted({})).ran == 0
+    assert (suite.parent / "table.csv").read_bytes() == before
+
+
+def test_a_cell_made_anew_replaces_its_own_rows_alone(suite):
+    run(suite, Scripted({"toy-paper-digits-16-s0": ("crashed", "no")}))
+    records.append(suite.parent / "table.csv", [{"run": "other", "status": "ok", "metric": "swd", "value": 1.0}])
+    run(suite, Scripted({}))
+    rows = table(suite)
+    assert len(rows) == 6 and [status for _, status, _ in rows] == ["ok"] * 6
+
+
+def test_a_suites_folder_and_table_are_bound_to_its_file(suite, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one, two = tmp_path / "a" / "toys.toml", tmp_path / "b" / "toys.toml"
+    one.write_text(SUITE)
+    folder, results = tmp_path / "runs" / "toys", tmp_path / "elsewhere.csv"
+    manifest = Manifest(folder, suite=str(one), threads=1)
+    manifest.bind(results)
+    manifest.close()
+    assert table_of(one, folder) == results
+    two.write_text(SUITE)  # a copy is the same suite
+    assert table_of(two, folder) == results
+    two.write_text(SUITE.replace("Toys", "Others"))
+    with pytest.raises(UserError, match=r"belongs to another suite of that name, .*a/toys.toml: choose another"):
+        Manifest(folder, suite=str(two), threads=1)
+    with pytest.raises(UserError, match="are of another suite of that name"):
+        table_of(two, folder)
+    one.unlink()  # it was moved, or renamed
+    Manifest(folder, suite=str(two), threads=1).close()
+    assert table_of(two, tmp_path / "runs" / "none") == Path("results/toys.csv")
+
+
+def test_a_damaged_manifest_is_one_line_and_nobody_is_told_to_remove_it(suite):
+    folder = suite.parent / "runs"
+    folder.mkdir()
+    for text in ("{", '{"format": 1}', '{"format": 1, "suite": "x", "threads": "2", "cells": {}}', "[]"):
+        (folder / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match="manifest.json") as caught:
+            Manifest(folder, suite=str(suite), threads=1)
+        assert "\n" not in str(caught.value) and "remove" not in str(caught.value)
 
 
 def test_what_other_code_made_is_kept_and_marked_until_one_asks_for_it_anew(suite, tmp_path):

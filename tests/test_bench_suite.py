@@ -1,5 +1,6 @@
 """Suites: cells in number and identity, and every mistake named with its line before anything runs."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -213,3 +214,98 @@ def test_the_plan_of_a_narrow_terminal_still_names_its_cells(tmp_path, monkeypat
     text = console.file.getvalue()
     for part in ("stylegan", "digits", "22.9M", "27.6G", "413.2G", "715 days", "11.6 GB"):
         assert part in text, part
+
+
+def test_keys_are_those_of_earlier_manifests(write):
+    """Cells and references that say nothing new have the hash that the version before made of them."""
+    def old(parts):
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+    planned = plan(write())
+    cell, reference = planned.cells[4], planned.references[0]
+    names = ("family", "preset", "config", "dataset", "data_hash", "side", "channels", "classes", "crop", "seed", "precision")
+    assert cell.key == old({name: vars(cell)[name] for name in names} | {
+        "settings": None, "budget": {"kimg": 0.1, "steps": None, "seconds": None},
+        "evaluation": {"metrics": ["swd"], "n": 100, "every": None}})
+    names = ("dataset", "data_hash", "side", "channels", "crop", "metrics", "n")
+    assert reference.key == old({name: vars(reference)[name] for name in names})
+
+
+def test_a_split_is_in_the_hash_the_arguments_and_the_name_only_where_it_is_given(write):
+    before, after = plan(write()), plan(write(("side = 16", 'side = 16\nsplit = "all"')))
+    assert not {c.key for c in before.cells} & {c.key for c in after.cells}
+    assert before.references[0].key != after.references[0].key
+    assert "--split" not in before.cells[0].arguments() and after.references[0].request()["split"] == "all"
+    arguments = after.cells[0].arguments()
+    assert arguments[arguments.index("--split") + 1] == "all"
+    assert "-all-" in after.cells[0].name and before.cells[0].data_hash != after.cells[0].data_hash
+
+
+def test_two_splits_of_one_data_set_are_two_tables(write):
+    planned = plan(write(("side = 16", 'side = 16\n[[dataset]]\nname = "digits"\nside = 16\nsplit = "test"')))
+    assert len({c.key for c in planned.cells}) == 2 * 12 and len({r.name for r in planned.references}) == 2
+
+
+def test_budgets_an_entry_and_the_presets_own(write):
+    planned = plan(write(("{ kimg = 0.1 }", '"preset"'), ("set = { batch = 4 }", "set = { batch = 4 }\nbudget = { steps = 9 }")))
+    assert [(c.budget.unit, c.budget.amount) for c in planned.cells if c.seed == 0] == [
+        ("kimg", 0.4), ("kimg", 0.2)] + [("steps", 9)] * 4  # each preset's own length
+    assert planned.cells[4].name.startswith("toy-fast-batch=4-decay=0.0-rate=0.1-9steps-")
+    assert "9steps" in planned.cells[4].label and planned.cells[0].arguments()[9:13] == ["--seed", "0", "--kimg", "0.4"]
+    assert planned.cells[4].columns == {"settings": "batch=4 decay=0.0 rate=0.1", "budget": "steps 9"}
+    assert str(planned.suite.budget) == "each preset's own length"
+
+
+def test_counts_and_settings_of_single_metrics(write):
+    text = 'metrics = ["swd", "ms_ssim"]\nn_of = { ms_ssim = 40 }\nset = { swd = { patches = 16 } }\ntargets = { swd = 30 }'
+    before, planned = plan(write(('["swd"]', '["swd", "ms_ssim"]'))), plan(write(('metrics = ["swd"]', text)))
+    arguments = " ".join(planned.cells[0].arguments())
+    assert "--n-eval 100 --metric swd,ms_ssim --eval-set swd.patches=16 --eval-set ms_ssim.n=40" in arguments
+    assert planned.references[0].request()["settings"] == {"swd": {"patches": 16}, "ms_ssim": {"n": 40}}
+    assert not {c.key for c in before.cells} & {c.key for c in planned.cells}
+    timed = plan(write(('metrics = ["swd"]', 'metrics = ["swd", "ms_ssim"]\ntargets = { swd = 30 }')))
+    assert [c.key for c in timed.cells] == [c.key for c in before.cells]  # how it is reported is no other training
+
+
+def test_paths_start_at_the_suites_own_folder(write, tmp_path, monkeypatch):
+    (tmp_path / "pictures").mkdir()
+    for i in range(8):
+        Image.fromarray(np.full((16, 16, 3), 20 * i, np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
+    (tmp_path / "mine.py").write_text("from toy import Toy\n\nclass Mine(Toy):\n    pass\n")
+    path = write(('"digits"', '"pictures"'), (f'name = "{TOY}"\npresets', 'name = "mine.py"\npresets'), ("n = 100", "n = 8"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    planned = plan(path)
+    assert planned.cells[0].arguments()[1:4] == [str(tmp_path / "mine.py"), "--dataset", str(tmp_path / "pictures")]
+    assert planned.cells[0].name.startswith("mine-paper-pictures-16")
+    path.rename(elsewhere / "suite.toml")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"no such file|paths in a suite start at its own folder; write \.\./pictures"):
+        plan(elsewhere / "suite.toml")
+
+
+def test_two_files_of_one_name_are_refused(write, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text("from toy import Toy\n\nclass Mine(Toy):\n    pass\n")
+    path = write((f'name = "{TOY}"\npresets', 'name = "a/mine.py"\npresets'),
+                 (f'name = "{TOY}"\npreset =', 'name = "b/mine.py"\npreset ='))
+    with pytest.raises(UserError, match=r"line 18: two families are called mine, .*a/mine.py and .*b/mine.py"):
+        plan(path)
+
+
+@pytest.mark.parametrize(("change", "line", "says"), [
+    (("{ kimg = 0.1 }", "{ kimg = inf }"), 3, "finite"), (("{ kimg = 0.1 }", "{ seconds = nan }"), 3, "finite|greater"),
+    (("n = 100", "n = 100\nevery = inf"), 8, "finite"), (("{ kimg = 0.1 }", '"presets"'), 3, "budget"),
+    (('title = "Toys"', 'title = "Toys"\nprecision = "fp61"'), 2, "unknown precision 'fp61'. Did you mean 'fp16'"),
+    (("{ batch = 4 }", "{ batch = 4, noise = nan }"), 17, "noise = nan is refused"),
+    (("n = 100", "n = 100\nset = { swd = { patch = 3 } }"), 8, "swd has no setting 'patch'"),
+    (("n = 100", "n = 100\nn_of = { fid = 3 }"), 5, "'fid' stands in n_of, and not in metrics"),
+    (("n = 100", "n = 100\nn_of = { swd = 1 }"), 5, "at least 2"),
+    (("side = 16", 'side = 16\nsplit = "tets"'), 10, "tets"),
+])
+def test_more_mistakes_are_named_before_anything_runs(write, change, line, says):
+    with pytest.raises(UserError, match=says) as caught:
+        plan(write(change))
+    assert f"line {line}:" in str(caught.value) and "\n" not in str(caught.value)

@@ -67,7 +67,8 @@ class Cell:
     @property
     def label(self) -> str:
         """Without data set and seed: what the comparison compares."""
-        return " ".join([stem_of(self.family), self.preset, *(f"{k}={v}" for k, v in self.settings), *([self.suffix[1:]] if self.suffix else [])])
+        parts = [stem_of(self.family), self.preset, *(f"{k}={v}" for k, v in self.settings), self.suffix[1:]]
+        return " ".join(part for part in parts if part)
 
     def arguments(self) -> list[str]:
         """The arguments of `ganbench run` that train and score this cell, apart from where its files go."""
@@ -81,7 +82,7 @@ class Cell:
         flags += ["--metric", ",".join(self.evaluation.metrics)]
         for metric, settings in self.evaluation.metric_settings.items():
             for key, value in settings.items():
-                flags += ["--eval-set", f"{metric}.{key}={records.setting_text(value)}"]
+                flags += ["--eval-set", f"{metric}.{key}={json.dumps(value)}"]
         for key, value in self.settings:
             flags += ["--set", f"{key}={records.setting_text(value)}"]
         return ["run", self.family, "--dataset", self.spec or self.dataset, *flags]
@@ -120,10 +121,11 @@ class Reference:
         later = {name: value for name, value in (("split", self.split), ("settings", self.settings)) if value}
         return _digest({k: v for k, v in vars(self).items() if k not in ("split", "settings", "spec")} | later)
 
-    @property
-    def metric_settings(self) -> dict[str, dict[str, Any]]:
-        """The settings of single metrics as Evaluation has them."""
-        return {metric: dict(settings) for metric, settings in self.settings}
+    def request(self) -> dict[str, Any]:
+        """The arguments of `ganbench.bench.references.measure`, apart from where its files go."""
+        return {"dataset": self.spec or self.dataset, "side": self.side, "channels": self.channels, "crop": self.crop,
+                "metrics": self.metrics, "n": self.n, "split": self.split or "train",
+                "settings": {metric: dict(settings) for metric, settings in self.settings}}
 
 
 @dataclass(frozen=True)

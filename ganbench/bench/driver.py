@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from ganbench.bench.cells import Cell, Planned, Reference
 from ganbench.bench.engines import Launcher, Task
 from ganbench.bench.manifest import Manifest, gather
-from ganbench.bench.suite import Cell, Planned, Reference
 
 NEVER = "1e9"  # kimg: an interval that no training reaches
 
@@ -40,7 +40,10 @@ def drive(planned: Planned, chosen: Planned, manifest: Manifest, engine: Launche
     everything: list[Cell | Reference] = [*chosen.references, *chosen.cells]
     missing = {item.key: item for item in everything
                if not manifest.finished(item) or (redo and manifest.stale(item))}
-    say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     for item in missing.values():
         if manifest.stale(item):  # a training is never continued by other code than began it
             say(f"{item.name} was {manifest.state(item)['state']} by other code: it begins anew")
@@ -50,13 +53,19 @@ def drive(planned: Planned, chosen: Planned, manifest: Manifest, engine: Launche
             say(stale_line(item.name, planned.path))
     tasks = [task(item, manifest) for item in missing.values()]
     by_key = {t.key: t for t in tasks}
-    gather(manifest, planned, results)  # first, so that a file which cannot be written is found before anything runs
+    # first, so that a file which cannot be written is found before anything runs
+    gather(manifest, planned, results)
+    manifest.bind(results)
+    left = [entry["name"] for entry in manifest.left(planned)]
+    if left:
+        say(f"{len(left)} finished {'cell has' if len(left) == 1 else 'cells have'} left the suite; their rows in {results} "
+            f"are kept: {', '.join(left[:6])}{' ...' if len(left) > 6 else ''}")
     board = Board(console, chosen, manifest, total=len(everything), done=len(everything) - len(missing))
     with board:
         for event in engine.run(tasks) if tasks else ():
             if event.kind == "begun":
                 manifest.begin(missing[event.key], ["python", *by_key[event.key].arguments])
-                board.begin(by_key[event.key])
+                board.begin(by_key[event.key], missing[event.key])
             elif event.kind == "ended":
                 item = missing[event.key]
                 manifest.end(item, event.status, event.reason, event.seconds)
@@ -64,7 +73,7 @@ def drive(planned: Planned, chosen: Planned, manifest: Manifest, engine: Launche
                 gather(manifest, planned, results)
             else:
                 board.tick()
-    rows = gather(manifest, planned, results)
+    rows, _ = gather(manifest, planned, results)
     return Tally(len(tasks), rows, Counter(manifest.state(item)["state"] for item in everything))
 
 
@@ -81,7 +90,7 @@ def task(item: Cell | Reference, manifest: Manifest) -> Task:
         if item.evaluation.every is None:
             arguments += ["--eval-every", NEVER]
     else:
-        arguments = ["-m", "ganbench.bench.references", json.dumps(vars(item)), str(folder)]
+        arguments = ["-m", "ganbench.bench.references", json.dumps(item.request()), str(folder)]
     log = manifest.folder.resolve() / "logs" / f"{folder.name}.txt"
     return Task(item.key, item.name, tuple(arguments), str(folder), str(log), manifest.threads)
 
@@ -98,7 +107,7 @@ class Board:
                                  auto_refresh=False, disable=not console.is_terminal)
         self.total, self.finished = total, done
         self.suite = self.progress.add_task(planned.name, total=total, completed=done, detail="cells")
-        self.bars: dict[str, tuple[TaskID, Task]] = {}
+        self.bars: dict[str, tuple[TaskID, Task, str]] = {}  # with the unit it is measured in
 
     def __enter__(self) -> "Board":
         self.progress.start()
@@ -108,12 +117,15 @@ class Board:
         self.progress.refresh()
         self.progress.stop()
 
-    def begin(self, task: Task) -> None:
-        budget = self.planned.suite.budget
-        bar = self.progress.add_task(f"  {task.name}", total=budget.amount, detail=budget.unit)
-        self.bars[task.key] = (bar, task)
+    def begin(self, task: Task, item: Cell | Reference) -> None:
+        """Show a bar for what has begun; a reference has no budget, and so no length."""
+        budget = item.budget if isinstance(item, Cell) else None
+        unit = budget.unit if budget else ""
+        bar = self.progress.add_task(f"  {task.name}", total=budget.amount if budget else None, detail=unit)
+        self.bars[task.key] = (bar, task, "step" if unit == "steps" else unit)  # as the log calls it
 
     def end(self, task: Task, status: str, reason: str, seconds: float) -> None:
+        """Take the bar away and print how it ended."""
         self.progress.remove_task(self.bars.pop(task.key)[0])
         self.finished += 1
         self.progress.update(self.suite, completed=self.finished)
@@ -124,11 +136,10 @@ class Board:
         self.console.print(line, style=mark.strip("[]") or None, markup=False, highlight=False, soft_wrap=True)
 
     def tick(self) -> None:
+        """Read from the logs how far everything is."""
         if self.progress.disable:
             return
-        unit = self.planned.suite.budget.unit.rstrip("s") if self.planned.suite.budget.unit == "steps" else \
-            self.planned.suite.budget.unit
-        for bar, task in self.bars.values():
+        for bar, task, unit in self.bars.values():
             self.progress.update(bar, completed=round(how_far(Path(task.folder), unit), 2))
         self.progress.refresh()
 

@@ -9,7 +9,6 @@ The manifest is written by the one process that drives the suite; everything els
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,11 +16,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from ganbench import records
-from ganbench.bench.suite import Cell, Planned, Reference
+from ganbench.bench.cells import Cell, Planned, Reference
 from ganbench.errors import UserError
-from ganbench.files import lock_file
+from ganbench.files import atomic_write, lock_file, read_json
 
 FORMAT = 1
+KEYS = {"format": int, "suite": str, "threads": int, "cells": dict}  # what a manifest has to hold
 FINISHED = ("ok", "diverged")  # a diverged run is a result; what crashed or was killed gets another try
 
 
@@ -47,20 +47,21 @@ class Manifest:
         except OSError:
             raise UserError(f"another `ganbench bench` is working in {folder}: wait for it, "
                             "or choose another --out") from None
-        self.document: dict[str, Any] = {"format": FORMAT, "suite": suite, "threads": threads, "cells": {}}
+        self.document: dict[str, Any] = {"format": FORMAT, "suite": "", "threads": threads, "cells": {}}
         if self.path.exists():
-            try:
-                self.document = json.loads(self.path.read_text(encoding="utf-8"))
-            except json.JSONDecodeError as error:
-                raise UserError(f"{self.path} is damaged ({error}): "
-                                "remove it; cells that are done will end at once") from None
-            if self.document.get("format") != FORMAT:
-                raise UserError(f"{self.path} has format {self.document.get('format')}, this version reads {FORMAT}: "
+            self.document = read_json(self.path, remedy="choose another folder with --out", keys=KEYS)
+            if self.document["format"] != FORMAT:
+                raise UserError(f"{self.path} has format {self.document['format']}, this version reads {FORMAT}: "
                                 "choose another folder with --out")
+            if not same_suite(self.document["suite"], suite):
+                raise UserError(f"{folder} belongs to another suite of that name, {self.document['suite']}: choose another "
+                                "folder with --out (and another table with --results), or rename one of them")
+        self.document["suite"] = str(Path(suite).absolute())
         self.save()
 
     @property
     def threads(self) -> int:
+        """CPU threads of each cell."""
         return self.document["threads"]
 
     def place(self, cell: Cell | Reference) -> Path:
@@ -72,11 +73,18 @@ class Manifest:
         return self.document["cells"].get(cell.key, {"state": "waiting", "reason": "", "seconds": 0.0, "attempts": 0})
 
     def finished(self, cell: Cell | Reference) -> bool:
+        """Whether a cell has ended well, or diverged, and its rows are there."""
         return self.state(cell)["state"] in FINISHED and (self.place(cell) / "results.csv").is_file()
 
     def stale(self, cell: Cell | Reference) -> bool:
         """Whether what is there was made, or begun, by other code than the family's file holds now."""
         return isinstance(cell, Cell) and self.state(cell).get("source", cell.source) != cell.source
+
+    def left(self, planned: Planned) -> list[Mapping[str, Any]]:
+        """Finished cells that the suite does not name any more."""
+        known = {cell.key for cell in planned.cells}
+        return [entry for key, entry in self.document["cells"].items()
+                if key not in known and entry.get("state") in FINISHED and not entry.get("name", "").startswith("reference-")]
 
     def discard(self, cell: Cell | Reference) -> None:
         """Remove what is there of a cell, so that it begins anew."""
@@ -86,6 +94,7 @@ class Manifest:
         self.save()
 
     def begin(self, cell: Cell | Reference, command: Sequence[str]) -> None:
+        """Note that a cell is running, by which command."""
         entry = dict(self.state(cell))
         entry |= {"name": cell.name, "state": "running", "reason": "", "attempts": entry["attempts"] + 1,
                   "command": list(command), "begun": _now()}
@@ -95,17 +104,46 @@ class Manifest:
         self.save()
 
     def end(self, cell: Cell | Reference, status: str, reason: str, seconds: float) -> None:
+        """Note how a cell ended."""
         entry = self.document["cells"].setdefault(cell.key, dict(self.state(cell)) | {"name": cell.name})
         entry |= {"state": status, "reason": reason, "seconds": entry["seconds"] + seconds, "ended": _now()}
         self.save()
 
+    def bind(self, results: Path) -> None:
+        """Remember where the suite's table is, for `ganbench report SUITE`."""
+        self.document["results"] = str(results.absolute())
+        self.save()
+
     def save(self) -> None:
-        scratch = self.path.with_name(".manifest.tmp")
-        scratch.write_text(json.dumps(self.document, indent=1) + "\n", encoding="utf-8")
-        os.replace(scratch, self.path)
+        """Write the manifest, whole or not at all."""
+        atomic_write(self.path, json.dumps(self.document, indent=1) + "\n", remedy="choose another folder with --out")
 
     def close(self) -> None:
+        """Let another process drive the suite."""
         self._lock.close()
+
+
+def same_suite(known: str, suite: str | Path) -> bool:
+    """Whether a manifest's suite is this one: the same file, a copy of it, or one that was moved away since."""
+    former = Path(known)
+    if not known or not former.is_file() or not Path(suite).is_file():
+        return True
+    return former.samefile(suite) or former.read_bytes() == Path(suite).read_bytes()
+
+
+def table_of(suite: Path, folder: Path) -> Path:
+    """The table of a suite: where the manifest in its folder says, else results/NAME.csv.
+
+    Raises UserError where the folder, and so the table of that name, belongs to another suite.
+    """
+    usual = Path("results") / f"{suite.stem}.csv"
+    if not (folder / "manifest.json").is_file():
+        return usual
+    document = read_json(folder / "manifest.json", remedy="name the results CSV instead of the suite", keys=KEYS)
+    if not same_suite(document["suite"], suite):
+        raise UserError(f"{folder} and {usual} are of another suite of that name, {document['suite']}: name the results CSV "
+                        "instead of the suite")
+    return Path(document.get("results", usual))
 
 
 def states(folder: Path) -> Mapping[str, Mapping[str, Any]]:
@@ -116,11 +154,16 @@ def states(folder: Path) -> Mapping[str, Mapping[str, Any]]:
         return {}
 
 
-def gather(manifest: Manifest, planned: Planned, target: Path) -> int:
-    """Write the suite's table from what its cells have so far, whole or not at all. Returns how many rows it has.
+def gather(manifest: Manifest, planned: Planned, target: Path) -> tuple[int, list[str]]:
+    """Write the suite's table from what its cells have so far, whole or not at all.
 
-    Rows stand in the order of the cells, whatever order they ended in, so that the same suite gives the same file.
-    Raises UserError if the file is there and is something else, or cannot be written.
+    Rows stand in the order of the cells, whatever order they ended in, so that the same suite gives the same file. Only
+    rows of the suite's own cells are replaced: those of other runs, and of finished cells that have left the suite, stay.
+
+    Returns:
+        How many rows the suite has, and the other runs in the table.
+    Raises:
+        UserError: the file is there and is something else, or cannot be written.
     """
     rows: list[Mapping[str, Any]] = []
     for reference in planned.references:
@@ -133,16 +176,13 @@ def gather(manifest: Manifest, planned: Planned, target: Path) -> int:
             rows += _own_rows(manifest, cell)
         if state in ("crashed", "killed"):
             rows.append(_failure(manifest, cell))
-    if target.exists():
-        records.read(target)  # never write over something that is not ours
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        scratch.unlink(missing_ok=True)
-        count = records.append(scratch, rows)
-        os.replace(scratch, target)
-    except OSError as error:
-        raise UserError(f"cannot write results to {target}: {error.strerror}; choose another with --results") from None
-    return count
+    cells = {manifest.place(cell).name for cell in planned.cells}
+    references = tuple(manifest.place(reference).name for reference in planned.references)
+
+    def own(row: Mapping[str, str]) -> bool:
+        return row["run"] in cells or (row["origin"] == "reference" and row["run"].startswith(references))
+
+    return len(rows), records.replace_rows(target, rows, own)
 
 
 def _own_rows(manifest: Manifest, cell: Cell | Reference) -> list[dict[str, str]]:
@@ -158,15 +198,15 @@ def _failure(manifest: Manifest, cell: Cell | Reference) -> dict[str, Any]:
     """The row of a cell that did not come to an end, as far as its own process got to describe itself."""
     state, folder = manifest.state(cell), manifest.place(cell)
     row: dict[str, Any] = {"run": folder.name, "dataset": cell.dataset, "side": cell.side, "channels": cell.channels,
-                           "crop": cell.crop, "data_hash": cell.data_hash, "split": "train",
+                           "crop": cell.crop, "data_hash": cell.data_hash, "split": cell.split or "train",
                            "status": state["state"], "reason": state["reason"], "date": state.get("ended", "")}
     if isinstance(cell, Reference):
         return row | {"origin": "reference", "family": "reference"}
     row |= {"origin": "ganbench", "family": Path(cell.family).stem, "preset": cell.preset, "seed": cell.seed,
-            "precision": cell.precision}
+            "precision": cell.precision, **cell.columns}
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        config = read_json(folder / "config.json", remedy="", keys={"config_hash": str, "family": str, "dataset": dict})
+    except UserError:
         return row  # it ended before it could say more
     return row | {"config_hash": config["config_hash"], "family": config["family"],
                   "dataset": config["dataset"]["name"]}

@@ -5,10 +5,9 @@
 writes FOLDER/results.csv for one data set. It is one of a suite's processes, like a training run.
 """
 
-import inspect
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from ganbench.metrics.images.sets import ImageSet, StoreSet
 from ganbench.metrics.metric import ImageMetric
 from ganbench.metrics.metric import find_metric as find_metric
 from ganbench.random import derived_seed
+from ganbench.runs.model_scoring import by_count, without_counts
 from ganbench.runs.scoring import as_row
 
 
@@ -44,9 +44,11 @@ class NoiseImages(ImageSet):
 
 
 def measure(dataset: str, side: int, channels: int, crop: str | None, metrics: list[str], n: int, *, run: str,
-            eval_seed: int = 0, split: str = "train") -> list[dict[str, Any]]:
+            eval_seed: int = 0, split: str = "train", settings: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """The reference rows of one data set. Metrics that measure a model have none and are left out.
 
+    Args:
+        n: images on each side. settings: of metrics, by name; `n` among them is that metric's own count.
     Raises UserError if the data set has no two images to compare.
     """
     store = open_dataset(dataset, side=side, split=split, crop=crop, channels=channels)
@@ -59,26 +61,26 @@ def measure(dataset: str, side: int, channels: int, crop: str | None, metrics: l
     common = {"origin": "reference", "dataset": store.name, "split": split, "crop": store.crop, "side": side,
               "channels": channels, "data_hash": store.content_hash, "eval_seed": eval_seed, "status": "ok",
               "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
-    # the floor has as many images on each side as a model's score has, unless the data set is too small for two halves
-    half, whole = min(n, store.n // 2), min(n, store.n)
-    note = "" if half == whole else f"on {half:,} images a side, models on {whole:,}: it would be lower with as many"
-    noise = NoiseImages(whole, channels, side, eval_seed)
     rows: list[dict[str, Any]] = []
-    for short, label, remark, results in (
-            ("reals", records.FLOOR, note,
-             noise_floor(names, StoreSet(store, whole), half, device=device, seed=eval_seed)),
-            ("noise", records.NOISE, "",
-             evaluate(names, fakes=noise, reals=StoreSet(store, whole), side=side, channels=channels, device=device,
-                      seed=eval_seed))):
-        rows += [common | row | {"run": f"{run}-{short}", "family": label,
-                                 "note": "; ".join(t for t in (row["note"], remark) if t)} for row in map(as_row, results)]
+    for wanted, together in by_count(names, n, settings or {}):
+        # the floor has as many images on each side as a model's score has, unless the data set is too small for two halves
+        half, whole = min(wanted, store.n // 2), min(wanted, store.n)
+        note = "" if half == whole else f"on {half:,} images a side, models on {whole:,}: it would be lower with as many"
+        noise, options = NoiseImages(whole, channels, side, eval_seed), without_counts(settings or {})
+        floor = noise_floor(together, StoreSet(store, whole), half, device=device, seed=eval_seed, options=options)
+        ceiling = evaluate(together, fakes=noise, reals=StoreSet(store, whole), side=side, channels=channels, device=device,
+                           seed=eval_seed, options=options)
+        for short, label, remark, results in (("reals", records.FLOOR, note, floor), ("noise", records.NOISE, "", ceiling)):
+            rows += [common | row | {"run": f"{run}-{short}", "family": label,
+                                     "note": "; ".join(t for t in (row["note"], remark) if t)}
+                     for row in map(as_row, results)]
     return rows
 
 
 def main(arguments: list[str]) -> None:
+    """Measure what the first argument says (JSON: the arguments of `measure`) into the folder that is the second."""
     asked, folder = json.loads(arguments[0]), Path(arguments[1])
-    wanted = inspect.signature(measure).parameters
-    rows = measure(**{k: v for k, v in asked.items() if k in wanted}, run=folder.name)
+    rows = measure(**asked, run=folder.name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.csv").unlink(missing_ok=True)
     records.append(folder / "results.csv", rows)

@@ -106,7 +106,7 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
             budget = entry.budget or suite.budget
             suffix = f"-{budget.amount:g}{budget.unit}" if entry.budget and not budget.preset else ""
             if budget.preset:
-                budget = Budget(kimg=family.presets[name].kimg or family.kimg)
+                budget = Budget.model_validate({"kimg": family.presets[name].kimg or family.kimg})
             cells += [Cell(named[entry.name], name, tuple(sorted(settings.items())), config, data.name,
                            found.content_hash, found.side, found.channels, found.classes, data.crop, seed,
                            budget, suite.evaluation, suite.precision, data.split, found.spec, suffix)

@@ -29,6 +29,7 @@ from ganbench.family import (
 )
 from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.plugins import source_hash
+from ganbench.runs.model_scoring import by_count, without_counts
 from ganbench.runs.run_folder import changed_code, check_code, code_hashes, new_run_folder, read_config
 from ganbench.training.loop import Plan
 from ganbench.training.run_options import RunOptions
@@ -53,7 +54,7 @@ def resolve(options: RunOptions) -> Resolved:
     """Look everything up and check that it fits together. Raises UserError; writes nothing but a prepared store."""
     device = choose_device(distributed.start(options.device))
     cls = find_family(options.family)
-    check_metrics(options.metrics)
+    check_metrics(options.metrics, without_counts(options.metric_settings))
     config, preset, origin = configure(cls, options.preset, options.overrides)
 
     # the images, and whether preset, family and metrics can work with them
@@ -66,7 +67,8 @@ def resolve(options: RunOptions) -> Resolved:
         raise UserError(f"preset '{options.preset}' of {options.family} is for side {preset.side}, the data has "
                         f"{store.side}: use --side {preset.side}, or a preset that fits ({', '.join(fitting[:5])})")
     cls.check(config, images)
-    check_metrics(options.metrics, n=min(options.n_eval, store.n))
+    for count, names in by_count(options.metrics, options.n_eval, options.metric_settings):
+        check_metrics(names, without_counts(options.metric_settings), n=min(count, store.n))
 
     plan = _plan(options, cls, preset)
     if options.results and distributed.rank() == 0:

@@ -67,7 +67,8 @@ class Recorder:
             return None
         results = score(self.family, copy.deepcopy(engine.generator), self.store, self.metrics,
                         n=self.options.n_eval, seed=self.options.eval_seed, device=engine.device, labels=self.labels,
-                        held_out=self.test_split, mirror=self.document["dataset"]["mirror"], progress=self.progress.count)
+                        held_out=self.test_split, mirror=self.document["dataset"]["mirror"],
+                        settings=self.options.metric_settings, progress=self.progress.count)
         if engine.rank != 0:
             return None
         self._count(engine)

@@ -9,6 +9,7 @@ from ganbench.runs.options import (
     DEFAULT_RESULTS,
     argument,
     option,
+    parse_metric_settings,
     parse_settings,
     path_or_none,
     same_option,
@@ -46,6 +47,8 @@ class RunOptions:
     metrics: list[str] = option("swd", "Metrics to score with, a,b,c; '' for none", flag="--metric", parse=split_names)
     n_eval: int = option(DEFAULT_N, "Images on each side of an evaluation")
     eval_seed: int = option(0, "Seed of the evaluation")
+    metric_settings: dict[str, Any] = option([], "A metric's setting, e.g. kid.subsets=50, or its images, kid.n=5000; "
+                                             "repeatable", flag="--eval-set", parse=parse_metric_settings)
     grid_every: float | None = option(None, "kimg between sample grids; default: a tenth")
     eval_every: float | None = option(None, "kimg between evaluations; default: a tenth")
     checkpoint_every: float | None = option(None, "kimg between checkpoints; default: a tenth")
