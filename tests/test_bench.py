@@ -184,7 +184,7 @@ def test_a_damaged_manifest_is_one_line_and_nobody_is_told_to_remove_it(suite):
     folder.mkdir()
     for text in ("{", '{"format": 1}', '{"format": 1, "suite": "x", "threads": "2", "cells": {}}', "[]"):
         (folder / "manifest.json").write_text(text)
-        with pytest.raises(UserError, match="manifest.json") as caught:
+        with pytest.raises(UserError, match=r"manifest\.json") as caught:
             Manifest(folder, suite=str(suite), threads=1)
         assert "\n" not in str(caught.value) and "remove" not in str(caught.value)
 

@@ -251,7 +251,7 @@ def test_budgets_an_entry_and_the_presets_own(write):
     assert [(c.budget.unit, c.budget.amount) for c in planned.cells if c.seed == 0] == [
         ("kimg", 0.4), ("kimg", 0.2)] + [("steps", 9)] * 4  # each preset's own length
     assert planned.cells[4].name.startswith("toy-fast-batch=4-decay=0.0-rate=0.1-9steps-")
-    assert "9steps" in planned.cells[4].label and planned.cells[0].arguments()[9:13] == ["--seed", "0", "--kimg", "0.4"]
+    assert "9steps" in planned.cells[4].label and planned.cells[0].arguments()[10:14] == ["--seed", "0", "--kimg", "0.4"]
     assert planned.cells[4].columns == {"settings": "batch=4 decay=0.0 rate=0.1", "budget": "steps 9"}
     assert str(planned.suite.budget) == "each preset's own length"
 

@@ -14,6 +14,8 @@ from ganbench import records
 from ganbench.commands import report as commands
 from ganbench.errors import UserError
 from ganbench.report import selection
+from ganbench.report.folders import RunFolder
+from ganbench.report.reproduce import recipe
 
 PUBLISHED = Path(__file__).parent.parent / "results" / "published.csv"
 ROW = {"run": "0001-dcgan-digits-s3", "origin": "ganbench", "family": "dcgan", "preset": "small", "config_hash": "c1",
@@ -123,6 +125,43 @@ def test_reproduce_can_run_the_command(app: typer.Typer, folder: Path, monkeypat
     monkeypatch.setattr(subprocess, "run", fake)
     assert _run(app, "reproduce", "0002", "--run").exit_code == 3
     assert called[0][1:6] == ["-m", "ganbench", "run", "dcgan", "--dataset"] and "4" in called[0]
+
+
+def _recipe(folder: Path, row: dict[str, Any], config: dict[str, Any] | None = None) -> tuple[str, str]:
+    """The command and the remarks for a row, and the folder of its run where there is one."""
+    records.append("one.csv", [row])
+    found = RunFolder(folder, config) if config else None
+    made = recipe(records.load_results("one.csv"), found)
+    return made.command, "; ".join(made.remarks)
+
+
+def test_a_budget_in_seconds_is_made_again_by_its_steps(folder: Path) -> None:
+    row = ROW | {"budget": "seconds 600", "step": 1234, "settings": "ngf=16 rate=0.001"}
+    command, remarks = _recipe(folder, row)
+    assert "--steps 1234" in command and "--kimg" not in command and "--seconds" not in command
+    assert command.endswith("--set ngf=16 --set rate=0.001") and "600 seconds, which were 1,234 steps" in remarks
+    assert "settings beyond the preset" not in remarks
+    options = {"family": "dcgan", "seconds": 600.0, "dataset": "digits", "overrides": {"ngf": 16}, "metrics": ["swd"],
+               "metric_settings": {"swd": {"patches": 64}}}
+    config = {"options": options, "training": {"seconds": 600.0}, "preset": "small", "dataset": {"side": 32}}
+    command, _ = _recipe(folder, ROW | {"step": 1234}, config)
+    assert "--steps 1234" in command and "--seconds" not in command
+    assert command.endswith("--set ngf=16 --eval-set swd.patches=64")
+
+
+def test_an_own_family_is_made_again_by_its_path(folder: Path) -> None:
+    config = {"options": {"family": "/home/me/mine.py", "dataset": "digits", "kimg": 2.0, "metrics": []}, "preset": "small",
+              "training": {"kimg": 2.0}, "dataset": {"side": 32}}
+    assert _recipe(folder, ROW | {"family": "mine"}, config)[0].startswith("ganbench run /home/me/mine.py ")
+    assert "give the path of its file" in _recipe(folder, ROW | {"family": "mine", "run": "other"})[1]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_values_that_are_no_numbers_crash_neither_report_nor_reproduce(app: typer.Typer, folder: Path, value: str) -> None:
+    records.append("results/results.csv", [ROW | {"run": "0003-broken", "seed": 5, "value": float(value), "kimg": 3.0}])
+    assert "failed" in _run(app, "report", "results/results.csv", "--html", "p.html", "--csv", "t.csv", "--latex", "t.tex",
+                            "--markdown", "t.md").output
+    assert "ganbench run dcgan" in _run(app, "reproduce", "0003").output
 
 
 # --- results/published.csv --------------------------------------------------------------------------------------------

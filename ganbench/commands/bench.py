@@ -71,7 +71,7 @@ def bench(
     if tally.failed:
         console.print("call it again to give what crashed or was killed another try", markup=False, highlight=False)
     if tally.rows:
-        _report(planned.suite.title, table, None if no_html else html or table.with_suffix(".html"), folder, console)
+        _report(planned.suite, table, None if no_html else html or table.with_suffix(".html"), folder, console)
     if tally.failed:
         raise typer.Exit(1)  # so that scripts notice; the other cells were run all the same
 
@@ -120,14 +120,15 @@ def _engine(name: str, jobs: int, threads: int, folder: Path, slurm: list[str]) 
     return engines.SlurmEngine(folder / "slurm", jobs, threads, parameters)
 
 
-def _report(title: str, table: Path, html: Path | None, folder: Path, console: Any) -> None:
+def _report(suite: Any, table: Path, html: Path | None, folder: Path, console: Any) -> None:
     from ganbench.records import load_results
     from ganbench.report.html import render
     from ganbench.report.table import print_comparison, write_text
     frame = load_results(table)
     print_comparison(frame, console)
     if html is not None:
-        write_text(html, render(frame, title=title, roots=[folder], command=f"ganbench report {table} --html {html}"))
+        write_text(html, render(frame, title=suite.title, roots=[folder],
+                                targets=suite.evaluation.targets, command=f"ganbench report {table} --html {html}"))
         console.print(f"wrote {html}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,6 +48,7 @@ def report(
         raise UserError(f"--published {published}: choose one of {', '.join(PUBLISHED)}.{nearest(published, PUBLISHED)}")
     console = Console()
     frame = load_results(*map(_table_of, results or ()))
+    targets = _targets(results or ())
     if metric:
         frame = _only(frame, [m.strip() for m in metric.split(",")])
     if published == "none":
@@ -59,7 +61,7 @@ def report(
     def page() -> str:
         from ganbench.report.html import render
         return render(frame, title=title, roots=runs or [RUNS], all_published=everything, blocks=blocks,
-                      command=shlex.join(["ganbench", *sys.argv[1:]]))
+                      targets=targets, command=shlex.join(["ganbench", *sys.argv[1:]]))
 
     def drawing() -> str:
         from ganbench.report.html import picture as draw
@@ -107,10 +109,24 @@ def reproduce(
 
 
 def _table_of(path: Path) -> Path:
-    """A suite's table stands in results/ under the suite's name."""
+    """The results that a path stands for: itself, or the table of a suite, wherever its last run put it."""
     if path.suffix != ".toml":
         return path
-    table = Path("results") / f"{path.stem}.csv"
+    from ganbench.bench.manifest import table_of
+
+    table = table_of(path, RUNS / path.stem)
     if not table.is_file():
         raise UserError(f"{path} has no results yet: there is no {table}; run `ganbench bench {path}`")
     return table
+
+
+def _targets(paths: Iterable[Path]) -> dict[str, float]:
+    """What the suites among the paths name as targets, by metric."""
+    from ganbench.bench.schema import Suite
+    from ganbench.bench.tomlfile import read_toml
+
+    found: dict[str, float] = {}
+    for path in paths:
+        if path.suffix == ".toml" and path.is_file():
+            found |= read_toml(path, Suite)[0].evaluation.targets
+    return found

@@ -1,5 +1,6 @@
 """The command that makes a results row again."""
 
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from typing import Any
 import pandas as pd
 
 from ganbench.errors import UserError, nearest
+from ganbench.plugins import canonical, names
+from ganbench.records import setting_text
 from ganbench.report.folders import RunFolder
 
 # options of a run as config.json keeps them -> flags; what only says where things go is left out
@@ -27,6 +30,7 @@ class Reproduction:
 
     @property
     def command(self) -> str:
+        """As it is typed."""
         return shlex.join(["ganbench", *self.arguments])
 
 
@@ -44,20 +48,46 @@ def recipe(rows: pd.DataFrame, folder: RunFolder | None = None) -> Reproduction:
     if origin == "reference":
         raise UserError(f"'{run}' is a reference (a floor, no training): the suite or evaluation that used it makes it")
     remarks = _remarks(row)
+    length, why = _length(row, folder)
+    remarks += why
     if folder is not None and "options" in folder.config:
-        return Reproduction(_from_options(folder.config), remarks)
+        return Reproduction(_from_options(folder.config, length), remarks)
     arguments = ["run", str(row["family"])]
-    for name, value in (("dataset", row["dataset"]), ("preset", row["preset"]), ("side", row["side"]),
-                        ("crop", row["crop"]), ("channels", row["channels"]), ("seed", row["seed"]),
-                        ("kimg", row["kimg"]), ("n_eval", row["n_fake"]), ("eval_seed", row["eval_seed"]),
-                        ("precision", row["precision"])):
-        if value not in (None, ""):
+    columns = {"dataset": row["dataset"], "preset": row["preset"], "side": row["side"], "crop": row["crop"],
+               "channels": row["channels"], "split": row["split"], "seed": row["seed"], **length, "n_eval": row["n_fake"],
+               "eval_seed": row["eval_seed"], "precision": row["precision"]}
+    for name, value in columns.items():
+        if value not in (None, "") and (name, value) != ("split", "train"):
             arguments += [FLAGS[name], _text(value)]
     metrics = list(dict.fromkeys(rows.loc[rows["metric"].fillna("") != "", "metric"]))
     arguments += ["--metric", ",".join(metrics)] if metrics else []
-    remarks.append("the run's folder was not found, so settings beyond the preset (--set) are unknown; the row's "
-                   f"configuration hash is {row['config_hash'] or '(none)'}")
+    for pair in str(row["settings"] or "").split():
+        arguments += ["--set", pair]
+    if canonical(str(row["family"])) not in names("family"):
+        remarks.append(f"'{row['family']}' is none of the families here and the run's folder was not found: give the path of "
+                       "its file instead of its name")
+    if not row["budget"]:  # as rows of earlier versions
+        remarks.append("the run's folder was not found, so settings beyond the preset (--set) are unknown; the row's "
+                       f"configuration hash is {row['config_hash'] or '(none)'}")
     return Reproduction(arguments, remarks)
+
+
+def _length(row: Mapping[str, Any], folder: RunFolder | None) -> tuple[dict[str, Any], list[str]]:
+    """What ends the training again, and a remark where that is not what ended it then.
+
+    Seconds are others on another machine: what was done in them is given by steps.
+    """
+    options = folder.config.get("options", {}) if folder is not None else {}
+    kind, _, amount = str(row["budget"] or "").partition(" ")
+    if options.get("seconds"):
+        kind, amount = "seconds", f"{options['seconds']:g}"
+    if kind == "seconds" and row["step"] is not None:
+        return {"steps": int(row["step"])}, [f"it was given {amount} seconds, which were {int(row['step']):,} steps on its machine"]
+    if options:
+        return {name: options.get(name) for name in ("kimg", "steps", "seconds")}, []
+    if kind == "steps":
+        return {"steps": int(float(amount))}, []
+    return {"kimg": float(amount) if kind == "kimg" else row["kimg"]}, []
 
 
 def rows_of(frame: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -72,8 +102,9 @@ def rows_of(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     return frame[frame["run"] == matching[0]]
 
 
-def _from_options(config: Mapping[str, Any]) -> list[str]:
+def _from_options(config: Mapping[str, Any], length: Mapping[str, Any]) -> list[str]:
     options = dict(config["options"]) | {"preset": config.get("preset"), "side": config["dataset"]["side"]}
+    options |= {"kimg": None, "steps": None, "seconds": None, **length}
     arguments = ["run", str(options["family"])]
     for name, flag in FLAGS.items():
         if options.get(name) not in (None, ""):
@@ -85,6 +116,9 @@ def _from_options(config: Mapping[str, Any]) -> list[str]:
     arguments += ["--metric", ",".join(options.get("metrics") or [])]
     for key, value in (options.get("overrides") or {}).items():
         arguments += ["--set", f"{key}={_text(value)}"]
+    for metric, given in (options.get("metric_settings") or {}).items():
+        for key, value in given.items() if isinstance(given, Mapping) else ():
+            arguments += ["--eval-set", f"{metric}.{key}={json.dumps(value)}"]
     return arguments
 
 
@@ -103,6 +137,4 @@ def _remarks(row: Mapping[str, Any]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else setting_text(value)
