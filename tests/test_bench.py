@@ -16,12 +16,7 @@ from rich.console import Console
 from ganbench import records
 from ganbench.bench.driver import drive, how_far
 from ganbench.bench.engines import Event
-<<<<<<< HEAD
-from ganbench.bench.manifest import Manifest
-=======
 from ganbench.bench.manifest import Manifest, table_of
-from ganbench.bench.source import source_hash
->>>>>>> f59707a (A suite replaces only its own rows, and its folder is bound to its file)
 from ganbench.bench.suite import plan
 from ganbench.commands import bench as commands
 from ganbench.errors import UserError
