@@ -2,7 +2,7 @@
 # Each sets up its own .venv on first use.
 PYTHON ?= python3
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -19,5 +19,9 @@ lint: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
+docs: .venv/ready
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	.venv/bin/mkdocs build --strict
+
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv build site *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -21,18 +21,23 @@ presets_app = typer.Typer(no_args_is_help=True, help="Compare a family's presets
 
 
 def show(
-    family: Annotated[str | None, typer.Argument(help="A family from `ganbench list`, or a Python file")] = None,
+    family: Annotated[str | None, typer.Argument(help="A family or a metric from `ganbench list`, or a Python file")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a file")] = False,
     out: Annotated[str | None, typer.Option(help="Write Markdown pages here, of all families unless one is named")] = None,
 ) -> None:
-    """A family's page: paper, idea, presets, settings, every logged quantity, health and sickness, known misprints."""
+    """A family's page (paper, idea, presets, settings, logged quantities, health and sickness), or a metric's."""
     if out is not None:
         for path in write_pages(out, family):
             print(f"wrote {path}")
         return
     if family is None:
         raise UserError("name a family (see `ganbench list`), or a folder for the pages of all with --out")
-    text = page(family)
+    from ganbench.plugins import canonical, names
+    if canonical(family) in names("metric"):
+        from ganbench.commands.metric_page import metric_page
+        text = metric_page(canonical(family))
+    else:
+        text = page(family)
     if markdown:
         print(text)
         return
