@@ -1,0 +1,118 @@
+"""Layers of StyleGAN2 (Karras et al. 2020, arXiv 1912.04958). Images are (B,C,H,W).
+
+Resampling is with the taps 1,3,3,1 in both directions, zeros beyond the border. Three 2x2 averages in a row are that
+filter exactly, and their derivatives of any order are as cheap as they are.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganbench.models.nn.equalized import (
+    LEAK,
+    SQRT2,
+    EqualizedConv2d,
+    EqualizedLinear,
+    blur,
+    downsample,
+    upsample,
+    widened,
+)
+from ganbench.models.nn.spectral import full_precision
+from ganbench.random import layer_normal
+
+
+def smooth(x: Tensor) -> Tensor:
+    """Filter with [1,3,3,1] x [1,3,3,1] / 64, without padding: each side loses three pixels."""
+    for _ in range(3):
+        x = F.avg_pool2d(x, 2, 1)
+    return x
+
+
+def double(x: Tensor) -> Tensor:
+    """Twice the side."""
+    return blur(upsample(x))
+
+
+def halve(x: Tensor) -> Tensor:
+    """Half the side."""
+    return downsample(blur(x))
+
+
+def activate(x: Tensor) -> Tensor:
+    """Leaky ReLU times sqrt(2), which passes about as much variance on as it gets."""
+    return F.leaky_relu(x, LEAK) * SQRT2
+
+
+class DownConv2d(EqualizedConv2d):
+    """Smooth, then a convolution of stride 2: (B,inputs,H,W) -> (B,outputs,H/2,W/2). Kernels of side 3 or 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # padded so that a convolution without padding of its own ends at half the side
+        reach = 2 if self.weight.shape[-1] == 3 else 1
+        return F.conv2d(smooth(F.pad(x, (reach,) * 4)), self.scaled_weight(), self.scaled_bias(), stride=2)
+
+
+class ModulatedConv2d(nn.Module):
+    """A convolution whose weights are scaled by a style, and scaled back to norm 1 for each output (section 2.2).
+
+    x (B,inputs,H,W), w (B,width) -> (B,outputs,H,W), or twice the side with `up`. Scaling what goes in and what comes
+    out is the same thing as scaling the weights of each sample (equations 1 and 3).
+    """
+
+    def __init__(self, inputs: int, outputs: int, width: int, kernel: int = 3, *, up: bool = False,
+                 demodulate: bool = True):
+        super().__init__()
+        self.up, self.demodulate, self.padding = up, demodulate, kernel // 2
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.scale = 1 / math.sqrt(inputs * kernel ** 2)
+        self.style = EqualizedLinear(width, inputs, gain=1.0)  # around 1
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        style = self.style(w) + 1
+        weight = self.weight * self.scale
+        x = x * style.to(x.dtype)[:, :, None, None]
+        if self.up:
+            # with zeros between pixels, then smoothed; a transposed convolution spreads its kernel mirrored
+            x = F.conv_transpose2d(x, weight.flip(2, 3).transpose(0, 1), stride=2)
+            x = smooth(F.pad(x, (1, 1, 1, 1))) * 4
+        else:
+            x = F.conv2d(x, weight, padding=self.padding)
+        if not self.demodulate:
+            return x
+        with full_precision(x):
+            # the norm of each sample's scaled weights, without making them
+            squares = widened(style).square() @ weight.square().sum((2, 3)).T
+            back = torch.rsqrt(squares + 1e-8)
+        return x * back.to(x.dtype)[:, :, None, None]
+
+
+class StyledLayer(nn.Module):
+    """Modulated 3x3 convolution, noise of one learnt strength, bias, leaky ReLU: (B,inputs,..) -> (B,outputs,..)."""
+
+    def __init__(self, inputs: int, outputs: int, width: int, *, up: bool = False):
+        super().__init__()
+        self.conv = ModulatedConv2d(inputs, outputs, width, up=up)
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None = None) -> Tensor:
+        """noise: (B or 1,1,H',W'), None = drawn anew from torch's own stream."""
+        x = self.conv(x, w)
+        if noise is None:
+            noise = layer_normal(x.shape[0], 1, *x.shape[2:], like=x)
+        return activate(x + noise.to(x.dtype) * self.noise_strength + self.bias.view(1, -1, 1, 1))
+
+
+class ToImage(nn.Module):
+    """Modulated 1x1 convolution to colours, not demodulated, and a bias."""
+
+    def __init__(self, inputs: int, channels: int, width: int):
+        super().__init__()
+        self.conv = ModulatedConv2d(inputs, channels, width, 1, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        return self.conv(x, w) + self.bias.view(1, -1, 1, 1)

@@ -1,0 +1,422 @@
+"""StyleGAN2 (Karras, Laine, Aittala, Hellsten, Lehtinen, Aila, CVPR 2020, arXiv 1912.04958), in plain PyTorch.
+
+StyleGAN whose styles scale the weights of convolutions instead of feature maps, which are no longer normalised; images
+are the sum of contributions of all sides, so that nothing has to grow; a penalty keeps the length of steps in w and in
+images in proportion. Networks, losses and settings are those of the authors' code. Of table 1, E and F are here; A to D
+grow, and A is StyleGAN itself.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ganbench.errors import UserError
+from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
+from ganbench.models.nn import losses
+from ganbench.models.nn.equalized import SQRT2, EqualizedConv2d, EqualizedLinear, MinibatchStddev, pixel_norm, widened
+from ganbench.models.nn.modulated import DownConv2d, StyledLayer, ToImage, activate, double, halve
+from ganbench.models.nn.spectral import full_precision
+from ganbench.models.stylegan import mixed_styles
+from ganbench.random import Random
+
+Architecture = Literal["orig", "skip", "resnet"]
+
+
+class StyleGAN2Config(FamilyConfig):
+    # networks
+    fmap_base: int = setting(
+        32768, "maps at side s are min(base / s, max)", "code; configurations A to E 16384", ge=4)
+    fmap_max: int = setting(512, "most maps in a layer", "code", ge=1)
+    latent: int = setting(512, "components of the latent and of w", "code", ge=1)
+    mapping_layers: int = setting(8, "layers of the mapping network", "code; CIFAR-10 2", ge=1)
+    mapping_rate: float = setting(0.01, "learning-rate multiplier of the mapping network", "code", gt=0)
+    generator_architecture: Architecture = setting(
+        "skip", "how the generator's sides meet: not at all, by adding images, by residual connections", "figure 7")
+    critic_architecture: Architecture = setting(
+        "resnet", "how the critic's sides meet: not at all, by adding downsampled images, by residual connections",
+        "figure 7; CIFAR-10 orig")
+    stddev_group: int = setting(
+        4, "samples in a group of minibatch stddev, 0 = all", "code; side 256 8, CIFAR-10 32", ge=0)
+    conditional: bool = setting(False, "give both networks labels", "code")
+    # training-time behaviour
+    mixing: float = setting(0.9, "probability of mixing the styles of two latents", "code; CIFAR-10 0", ge=0, le=1)
+    w_decay: float = setting(0.995, "decay of the running mean of w, a generator pass", "code", ge=0, lt=1)
+    # penalties
+    r1_gamma: float = setting(10.0, "weight gamma of R1 (gamma/2 times the squared norm)", "code; E 100", ge=0)
+    r1_every: int = setting(
+        16, "steps between two R1 penalties, which then count that many times", "section 3.1", ge=1)
+    path_weight: float = setting(2.0, "weight of path length regularisation, 0 = none", "code", ge=0)
+    path_every: int = setting(4, "steps between two of those, which then count that many times", "section 3.1", ge=1)
+    path_decay: float = setting(0.01, "how fast the mean path length follows", "appendix B", gt=0, le=1)
+    path_shrink: int = setting(2, "the path length is taken on a minibatch smaller by this", "code", ge=1)
+    # optimisation
+    rate: float = setting(0.002, "Adam's learning rate", "code; up to side 512 0.0025", gt=0)
+    beta1: float = setting(0.0, "Adam", "code", ge=0, lt=1)
+    beta2: float = setting(0.99, "Adam", "code", ge=0, lt=1)
+    ema_kimg: float = setting(10.0, "half-life of the generator's average, kimg", "code; CIFAR-10 500", ge=0)
+    ema_ramp: float = setting(
+        0.0, "half-life is at most this share of the kimg so far, 0 = no limit", "CIFAR-10 0.05", ge=0)
+    batch: int = setting(32, "images a minibatch", "code; up to side 512 64", ge=1)
+
+    def channels(self, level: int) -> int:
+        """Feature maps at side 2**level."""
+        return max(1, min(self.fmap_base >> level, self.fmap_max))
+
+
+@dataclass(frozen=True)
+class Regularised(Stage):
+    """Which penalties are due in a step, and the half-life of the generator's average in kimg."""
+
+    r1: bool = False
+    path: bool = False
+    ema_kimg: float = 0.0
+
+
+# --- networks -------------------------------------------------------------------------------------------------------
+
+class Mapping(nn.Module):
+    """z (B,latent) and labels int64 (B,) or None -> w (B,latent)."""
+
+    def __init__(self, config: StyleGAN2Config, classes: int):
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(classes, config.latent)) if classes else None
+        self.layers = nn.ModuleList(
+            EqualizedLinear(config.latent * (2 if classes and not i else 1), config.latent, gain=1.0,
+                            rate=config.mapping_rate) for i in range(config.mapping_layers))
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        # in full precision, as w is added up over eight layers of tiny weights and steers everything
+        with full_precision(z):
+            if self.embedding is not None:
+                assert labels is not None
+                z = torch.cat([z, self.embedding[labels]], 1)
+            w = pixel_norm(z)
+            for layer in self.layers:
+                w = activate(layer(w))
+        return w
+
+
+class Generator(nn.Module):
+    """Latents (B,latent), labels int64 (B,) where conditional -> images (B,C,S,S), not squashed.
+
+    `mapping(z, labels)` gives w (B,latent); `synthesis(w)` the images. `w_average` is the running mean of w, `layers`
+    the number of layers that take a w of their own.
+    """
+
+    w_average: Tensor
+
+    def __init__(self, config: StyleGAN2Config, images: ImageSpec):
+        super().__init__()
+        top, nf, width = images.side.bit_length() - 1, config.channels, config.latent
+        self.architecture, self.layers = config.generator_architecture, 2 * top - 2
+        self.mapping = Mapping(config, images.classes if config.conditional else 0)
+        self.register_buffer("w_average", torch.zeros(width))
+        self.constant = nn.Parameter(torch.randn(1, nf(2), 4, 4))
+        # one layer at 4x4, two at each further side, the first of which doubles it
+        self.first = StyledLayer(nf(2), nf(2), width)
+        self.ups = nn.ModuleList(StyledLayer(nf(r - 1), nf(r), width, up=True) for r in range(3, top + 1))
+        self.flats = nn.ModuleList(StyledLayer(nf(r), nf(r), width) for r in range(3, top + 1))
+        if self.architecture == "resnet":
+            self.shortcuts = nn.ModuleList(EqualizedConv2d(nf(r - 1), nf(r), 1, gain=1.0, bias=False)
+                                           for r in range(3, top + 1))
+        lowest = 2 if self.architecture == "skip" else top
+        self.to_image = nn.ModuleDict({str(r): ToImage(nf(r), images.channels, width) for r in range(lowest, top + 1)})
+        for layer in range(self.layers - 1):
+            side = 4 << (layer + 1) // 2
+            self.register_buffer(f"noise_{layer}", torch.randn(1, 1, side, side))
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.synthesis(self.latent_to_w(z, labels))
+
+    def latent_to_w(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """w (B,latent)."""
+        return self.mapping(z, labels)
+
+    def synthesis(self, w: Tensor, noise: Literal["random", "stored"] | Sequence[Tensor] = "random") -> Tensor:
+        """Images from w.
+
+        Args:
+            w: (B,latent), or (B,layers,latent) with a w for each layer; a layer that makes an image shares the w of the
+                layer that follows.
+            noise: "random" draws it anew from torch's own stream; "stored" is the same in every call; or a list of
+                maps (B or 1, 1, side, side), one for each convolution.
+        """
+        if w.ndim == 2:
+            w = w[:, None].expand(-1, self.layers, -1)
+        x = self.first(self.constant.expand(len(w), -1, -1, -1), w[:, 0], self._noise(0, noise))
+        image = self.to_image["2"](x, w[:, 1]) if "2" in self.to_image else None
+        for index, (up, flat) in enumerate(zip(self.ups, self.flats)):
+            layer, coarse = 2 * index + 1, x
+            x = up(x, w[:, layer], self._noise(layer, noise))
+            x = flat(x, w[:, layer + 1], self._noise(layer + 1, noise))
+            if self.architecture == "resnet":
+                x = (x + double(self.shortcuts[index](coarse))) / SQRT2
+            if str(index + 3) in self.to_image:
+                added = self.to_image[str(index + 3)](x, w[:, layer + 2])
+                image = added if image is None else double(image) + added
+        assert image is not None
+        return image
+
+    def _noise(self, layer: int, noise: Literal["random", "stored"] | Sequence[Tensor]) -> Tensor | None:
+        if noise == "random":
+            return None
+        return self.get_buffer(f"noise_{layer}") if noise == "stored" else noise[layer]  # type: ignore[return-value]
+
+    def truncate(self, w: Tensor, psi: float = 0.5) -> Tensor:
+        """Pull w (B,latent) or (B,layers,latent) towards its average, for showing images; measures do not truncate."""
+        return torch.lerp(self.w_average.to(w.dtype).expand_as(w), w, psi)
+
+
+class Critic(nn.Module):
+    """Images (B,C,S,S), labels int64 (B,) where conditional -> scores (B,).
+
+    Args:
+        classes: 0, or one output for each, of which the label's is the score. stddev_group: as MinibatchStddev, None =
+            no such map.
+    """
+
+    def __init__(self, config: StyleGAN2Config, images: ImageSpec, classes: int = 0):
+        super().__init__()
+        top, nf = images.side.bit_length() - 1, config.channels
+        self.architecture = config.critic_architecture
+        lowest = 2 if self.architecture == "skip" else top
+        self.from_image = nn.ModuleDict({str(r): EqualizedConv2d(images.channels, nf(r), 1, gain=1.0)
+                                         for r in range(lowest, top + 1)})
+        levels = range(top, 2, -1)
+        self.flats = nn.ModuleList(EqualizedConv2d(nf(r), nf(r), gain=1.0) for r in levels)
+        self.downs = nn.ModuleList(DownConv2d(nf(r), nf(r - 1), gain=1.0) for r in levels)
+        if self.architecture == "resnet":
+            self.shortcuts = nn.ModuleList(DownConv2d(nf(r), nf(r - 1), 1, gain=1.0, bias=False) for r in levels)
+        self.stddev = MinibatchStddev(config.stddev_group)
+        self.conv = EqualizedConv2d(nf(2) + 1, nf(2), gain=1.0)
+        self.dense = EqualizedLinear(nf(2) * 16, nf(1), gain=1.0)
+        self.out = EqualizedLinear(nf(1), max(1, classes), gain=1.0)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        level = images.shape[-1].bit_length() - 1
+        x = activate(self.from_image[str(level)](images))
+        for index, (flat, down) in enumerate(zip(self.flats, self.downs)):
+            fine, level = x, level - 1
+            x = activate(down(activate(flat(x))))
+            if self.architecture == "resnet":
+                x = (x + self.shortcuts[index](fine)) / SQRT2
+            if self.architecture == "skip":
+                images = halve(images)
+                x = x + activate(self.from_image[str(level)](images))
+        x = activate(self.dense(activate(self.conv(self.stddev(x))).flatten(1)))
+        with full_precision(x):
+            out = self.out(widened(x))
+        return out[:, 0] if labels is None else out.gather(1, labels[:, None])[:, 0]
+
+
+# --- the family -----------------------------------------------------------------------------------------------------
+
+_SMOKE: dict[str, Any] = {"kimg": 0.2, "fmap_base": 128, "fmap_max": 8, "latent": 16, "mapping_layers": 2, "batch": 4,
+                          "ema_kimg": 0.02, "r1_every": 2, "path_every": 2}
+_E: dict[str, Any] = {"fmap_base": 16384, "r1_gamma": 100.0}
+
+
+class StyleGAN2(Family):
+    title = "StyleGAN2"
+    paper = "Karras, Laine, Aittala, Hellsten, Lehtinen, Aila 2020, arXiv 1912.04958"
+    summary = ("The style that steers a layer scales its convolution's weights, which are scaled back to a fixed "
+               "norm, so that feature maps need no normalisation and no droplets appear. The generator adds up images "
+               "of all sides and the critic is residual, so nothing has to grow. A penalty makes a step in w change "
+               "the image by a fixed amount, and both penalties are taken every few steps only.")
+    Config = StyleGAN2Config
+    kimg = 25_000.0
+    presets = {
+        "paper": Preset("configuration F at whatever side the data has, with eight GPUs' minibatch; not measured here"),
+        "paper-ffhq-1024": Preset("configuration F (published FID 2.84 on FFHQ): eight GPUs, more than a week; not "
+                                  "measured here", side=1024),
+        "paper-256": Preset("the later code's settings for side 256: half the maps, minibatch 64, gamma 1; not "
+                            "measured here", side=256, fmap_base=16384, stddev_group=8, rate=0.0025, r1_gamma=1.0,
+                            ema_kimg=20.0, batch=64),
+        "paper-cifar10": Preset("the later code's settings for CIFAR-10 without its augmentation: no mixing, no path "
+                                "length, plain critic; not measured here", side=32, kimg=100_000.0, mapping_layers=2,
+                                critic_architecture="orig", stddev_group=32, mixing=0.0, path_weight=0.0,
+                                r1_gamma=0.01, rate=0.0025, ema_kimg=500.0, ema_ramp=0.05, batch=64),
+        "config-e": Preset("table 1 E: nothing grows, half the maps, gamma 100 (published FID 3.31 on FFHQ at 1024); "
+                           "not measured here", **_E),
+        "config-f": Preset("table 1 F, E with large networks: the same as paper (2.84); not measured here"),
+        "table2-orig-orig": Preset("table 2, plain generator and critic, nothing grows; not measured here",
+                                   generator_architecture="orig", critic_architecture="orig", **_E),
+        "table2-skip-orig": Preset("table 2, image skips in the generator, plain critic; not measured here",
+                                   critic_architecture="orig", **_E),
+        "table2-skip-skip": Preset("table 2, image skips in both networks; not measured here",
+                                   critic_architecture="skip", **_E),
+        "table2-resnet-resnet": Preset("table 2, both networks residual; not measured here",
+                                       generator_architecture="resnet", **_E),
+        "laptop": Preset("small networks for 32 pixels; not measured", kimg=120.0, fmap_base=512, fmap_max=64,
+                         latent=64, mapping_layers=4, batch=16, ema_kimg=2.0, r1_gamma=0.3),
+        "smoke": Preset("seconds: does it run?", **_SMOKE),
+        "smoke-labels": Preset("seconds: as smoke, with labels", conditional=True, **_SMOKE),
+    }
+    quantities = {
+        "critic_loss": "mean softplus(-r) + mean softplus(f) without R1, nats; 2 ln 2 = 1.386 for a blind critic",
+        "generator_loss": "mean softplus(-f), nats; ln 2 = 0.693 against a blind critic",
+        "js_bound": "ln 2 - critic_loss/2: lower bound on the Jensen-Shannon divergence, nats, at most ln 2",
+        "score_real": "mean D(x)", "score_fake": "mean D(G(z))",
+        "r1": "mean squared gradient norm on reals, without gamma/2, of the last step where it was taken",
+        "path_length": "mean length of the image's change for a step in w, of the last step where it was taken",
+        "path_penalty": "mean squared distance of path lengths from their running mean, without its weight; likewise",
+    }
+    convergence = "js_bound"
+    convergence_smoothing = "ema0.999"
+    healthy = ("score_real above score_fake by a few units, neither running away; path_length comes to rest and "
+               "path_penalty stays far below its square; r1 steady. The images get better long after the losses have "
+               "come to rest.")
+    sick = ("score_real - score_fake growing with generator_loss: the critic overfits (too few images) or gamma is "
+            "too small. r1 jumping by orders of magnitude: training is about to diverge. path_length near 0: the "
+            "latents have collapsed.")
+    misprints = ("The paper's figure adds the bias after the noise, inside the style block of the next layer; in the "
+                 "code both are added right behind the convolution. Lazy regularisation multiplies the penalty by its "
+                 "interval, and lowers Adam's rate and betas to the power k/(k+1).")
+
+    config: StyleGAN2Config
+    generator: Generator
+    critic: nn.Module
+    path_mean: Tensor
+    last: Tensor
+
+    def __init__(self, config: StyleGAN2Config, images: ImageSpec):
+        super().__init__(config, images)
+        self.needs_labels = config.conditional  # type: ignore[misc]  # a matter of configuration here
+        self.classes = images.classes if config.conditional else 0
+        self.generator, self.critic = Generator(config, images), Critic(config, images, self.classes)
+        self.register_buffer("path_mean", torch.zeros(()))
+        self.register_buffer("last", torch.zeros(3))  # r1, path length and its penalty, as they were last taken
+
+    @classmethod
+    def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        super().check(config, images)
+        assert isinstance(config, StyleGAN2Config)
+        if images.side < 8:
+            raise UserError(f"side {images.side} is too small for stylegan2: choose --side 32 or more")
+        if config.conditional and images.classes < 2:
+            raise UserError("stylegan2 with conditional=true needs labels, and this data has none: use a labelled data "
+                            "set or a folder with one subfolder a class, or leave conditional off")
+        if config.stddev_group and config.batch > config.stddev_group and config.batch % config.stddev_group:
+            raise UserError(f"a minibatch of {config.batch} does not divide into groups of {config.stddev_group} for "
+                            "minibatch stddev: set stddev_group or batch")
+
+    # --- schedules ------------------------------------------------------------------------------------------------
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        # A lazy penalty is an update of its own: with it there are (k + 1)/k updates a step (section 3.1).
+        c = self.config
+        lazy = {"critic": c.r1_every if c.r1_gamma else 1, "generator": c.path_every if c.path_weight else 1}
+        made: dict[str, torch.optim.Optimizer] = {}
+        for name, network in (("critic", self.critic), ("generator", self.generator)):
+            share = lazy[name] / (lazy[name] + 1) if lazy[name] > 1 else 1.0
+            betas = (c.beta1 ** share if c.beta1 else 0.0, c.beta2 ** share)
+            made[name] = torch.optim.Adam(network.parameters(), c.rate * share, betas)
+        return made
+
+    def stage(self, clock: Clock) -> Regularised:
+        c = self.config
+        ema = min(c.ema_kimg, clock.kimg * c.ema_ramp) if c.ema_ramp else c.ema_kimg
+        return Regularised(self.images.side, c.batch, r1=c.r1_gamma > 0 and clock.steps % c.r1_every == 0,
+                           path=c.path_weight > 0 and clock.steps % c.path_every == 0, ema_kimg=ema)
+
+    def ema_decay(self, stage: Stage) -> float:
+        assert isinstance(stage, Regularised)
+        return 0.5 ** (stage.batch / (1000 * stage.ema_kimg)) if stage.ema_kimg else 0.0
+
+    # --- drawing --------------------------------------------------------------------------------------------------
+
+    def latents(self, n: int, random: Random) -> Tensor:
+        return random.normal(n, self.config.latent)
+
+    def drawn_labels(self, n: int, engine: Engine) -> Tensor | None:
+        return engine.random("labels").integers(n, high=self.classes) if self.classes else None
+
+    def styles(self, n: int, labels: Tensor | None, engine: Engine) -> Tensor:
+        """w (n,layers,latent) as in training: its average moves, and two latents' styles are mixed."""
+        w = self.generator.latent_to_w(self.latents(n, engine.random("latents")), labels)
+        average = self.generator.w_average
+        average.lerp_(engine.mean(w.detach().mean(0)).to(average.dtype), 1 - self.config.w_decay)
+        layers = self.generator.layers
+        if not self.config.mixing:
+            return w[:, None].expand(-1, layers, -1)
+        other = self.generator.latent_to_w(self.latents(n, engine.random("latents")), labels)
+        # the layer from which the second latent's styles are used, once for the minibatch
+        random = engine.random("mixing")
+        mixes, cut = random.uniform() < self.config.mixing, 1 + random.integers(high=layers - 1)
+        return mixed_styles(w, other, torch.where(mixes, cut, layers).reshape(-1), layers)
+
+    # --- penalties --------------------------------------------------------------------------------------------------
+
+    def r1(self, real: Tensor, labels: Tensor | None) -> Tensor:
+        """Mean squared gradient norm of the scores on reals."""
+        real = real.detach().requires_grad_()
+        return losses.squared_gradients(self.critic(real, labels), real).mean()
+
+    def path_lengths(self, w: Tensor, noise: Tensor) -> Tensor:
+        """Lengths (B,) of J^T y for images y of noise: how far the image moves for a step in w (appendix B).
+
+        Args:
+            w: (B,layers,latent), part of a graph. noise: N(0,1) of the images' shape.
+        """
+        images = self.generator.synthesis(w)
+        projected = (images.float() * noise).sum() / noise[0, 0].numel() ** 0.5
+        gradient, = torch.autograd.grad(projected, w, create_graph=True)
+        return gradient.float().square().sum(2).mean(1).sqrt()
+
+    def path_penalty(self, lengths: Tensor) -> Tensor:
+        """Mean squared distance from the running mean of lengths, which moves first; gradients flow through both."""
+        mean = torch.lerp(self.path_mean, lengths.mean(), self.config.path_decay)
+        return (lengths - mean).square().mean()
+
+    # --- one step ---------------------------------------------------------------------------------------------------
+
+    def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        stage = engine.stage
+        assert isinstance(stage, Regularised)
+        batch = next(reals)
+        logs = self.update_generator(len(batch.images), engine)
+        if stage.path:
+            self.update_path(len(batch.images), engine)
+        logs |= self.update_critic(batch, engine)
+        if stage.r1:
+            self.update_r1(batch, engine)
+        return {**logs, "r1": self.last[0].clone(), "path_length": self.last[1].clone(),
+                "path_penalty": self.last[2].clone()}
+
+    def update_generator(self, n: int, engine: Engine) -> dict[str, Tensor]:
+        labels = self.drawn_labels(n, engine)
+        scores = self.critic(self.generator.synthesis(self.styles(n, labels, engine)), labels)
+        loss = losses.non_saturating_generator(scores)
+        engine.update(loss, "generator")
+        return {"generator_loss": loss.detach()}
+
+    def update_path(self, n: int, engine: Engine) -> None:
+        c = self.config
+        n = max(1, n // c.path_shrink)
+        images = self.images
+        noise = engine.random("path").normal(n, images.channels, images.side, images.side)
+        lengths = self.path_lengths(self.styles(n, self.drawn_labels(n, engine), engine), noise)
+        penalty = self.path_penalty(lengths)
+        engine.update(c.path_every * c.path_weight * penalty, "generator")
+        self.path_mean.lerp_(engine.mean(lengths.detach().mean()), c.path_decay)
+        self.last[1:].copy_(torch.stack([lengths.detach().mean(), penalty.detach()]))
+
+    def update_critic(self, batch: Batch, engine: Engine) -> dict[str, Tensor]:
+        with torch.no_grad():
+            fake_labels = self.drawn_labels(len(batch.images), engine)
+            fake = self.generator.synthesis(self.styles(len(batch.images), fake_labels, engine))
+        on_real = self.critic(batch.images, batch.labels if self.classes else None)
+        on_fake = self.critic(fake, fake_labels)
+        loss = losses.logistic_critic(on_real, on_fake)
+        engine.update(loss, "critic")
+        return {name: value.detach() for name, value in {
+            "critic_loss": loss, "js_bound": losses.js_bound(loss), "score_real": on_real.mean(),
+            "score_fake": on_fake.mean()}.items()}
+
+    def update_r1(self, batch: Batch, engine: Engine) -> None:
+        square = self.r1(batch.images, batch.labels if self.classes else None)
+        engine.update(self.config.r1_every * self.config.r1_gamma / 2 * square, "critic")
+        self.last[0].copy_(square.detach())
