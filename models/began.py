@@ -1,8 +1,8 @@
 """BEGAN (Berthelot, Schumm, Metz 2017, arXiv 1703.10717).
 
 The critic is an autoencoder; how well it reconstructs an image is the image's energy. The game matches the energies'
-distributions, and a controller k_t holds the ratio of the fakes' energy to the reals' at gamma. From both comes a global
-measure of convergence, M_global.
+distributions, and a controller k_t holds the ratio of the fakes' energy to the reals' at gamma. From both comes a
+global measure of convergence, M_global.
 """
 
 from collections.abc import Iterator
@@ -24,21 +24,25 @@ class BEGANConfig(FamilyConfig):
     n: int = setting(128, "filters at full side; the encoder adds as many at each level", "section 3.5", ge=1)
     hidden: int = setting(64, "components of the autoencoder's code and of the latents", "section 3.5", ge=1)
     repeats: int = setting(2, "convolutions a level", "section 3.5", ge=1)
-    down: Down = setting("A", "how the encoder halves the side: A own strided convolution of the same width, B of the next "
-                           "width, C the level's first convolution, D mean pooling", "the paper's figure 1 is ambiguous")
-    skip: bool = setting(False, "append the decoder's 8x8 input, enlarged, after each doubling", "section 3.5, optional")
-    carry_steps: int = setting(0, "vanishing residuals: steps over which same-shape layers stop passing on their input, "
-                               "0 = none", "section 3.5, optional: 16,000", ge=0)
+    down: Down = setting("A", "how the encoder halves the side: A own strided convolution of the same width, B of the "
+                           "next width, C the level's first convolution, D mean pooling",
+                         "the paper's figure 1 is ambiguous")
+    skip: bool = setting(False, "append the decoder's 8x8 input, enlarged, after each doubling",
+                         "section 3.5, optional")
+    carry_steps: int = setting(0, "vanishing residuals: steps over which same-shape layers stop passing on their "
+                               "input, 0 = none", "section 3.5, optional: 16,000", ge=0)
     output: Literal["linear", "tanh"] = setting("linear", "of generator and decoder", "figure 1; some ports: tanh")
     # objective
     eta: Literal[1, 2] = setting(1, "L(v) = mean |v - D(v)|^eta", "equation 1")
     gamma: float = setting(0.5, "diversity ratio E L(G(z)) / E L(x) to hold", "section 3.3: 0.3 to 0.7", ge=0, le=1)
     lambda_k: float = setting(0.001, "gain of the controller", "section 4.1", gt=0)
-    share_latents: bool = setting(True, "one draw of latents for both losses", "paper: separate draws; common code: one")
+    share_latents: bool = setting(True, "one draw of latents for both losses",
+                                  "paper: separate draws; common code: one")
     # optimisation
     rate: float = setting(1e-4, "Adam's learning rate at the start", "section 4.1", gt=0)
     rate_floor: float = setting(2e-5, "the rate is not halved below this", "common code", ge=0)
-    rate_rule: Literal["stall", "steps", "constant"] = setting("stall", "halve when M_global stalls, or every `rate_steps`",
+    rate_rule: Literal["stall", "steps", "constant"] = setting("stall", "halve when M_global stalls, or every "
+                                                                        "`rate_steps`",
                                                             "section 4.1: stall")
     rate_steps: int = setting(100_000, "steps between halvings, for rule `steps`", "common code", ge=1)
     window: int = setting(10_000, "steps over which M_global is averaged to see whether it stalls", ge=1)
@@ -51,7 +55,8 @@ class BEGANConfig(FamilyConfig):
 # --- networks -------------------------------------------------------------------------------------------------------
 
 class Conv(nn.Conv2d):
-    """3x3 convolution and ELU. Where the shape stays, `carry` times the input is passed on beside (1 - carry) the output."""
+    """3x3 convolution and ELU. Where the shape stays, `carry` times the input is passed on beside (1 - carry) the
+    output."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1):
         super().__init__(inputs, outputs, 3, stride, 1)
@@ -92,6 +97,7 @@ class Decoder(_Carrying):
 
     def forward(self, code: Tensor) -> Tensor:
         x = start = self.start(code).unflatten(1, (-1, 8, 8))
+        # 8x8 first; each further level doubles the side and may see the start again
         for index, level in enumerate(self.levels):
             if index:
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
@@ -110,6 +116,7 @@ class Encoder(_Carrying):
         n, down, last = config.n, config.down, levels(images.side)
         self.layers = nn.ModuleList([Conv(images.channels, n)])
         width = n
+        # level by level, i n filters wide; where the halving sits differs between the readings
         for level in range(1, last + 1):
             plan = [level * n] * config.repeats
             if down == "D" and level < last:
@@ -117,6 +124,7 @@ class Encoder(_Carrying):
             for index, wider in enumerate(plan):
                 self.layers.append(Conv(width, wider, 2 if down == "C" and level > 1 and index == 0 else 1))
                 width = wider
+            # A and B halve by a convolution of their own, behind the level's
             if level < last and down in "AB":
                 wider = level * n if down == "A" else (level + 1) * n
                 self.layers.append(Conv(width, wider, 2))
@@ -196,9 +204,11 @@ class StallRule(nn.Module):
 
     @torch.no_grad()
     def update(self, m: Tensor) -> None:
-        """Take in one step's M_global, a float64 scalar. Decided on the device: where the window is not whole, all is kept."""
+        """Take in one step's M_global, a float64 scalar. Decided on the device: where the window is not whole, all is
+        kept."""
         self.seen += 1
         self.mean += (m - self.mean) / self.seen
+        # is a window complete, has it stalled, and was it the last one allowed?
         whole = self.seen >= self.window
         stalled = torch.where(self.mean > 0.99 * self.best, self.stalled + 1, 0)
         halve = whole & (stalled >= self.patience)
@@ -211,7 +221,8 @@ class StallRule(nn.Module):
             buffer.copy_(value)
 
     def rate_after(self, steps: int) -> float:
-        """The rate as a number. It changes at the end of a window alone, so the device is asked no more often than that."""
+        """The rate as a number. It changes at the end of a window alone, so the device is asked no more often than
+        that."""
         if self._read is None or steps % self.window == 0:
             self._read = float(self.rate)
         return self._read
@@ -226,16 +237,17 @@ class StallRule(nn.Module):
 class BEGAN(Family):
     title = "BEGAN"
     paper = "Berthelot, Schumm, Metz 2017, arXiv 1703.10717"
-    summary = ("The critic is an autoencoder that learns to reconstruct real images well and fakes badly; the generator "
-               "wants its images reconstructed well. A controller, k_t, keeps the two players balanced at a chosen ratio "
-               "gamma between the fakes' and the reals' reconstruction error, which trades variety for quality. The sum "
-               "of error and imbalance, M_global, measures convergence.")
+    summary = ("The critic is an autoencoder that learns to reconstruct real images well and fakes badly; the "
+               "generator wants its images reconstructed well. A controller, k_t, keeps the two players balanced at a "
+               "chosen ratio gamma between the fakes' and the reals' reconstruction error, which trades variety for "
+               "quality. The sum of error and imbalance, M_global, measures convergence.")
     Config = BEGANConfig
     kimg = 8000.0
     autoencoder_critic = True
     latent_distribution = "uniform"
     presets = {
-        "paper": Preset("128 filters, latents of 64, gamma 0.5, 500,000 generator updates, any side: a GPU, a day or more"),
+        "paper": Preset("128 filters, latents of 64, gamma 0.5, 500,000 generator updates, any side: a GPU, a day or "
+                        "more"),
         "gamma0.3": Preset("the same with gamma 0.3: cleaner, less varied", gamma=0.3),
         "gamma0.5": Preset("the default by its name", gamma=0.5),
         "gamma0.7": Preset("gamma 0.7: more varied, noisier", gamma=0.7),
@@ -247,21 +259,22 @@ class BEGAN(Family):
         "alt:b05": Preset("Adam with beta1 0.5, as many ports", beta1=0.5),
         "alt:steps": Preset("rate 8e-5, halved every 100,000 steps whatever M_global does: the most used code",
                             rate=8e-5, rate_rule="steps"),
-        "laptop": Preset("soft shapes of clothes on Fashion-MNIST after some minutes on two cores; a gain of 0.02 lets k "
-                         "keep up with a run this short", kimg=60, n=12, gamma=0.75, lambda_k=0.02, rate=1e-3,
+        "laptop": Preset("soft shapes of clothes on Fashion-MNIST after some minutes on two cores; a gain of 0.02 lets "
+                         "k keep up with a run this short", kimg=60, n=12, gamma=0.75, lambda_k=0.02, rate=1e-3,
                          rate_floor=1e-4, window=1000),
         "smoke": Preset("seconds: does it run?", kimg=0.3, n=4, hidden=8, window=10),
     }
     quantities = {
         "m_global": "L(x) + |gamma L(x) - L(G(z))| of this minibatch: convergence, lower is better",
-        "m_window": "mean of m_global over the last whole window, which the rate rule looks at; infinite before the first",
+        "m_window": "mean of m_global over the last whole window, which the rate rule looks at; infinite before the "
+                    "first",
         "k": "the controller's state k_t, 0 to 1: weight of the fakes in the critic's loss",
         "loss_real": "L(x), mean reconstruction error of reals", "loss_fake": "L(G(z)), of fakes",
         "balance": "gamma L(x) - L(G(z)): positive lets k grow",
         "ratio": "L(G(z)) / L(x): comes to gamma within 10% when all is well",
         "critic_loss": "L(x) - k L(G(z))", "generator_loss": "L(G(z)) with the gradient through image and autoencoder",
-        "rate": "learning rate now", "sample_std": "standard deviation over the fakes of a minibatch, mean over pixels: "
-                                                   "falls towards 0 when the generator collapses",
+        "rate": "learning rate now", "sample_std": "standard deviation over the fakes of a minibatch, mean over "
+                                                   "pixels: falls towards 0 when the generator collapses",
     }
     convergence = "m_global"
     convergence_smoothing = "ema0.999"
@@ -269,9 +282,9 @@ class BEGAN(Family):
                "m_global falls and flattens; sample_std stays near that of the data.")
     sick = ("k at 0 or 1 for good: the controller has lost its grip. m_global low and ratio on target while sample_std "
             "falls: modes collapse, which M_global does not see. BEGAN is poor on varied images such as CIFAR-10.")
-    misprints = ("gamma is the fakes' error over the reals', not the inverse that some texts print: with that one k would "
-                 "drift the wrong way. The stated 17.3 million weights of the largest model fit none of the readings of "
-                 "figure 1 at 128 px. Two much used codes do not clip k_t.")
+    misprints = ("gamma is the fakes' error over the reals', not the inverse that some texts print: with that one k "
+                 "would drift the wrong way. The stated 17.3 million weights of the largest model fit none of the "
+                 "readings of figure 1 at 128 px. Two much used codes do not clip k_t.")
 
     config: BEGANConfig
     generator: Decoder
@@ -280,6 +293,7 @@ class BEGAN(Family):
     def __init__(self, config: BEGANConfig, images: ImageSpec):
         super().__init__(config, images)
         self.energy_ratio = config.gamma
+        # the generator has the decoder's form and weights of its own
         self.generator, self.critic = Decoder(config, images), Autoencoder(config, images)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -304,6 +318,7 @@ class BEGAN(Family):
     def rate(self, clock: Clock) -> float:
         """The learning rate of both networks now."""
         c = self.config
+        # one of three rules; the paper's looks at M_global
         if c.rate_rule == "steps":
             return max(c.rate * 0.5 ** (clock.steps // c.rate_steps), min(c.rate, c.rate_floor))
         return self.stall.rate_after(clock.steps) if c.rate_rule == "stall" else c.rate
@@ -325,6 +340,7 @@ class BEGAN(Family):
     def loss(self, images: Tensor) -> Tensor:
         """L(v): mean over pixels and batch of |v - D(v)|^eta, with gradient through both v (equation 1)."""
         error = (images - self.critic(images)).abs()
+        # v is attached on both sides: detaching the target would drop half of the gradient
         return error.mean() if self.config.eta == 1 else error.square().mean()
 
     def energy(self, images: Tensor) -> Tensor:
@@ -336,6 +352,7 @@ class BEGAN(Family):
         x = next(reals).images
         random = engine.random("latents")
         fake = self.generator(self.latents(len(x), random))
+        # the paper draws latents for each loss, the common code once for both
         if self.config.share_latents:
             critic_fake = fake.detach()
         else:
@@ -349,6 +366,7 @@ class BEGAN(Family):
         engine.update(loss_fake, "generator")
         engine.update(critic_loss, "critic")
 
+        # the controllers see the losses of all processes, and move after both updates
         real, fakes = engine.mean(loss_real.detach()), engine.mean(loss_fake.detach())
         logs: dict[str, Tensor | float] = {"k": self.balance.k.clone(), "rate": engine.rate("critic")}
         m = self.balance.m_global(real, fakes)
@@ -368,6 +386,7 @@ class BEGAN(Family):
             images: float (B,C,S,S) in [-1,1]. steps, rate: of Adam. The paper's rate, 1e-4, needs many more steps.
         """
         network = self.generator if generator is None else generator
+        # gradient descent on the latents, from a random start
         z = self.latents(len(images), random).requires_grad_()
         optimizer = torch.optim.Adam([z], rate)
         for _ in range(steps):

@@ -23,12 +23,13 @@ from ganbench.random import Random
 
 class CGANConfig(FamilyConfig):
     # networks
-    net: Literal["mlp", "newmu", "dcgan"] = setting("mlp", "dense; labels at every layer of a small conv net; or DCGAN's with "
-                                                        "labels at its ends", "section 4.1: mlp")
+    net: Literal["mlp", "newmu", "dcgan"] = setting("mlp", "dense; labels at every layer of a small conv net; or "
+                                                        "DCGAN's with labels at its ends", "section 4.1: mlp")
     ngf: int = setting(64, "dcgan: generator maps at half the side", ge=1)
     ndf: int = setting(64, "dcgan: critic maps at half the side", ge=1)
     latent: int = setting(100, "latent components", "section 4.1", ge=1)
-    latents_from: Literal["unit", "signed", "normal"] = setting("unit", "U(0,1), U(-1,1) or N(0,1)", "section 4.1: unit")
+    latents_from: Literal["unit", "signed", "normal"] = setting("unit", "U(0,1), U(-1,1) or N(0,1)",
+                                                                "section 4.1: unit")
     dropout: float = setting(0.5, "mlp: share of hidden units dropped, in both networks", "section 4.1", ge=0, lt=1)
     fake_labels: Literal["uniform", "batch"] = setting("uniform", "labels of fakes: drawn uniformly, or the reals' own")
     # optimisation
@@ -41,7 +42,8 @@ class CGANConfig(FamilyConfig):
     rate_floor: float = setting(1e-6, "SGD: lowest rate", "section 4.1", ge=0)
     momentum: float = setting(0.5, "SGD: momentum up to epoch 1", "section 4.1", ge=0, lt=1)
     momentum_end: float = setting(0.7, "SGD: momentum from epoch 250 on", "section 4.1", ge=0, lt=1)
-    constant_epochs: float = setting(0.0, "Adam: epochs before the rate falls, 0 = never", "DCGAN authors' code: 100", ge=0)
+    constant_epochs: float = setting(0.0, "Adam: epochs before the rate falls, 0 = never", "DCGAN authors' code: 100",
+                                     ge=0)
     falling_epochs: float = setting(100.0, "Adam: epochs over which it then falls to 0", "DCGAN authors' code", gt=0)
     beta1: float = setting(0.5, "Adam", ge=0, lt=1)
     beta2: float = setting(0.999, "Adam", ge=0, lt=1)
@@ -57,6 +59,7 @@ class DenseGenerator(nn.Module):
     def __init__(self, config: CGANConfig, images: ImageSpec):
         super().__init__()
         self.classes, shape = images.classes, (images.channels, images.side, images.side)
+        # latent and label get hidden layers of their own, then a joint one (section 4.1)
         self.from_latent = nn.Sequential(nn.Linear(config.latent, 200), nn.ReLU(), nn.Dropout(config.dropout))
         self.from_label = nn.Sequential(nn.Linear(images.classes, 1000), nn.ReLU(), nn.Dropout(config.dropout))
         self.joint = nn.Sequential(nn.Linear(1200, 1200), nn.ReLU(), nn.Dropout(config.dropout),
@@ -76,6 +79,7 @@ class DenseCritic(nn.Module):
         super().__init__()
         self.classes = images.classes
         pixels = images.channels * images.side ** 2
+        # maxout units, image and label apart first
         self.from_image = nn.Sequential(UnitPixels(), nn.Flatten(), Maxout(pixels, 240, 5), nn.Dropout(config.dropout))
         self.from_label = nn.Sequential(Maxout(images.classes, 50, 5), nn.Dropout(config.dropout))
         self.joint = nn.Sequential(Maxout(290, 240, 4), nn.Dropout(config.dropout), nn.Linear(240, 1))
@@ -94,10 +98,12 @@ class NewmuGenerator(nn.Module):
     def __init__(self, config: CGANConfig, images: ImageSpec):
         super().__init__()
         self.classes, self.base, k = images.classes, images.side // 4, images.classes
+        # every layer's input is k wider, for the one-hot label beside it
         self.dense1 = nn.Sequential(nn.Linear(config.latent + k, 1024, bias=False),
                                     nn.BatchNorm1d(1024, affine=False), nn.ReLU())
         units = 128 * self.base ** 2
-        self.dense2 = nn.Sequential(nn.Linear(1024 + k, units, bias=False), nn.BatchNorm1d(units, affine=False), nn.ReLU(),
+        self.dense2 = nn.Sequential(nn.Linear(1024 + k, units, bias=False), nn.BatchNorm1d(units, affine=False),
+                                    nn.ReLU(),
                                     nn.Unflatten(1, (128, self.base, self.base)))
         self.up1 = nn.Sequential(nn.ConvTranspose2d(128 + k, 64, 5, 2, 2, 1, bias=False),
                                  nn.BatchNorm2d(64, affine=False), nn.ReLU())
@@ -107,6 +113,7 @@ class NewmuGenerator(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         y = one_hot(labels, self.classes, z)
+        # the label again before every layer
         h = self.dense2(beside(self.dense1(beside(z, y)), y))
         return self.up2(beside(self.up1(beside(h, y)), y))
 
@@ -117,6 +124,7 @@ class NewmuCritic(nn.Module):
     def __init__(self, config: CGANConfig, images: ImageSpec):
         super().__init__()
         self.classes, k = images.classes, images.classes
+        # the mirror image, labels as constant maps beside the pixels
         flat = 128 * (images.side // 4) ** 2
         self.down1 = nn.Sequential(nn.Conv2d(images.channels + k, 64, 5, 2, 2, bias=False), nn.LeakyReLU(LEAK))
         self.down2 = nn.Sequential(nn.Conv2d(64 + k, 128, 5, 2, 2, bias=False), nn.BatchNorm2d(128, affine=False),
@@ -129,6 +137,7 @@ class NewmuCritic(nn.Module):
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         y = one_hot(labels, self.classes, images)
         x = (images + 1) / 2
+        # pixels in [0,1], as the sigmoid at the generator's end gives them
         h = self.dense(beside(self.down2(beside(self.down1(beside(x, y)), y)), y))
         return self.head(beside(h, y)).squeeze(1)
 
@@ -181,7 +190,8 @@ def beside(x: Tensor, y: Tensor) -> Tensor:
     return torch.cat([x, y if x.ndim == 2 else y[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1)
 
 
-NETS = {"mlp": (DenseGenerator, DenseCritic), "newmu": (NewmuGenerator, NewmuCritic), "dcgan": (EndsGenerator, EndsCritic)}
+NETS = {"mlp": (DenseGenerator, DenseCritic), "newmu": (NewmuGenerator, NewmuCritic),
+        "dcgan": (EndsGenerator, EndsCritic)}
 CONV: dict[str, Any] = {"net": "dcgan", "latents_from": "normal", "order": "critic-first", "optimizer": "adam",
                         "rate": 2e-4, "batch": 64}
 
@@ -189,17 +199,19 @@ CONV: dict[str, Any] = {"net": "dcgan", "latents_from": "normal", "order": "crit
 class CGAN(Family):
     title = "cGAN"
     paper = "Mirza, Osindero 2014, arXiv 1411.1784"
-    summary = ("The original GAN where both networks are given a label. The critic asks whether the image is real and fits "
-               "its label, so the generator learns one distribution for each class. Samples of a chosen class can then be "
-               "asked for.")
+    summary = ("The original GAN where both networks are given a label. The critic asks whether the image is real and "
+               "fits its label, so the generator learns one distribution for each class. Samples of a chosen class can "
+               "then be asked for.")
     Config = CGANConfig
     kimg = 3000.0
     needs_labels = True
     presets = {
         "paper": Preset("the paper's dense networks for MNIST, SGD: slow, soft digits"),
-        "alt:newmu": Preset("the DCGAN authors' conditional network, labels at every layer, 200 epochs of 60,000 images",
+        "alt:newmu": Preset("the DCGAN authors' conditional network, labels at every layer, 200 epochs of 60,000 "
+                            "images",
                             kimg=12_000, net="newmu",
-                            latents_from="signed", order="alternate", optimizer="adam", rate=2e-4, constant_epochs=100.0,
+                            latents_from="signed", order="alternate", optimizer="adam", rate=2e-4,
+                            constant_epochs=100.0,
                             weight_decay=2.5e-5, batch=128),
         "alt:dcgan_cond": Preset("DCGAN (64 maps) with labels at its ends, any side", **CONV),
         "laptop": Preset("a class a row, recognisable, after two minutes on two cores", kimg=120,
@@ -219,8 +231,8 @@ class CGAN(Family):
     healthy = "As GAN and DCGAN; in the grid each row shows its class and the images within a row differ."
     sick = ("Rows that do not show their class: the critic ignores the label. Rows of one image: within classes the "
             "generator has collapsed. Watch the class accuracy of conditional samples beside SWD or FID.")
-    misprints = ("The rate is divided by 1.00004 at every update here, by 1.000004 in the GAN paper's code: a factor of ten "
-                 "in the time scale. A much copied implementation silently uses a least-squares loss.")
+    misprints = ("The rate is divided by 1.00004 at every update here, by 1.000004 in the GAN paper's code: a factor "
+                 "of ten in the time scale. A much copied implementation silently uses a least-squares loss.")
 
     config: CGANConfig
     critic: nn.Module
@@ -249,11 +261,13 @@ class CGAN(Family):
 
     def stage(self, clock: Clock) -> Stage:
         c, side = self.config, self.images.side
+        # the GAN authors' schedule of rate and momentum
         if c.optimizer == "sgd":
             rate = decayed(c.rate, c.rate_decay, c.rate_floor, clock.steps)
             momentum = momentum_at(clock.epoch, c.momentum, c.momentum_end)
             return Stage(side, c.batch, rates={"critic": rate, "generator": rate},
                          momenta={"critic": momentum, "generator": momentum})
+        # Adam at a constant rate, or constant and then linearly to 0
         if not c.constant_epochs:
             return Stage(side, c.batch)
         left = 1 - (clock.epoch - c.constant_epochs) / c.falling_epochs
@@ -272,11 +286,13 @@ class CGAN(Family):
         """Fakes, with the generator's graph, and their labels."""
         assert batch.labels is not None
         labels = batch.labels
+        # fakes have labels of their own, or the reals'
         if self.config.fake_labels == "uniform":
             labels = engine.random("labels").integers(len(labels), high=self.images.classes)
         return self.generator(self.latents(len(labels), engine.random("latents")), labels), labels
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        # the critic judges pairs: an image with its label
         batch = next(reals)
         fake, labels = self.drawn(batch, engine)
         real_scores, fake_scores = self.critic(batch.images, batch.labels), self.critic(fake.detach(), labels)
@@ -290,6 +306,7 @@ class CGAN(Family):
             if self.config.order == "alternate":  # the generator's turn uses up a minibatch too
                 fake, labels = self.drawn(next(reals), engine)
             generator_loss = self.update_generator(fake, labels, engine)
+        # what is logged is of the critic before its update
         logs = losses.probabilities(real_scores.detach(), fake_scores.detach())
         return {**logs, "critic_loss": critic_loss.detach(), "generator_loss": generator_loss,
                 "critic_loss_excess": 2 * (critic_loss.detach() - losses.LN2),

@@ -22,7 +22,8 @@ from ganbench.random import Random
 
 class DCGANConfig(FamilyConfig):
     # networks
-    net: Literal["standard", "features32"] = setting("standard", "standard, or the authors' ImageNet-32 network", "code")
+    net: Literal["standard", "features32"] = setting("standard", "standard, or the authors' ImageNet-32 network",
+                                                     "code")
     ngf: int = setting(128, "generator maps at half the side; doubled at each halving", "figure 1", ge=1)
     ndf: int = setting(128, "critic maps at half the side", "figure 1", ge=1)
     kernel: Literal[3, 4, 5] = setting(5, "side of the strided kernels", "figure 1")
@@ -44,7 +45,8 @@ class DCGANConfig(FamilyConfig):
     rate: float = setting(2e-4, "Adam's learning rate", "section 4", gt=0)
     beta1: float = setting(0.5, "Adam", "section 4", ge=0, lt=1)
     beta2: float = setting(0.999, "Adam", "section 4", ge=0, lt=1)
-    weight_decay: float = setting(0.0, "L2 on all parameters, added to the gradient", "authors' code 1e-5 or 2.5e-5", ge=0)
+    weight_decay: float = setting(0.0, "L2 on all parameters, added to the gradient", "authors' code 1e-5 or 2.5e-5",
+                                  ge=0)
     batch: int = setting(128, "images a minibatch", "section 4", ge=2)
 
 
@@ -70,7 +72,11 @@ class Generator(nn.Module):
     def __init__(self, latent: int, first: int, plan: Plan, channels: int, kernel: int, *, last: int = 2,
                  norm: bool = True, per_unit: bool = False, running: bool = True):
         super().__init__()
-        norm2d = lambda width: [nn.BatchNorm2d(width, track_running_stats=running)] if norm else []
+
+        def norm2d(width: int) -> list[nn.Module]:
+            return [nn.BatchNorm2d(width, track_running_stats=running)] if norm else []
+
+        # the projection to 4x4 is normalised by unit or by map, then each doubling by map
         self.project = nn.Sequential(
             nn.Linear(latent, first * 16, bias=False),
             *([nn.BatchNorm1d(first * 16, track_running_stats=running)] if norm and per_unit else []),
@@ -101,6 +107,7 @@ class Discriminator(nn.Module):
         width = channels
         for index, (wider, stride) in enumerate(plan):
             k = kernel if stride == 2 else 3
+            # no norm on raw pixels: it would take away what tells reals from fakes
             layers += [Conv2d(width, wider, k, stride, (k - 1) // 2, bias=False),
                        *([nn.BatchNorm2d(wider)] if norm and index else []), nn.LeakyReLU(LEAK)]
             width = wider
@@ -114,6 +121,7 @@ class Discriminator(nn.Module):
 def _up(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:
     """A transposed convolution without bias that multiplies the side by exactly `stride`."""
     k = kernel if stride == 2 else 3
+    # an odd kernel falls one pixel short of twice the side
     extra = k % 2 if stride == 2 else 0
     return nn.ConvTranspose2d(inputs, outputs, k, stride, (k - 1) // 2, extra, bias=False)
 
@@ -127,8 +135,8 @@ class DCGAN(Family):
     Config = DCGANConfig
     kimg = 1500.0
     presets = {
-        "paper": Preset("the paper's networks (128 maps, 5x5 kernels), 19M + 17M weights at 64 px, 25 epochs of 60,000 images: a "
-                        "GPU, hours"),
+        "paper": Preset("the paper's networks (128 maps, 5x5 kernels), 19M + 17M weights at 64 px, 25 epochs of 60,000 "
+                        "images: a GPU, hours"),
         "alt:torch": Preset("64 maps, 4x4 kernels, Gaussian latents, batch 64: the form most papers compare with",
                             ngf=64, ndf=64, kernel=4, latents_from="normal", per_unit_norm=False, batch=64),
         "alt:newmu": Preset("as the authors' code for faces: networks take turns at minibatches, L2 1e-5, "
@@ -136,8 +144,8 @@ class DCGAN(Family):
         "alt:r1": Preset("alt:torch with an R1 penalty and no batch norm in the critic: slower, hard to upset",
                          ngf=64, ndf=64, kernel=4, latents_from="normal", per_unit_norm=False, batch=64,
                          critic_norm=False, r1=10.0),
-        "imagenet32": Preset("the authors' network for features of 32x32 ImageNet (their linear classification test), 30 "
-                             "epochs of 1,281,167 images: days on a GPU", kimg=38_435, side=32,
+        "imagenet32": Preset("the authors' network for features of 32x32 ImageNet (their linear classification test), "
+                             "30 epochs of 1,281,167 images: days on a GPU", kimg=38_435, side=32,
                              net="features32", latent=256, kernel=3),
         "laptop": Preset("recognisable digits after a minute on two cores, Fashion-MNIST after five", kimg=120,
                          ngf=32, ndf=32, kernel=4, latents_from="normal", per_unit_norm=False, batch=32),
@@ -150,7 +158,8 @@ class DCGAN(Family):
         "generator_loss": "mean softplus(-f), nats; ln 2 = 0.693 against a blind critic",
         "prob_real": "mean D(x) on reals, a probability",
         "prob_fake_before": "mean D(G(z)) before the critic's update",
-        "prob_fake_after": "mean D(G(z)) after it, on the same latents: the gap shows how far one step moves the critic",
+        "prob_fake_after": "mean D(G(z)) after it, on the same latents: the gap shows how far one step moves the "
+                           "critic",
         "accuracy_real": "share of reals that the critic tells right", "accuracy_fake": "share of fakes likewise",
         "js_bound": "ln 2 - critic_loss/2: lower bound on the Jensen-Shannon divergence, nats, at most ln 2",
         "collapse_alarm": "1 once D(x) > 0.99 and D(G(z)) < 0.01 have held for 1000 steps",
@@ -173,6 +182,7 @@ class DCGAN(Family):
     def __init__(self, config: DCGANConfig, images: ImageSpec):
         super().__init__(config, images)
         self.latent_distribution = "normal" if config.latents_from == "normal" else "uniform"
+        # networks first, then one initialiser for both (section 4)
         self.generator, self.critic = self.make_generator(), self.make_critic()
         normal_weights(self, 0.02)
         self.alarm = CollapseAlarm()
@@ -182,7 +192,8 @@ class DCGAN(Family):
         super().check(config, images)
         assert isinstance(config, DCGANConfig)
         if images.side < 8:
-            raise UserError(f"side {images.side} is too small for a DCGAN, which begins at 4x4: choose --side 32 or more")
+            raise UserError(f"side {images.side} is too small for a DCGAN, which begins at 4x4: "
+                            "choose --side 32 or more")
         if config.net == "features32" and images.side != 32:
             raise UserError(f"net features32 is for side 32, not {images.side}: use --side 32, or --set net=standard")
         if config.r1 and config.critic_norm:
@@ -190,6 +201,7 @@ class DCGAN(Family):
 
     def make_generator(self) -> nn.Module:
         c, colours = self.config, self.images.channels
+        # how the generator normalises, whatever its plan of layers
         form = {"per_unit": c.per_unit_norm, "running": c.sample_norm == "running"}
         if c.net == "features32":
             plan = [(512, 2), (256, 1), (256, 2), (128, 1), (128, 2)]
@@ -202,6 +214,7 @@ class DCGAN(Family):
         if c.net == "features32":
             plan = [(128, 1), (128, 2), (256, 1), (256, 2), (512, 1), (512, 2)]
             return Discriminator(colours, plan, 3, norm=c.critic_norm)
+        # the generator's widths the other way round
         rising = widths(self.images.side, c.ndf, c.max_channels)[::-1]
         return Discriminator(colours, [(w, 2) for w in rising], c.kernel, norm=c.critic_norm)
 
@@ -235,10 +248,12 @@ class DCGAN(Family):
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         order = self.config.order
+        # both losses start from one minibatch and one set of fakes
         x = next(reals).images
         fake = self.generator(self.latents(len(x), engine.random("latents")))
         real_scores, fake_scores = self.critic(x), self.critic(fake.detach())
         critic_loss = self.critic_loss(real_scores, fake_scores)
+        # what is logged is of the critic before its update
         logs, penalty = self.observe(real_scores, fake_scores, engine), self.penalty(x, engine)
         if order == "simultaneous":
             # The generator moves first: the critic's loss does not depend on its weights.
@@ -246,6 +261,7 @@ class DCGAN(Family):
             engine.update(critic_loss + penalty.get("r1", 0), "critic")
         else:
             engine.update(critic_loss + penalty.get("r1", 0), "critic")
+            # critic first: the generator then meets the updated critic
             if order == "alternate":  # the generator's turn uses up a minibatch too
                 fake = self.generator(self.latents(len(next(reals).images), engine.random("latents")))
             logs |= self.update_generator(fake, engine)
@@ -263,6 +279,7 @@ class DCGAN(Family):
         if not c.r1:
             return {}
         due = self.penalised(engine.clock)
+        # applied every k-th step only, it weighs k times as much
         return {"r1": losses.r1_penalty(self.critic, x, c.r1) * c.r1_every if due else x.new_zeros(())}
 
     def penalised(self, clock: Clock) -> bool:
@@ -271,6 +288,7 @@ class DCGAN(Family):
 
     def observe(self, real: Tensor, fake: Tensor, engine: Engine) -> dict[str, Tensor]:
         """What the critic's scores say, whatever the loss."""
+        # the logistic loss is computed even where another is trained on, so that runs compare
         real, fake = real.detach(), fake.detach()
         logs = losses.probabilities(real, fake)
         logistic = losses.logistic_critic(real, fake)

@@ -201,6 +201,7 @@ class EBGAN(Family):
     def __init__(self, config: EBGANConfig, images: ImageSpec):
         super().__init__(config, images)
         self.latent_distribution = "normal" if config.latents_from == "normal" else "uniform"
+        # dense networks for MNIST, convolutional ones else
         if config.net == "mlp":
             self.generator, self.critic = dense_generator(config, images), DenseAutoencoder(config, images)
         else:
@@ -225,6 +226,7 @@ class EBGAN(Family):
 
     def latents(self, n: int, random: Random) -> Tensor:
         """(n, latent), or with noise planes (n, latent + all their values)."""
+        # noise planes are part of the latent, so that equal latents give equal images
         planes = noise_planes(self.config, self.images)
         size = self.config.latent + sum(count * 16 * 4 ** level for level, count in enumerate(planes))
         if self.config.latents_from == "uniform":
@@ -236,6 +238,7 @@ class EBGAN(Family):
         return self.distance(images, self.critic(images))
 
     def distance(self, images: Tensor, reconstructions: Tensor) -> Tensor:
+        # one number an image: the paper's margins go with the norm, not with a mean square
         error = (reconstructions - images).flatten(1)
         return torch.linalg.vector_norm(error, dim=1) if self.config.energy == "l2norm" else error.square().mean(1)
 

@@ -1,8 +1,8 @@
 """The original GAN (Goodfellow et al., NeurIPS 2014, arXiv 1406.2661).
 
-Dense networks: a ReLU generator against a maxout critic with dropout, plain SGD with momentum. The defaults are those of
-the authors' MNIST configuration; `cifar_fc` and `cifar_conv` are theirs for CIFAR-10, the second with the paper's only
-convolutions; `alt:modern` is what people write today when they say GAN.
+Dense networks: a ReLU generator against a maxout critic with dropout, plain SGD with momentum. The defaults are those
+of the authors' MNIST configuration; `cifar_fc` and `cifar_conv` are theirs for CIFAR-10, the second with the paper's
+only convolutions; `alt:modern` is what people write today when they say GAN.
 """
 
 import math
@@ -23,29 +23,34 @@ from ganbench.random import Random
 
 class GANConfig(FamilyConfig):
     # networks
-    net: Literal["dense", "conv"] = setting("dense", "dense, or the CIFAR-10 networks with a transposed convolution at the end "
-                                                  "and three maxout convolutions at the start (side 32)", "code", later=True)
+    net: Literal["dense", "conv"] = setting("dense", "dense, or the CIFAR-10 networks with a transposed convolution at "
+                                                  "the end and three maxout convolutions at the start (side 32)",
+                                            "code", later=True)
     latent: int = setting(100, "latent components", "code", ge=1)
     latents_from: Literal["uniform", "normal"] = setting("uniform", "U(-sqrt 3, sqrt 3), of variance 1, or N(0,1)",
                                                       "code: uniform for MNIST, normal for CIFAR-10")
     hidden: int = setting(1200, "units in each of the generator's two hidden layers", "code", ge=1)
-    second: Literal["relu", "sigmoid"] = setting("relu", "activation of the second hidden layer", "code, CIFAR-10: sigmoid")
+    second: Literal["relu", "sigmoid"] = setting("relu", "activation of the second hidden layer",
+                                                 "code, CIFAR-10: sigmoid")
     output: Literal["sigmoid", "tanh", "linear"] = setting("sigmoid", "of the generator", "code, CIFAR-10: linear")
     critic: Literal["maxout", "lrelu"] = setting("maxout", "kind of the critic's two hidden layers", "section 5")
     units: int = setting(240, "units in each of them", "code", ge=1)
     pieces: int = setting(5, "affine pieces of a maxout unit", "code", ge=1)
     drop_input: float = setting(0.2, "share of pixels dropped in the critic", "code", ge=0, lt=1)
     drop_hidden: float = setting(0.5, "share of hidden units dropped in the critic", "code", ge=0, lt=1)
-    init: Literal["uniform", "torch"] = setting("uniform", "U(-0.05, 0.05), critic U(-0.005, 0.005), biases 0; or torch's",
+    init: Literal["uniform", "torch"] = setting("uniform", "U(-0.05, 0.05), critic U(-0.005, 0.005), biases 0; or "
+                                                           "torch's",
                                              "code")
     output_init: float = setting(0.05, "uniform: bound of the generator's last weights", "code; CIFAR-10 dense: 0.5",
                                  later=True, gt=0)
     # optimisation
-    order: Literal["simultaneous", "critic-first"] = setting("simultaneous", "both gradients before both updates, or not",
+    order: Literal["simultaneous", "critic-first"] = setting("simultaneous",
+                                                             "both gradients before both updates, or not",
                                                           "code")
     optimizer: Literal["sgd", "adam"] = setting("sgd", "SGD with momentum, or Adam", "section 5: SGD")
     rate: float = setting(0.1, "learning rate", "code; CIFAR-10 0.025", gt=0)
-    rate_decay: float = setting(1.000004, "SGD: the rate is divided by this at every update", "code; 1.00004 in cGAN's paper",
+    rate_decay: float = setting(1.000004, "SGD: the rate is divided by this at every update",
+                                "code; 1.00004 in cGAN's paper",
                              ge=1)
     rate_floor: float = setting(1e-6, "SGD: lowest rate", "code", ge=0)
     momentum: float = setting(0.5, "SGD: momentum up to epoch 1", "code", ge=0, lt=1)
@@ -55,7 +60,8 @@ class GANConfig(FamilyConfig):
     batch: int = setting(100, "images a minibatch", "code", ge=2)
 
 
-MODERN: dict[str, Any] = {"latents_from": "normal", "output": "tanh", "critic": "lrelu", "units": 1200, "drop_input": 0.0,
+MODERN: dict[str, Any] = {"latents_from": "normal", "output": "tanh", "critic": "lrelu", "units": 1200,
+                          "drop_input": 0.0,
           "drop_hidden": 0.3, "init": "torch", "order": "critic-first", "optimizer": "adam", "rate": 2e-4, "batch": 128}
 
 
@@ -72,18 +78,20 @@ def momentum_at(epoch: float, start: float, end: float) -> float:
 class GAN(Family):
     title = "GAN"
     paper = "Goodfellow et al. 2014, arXiv 1406.2661"
-    summary = ("A generator turns noise into images; a critic learns to tell them from real ones; each is trained against "
-               "the other. With a perfect critic the generator descends the Jensen-Shannon divergence; in practice it "
-               "maximises log D(G(z)), whose gradient does not fade. Both networks are dense.")
+    summary = ("A generator turns noise into images; a critic learns to tell them from real ones; each is trained "
+               "against the other. With a perfect critic the generator descends the Jensen-Shannon divergence; in "
+               "practice it maximises log D(G(z)), whose gradient does not fade. Both networks are dense.")
     Config = GANConfig
     kimg = 3000.0
     presets = {
-        "paper": Preset("the authors' MNIST configuration, maxout and SGD, 50 epochs of 60,000 images: an hour on a few cores"),
+        "paper": Preset("the authors' MNIST configuration, maxout and SGD, 50 epochs of 60,000 images: an hour on a "
+                        "few cores"),
         "cifar_fc": Preset("the authors' dense CIFAR-10 networks, 127M weights (without their contrast normalisation)",
                            latents_from="normal", hidden=8000, second="sigmoid", output="linear", units=1600,
                            output_init=0.5, rate=0.025),
         "cifar_conv": Preset("the authors' convolutional CIFAR-10 networks, 77M weights (without their contrast "
-                             "normalisation)", side=32, net="conv", latents_from="normal", hidden=8000, second="sigmoid",
+                             "normalisation)", side=32, net="conv", latents_from="normal", hidden=8000,
+                             second="sigmoid",
                              output="linear", units=500, rate=0.004, batch=128),
         "alt:modern": Preset("tanh, leaky ReLU, Adam: what people write today, trains on anything simple", **MODERN),
         "laptop": Preset("legible, speckled digits after a minute on two cores, clothes after two", kimg=200,
@@ -94,19 +102,20 @@ class GAN(Family):
         "critic_loss": "half of mean softplus(-r) + mean softplus(f), nats; ln 2 = 0.693 for a blind critic",
         "critic_loss_excess": "twice critic_loss minus 2 ln 2: 0 for a blind critic, -1.386 for a perfect one",
         "generator_loss": "mean softplus(-f), nats; ln 2 against a blind critic",
-        "prob_real": "mean D(x), a probability, with dropout as in training", "prob_fake_before": "mean D(G(z)) likewise",
+        "prob_real": "mean D(x), a probability, with dropout as in training",
+        "prob_fake_before": "mean D(G(z)) likewise",
         "accuracy_real": "share of reals that the critic tells right", "accuracy_fake": "share of fakes likewise",
-        "js_bound": "ln 2 - critic_loss: lower bound on the Jensen-Shannon divergence, nats, at most ln 2; below 0 while "
-                    "the critic (with dropout) is worse than a coin",
+        "js_bound": "ln 2 - critic_loss: lower bound on the Jensen-Shannon divergence, nats, at most ln 2; below 0 "
+                    "while the critic (with dropout) is worse than a coin",
         "collapse_alarm": "1 once D(x) > 0.99 and D(G(z)) < 0.01 have held for 1000 steps",
         "rate": "learning rate now", "momentum": "momentum now (0 under Adam)",
     }
     convergence = "js_bound"
     healthy = "D(x) a little above 0.5, D(G(z)) a little below, for long; no loss tells the quality of the images."
-    sick = ("D(x) near 1 and D(G(z)) near 0 for good (collapse_alarm). A grid that shows few different images, or the same "
-            "one at every latent: the generator follows the critic around instead of covering the data.")
-    misprints = ("A much copied implementation sets batch norm's eps to 0.8 where its momentum was meant. The Parzen-window "
-                 "likelihoods of the paper's table say little about images (Theis et al. 2015).")
+    sick = ("D(x) near 1 and D(G(z)) near 0 for good (collapse_alarm). A grid that shows few different images, or the "
+            "same one at every latent: the generator follows the critic around instead of covering the data.")
+    misprints = ("A much copied implementation sets batch norm's eps to 0.8 where its momentum was meant. The "
+                 "Parzen-window likelihoods of the paper's table say little about images (Theis et al. 2015).")
 
     config: GANConfig
     generator: nn.Sequential
@@ -117,7 +126,8 @@ class GAN(Family):
         self.latent_distribution = "normal" if config.latents_from == "normal" else "uniform"
         c, pixels = config, images.channels * images.side ** 2
         # the generator: two hidden layers, then whatever brings their units to an image in the output's range
-        ends: dict[str, list[nn.Module]] = {"sigmoid": [nn.Sigmoid(), SignedPixels()], "tanh": [nn.Tanh()], "linear": []}
+        ends: dict[str, list[nn.Module]] = {"sigmoid": [nn.Sigmoid(), SignedPixels()], "tanh": [nn.Tanh()],
+                                            "linear": []}
         self.generator = nn.Sequential(
             nn.Linear(c.latent, c.hidden), nn.ReLU(), nn.Linear(c.hidden, c.hidden),
             nn.ReLU() if c.second == "relu" else nn.Sigmoid(), *to_image(c, images), *ends[c.output])
@@ -131,6 +141,7 @@ class GAN(Family):
         self.critic = nn.Sequential(*head, nn.Linear(c.units, 1), nn.Flatten(0))
         if c.init == "uniform":
             uniform_everywhere(self.generator, 0.05)
+            # drawn again where the authors' file has another bound
             if c.output_init != 0.05:
                 nn.init.uniform_(self.last_layer().weight, -c.output_init, c.output_init)
             uniform_everywhere(self.critic, 0.005)
@@ -143,12 +154,13 @@ class GAN(Family):
         if config.net == "conv" and images.side != 32:
             raise UserError(f"gan with net=conv is for side 32, not {images.side}: use --side 32, or --set net=dense")
         if config.net == "conv" and config.hidden % 100:
-            raise UserError(f"gan with net=conv makes 10x10 maps of {config.hidden} hidden units: choose a multiple of 100 "
-                            "with --set hidden=N")
+            raise UserError(f"gan with net=conv makes 10x10 maps of {config.hidden} hidden units: "
+                            "choose a multiple of 100 with --set hidden=N")
 
     @torch.no_grad()
     def before_training(self, images: Tensor) -> None:
         """The generator's last biases give the training images' mean, pixel by pixel (authors' code)."""
+        # only where a bias for each pixel meets a sigmoid, as in the MNIST configuration
         if self.config.output == "sigmoid" and self.config.init == "uniform" and self.config.net == "dense":
             self.last_layer().bias.copy_(((images.mean(0).flatten() + 1) / 2).clamp(1e-4, 1 - 1e-4).logit())
 
@@ -167,6 +179,7 @@ class GAN(Family):
         c = self.config
         if c.optimizer == "adam":
             return Stage(self.images.side, c.batch)
+        # SGD: the rate falls at every update, momentum rises once an epoch
         rate = decayed(c.rate, c.rate_decay, c.rate_floor, clock.steps)
         momentum = momentum_at(clock.epoch, c.momentum, c.momentum_end)
         return Stage(self.images.side, c.batch, rates={"critic": rate, "generator": rate},
@@ -178,6 +191,7 @@ class GAN(Family):
         return random.normal(n, self.config.latent)
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        # both losses from one minibatch, and from one set of fakes
         x = next(reals).images
         fake = self.generator(self.latents(len(x), engine.random("latents")))
         real_scores, fake_scores = self.critic(x), self.critic(fake.detach())
@@ -191,6 +205,7 @@ class GAN(Family):
             engine.update(critic_loss, "critic")
             generator_loss = losses.non_saturating_generator(self.critic(fake))
             engine.update(generator_loss, "generator")
+        # what is logged is of the critic before its update, with dropout as in training
         logs = losses.probabilities(real_scores.detach(), fake_scores.detach())
         return {**logs, "critic_loss": critic_loss.detach(), "generator_loss": generator_loss.detach(),
                 "critic_loss_excess": 2 * (critic_loss.detach() - losses.LN2),
@@ -222,6 +237,7 @@ class UntiedConvTranspose2d(nn.ConvTranspose2d):
 
 def hidden_layer(config: GANConfig, inputs: int) -> list[nn.Module]:
     """One of the critic's hidden layers, (B,inputs) -> (B,units), and its dropout."""
+    # the layer draws its weights here, so only the one that is used is built
     dropout = nn.Dropout(config.drop_hidden)
     if config.critic == "maxout":
         return [Maxout(inputs, config.units, config.pieces), dropout]
@@ -232,6 +248,7 @@ def to_image(config: GANConfig, images: ImageSpec) -> list[nn.Module]:
     """From the generator's second hidden layer (B,hidden) to images (B,C,S,S)."""
     shape = (images.channels, images.side, images.side)
     if config.net == "conv":  # 10x10 -> 32x32
+        # the hidden units as maps of 10x10; kernel 5 and stride 3 make 32 of them
         maps = config.hidden // 100
         return [nn.Unflatten(1, (maps, 10, 10)), UntiedConvTranspose2d(maps, images.channels, 5, 3, images.side)]
     return [nn.Linear(config.hidden, math.prod(shape)), nn.Unflatten(1, shape)]
@@ -240,10 +257,11 @@ def to_image(config: GANConfig, images: ImageSpec) -> list[nn.Module]:
 def maxout_convolutions(channels: int, drop: float) -> list[nn.Module]:
     """The critic's first layers, from side 32 to 192 maps of 5x5.
 
-    Pooling windows may stick out at the far edge: 33 -> 16, 15 -> 7, 9 -> 5. That, and dropout after each layer, is from
-    recollection of the authors' library, not from a source at hand.
+    Pooling windows may stick out at the far edge: 33 -> 16, 15 -> 7, 9 -> 5. That, and dropout after each layer, is
+    from recollection of the authors' library, not from a source at hand.
     """
     layers: list[nn.Module] = []
+    # maxout, then a pooling whose windows may stick out, then dropout
     for units, kernel, padding, window in ((32, 8, 4, 4), (32, 8, 3, 4), (192, 5, 3, 2)):
         layers += [MaxoutConv2d(channels, units, 2, kernel, padding), nn.MaxPool2d(window, 2, ceil_mode=True),
                    nn.Dropout(drop)]

@@ -141,6 +141,7 @@ class LSGAN(Family):
         super().__init__(config, images)
         self.latent_distribution = "normal" if config.latents_from == "normal" else "uniform"
         c = config
+        # the authors' own networks, or DCGAN's
         if c.net == "lsun":
             self.generator, self.critic = Generator(c, images), Critic(c, images)
             return
@@ -164,6 +165,7 @@ class LSGAN(Family):
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         c = self.config
+        # section 4.2 also tries RMSProp, which no momentum upsets
         networks = {"critic": self.critic, "generator": self.generator}
         if c.optimizer == "adam":
             return {name: torch.optim.Adam(n.parameters(), c.rate, (c.beta1, c.beta2)) for name, n in networks.items()}
@@ -173,6 +175,7 @@ class LSGAN(Family):
         return Stage(self.images.side, self.config.batch)
 
     def latents(self, n: int, random: Random) -> Tensor:
+        # the authors' networks take uniform latents, DCGAN's form normal ones
         if self.config.latents_from == "uniform":
             return random.uniform(n, self.config.latent, low=-1.0)
         return random.normal(n, self.config.latent)

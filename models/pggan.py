@@ -42,8 +42,10 @@ class PGGANConfig(ProgressiveConfig):
     critic_norm: Literal["none", "layer"] = setting("none", "none or layer", "table 1 row a: layer")
     tanh: bool = setting(False, "tanh at the generator's end", "table 1 row a: yes")
     minibatch_stddev: bool = setting(True, "minibatch standard deviation as a map", "section 3")
-    minibatch_discrimination: bool = setting(False, "Salimans et al. 2016 before the last layer, 100 kernels of 5", "row e*")
-    pool_first: bool = setting(False, "critic: pool before the activation, as the TF code's fused kernels do", "table 2: no")
+    minibatch_discrimination: bool = setting(False, "Salimans et al. 2016 before the last layer, 100 kernels of 5",
+                                             "row e*")
+    pool_first: bool = setting(False, "critic: pool before the activation, as the TF code's fused kernels do",
+                               "table 2: no")
     reals_fade: Literal["float", "bytes"] = setting("float", "fade reals as floats, or in bytes as the Theano code")
     # losses
     loss: Literal["wgan-gp", "lsgan"] = setting("wgan-gp", "wgan-gp or lsgan", "section 5, appendix B")
@@ -81,9 +83,14 @@ class Generator(Growing):
         self.config, self.side = config, images.side
         eps = config.pixel_norm_eps if config.pixel_norm else None
         bias = config.generator_norm == "none"
-        finish = lambda maps: Finish(maps, config.generator_activation, config.generator_norm, eps)
-        conv = lambda i, o, **options: nn.Sequential(
-            EqualizedConv2d(i, o, bias=bias, equalized=config.equalized, **options), finish(o))
+
+        def finish(maps: int) -> Finish:
+            return Finish(maps, config.generator_activation, config.generator_norm, eps)
+
+        def conv(inputs: int, maps: int, resample: Literal["up"] | None = None) -> nn.Sequential:
+            layer = EqualizedConv2d(inputs, maps, bias=bias, equalized=config.equalized, resample=resample)
+            return nn.Sequential(layer, finish(maps))
+
         width, nf = config.latent_size() + config.label_size(images.classes), config.channels
         # The paper's 4x4 convolution of a 1x1 image as a matrix product; its fan-in counts all 16 taps, hence the gain.
         self.dense = EqualizedLinear(width, nf(2) * 16, gain=SQRT2 / 4, bias=False, equalized=config.equalized)
@@ -91,8 +98,10 @@ class Generator(Growing):
         self.dense_finish = finish(nf(2))
         self.blocks = nn.ModuleDict({"2": conv(nf(2), nf(2))})
         for level in range(3, top + 1):
+            # a level: double the side with the first convolution, refine with the second
             self.blocks[str(level)] = nn.Sequential(conv(nf(level - 1), nf(level), resample="up"),
                                                     conv(nf(level), nf(level)))
+        # every level a network may stand at has its own way to colours, from the start
         self.to_rgb = nn.ModuleDict({
             str(level): EqualizedConv2d(nf(level), images.channels, 1, gain=1.0, equalized=config.equalized)
             for level in range(config.lowest_level(images.side), top + 1)})
@@ -100,6 +109,7 @@ class Generator(Growing):
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         level, fade = self.placed()
         x = self._features(self._with_labels(z, labels), level if fade is None else level - 1)
+        # in a fade, the newest level's image is mixed with the one below, enlarged (figure 2)
         if fade is None:
             image = self.to_rgb[str(level)](x)
         else:
@@ -109,6 +119,7 @@ class Generator(Growing):
 
     def _with_labels(self, z: Tensor, labels: Tensor | None) -> Tensor:
         eps, before = self.config.pixel_norm_eps, self.config.label_order == "before-norm"
+        # latents onto the hypersphere; the two codes append labels on different sides of that
         if labels is not None and before:
             z = torch.cat([z, labels], 1)
         if self.config.normalise_latent:
@@ -170,10 +181,11 @@ def _tensorflow(gpus: int, batches: dict[int, int], rates: dict[int, float]) -> 
 
 PRESETS = {
     "paper": Preset("the paper's settings at whatever side the data has; 19,000 kimg, days on one GPU at 128"),
-    "paper-celebahq-1024": Preset("FID 7.30 on CelebA-HQ, all 30,000 images (50k generated); weeks on one GPU, and no more than "
-                                  "one process, for its minibatches are 16, 14, 6 and 3",
+    "paper-celebahq-1024": Preset("FID 7.30 on CelebA-HQ, all 30,000 images (50k generated); weeks on one GPU, and no "
+                                  "more than one process, for its minibatches are 16, 14, 6 and 3",
                                   side=1024, kimg=19000.0, for_side=1024, split="all"),
-    "paper-lsun-256": Preset("one LSUN category at 256; about a week on one GPU", side=256, kimg=20000.0, for_side=256, split="all",
+    "paper-lsun-256": Preset("one LSUN category at 256; about a week on one GPU", side=256, kimg=20000.0, for_side=256,
+                             split="all",
                              minibatch_by_side={}),
     "paper-cifar10": Preset("inception score 8.80 unsupervised (the paper's best run); two days on one GPU", side=32,
                             kimg=20000.0, for_side=32, stable_kimg=400.0, fade_kimg=400.0, minibatch_by_side={},
@@ -189,8 +201,8 @@ PRESETS = {
                                 {256: 0.0015, 512: 0.002, 1024: 0.003}),
     "repo-v2-8gpu": _tensorflow(8, {4: 512, 8: 256, 16: 128, 32: 64, 64: 32, 128: 32, 256: 32, 512: 32, 1024: 32},
                                 {128: 0.0015, 256: 0.002, 512: 0.003, 1024: 0.003}),
-    "laptop-32": Preset("small networks for 32 pixels: Fashion-MNIST's garments can be named after 60 kimg, with SWD down "
-                        "from 110 to 14; about ten minutes on one CPU core", side=32, kimg=120.0, for_side=32,
+    "laptop-32": Preset("small networks for 32 pixels: Fashion-MNIST's garments can be named after 60 kimg, with SWD "
+                        "down from 110 to 14; about ten minutes on one CPU core", side=32, kimg=120.0, for_side=32,
                         fmap_base=256, stable_kimg=6.0, fade_kimg=6.0, **_SMALL),
     "laptop-64": Preset("small networks for 64 pixels: some 8 seconds a kimg on one CPU core once at 64",
                         side=64, kimg=150.0, for_side=64, fmap_base=512, stable_kimg=8.0, fade_kimg=8.0, **_SMALL),
@@ -233,8 +245,9 @@ class PGGAN(ProgressiveFamily):
     sick = ("wasserstein near 0 from the start with grey images: the critic learns nothing (rate too low, wrong "
             "drift); scores that run away together: drift is 0; the same image everywhere in the grid: look at "
             "minibatch stddev; checkerboards right after a fade that do not go away: optimizer state was not reset.")
-    sampling = ("By the averaged generator. Rows (a) to (c) of table 1 have batch norm, which goes by the minibatch being "
-                "sampled and not by running statistics, as in the Theano code: an image depends a little on its neighbours.")
+    sampling = ("By the averaged generator. Rows (a) to (c) of table 1 have batch norm, which goes by the minibatch "
+                "being sampled and not by running statistics, as in the Theano code: an image depends a little on its "
+                "neighbours.")
     misprints = ("Often repeated wrongly: drift weight 0.001 (not 1); Adam beta1 0, beta2 0.99 (not 0.5 or 0.9); leaky"
                  " slope 0.2; no batch norm and no tanh; latents of 512; one critic step; the He constant multiplies "
                  "the stored weight; side 32 still has 512 maps, 64 is the first with 256. Both published codes "
@@ -268,6 +281,7 @@ class PGGAN(ProgressiveFamily):
         """The Theano code's ramp-up of the learning rate."""
         if not self.config.theano_rampup_kimg:
             return 1.0
+        # from exp(-5) up to 1
         left = max(0.0, 1 - images / 1000 / self.config.theano_rampup_kimg)
         return math.exp(-5 * left * left)
 
@@ -286,13 +300,16 @@ class PGGAN(ProgressiveFamily):
                     fake_labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The critic's loss and its parts. u (B,): where between real and fake the gradient is penalised."""
         c = self.config
+        # reals and fakes go through the critic as batches of their own: minibatch stddev looks across
         on_real, on_fake = self.critic.judge(real), self.critic.judge(fake)
         d_real, d_fake = on_real[:, 0], on_fake[:, 0]
         logs = {"score_real": d_real.mean(), "score_fake": d_fake.mean()}
         if c.loss == "wgan-gp":
+            # the distance, with a drift term that keeps the reals' scores near 0 (appendix A.1)
             logs["wasserstein"] = (d_real - d_fake).mean()
             loss = -logs["wasserstein"] + c.drift * d_real.square().mean()
             if c.gradient_penalty:
+                # the penalty's weight is divided by the target's square, as in both codes
                 norms = self.penalised_norms(real, fake, u)
                 logs["gradient_norm"] = norms.mean()
                 weight = c.gradient_penalty / c.gradient_target ** 2
@@ -300,6 +317,7 @@ class PGGAN(ProgressiveFamily):
         else:
             loss = d_real.square().mean() + c.fake_weight * (d_fake - 1).square().mean()
         if real_labels is not None and fake_labels is not None:
+            # conditional: the critic also classifies, reals and fakes alike (AC-GAN)
             logs["class_real"] = classification(on_real[:, 1:], real_labels)
             logs["class_fake"] = classification(on_fake[:, 1:], fake_labels)
             loss = loss + c.label_weight * (logs["class_real"] + logs["class_fake"])
@@ -307,6 +325,7 @@ class PGGAN(ProgressiveFamily):
         return loss, {name: value.detach() for name, value in logs.items()}
 
     def generator_loss(self, fake: Tensor, labels: Tensor | None = None) -> Tensor:
+        # raise the fakes' scores; for LSGAN pull them to the reals' target 0
         out = self.critic.judge(fake)
         loss = -out[:, 0].mean() if self.config.loss == "wgan-gp" else out[:, 0].square().mean()
         return loss if labels is None else loss + self.config.label_weight * classification(out[:, 1:], labels)
@@ -317,10 +336,12 @@ class PGGAN(ProgressiveFamily):
         if self.config.simultaneous:
             return self._simultaneous_step(next(reals), engine)
         logs: dict[str, Tensor | float] = {}
+        # the critic first, on fresh minibatches
         for _ in range(self.config.n_critic):
             batch = next(reals)
             logs.update(self._critic_step(batch, engine))
         labels = self.drawn_labels(batch, engine)
+        # then the generator, on fresh latents
         loss = self.generator_loss(self._fakes(labels, len(batch.images), engine), self.one_hot(labels))
         engine.update(loss, "generator")
         return {**logs, "generator_loss": loss.detach()}
@@ -338,6 +359,7 @@ class PGGAN(ProgressiveFamily):
         """Both losses from the same networks and the same fakes, then both updates."""
         labels = batch.labels if self.config.critic_labels == "batch" else self.drawn_labels(batch, engine)
         fake = self._fakes(labels, len(batch.images), engine)
+        # both losses before either update, as the code of the CIFAR-10 runs does
         generator_loss = self.generator_loss(fake, self.one_hot(labels))
         critic_loss, logs = self._critic_loss_of(batch, fake.detach(), labels, engine)
         engine.update(generator_loss, "generator")  # the critic's graph does not hold the generator's weights
@@ -347,12 +369,14 @@ class PGGAN(ProgressiveFamily):
 
     def _critic_loss_of(self, batch: Batch, fake: Tensor, fake_labels: Tensor | None, engine: Engine,
                         ) -> tuple[Tensor, dict[str, Tensor]]:
+        # reals fade as the networks do, so that both sides of the game see the same blend
         real = fade_reals(batch.images, self.critic.placed()[1], as_bytes=self.config.reals_fade == "bytes")
         u = engine.random("penalty").uniform(len(real))
         return self.critic_loss(real, fake, u, self.one_hot(batch.labels), self.one_hot(fake_labels))
 
     def _follow(self, logs: dict[str, Tensor], engine: Engine) -> None:
-        """Let the strength of the critic's noise follow what the critic says (appendix B)."""
+        """Let the strength of the critic's noise follow its scores or its loss (appendix B)."""
         if self.config.critic_noise != "off":
-            said = logs["score_fake" if self.config.critic_noise == "score" else "critic_loss"]
-            self.critic.follow(engine.mean(said))
+            # the paper's text and its code name different drives
+            drive = logs["score_fake" if self.config.critic_noise == "score" else "critic_loss"]
+            self.critic.follow(engine.mean(drive))

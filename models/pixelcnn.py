@@ -214,12 +214,14 @@ class PixelCNN(Family):
 
         A model of fewer levels spreads each evenly over its share of the 256.
         """
+        # comparable with models of 256 levels
         return self.bits(self.code_lengths(images)) + math.log2(256 / self.config.levels)
 
     def bits(self, nll: Tensor) -> Tensor:
         return nll / (self.images.channels * self.images.side ** 2 * math.log(2))
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        # the only loss is the likelihood itself
         x = next(reals).images
         nll = self.nll(x)
         # bits a dimension have the same gradient at every side, which keeps the clipping norm meaningful

@@ -162,6 +162,7 @@ class PixelCNNPP(Family):
         """Weight normalisation begins from data: outputs of every layer with mean 0 and deviation 1."""
         with frozen_modes(self.generator):
             self.generator.eval()
+            # without dropout, on a minibatch that is not too small for its statistics
             some = images[:max(16, self.config.batch)]
             initialise_from_data(self.generator, lambda: self.generator(self.quantised(some)),
                                  self.generator.deviations())
@@ -172,6 +173,7 @@ class PixelCNNPP(Family):
 
     def stage(self, clock: Clock) -> Stage:
         c = self.config
+        # the rate falls a little at every update
         return Stage(self.images.side, c.batch, rates={"model": c.rate * c.rate_decay ** clock.steps})
 
     def ema_decay(self, stage: Stage) -> float:

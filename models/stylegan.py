@@ -35,7 +35,8 @@ _RATES = {128: 0.0015, 256: 0.002, 512: 0.003, 1024: 0.003}
 
 class StyleGANConfig(ProgressiveConfig):
     # networks
-    mapping_layers: int = setting(8, "layers of the mapping network, 0 = none (w is the normalised z)", "section 2", ge=0)
+    mapping_layers: int = setting(8, "layers of the mapping network, 0 = none (w is the normalised z)", "section 2",
+                                  ge=0)
     mapping_width: int = setting(0, "components of w, 0 = as many as the latent has", "section 2: 512", ge=0)
     mapping_rate: float = setting(0.01, "learning-rate multiplier of the mapping network", "appendix C", gt=0)
     styles: bool = setting(True, "w sets scale and bias of every layer (AdaIN)", "table 1 C")
@@ -48,7 +49,8 @@ class StyleGANConfig(ProgressiveConfig):
     conditional: bool = setting(False, "give both networks labels", "code")
     # training-time behaviour
     mixing: float = setting(0.9, "probability of mixing the styles of two latents", "table 1 F", ge=0, le=1)
-    mixing_per: Literal["minibatch", "image"] = setting("minibatch", "draw once a minibatch (code) or for every image (paper)")
+    mixing_per: Literal["minibatch", "image"] = setting("minibatch", "draw once a minibatch (code) or for every image "
+                                                                     "(paper)")
     w_decay: float = setting(0.995, "decay of the running mean of w, a generator pass", "code", ge=0, lt=1)
     # growing
     initial_side: int = setting(8, "side at the start, pixels", "appendix C", ge=4)
@@ -56,7 +58,8 @@ class StyleGANConfig(ProgressiveConfig):
     fade_kimg: float = setting(600.0, "kimg of fading in", "code", ge=0)
     minibatch_repeats: int = setting(4, "minibatches between two looks at the schedule", "code", ge=1)
     # losses
-    loss: Literal["logistic", "wgan-gp"] = setting("logistic", "non-saturating with R1, or wgan-gp", "section 4; CelebA-HQ wgan-gp")
+    loss: Literal["logistic", "wgan-gp"] = setting("logistic", "non-saturating with R1, or wgan-gp",
+                                                   "section 4; CelebA-HQ wgan-gp")
     r1_gamma: float = setting(10.0, "weight gamma of R1 (gamma/2 times the squared norm)", "appendix C", ge=0)
     # optimisation
     minibatch: int = setting(32, "images a minibatch", "code", ge=1)
@@ -102,6 +105,7 @@ class Epilogue(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
         if self.noise_weight is not None and noise is not None:
             x = x + noise * self.noise_weight.view(1, -1, 1, 1)
+        # the order is the code's: noise, bias, activation, normalisation, style
         x = F.leaky_relu(x + self.bias.view(1, -1, 1, 1), LEAK)
         if self.pixel_norm:
             x = pixel_norm(x)
@@ -138,11 +142,14 @@ class Generator(Growing):
         if config.mapping_layers:
             self.mapping = Mapping(config, images.classes if config.conditional else 0)
         self.register_buffer("w_average", torch.zeros(config.width()))
+        # what the generator starts from: a learned constant, or the latent (table 1 D)
         self.constant = nn.Parameter(torch.ones(1, nf(2), 4, 4)) if config.constant_input else None
         self.dense = None if config.constant_input else EqualizedLinear(config.width(), nf(2) * 16, gain=SQRT2 / 4,
                                                                         bias=False)
         # Layer 0 is the input; layers 2r-4 (which doubles the side, above 4x4) and 2r-3 are at level r.
-        level = lambda layer: layer // 2 + 2
+        def level(layer: int) -> int:
+            return layer // 2 + 2
+
         self.convs = nn.ModuleList(
             EqualizedConv2d(nf(level(i - 1)), nf(level(i)), bias=False, resample="up" if i % 2 == 0 else None)
             for i in range(1, self.layers))
@@ -151,6 +158,7 @@ class Generator(Growing):
                                      for r in range(config.lowest_level(images.side), top + 1)})
         if config.noise:
             for i in range(self.layers):
+                # noise for calls that have to give the same image twice
                 self.register_buffer(f"noise_{i}", torch.randn(1, 1, 2 ** level(i), 2 ** level(i)))
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -173,6 +181,7 @@ class Generator(Growing):
         if w.ndim == 2:
             w = w[:, None].expand(-1, used, -1)
         if self.constant is not None:
+            # the same start for all, which styles and noise then tell apart
             x = self.constant.expand(len(w), -1, -1, -1)
         else:
             assert self.dense is not None
@@ -180,9 +189,11 @@ class Generator(Growing):
         old = None
         for i in range(used):
             if i > 0:
+                # in a fade, the image of the level below, before the newest layers
                 if fade is not None and i == used - 2:
                     old = self.to_rgb[str(level - 1)](x)
                 x = self.convs[i - 1](x)
+                # bilinear resampling: a blur behind every doubling (section 2)
                 if self.config.smooth and i % 2 == 0:
                     x = blur(x)
             x = self.epilogues[i](x, w[:, i], self._noise(i, x, noise))
@@ -203,6 +214,7 @@ class Generator(Growing):
         """
         if w.ndim == 2:
             w = w[:, None].expand(-1, self.layers, -1)
+        # towards the average in the lower layers alone, which set what is large
         pulled = torch.lerp(self.w_average.to(w.dtype).expand_as(w), w, psi)
         below = torch.arange(w.shape[1], device=w.device) < (w.shape[1] if cutoff is None else cutoff)
         return torch.where(below[None, :, None], pulled, w)
@@ -210,6 +222,7 @@ class Generator(Growing):
 
 def mixed_styles(first: Tensor, second: Tensor, cut: Tensor, layers: int) -> Tensor:
     """w (B,layers,width): the first's (B,width) in layers below `cut` (B,) or (1,), the second's from there on."""
+    # one comparison for all layers and images
     below = torch.arange(layers, device=first.device)[None] < cut[:, None]
     return torch.where(below[:, :, None], first[:, None], second[:, None])
 
@@ -227,22 +240,24 @@ _SMALL: dict[str, Any] = {"fmap_max": 64, "mapping_layers": 4, "minibatch": 8, "
 
 
 def _gpus(n: int, batches: dict[int, int]) -> Preset:
-    return Preset(f"the code's minibatches for {n} GPU{'s' if n > 1 else ''}, any side; the paper's figures were made on "
-                  "eight", minibatch=batches[1024], minibatch_by_side=batches)
+    return Preset(f"the code's minibatches for {n} GPU{'s' if n > 1 else ''}, any side; the paper's figures were "
+                  "made on eight", minibatch=batches[1024], minibatch_by_side=batches)
 
 
 PRESETS = {
     "paper": Preset("configuration F at whatever side the data has; 25,000 kimg, days on one GPU at 128"),
     "paper-ffhq-1024": Preset("FID 4.40 on FFHQ, all 70,000 images (50k generated); a week on eight V100", side=1024,
                               for_side=1024, split="all"),
-    "paper-celebahq-1024": Preset("FID 5.17 on CelebA-HQ, all 30,000 images: WGAN-GP, rates up to 0.002; a week on eight "
-                                  "V100", side=1024, for_side=1024, split="all", loss="wgan-gp",
+    "paper-celebahq-1024": Preset("FID 5.17 on CelebA-HQ, all 30,000 images: WGAN-GP, rates up to 0.002; a week on "
+                                  "eight V100", side=1024, for_side=1024, split="all", loss="wgan-gp",
                                   rate_by_side={**_RATES, 512: 0.002, 1024: 0.002}),
-    "paper-lsun-256": Preset("FID 2.65 on bedrooms; 70,000 kimg, weeks on one GPU", side=256, for_side=256, kimg=70000.0,
+    "paper-lsun-256": Preset("FID 2.65 on bedrooms; 70,000 kimg, weeks on one GPU", side=256, for_side=256,
+                             kimg=70000.0,
                              split="all"),
     "config-a": Preset("table 1 A, the baseline: PGGAN as its TensorFlow code runs on eight GPUs (FFHQ FID 8.04)",
                        kimg=12000.0, **_A),
-    "config-b": Preset("table 1 B, A + tuning: bilinear resampling, logistic loss with R1, from 8x8, longer (5.25)", **_B),
+    "config-b": Preset("table 1 B, A + tuning: bilinear resampling, logistic loss with R1, from 8x8, longer (5.25)",
+                       **_B),
     "config-c": Preset("table 1 C, B + mapping network and styles (4.85)", **_C),
     "config-d": Preset("table 1 D, C + constant instead of the latent as input (4.88)", **_D),
     "config-e": Preset("table 1 E, D + noise (4.42)", mixing=0.0),
@@ -250,8 +265,8 @@ PRESETS = {
     "repo-1gpu": _gpus(1, {4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16, 256: 8, 512: 4, 1024: 4}),
     "repo-2gpu": _gpus(2, {4: 256, 8: 256, 16: 128, 32: 64, 64: 32, 128: 16, 256: 8, 512: 8, 1024: 8}),
     "repo-4gpu": _gpus(4, {4: 512, 8: 256, 16: 128, 32: 64, 64: 32, 128: 16, 256: 16, 512: 16, 1024: 16}),
-    "laptop-32": Preset("small networks for 32 pixels: garments in outline after 40 kimg of Fashion-MNIST, textures later; "
-                        "a quarter of an hour on one CPU core", side=32, kimg=120.0, for_side=32, fmap_base=256,
+    "laptop-32": Preset("small networks for 32 pixels: garments in outline after 40 kimg of Fashion-MNIST, textures "
+                        "later; a quarter of an hour on one CPU core", side=32, kimg=120.0, for_side=32, fmap_base=256,
                         stable_kimg=5.0, fade_kimg=5.0, **_SMALL),
     "laptop-64": Preset("small networks for 64 pixels: some 10 seconds a kimg on one CPU core once at 64",
                         side=64, kimg=150.0, for_side=64, fmap_base=512, stable_kimg=8.0, fade_kimg=8.0, **_SMALL),
@@ -267,9 +282,9 @@ class StyleGAN(ProgressiveFamily):
 
     title = "StyleGAN"
     paper = "Karras et al. 2019, arXiv 1812.04948"
-    summary = ("A mapping network turns the latent into w, and w sets the scale and bias of every layer of a generator that "
-               "starts from a learned constant; noise in every layer supplies what is random in each pixel. Mixing the "
-               "styles of two latents while training keeps the layers' styles apart. Grows as PGGAN does.")
+    summary = ("A mapping network turns the latent into w, and w sets the scale and bias of every layer of a generator "
+               "that starts from a learned constant; noise in every layer supplies what is random in each pixel. "
+               "Mixing the styles of two latents while training keeps the layers' styles apart. Grows as PGGAN does.")
     Config = StyleGANConfig
     presets = PRESETS
     kimg = 25000.0
@@ -277,21 +292,22 @@ class StyleGAN(ProgressiveFamily):
         "score_real": "mean D(real), a logit for the logistic loss",
         "score_fake": "mean D(fake)",
         "logistic_loss": "the critic's classification loss; 2 ln 2 = 1.39 for a critic that cannot tell",
-        "r1": "mean squared norm of the critic's gradient on reals, as seen at full side; gamma/2 of it is in critic_loss",
+        "r1": "mean squared norm of the critic's gradient on reals, as seen at full side; gamma/2 of it is in "
+              "critic_loss",
         "wasserstein": "mean D(real) - mean D(fake) (wgan-gp only)",
         "gradient_norm": "mean gradient norm between reals and fakes, as seen at full side; target 1 (wgan-gp only)",
         "critic_loss": "what the critic minimises, penalties included",
         "generator_loss": "what the generator minimises: mean softplus(-D(fake)), or -mean D(fake)",
     }
     convergence = None  # neither player's loss says how good the images are
-    healthy = ("logistic_loss settles between 0.5 and 1.3, generator_loss between 0.8 and 3; both jump when a fade begins; "
-               "each new side adds detail to the same images of the grid.")
-    sick = ("logistic_loss near 0 with generator_loss above 10: the critic has won, raise r1_gamma; r1 that grows without "
-            "end: rates too high; the same image everywhere in the grid: collapse.")
+    healthy = ("logistic_loss settles between 0.5 and 1.3, generator_loss between 0.8 and 3; both jump when a fade "
+               "begins; each new side adds detail to the same images of the grid.")
+    sick = ("logistic_loss near 0 with generator_loss above 10: the critic has won, raise r1_gamma; r1 that grows "
+            "without end: rates too high; the same image everywhere in the grid: collapse.")
     sampling = "By the averaged generator, with fresh noise and without truncation, which is for pictures alone."
-    misprints = ("AdaIN's scale is s + 1 with s starting at 0; the instance norm divides by the population deviation; the "
-                 "bias comes before the activation and after the noise; growing starts at 8x8 (not 4x4); R1 every step "
-                 "(lazy R1 is StyleGAN2); figures with truncation are for show, all published FIDs are without.")
+    misprints = ("AdaIN's scale is s + 1 with s starting at 0; the instance norm divides by the population deviation; "
+                 "the bias comes before the activation and after the noise; growing starts at 8x8 (not 4x4); R1 every "
+                 "step (lazy R1 is StyleGAN2); figures with truncation are for show, all published FIDs are without.")
 
     config: StyleGANConfig
     generator: Generator
@@ -311,6 +327,7 @@ class StyleGAN(ProgressiveFamily):
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
         assert isinstance(config, StyleGANConfig)
         super().check(config, images)
+        # combinations that would cut the latent off from the image
         if config.constant_input and not config.styles:
             raise UserError("constant_input without styles: nothing of the latent would reach the image; "
                             "set styles=true or constant_input=false")
@@ -326,6 +343,7 @@ class StyleGAN(ProgressiveFamily):
     def ema_decay(self, stage: Stage) -> float:
         if self.config.ema or not self.config.ema_kimg:
             return self.config.ema
+        # a half-life in images, so that it does not depend on the batch
         return 0.5 ** (stage.batch / (1000 * self.config.ema_kimg))
 
     def generate(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
@@ -363,6 +381,7 @@ class StyleGAN(ProgressiveFamily):
         return loss, {name: value.detach() for name, value in {**logs, "critic_loss": loss}.items()}
 
     def _logistic_r1(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        # reals need a gradient of their own for R1
         real = real.detach().requires_grad_(self.config.r1_gamma > 0)
         on_real, on_fake = self.scores(real, labels), self.scores(fake, labels)
         loss = F.softplus(on_fake).mean() + F.softplus(-on_real).mean()
@@ -374,9 +393,11 @@ class StyleGAN(ProgressiveFamily):
             loss = loss + self.config.r1_gamma / 2 * logs["r1"]
         return loss, logs
 
-    def _wgan_gp(self, real: Tensor, fake: Tensor, u: Tensor, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def _wgan_gp(self, real: Tensor, fake: Tensor, u: Tensor, labels: Tensor | None) -> tuple[Tensor, dict[str,
+                                                                                                           Tensor]]:
         on_real, on_fake = self.scores(real, labels), self.scores(fake, labels)
         distance, c = (on_real - on_fake).mean(), self.config
+        # PGGAN's loss, for CelebA-HQ and configuration A: distance, drift, penalty
         norms = self.penalised_norms(real, fake, u, lambda x: self.scores(x, labels))
         loss = (-distance + c.drift * on_real.square().mean()
                 + c.gradient_penalty / c.gradient_target ** 2 * gradient_penalty(norms, c.gradient_target))
@@ -393,11 +414,13 @@ class StyleGAN(ProgressiveFamily):
         batch = next(reals)
         n, labels = len(batch.images), self.one_hot(batch.labels)
         with torch.no_grad():
+            # the critic's step: fakes of the reals' labels, without a gradient for the generator
             fake = self.fakes(n, labels, engine)
         u = engine.random("penalty").uniform(n)
         loss, logs = self.critic_loss(fade_reals(batch.images, self.critic.placed()[1]), fake, u, labels)
         engine.update(loss, "critic")
 
+        # the generator's step: fresh latents, and labels drawn from the training set
         labels = self.one_hot(self.drawn_labels(batch, engine))
         generator_loss = self.generator_loss(self.fakes(n, labels, engine), labels)
         engine.update(generator_loss, "generator")
@@ -406,10 +429,13 @@ class StyleGAN(ProgressiveFamily):
     def fakes(self, n: int, labels: Tensor | None, engine: Engine) -> Tensor:
         """n images as in training: the average of w moves, and styles are mixed."""
         z = self.latents(n, engine.random("latents"))
+        # the running mean of w takes in every minibatch, before mixing
         w = self.generator.latent_to_w(z, labels)
-        self.generator.w_average.lerp_(engine.mean(w.detach().mean(0)).to(self.generator.w_average), 1 - self.config.w_decay)
+        self.generator.w_average.lerp_(engine.mean(w.detach().mean(0)).to(self.generator.w_average),
+                                       1 - self.config.w_decay)
         if not self.config.mixing:
             return self.generator.synthesis(w)
+        # a second set of styles from some layer on (section 3.1)
         other = self.generator.latent_to_w(self.latents(n, engine.random("latents")), labels)
         used = 2 * self.generator.placed()[0] - 2
         return self.generator.synthesis(mixed_styles(w, other, self.mixing_cut(n, used, engine), used))
@@ -417,9 +443,10 @@ class StyleGAN(ProgressiveFamily):
     def mixing_cut(self, n: int, used: int, engine: Engine) -> Tensor:
         """The layer (n,) or (1,) from which the second latent's styles are used; `used` = nowhere.
 
-        Uniform in 1 ... used - 1 with the probability of mixing, drawn once for the minibatch (of all processes) or once
-        an image.
+        Uniform in 1 ... used - 1 with the probability of mixing, drawn once for the minibatch (of all processes) or
+        once an image.
         """
+        # both numbers are drawn in any case, so that streams do not depend on what they say
         draws, random = () if self.config.mixing_per == "minibatch" else (n,), engine.random("mixing")
         mixes, cut = random.uniform(*draws) < self.config.mixing, 1 + random.integers(*draws, high=used - 1)
         return torch.where(mixes, cut, used).reshape(-1)

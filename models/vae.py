@@ -202,6 +202,7 @@ class VAE(Family):
         # against N(0,1), in closed form (appendix B)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
         if self.config.likelihood == "bernoulli":
+            # grey values taken as probabilities
             logits = self.generator[0](z)  # the logits before the sigmoid: stable
             reconstruction = F.binary_cross_entropy_with_logits(logits, self.pixels(images), reduction="none")
         else:

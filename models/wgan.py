@@ -65,9 +65,9 @@ class WGAN(Family):
     title = "WGAN"
     paper = "Arjovsky, Chintala, Bottou 2017, arXiv 1701.07875"
     summary = ("The critic estimates the Wasserstein-1 distance between real and generated images instead of telling "
-               "them apart, and the generator descends that distance. Clipping the critic's weights keeps it Lipschitz, "
-               "and several critic updates before each generator update keep it near its optimum. The estimate falls "
-               "as images get better, a loss curve that means something.")
+               "them apart, and the generator descends that distance. Clipping the critic's weights keeps it "
+               "Lipschitz, and several critic updates before each generator update keep it near its optimum. The "
+               "estimate falls as images get better, a loss curve that means something.")
     Config = WGANConfig
     kimg = 8000.0
     presets = {
@@ -78,7 +78,8 @@ class WGAN(Family):
         "alt:mlp_both": Preset("dense networks on both sides", net="mlp", critic_net="mlp"),
         "alt:no_norm": Preset("no batch norm in the generator: section 4.3", generator_norm=False),
         "alt:collections": Preset("Adam (0, 0.9) 2e-4 falling to 0, clip 0.1, one critic update a step, batch 128; "
-                                  "published elsewhere with FID 40 on CIFAR-10 after 100,000 generator updates", kimg=12_800,
+                                  "published elsewhere with FID 40 on CIFAR-10 after 100,000 generator updates",
+                                  kimg=12_800,
                                   optimizer="adam", rate=2e-4, rate_decay="linear", beta1=0.0, beta2=0.9, clip=0.1,
                                   n_critic=1, warm_up=0, long_every=0, batch=128, critic_kernel=5),
         "laptop": Preset("readable digits after a minute on two cores; Fashion-MNIST takes five", kimg=120, ngf=32,
@@ -89,8 +90,8 @@ class WGAN(Family):
     quantities = {
         "wasserstein": "mean f(x) - mean f(G(z)) on the last critic minibatch before the generator's update; "
                        "proportional to the Wasserstein-1 distance, by a factor that depends on clip and networks",
-        "rising_alarm": "1 while wasserstein's average over about 100 steps has stood a tenth above that over 1000 for 500 "
-                        "steps: it should fall",
+        "rising_alarm": "1 while wasserstein's average over about 100 steps has stood a tenth above that over 1000 for "
+                        "500 steps: it should fall",
         "wasserstein_dev": "the same on held-out images and fresh fakes, every 100 steps",
         "critic_loss": "-wasserstein", "generator_loss": "-mean f(G(z)); its level means nothing",
         "score_real": "mean f(x)", "score_fake": "mean f(G(z))",
@@ -115,11 +116,13 @@ class WGAN(Family):
     def __init__(self, config: WGANConfig, images: ImageSpec):
         super().__init__(config, images)
         c, colours, side = config, images.channels, images.side
+        # DCGAN's networks or dense ones, on either side (section 4.1)
         pixels = colours * side ** 2
         if c.net == "mlp":
             self.generator = nn.Sequential(MLP(c.latent, c.hidden, pixels), nn.Unflatten(1, (colours, side, side)))
         else:
             first, *others = widths(side, c.ngf, c.max_channels)
+            # extra layers come where the maps are largest: last here, first in the critic
             plan = [(w, 2) for w in others] + [(c.ngf, 1)] * c.extra_layers
             self.generator = Generator(c.latent, first, plan, colours, c.kernel, norm=c.generator_norm)
             normal_weights(self.generator, 0.02)
@@ -151,16 +154,19 @@ class WGAN(Family):
         c = self.config
         if c.rate_decay == "none" or not clock.total_images:
             return Stage(self.images.side, c.batch)
+        # to 0 at the end of the budget
         rate = c.rate * max(0.0, 1 - clock.images / clock.total_images)
         return Stage(self.images.side, c.batch, rates={"critic": rate, "generator": rate})
 
     def critic_steps(self, step: int) -> int:
         """Critic updates that precede the generator update number `step`, counted from 0."""
         c = self.config
+        # long turns keep the critic near its optimum where it may have lost it
         long = step < c.warm_up or (c.long_every > 0 and step % c.long_every == 0)
         return c.long_critic if long else c.n_critic
 
     def recording_key(self, clock: Clock) -> Hashable:
+        # a recorded step has one number of critic updates
         n = self.critic_steps(clock.steps)
         return n if n <= RECORDED_UPDATES else None
 
@@ -169,19 +175,23 @@ class WGAN(Family):
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         n = self.critic_steps(engine.clock.steps)
+        # the critic first, on fresh minibatches, almost to its optimum (algorithm 1)
         for _ in range(n):
             x = next(reals).images
             logs = self.critic_update(x, engine)
+        # then the generator once: raise the critic's mean score of fakes
         score = self.critic(self.generator(self.latents(len(x), engine.random("latents")))).mean()
         engine.update(-score, "generator")
         return {**logs, "generator_loss": -score.detach(), "critic_steps": float(n),
                 "rising_alarm": self.alarm(engine.mean(logs["wasserstein"]))}
 
     def critic_update(self, x: Tensor, engine: Engine) -> dict[str, Tensor]:
+        # clip, here or below, then one step on the difference of mean scores
         if self.config.clip_when == "before":
             self.clip_weights()
         with torch.no_grad():
             fake = self.generator(self.latents(len(x), engine.random("latents")))
+        # reals and fakes as batches of their own, for the critic has batch norm
         real_scores, fake_scores = self.critic(x), self.critic(fake)
         loss = losses.wasserstein_critic(real_scores, fake_scores)
         engine.update(loss, "critic")
@@ -199,6 +209,7 @@ class WGAN(Family):
     @torch.no_grad()
     def clipped(self) -> Tensor:
         """Share of the critic's weights that stand at the clip."""
+        # a critic whose weights mostly stand at the clip has little room left
         weights = nn.utils.parameters_to_vector(self.critic.parameters())
         return (weights.abs() >= self.config.clip).float().mean()
 
@@ -206,5 +217,6 @@ class WGAN(Family):
     def held_out(self, images: Tensor, engine: Engine) -> dict[str, Tensor]:
         """The Wasserstein estimate on held-out images (B,C,S,S) and fresh fakes."""
         with batch_statistics(self):
+            # fresh fakes, both batches normalised by themselves as in training
             fake = self.generator(self.latents(len(images), engine.random("held-out")))
             return {"wasserstein_dev": -losses.wasserstein_critic(self.critic(images), self.critic(fake))}

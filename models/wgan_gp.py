@@ -206,6 +206,7 @@ class WGANGP(Family):
     def conv_widths(self) -> list[int]:
         """Maps at 4, 8, ..., S/2: `dim` at the last, doubled towards 4x4."""
         side = self.images.side
+        # at 128 px and more, doubling to 4x4 would make layers of thousands of maps
         cap = self.config.max_channels or (512 if side >= 128 else self.config.dim * side)
         return [min(cap, self.config.dim * side // 2 // s) for s in self.sides()[:-1]]
 

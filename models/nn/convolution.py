@@ -45,6 +45,7 @@ class Convolution(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        # linear in input and weight, so the gradients are again convolutions, differentiable in turn
         (gradient,), (x, weight), form = gradients, ctx.saved_tensors, ctx.form
         to_x = to_weight = None
         if ctx.needs_input_grad[0]:
@@ -70,6 +71,7 @@ class WeightGradient(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        # the incoming gradient has the weight's shape and takes its place
         (weight,), (gradient, x), form = gradients, ctx.saved_tensors, ctx.form
         to_gradient = to_x = None
         if ctx.needs_input_grad[0]:
@@ -89,6 +91,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, form: Form) -> Tens
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
+    # the bias stands outside: adding it needs no derivative of its own
     y = Convolution.apply(x, weight, form)
     return y if bias is None else y + bias.to(y.dtype).view(1, -1, 1, 1)
 
@@ -126,6 +129,7 @@ class Conv2d(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not own_derivatives(input):
             return super()._conv_forward(input, weight, bias)
+        # only what critics use; anything else would be wrong silently
         if self.padding_mode != "zeros" or isinstance(self.padding, str) or self.dilation != (1, 1):
             raise ValueError("a Conv2d with derivatives of its own has zero padding, given as a number, and no "
                              "dilation")

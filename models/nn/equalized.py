@@ -55,6 +55,7 @@ def widened(x: Tensor) -> Tensor:
 def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
     """Divide each pixel's feature vector (axis 1) by its root mean square (arXiv 1710.10196, section 4.2)."""
     wide = widened(x)
+    # in float32 at least: squares overflow and the epsilon vanishes below that
     return (wide * torch.rsqrt(wide.square().mean(1, keepdim=True) + eps)).to(x.dtype)
 
 
@@ -77,6 +78,7 @@ class _Equalized(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], gain: float, bias: int, equalized: bool, rate: float = 1.0):
         super().__init__()
+        # the He constant: applied at every use, or once, in the initial weights
         deviation = gain / math.sqrt(math.prod(shape[1:]))
         self.scale = deviation * rate if equalized else 1.0
         self.rate = rate if equalized else 1.0
@@ -112,12 +114,14 @@ class EqualizedConv2d(_Equalized):
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.scaled_weight(), self.scaled_bias()
         if self.resample is None:
+            # no resampling: the same side
             return conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
         if self.resample == "up":
             if _better_in_two(x, weight, positions=256):
                 return conv2d(upsample(x), weight, bias, padding=1)
             # A replicated pixel meets each tap at four places; a transposed convolution spreads the kernel mirrored.
             return conv_transpose2d(x, _four_shifts(weight).flip(2, 3).transpose(0, 1), bias, stride=2, padding=1)
+        # the mean of four places is one place of a 4x4 kernel; it commutes with the bias
         if _better_in_two(x, weight, positions=4 * 128):
             return downsample(conv2d(x, weight, bias, padding=1))
         return conv2d(x, _four_shifts(weight) / 4, bias, stride=2, padding=1)
@@ -134,6 +138,7 @@ def _better_in_two(x: Tensor, weight: Tensor, positions: int) -> bool:
 
 def _four_shifts(weight: Tensor) -> Tensor:
     """The sum of a 3x3 kernel's four positions in a 4x4 one."""
+    # zero padding makes room for the four positions
     wide = F.pad(weight, (1, 1, 1, 1))
     return wide[:, :, 1:, 1:] + wide[:, :, :-1, 1:] + wide[:, :, 1:, :-1] + wide[:, :, :-1, :-1]
 
@@ -165,8 +170,8 @@ class OneGainLayerNorm(nn.Module):
 class Finish(nn.Module):
     """What follows a linear layer: [batch or layer norm ->] activation [-> pixel norm].
 
-    Batch and layer norm bring a bias of their own, so the layer before them has none. Batch norm goes by the batch at hand
-    when it samples, too, as the Theano code of the paper's experiments does.
+    Batch and layer norm bring a bias of their own, so the layer before them has none. Batch norm goes by the batch at
+    hand when it samples, too, as the Theano code of the paper's experiments does.
     """
 
     def __init__(self, channels: int, activation: Activation = "lrelu", norm: Norm = "none", eps: float | None = None):
@@ -210,8 +215,10 @@ class MinibatchStddev(nn.Module):
         size = min(self.group, batch) if self.group else batch
         if batch % size:
             raise ValueError(f"minibatch stddev: a batch of {batch} does not divide into groups of {size}")
+        # samples m, m + g, m + 2g, ... meet: the first axis is within a group
         grouped = widened(x).reshape(size, batch // size, *x.shape[1:])
         deviation = (grouped.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))  # one scalar a group
+        # each sample gets its group's number, as a constant map
         extra = deviation.repeat(size).view(batch, 1, 1, 1).expand(batch, 1, height, width)
         return torch.cat([x, extra.to(x.dtype)], 1)
 
@@ -220,5 +227,6 @@ def scale_noise(x: Tensor, strength: Tensor | None) -> Tensor:
     """Multiply by 1 + strength * sqrt(C) * n, with n ~ N(0,1) per sample and channel (arXiv 1710.10196, appendix B)."""
     if strength is None:
         return x
+    # one number for each map of each sample, constant over space
     n = layer_normal(x.shape[0], x.shape[1], 1, 1, like=x)
     return x * (1 + (strength * math.sqrt(x.shape[1])).to(n.dtype) * n)

@@ -47,6 +47,7 @@ class Growth:
 
     def lod(self, images: int) -> float:
         """Level of detail after `images` real images."""
+        # a phase is training at one side, then fading in the next; lod falls by 1 in each fade
         start, phase = math.log2(self.side) - math.floor(math.log2(self.initial)), self.stable + self.fade
         kimg = images / 1000
         index = math.floor(kimg / phase) if phase > 0 else 0
@@ -58,10 +59,12 @@ class Growth:
     def position(self, images: int) -> tuple[int, float]:
         """The side being trained, and the fade position: 0 = it counts fully, towards 1 = not yet."""
         lod = self.lod(images)
+        # the higher side is in force the moment its fade begins
         return self.side >> math.floor(lod), lod - math.floor(lod)
 
     def phase(self, images: int) -> int:
         """Counts 0, 1, 2, ...: goes up when a fade begins and when it ends (optimizers are reset then)."""
+        # both roundings change once a doubling: at the fade's beginning and at its end
         first, lod = self.lod(0), self.lod(images)
         return round(2 * first) - math.floor(lod) - math.ceil(lod)
 
@@ -73,6 +76,7 @@ class Growth:
         if self.group == 1:
             return images
         start = 0
+        # groups have the batch of the side they begin at, so walk from side to side
         while True:
             side, _ = self.position(start)
             stride = self.group * self.batch_at(side)
@@ -87,6 +91,7 @@ class Growth:
             return None
         index = round(math.log2(side / self.initial))
         change = 1000 * (index * (self.stable + self.fade) + self.stable)  # images at which the next side begins
+        # rounding can leave the last group short of the change: go on until the side has changed
         groups = max(1, math.floor((change - start) / stride))
         while self.position(start + groups * stride)[0] == side:
             groups += 1
@@ -94,8 +99,8 @@ class Growth:
 
 
 class Growing(nn.Module):
-    """Base of networks that grow. Where they stand is in buffers, so checkpoints carry it, and again in Python, so that no
-    pass has to read it from the device."""
+    """Base of networks that grow. Where they stand is in buffers, so checkpoints carry it, and again in Python, so that
+    no pass has to read it from the device."""
 
     level: Tensor
     fade: Tensor
@@ -136,5 +141,6 @@ def fade_reals(images: Tensor, fade: Tensor | None, *, as_bytes: bool = False) -
         return images
     if not as_bytes:
         return mix(images, upsample(downsample(images)), fade)
+    # as the Theano code: blended bytes, truncated, which costs a little precision
     pixels = (images * 127.5 + 127.5).round()
     return mix(pixels, upsample(downsample(pixels)), fade).floor() / 127.5 - 1

@@ -13,7 +13,8 @@ LEAK = 0.2  # slope of the leaky ReLU, in every family here
 
 
 def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """int64 (B,) in [0, classes) -> (B,classes): 1 at the label, 0 elsewhere. Unlike torch's, does not look at the values."""
+    """int64 (B,) in [0, classes) -> (B,classes): 1 at the label, 0 elsewhere. Unlike torch's, does not look at the
+    values."""
     return (labels[:, None] == torch.arange(classes, device=labels.device)).to(dtype)
 
 
@@ -27,6 +28,7 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        # over the whole sample, unlike torch's layer, whose gains are one a value
         x = F.layer_norm(x, x.shape[1:], eps=self.eps)
         return x * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
 
@@ -48,7 +50,8 @@ class ConditionalBatchNorm2d(nn.Module):
 
 
 class Maxout(nn.Module):
-    """(B,inputs) -> (B,units): the largest of `pieces` affine maps per unit (Goodfellow et al. 2013, arXiv 1302.4389)."""
+    """(B,inputs) -> (B,units): the largest of `pieces` affine maps per unit (Goodfellow et al. 2013, arXiv
+    1302.4389)."""
 
     def __init__(self, inputs: int, units: int, pieces: int):
         super().__init__()
@@ -89,6 +92,7 @@ class MinibatchDiscrimination(nn.Module):
         self.T = nn.Parameter(torch.randn(inputs, kernels * dimensions) * 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
+        # all pairs of the minibatch, by kernel
         m = (x @ self.T).unflatten(1, (self.kernels, self.dimensions))
         distances = (m[:, None] - m[None]).abs().sum(3)  # (B, B, kernels)
         # Every sample has distance 0 to itself: exp(0) = 1 is what the sum over j != i leaves out.
@@ -96,7 +100,8 @@ class MinibatchDiscrimination(nn.Module):
 
 
 class NormedMinibatchDiscrimination(nn.Module):
-    """Minibatch discrimination as in its authors' code: a tensor of learned scale, a bias a kernel, initialised from data.
+    """Minibatch discrimination as in its authors' code: a tensor of learned scale, a bias a kernel, initialised from
+    data.
 
     (B,inputs) -> (B,inputs+kernels) as above, with T = theta exp(log_scale) / |theta| along its inputs, plus the bias.
     """
@@ -115,6 +120,7 @@ class NormedMinibatchDiscrimination(nn.Module):
 
     def distances(self, x: Tensor) -> Tensor:
         """Between all pairs of samples, by kernel: (B,B,kernels)."""
+        # the tensor's scale is learned by kernel and dimension, its direction in theta
         m = torch.tensordot(x, self.theta * (self.log_scale.exp() / self.theta.norm(dim=0)), 1)
         return (m[:, None] - m[None]).abs().sum(3)
 
@@ -147,12 +153,15 @@ class MaskedConv2d(nn.Conv2d):
         kind: "A" for the first layer, "B" for all others. kernel: an odd side, or odd (height, width).
     """
 
-    def __init__(self, kind: Literal["A", "B"], inputs: int, outputs: int, kernel: int | tuple[int, int], colours: int = 1):
+    def __init__(self, kind: Literal["A", "B"], inputs: int, outputs: int, kernel: int | tuple[int, int],
+                 colours: int = 1):
         height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
         super().__init__(inputs, outputs, (height, width), padding=(height // 2, width // 2))
+        # rows above, and the own row to the left, are seen whole
         mask = torch.zeros(outputs, inputs, height, width)
         mask[:, :, :height // 2] = 1
         mask[:, :, height // 2, :width // 2] = 1
+        # at the centre it goes by colour: earlier ones, with mask B the own one too
         from_colour = torch.arange(inputs) * colours // inputs
         to_colour = torch.arange(outputs) * colours // outputs
         seen = from_colour[None] < to_colour[:, None] if kind == "A" else from_colour[None] <= to_colour[:, None]
@@ -167,7 +176,8 @@ class MaskedConv2d(nn.Conv2d):
 # --- initialisers ---------------------------------------------------------------------------------------------------
 
 def normal_weights(network: nn.Module, deviation: float = 0.02, gain_deviation: float | None = None) -> None:
-    """N(0, deviation) for all convolutions and linear layers, biases 0; batch-norm gains N(1, gain_deviation), biases 0.
+    """N(0, deviation) for all convolutions and linear layers, biases 0; batch-norm gains N(1, gain_deviation), biases
+    0.
 
     `gain_deviation` None means the same deviation as the weights (DCGAN, arXiv 1511.06434, section 4).
     """
@@ -192,6 +202,7 @@ def uniform_weights(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, he: bool 
         fans = layer.in_features + layer.out_features
     else:
         stride = layer.stride[0] ** 2
+        # the stride divides the fan of the larger map
         fan_in, fan_out = layer.in_channels * taps, layer.out_channels * taps
         fans = fan_in // stride + fan_out if isinstance(layer, nn.ConvTranspose2d) else fan_in + fan_out // stride
     bound = math.sqrt(3) * math.sqrt((4 if he else 2) / fans)

@@ -23,6 +23,7 @@ def log_likelihood(params: Tensor, images: Tensor) -> Tensor:
     """log p(x) in nats of each pixel, all colours together: (B,P,H,W), (B,C,H,W) grey levels on [-1,1] -> (B,H,W)."""
     logits, means, log_scales, couplings = split(params, images.shape[1])
     x = images[:, None]  # beside the components
+    # green's mean depends on red, blue's on both, all of them known here
     means = torch.stack([_mean(means, couplings, x, colour) for colour in range(images.shape[1])], 2)
     inside = log_mass(x, means, log_scales).sum(2)
     return torch.logsumexp(logits.log_softmax(1) + inside, 1)
@@ -35,6 +36,7 @@ def log_mass(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     below = (x - mean - STEP / 2) * precision
     # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b-a)), no digit of which is lost far out in the tails
     between = F.logsigmoid(above) + F.logsigmoid(-below) + torch.log(-torch.expm1(-STEP * precision))
+    # the outermost levels get their tails too
     lowest, highest = x < -1 + STEP / 2, x > 1 - STEP / 2
     return torch.where(lowest, F.logsigmoid(above), torch.where(highest, F.logsigmoid(-below), between))
 
@@ -47,6 +49,7 @@ def draw(params: Tensor, noise: Tensor) -> Tensor:
     """
     colours = noise.shape[1] - 1
     logits, means, log_scales, couplings = split(params, colours)
+    # one component for all colours, then colour after colour by the inverse of the logistic
     component = (logits.softmax(1).cumsum(1) <= noise[:, :1]).sum(1).clamp_max(logits.shape[1] - 1)
     chosen = torch.arange(len(params), device=params.device), component
     means, scales, couplings = (t[chosen][:, None] for t in (means, log_scales.exp(), couplings))

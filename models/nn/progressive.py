@@ -3,7 +3,7 @@
 Defaults are that paper's.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,8 @@ class ProgressiveConfig(FamilyConfig):
     drift: float = setting(0.001, "weight of mean D(real)^2", "appendix A", ge=0)
     # optimisation
     minibatch: int = setting(16, "images a minibatch", "appendix A", ge=1)
-    minibatch_by_side: dict[int, int] = setting({256: 14, 512: 6, 1024: 3}, "where it differs: 512:6,1024:3", "appendix A")
+    minibatch_by_side: dict[int, int] = setting({256: 14, 512: 6, 1024: 3}, "where it differs: 512:6,1024:3",
+                                                "appendix A")
     rate: float = setting(0.001, "Adam's learning rate", "appendix A", gt=0)
     rate_by_side: dict[int, float] = setting({}, "where it differs, e.g. 1024:0.0015", "TF code")
     beta1: float = setting(0.0, "Adam", "appendix A", ge=0, lt=1)
@@ -94,7 +95,7 @@ class ProgressiveCritic(Growing):
         noise: multiplicative noise before every 3x3 and 4x4 layer, whose strength follows the buffer `drive`.
     """
 
-    drive: Tensor  # running mean of what the critic says, for the noise
+    drive: Tensor  # running mean of the critic's scores or loss, for the noise
 
     def __init__(self, side: int, image_channels: int, channels: Channels, lowest: int, outputs: int = 1, *,
                  equalized: bool = True, norm: Norm = "none", stddev_group: int | None = 0,
@@ -102,9 +103,15 @@ class ProgressiveCritic(Growing):
         super().__init__(top := side.bit_length() - 1)
         self.side, self.pool_first, self.smooth, self.noise = side, pool_first, smooth, noise
         self.register_buffer("drive", torch.tensor(0.0))
-        conv = lambda i, o, **options: EqualizedConv2d(i, o, bias=norm == "none", equalized=equalized, **options)
-        finish = lambda maps: Finish(maps, "lrelu", norm)
-        down = "down" if pool_first else None
+
+        def conv(inputs: int, maps: int, resample: Literal["down"] | None = None) -> EqualizedConv2d:
+            return EqualizedConv2d(inputs, maps, bias=norm == "none", equalized=equalized, resample=resample)
+
+        def finish(maps: int) -> Finish:
+            return Finish(maps, "lrelu", norm)
+
+        # every level from the lowest up has its own way from colours; a level has two convolutions, the second halves
+        down: Literal["down"] | None = "down" if pool_first else None
         self.from_rgb = nn.ModuleDict({
             str(level): EqualizedConv2d(image_channels, channels(level), 1, equalized=equalized)
             for level in range(lowest, top + 1)})
@@ -113,6 +120,7 @@ class ProgressiveCritic(Growing):
                                        conv(channels(level), channels(level - 1), resample=down),
                                        finish(channels(level - 1))])
             for level in range(3, top + 1)})
+        # at 4x4: the minibatch's statistics as one more map, then a dense end
         self.stddev = None if stddev_group is None else MinibatchStddev(stddev_group)
         self.conv = conv(channels(2) + (0 if stddev_group is None else 1), channels(2))
         self.conv_finish = finish(channels(2))
@@ -130,9 +138,11 @@ class ProgressiveCritic(Growing):
         level, fade = self.placed()
         noise = self.noise_strength()
         x = self._from_rgb(images, level)
+        # from the side at hand down to 4x4
         for r in range(level, 2, -1):
             x = self._shrink(x, r, noise)
             if fade is not None and r == level:
+                # in a fade, features below the newest level are mixed with those of the halved image
                 x = mix(x, self._from_rgb(downsample(images), level - 1), fade)
         if self.stddev is not None:
             x = self.stddev(x)
@@ -145,9 +155,9 @@ class ProgressiveCritic(Growing):
         """0.2 * max(d - 0.5, 0)^2 for the running d (appendix B), a scalar; None = no noise."""
         return 0.2 * (self.drive.double() - 0.5).clamp_min(0).square() if self.noise else None
 
-    def follow(self, said: Tensor) -> None:
-        """Let the noise's strength follow what the critic says: a scalar, clipped to [0,1], averaged with decay 0.9."""
-        self.drive.lerp_(said.detach().clamp(0, 1).to(self.drive.dtype), 0.1)
+    def follow(self, value: Tensor) -> None:
+        """Let the noise's strength follow a scalar: clipped to [0,1], averaged with decay 0.9."""
+        self.drive.lerp_(value.detach().clamp(0, 1).to(self.drive.dtype), 0.1)
 
     def _from_rgb(self, images: Tensor, level: int) -> Tensor:
         return F.leaky_relu(self.from_rgb[str(level)](images), LEAK)
@@ -157,6 +167,7 @@ class ProgressiveCritic(Growing):
         block = self.blocks[str(level)]
         assert isinstance(block, nn.ModuleList)
         conv, finish, conv2, finish2 = block
+        # with noise, where there is any, before each of the two
         x = finish(conv(scale_noise(x, noise)))
         if self.smooth:
             x = blur(x)
@@ -174,6 +185,7 @@ class ProgressiveFamily(Family):
     def __init__(self, config: ProgressiveConfig, images: ImageSpec, draws: int = 1):
         """draws: minibatches of reals in a step."""
         super().__init__(config, images)
+        # the schedule is a pure function of the images shown; the TF code looks at it every few minibatches
         self.growth = Growth(
             images.side, config.initial_side if config.growing else images.side, config.stable_kimg, config.fade_kimg,
             config.minibatch, config.minibatch_by_side,
@@ -184,6 +196,7 @@ class ProgressiveFamily(Family):
         assert isinstance(config, ProgressiveConfig)
         super().check(config, images)
         name = cls.__module__.split(".")[-1]
+        # a preset for one side names another that fits
         if config.for_side and config.for_side != images.side:
             fitting = [n for n, p in cls.presets.items() if p.side == images.side]
             advice = f"--preset {fitting[0] if fitting else cls.default_preset}"
@@ -198,6 +211,7 @@ class ProgressiveFamily(Family):
                             "use a labelled data set, or leave conditional off")
 
     def stage(self, clock: Clock) -> Stage:
+        # where the schedule stands: side, fade, and the rate and batch that go with the side
         images = self.growth.aligned(clock.images)
         side, fade = self.growth.position(images)
         rate = by_side(self.config.rate_by_side, side, self.config.rate) * self.ramp(images)
@@ -252,5 +266,6 @@ class ProgressiveFamily(Family):
         if not self.label_size:
             return None
         assert batch.labels is not None
+        # which labels can be drawn
         labels = batch.labels if engine.labels is None else engine.labels
         return labels[engine.random("labels").integers(len(batch.labels), high=len(labels))]

@@ -71,6 +71,7 @@ class ResNetGenerator(nn.Module):
         self.blocks = nn.Sequential(*[ResNetBlock(a, b, "up", kind, first_bias=first_bias, classes=classes)
                                       for a, b in itertools.pairwise(widths)])
         self.norm = norm_layer(kind, widths[-1])
+        # a last norm and ReLU lead to the colours
         self.to_image = Conv2d(widths[-1], channels, 3, padding=1)
         initialise_blocks(self)
         if he_output:
@@ -111,6 +112,7 @@ class ResNet32Critic(nn.Module):
 
     def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B,) and the classes' logits (B,classes)."""
+        # one pass through the blocks for both heads
         features = self.features(images)
         return self.head(features).squeeze(1), self.classifier(features)
 

@@ -17,6 +17,7 @@ class CollapseAlarm(nn.Module):
 
     @torch.no_grad()
     def forward(self, prob_real: Tensor, prob_fake: Tensor) -> Tensor:
+        # steps in a row; one that does not qualify starts the count again
         won = (prob_real > 0.99) & (prob_fake < 0.01)
         self.steps.copy_(torch.where(won, self.steps + 1, torch.zeros_like(self.steps)))
         return (self.steps >= self.patience).float()
@@ -47,9 +48,12 @@ class RisingAlarm(nn.Module):
     @torch.no_grad()
     def forward(self, value: Tensor) -> Tensor:
         decays = self.decays
+        # both averages take the value in
         self.seen.add_(1)
         self.sums.mul_(decays).add_((1 - decays) * value)
+        # averages that began at 0 are corrected for it, as in Adam
         short, long = self.sums / (1 - decays ** self.seen)
+        # above by the margin, and past the time in which rising is normal
         rising = (short - long > self.margin * long.abs()) & (self.seen > self.settle)
         self.steps.copy_(torch.where(rising, self.steps + 1, torch.zeros_like(self.steps)))
         return (self.steps >= self.patience).float()

@@ -19,6 +19,7 @@ def normed(layer: Layer, deviation: float = 0.05, *, train_length: bool = True) 
     Parameters of a layer with bias and k weights an output: (k + 2) an output; one less where the length is not
     trained, which data alone then sets.
     """
+    # direction and length both come from these first weights
     nn.init.normal_(layer.weight, 0, deviation)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -45,6 +46,7 @@ def initialise_from_data(network: nn.Module, forward: Callable[[], object],
         forward: runs the network on the minibatch. deviations: of layers that are to have another one than 1.
     """
     def settle(layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
+        # over everything but the outputs' axis
         axes = [d for d in range(outputs.ndim) if d != 1]
         shape = [-1 if d == 1 else 1 for d in range(outputs.ndim)]
         mean, variance = outputs.mean(axes), outputs.var(axes, correction=0)
@@ -54,12 +56,14 @@ def initialise_from_data(network: nn.Module, forward: Callable[[], object],
         bias = layer.bias
         assert isinstance(bias, Tensor)
         bias.copy_(-mean * factor)
+        # the pass goes on with what the layer gives from now on
         return (outputs - mean.view(shape)) * factor.view(shape)
 
     def settle_discrimination(layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
         assert isinstance(layer, NormedMinibatchDiscrimination)
         return layer.initialise(inputs[0])
 
+    # hooks meet the layers in the pass's own order
     hooks = []
     for module in network.modules():
         if isinstance(module, NormedMinibatchDiscrimination):
