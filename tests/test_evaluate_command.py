@@ -65,7 +65,8 @@ def test_a_floor_at_fewer_images_is_not_shown(call):
 
 def test_scoring_again_adds_no_second_row(call):
     asked = ("eval", "--real", "reals", "--fake", "fakes", "--metric", "ms_ssim", "--results", "r.csv")
-    call(*asked)
+    value = float(f"{call(*asked).output and load_results('r.csv').value[0]:.4g}")
+    assert f"fakes & {value:g} \\\\\n" in call(*asked, "--latex").output
     assert "0 rows added" in call(*asked).output
     assert len(load_results("r.csv")) == 1
 

@@ -6,3 +6,10 @@ import sys
 def note(text: str) -> None:
     """One line to the user, on stderr."""
     print(f"ganbench: {text}", file=sys.stderr)
+
+
+def show_progress(what: str, done: int, total: int) -> None:
+    """How far something is, redrawn in one line on a terminal, and gone when it is done."""
+    if sys.stderr.isatty():
+        line = f"{what}: {done:,} of {total:,}" if done < total else ""
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ganbench.commands import show_progress
 from ganbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,10 +49,12 @@ def eval_(
     floor: Annotated[bool, typer.Option("--floor/--no-floor", help="Also measure SWD's noise floor")] = True,
     cached: Annotated[bool, typer.Option("--cache/--no-cache", help="Use kept statistics of reals")] = True,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out unreadable pictures, listed by name")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Also print the numbers as a row of a LaTeX table")] = False,
 ) -> None:
     """Score the newest run, or any images or generator, against real images."""
     from ganbench.report.table import print_scores
     from ganbench.runs import scoring
+    from ganbench.runs.evaluation import Evaluation
 
     names = [name.strip() for name in metric.split(",") if name.strip()]
     if not names:
@@ -67,12 +70,14 @@ def eval_(
                              split=split, crop=crop, root=root, latent=latent, which=which, floor=floor, use_cache=cached,
                              keep_going=keep_going, skip_bad=skip_bad,
                              options={k: v for k, v in options.items() if v is not None})
-    found = scoring.run_request(asked, say=_note)
+    found = scoring.run_request(asked, say=_note, progress=show_progress)
     if found is None:  # another process scores, and speaks
         return
     rows = found.rows + found.floor
     if rows:
         print_scores([*found.rows, *({**row, "metric": f"{row['metric']} floor"} for row in found.floor)], title=found.title)
+    if latex:
+        print(Evaluation.of(found).latex())
     _remarks(found)
     if results and rows:
         from ganbench import records

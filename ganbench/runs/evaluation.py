@@ -17,7 +17,7 @@ from ganbench.metrics.images.opening import open_images
 from ganbench.metrics.images.sets import ImageSet
 from ganbench.metrics.networks.features import open_network
 from ganbench.runs.run_folder import Run
-from ganbench.runs.scoring import EvalRequest, run_request
+from ganbench.runs.scoring import EvalRequest, EvalResult, run_request
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +42,11 @@ class Evaluation:
     rows: list[dict[str, Any]]
     floor: list[dict[str, Any]]
     warnings: list[str]
+
+    @classmethod
+    def of(cls, found: EvalResult) -> "Evaluation":
+        """What the scoring of a request found, for people."""
+        return cls(found.title, found.rows, found.floor, found.warnings)
 
     @property
     def values(self) -> dict[str, float]:
@@ -135,7 +140,7 @@ def evaluate(fake: Images | Run, real: Images | None = None, metrics: str | Sequ
                           real=_plain(real), options=settings, **asked)
     found = run_request(request)
     assert found is not None  # several processes are for the command line
-    return Evaluation(found.title, found.rows, found.floor, found.warnings)
+    return Evaluation.of(found)
 
 
 def features(images: Images, network: str = "inception-v3-compat", *, layer: str | None = None, n: int | None = None,

@@ -13,7 +13,7 @@ from ganbench.data.source import NoSplit
 from ganbench.environment import choose_device, provenance
 from ganbench.errors import UserError
 from ganbench.family import count_parameters
-from ganbench.metrics.evaluate import Report, Result, check, evaluate, noise_floor
+from ganbench.metrics.evaluate import Progress, Report, Result, check, evaluate, noise_floor
 from ganbench.metrics.images.opening import open_images
 from ganbench.metrics.images.sets import GeneratedSet, ImageSet, StoreSet
 from ganbench.metrics.metric import Subject
@@ -61,7 +61,8 @@ class EvalResult:
     inputs: list[str]
 
 
-def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: None) -> EvalResult | None:
+def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: None,
+                progress: Progress | None = None) -> EvalResult | None:
     """Score what was asked for. Raises UserError for whatever the caller can put right.
 
     Under torchrun the processes share the making of a run's images, and the first one scores them; the others get None.
@@ -85,7 +86,7 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
     report = Report()
     results = evaluate(asked.names, fakes=fakes, reals=reals, side=fakes.side, channels=fakes.channels, device=device,
                        seed=asked.seed, subject=subject, options=options, keep_going=asked.keep_going,
-                       use_cache=asked.use_cache, report=report)
+                       use_cache=asked.use_cache, report=report, progress=progress)
     if subject is not None and distributed.world() > 1:
         distributed.release_helpers()
     common = {"dataset": reals.dataset or _short(reals.description), "split": reals.split, "crop": reals.crop,
