@@ -7,8 +7,9 @@ over processes equals what one process would have drawn.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -49,6 +50,34 @@ def layer_normal(*shape: int, like: Tensor) -> Tensor:
     return drawn[rank * shape[0]:(rank + 1) * shape[0]]
 
 
+class Tape(Protocol):
+    """Where a recorded step finds what was drawn for it (ganbench.training.recorded)."""
+
+    def keep(self, draw: Callable[[], Tensor], device: torch.device) -> Tensor:
+        """What `draw` draws on the CPU, at a place on the device that stays the same from step to step."""
+
+
+_tape: Tape | None = None  # set while a step is recorded, or taken from its record
+
+
+@contextmanager
+def taped(tape: Tape | None) -> Iterator[None]:
+    """Inside, what streams draw has a fixed place; None: it has none."""
+    global _tape
+    before, _tape = _tape, tape
+    try:
+        yield
+    finally:
+        _tape = before
+
+
+def to_device(drawn: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device. A GPU fetches it by itself: the host does not wait."""
+    if device.type != "cuda" or drawn.is_cuda:
+        return drawn.to(device)
+    return drawn.pin_memory().to(device, non_blocking=True)
+
+
 class Random:
     """One stream. Shapes are local: the first axis is this process's share of the batch.
 
@@ -64,15 +93,16 @@ class Random:
 
     def normal(self, *shape: int) -> Tensor:
         """float32 N(0, 1)."""
-        return self._share(torch.randn(self._whole(shape), generator=self.generator), shape)
+        return self._drawn(lambda whole: torch.randn(whole, generator=self.generator), shape)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """float32 U[low, high)."""
-        return self._share(torch.rand(self._whole(shape), generator=self.generator), shape) * (high - low) + low
+        drawn = self._drawn(lambda whole: torch.rand(whole, generator=self.generator), shape)
+        return drawn * (high - low) + low
 
     def integers(self, *shape: int, high: int) -> Tensor:
         """int64 in [0, high)."""
-        return self._share(torch.randint(high, self._whole(shape), generator=self.generator), shape)
+        return self._drawn(lambda whole: torch.randint(high, whole, generator=self.generator), shape)
 
     def state(self) -> Tensor:
         return self.generator.get_state()
@@ -80,10 +110,12 @@ class Random:
     def restore(self, state: Tensor) -> None:
         self.generator.set_state(state.cpu())
 
-    def _whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (shape[0] * self.world, *shape[1:]) if shape else shape
+    def _drawn(self, draw: Callable[[tuple[int, ...]], Tensor], shape: tuple[int, ...]) -> Tensor:
+        """This process's rows of what is drawn for all, on the device."""
+        def own_rows() -> Tensor:
+            if not shape or self.world == 1:
+                return draw(shape)
+            drawn = draw((shape[0] * self.world, *shape[1:]))
+            return drawn[self.rank * shape[0]:(self.rank + 1) * shape[0]]
 
-    def _share(self, drawn: Tensor, shape: tuple[int, ...]) -> Tensor:
-        if shape and self.world > 1:
-            drawn = drawn[self.rank * shape[0]:(self.rank + 1) * shape[0]]
-        return drawn.to(self.device)
+        return to_device(own_rows(), self.device) if _tape is None else _tape.keep(own_rows, self.device)

@@ -43,7 +43,7 @@ def test_every_option_of_a_run_reaches_its_field():
     wanted = RunOptions("dcgan", dataset="photos", preset="smoke", overrides={"a": "1", "b": "x=y"}, side=64, crop="c", channels=1,
                         split="all", root="r", mirror=False, skip_bad=True, seed=3, kimg=1.5, steps=2, seconds=4.0, out="o",
                         results=None, metrics=["swd", "fid"], n_eval=5, eval_seed=6, grid_every=7.0, eval_every=8.0,
-                        checkpoint_every=9.0, log_every=11, keep=12, device="cpu", precision="bf16", tensorboard=True,
+                        checkpoint_every=9.0, log_every=11, keep=12, device="cpu", precision="bf16", record=False, tensorboard=True,
                         resume=True, quiet=True)
     assert all(value != asdict(RunOptions("dcgan"))[name] for name, value in asdict(wanted).items() if name != "family")
     options, given = called(
@@ -51,7 +51,8 @@ def test_every_option_of_a_run_reaches_its_field():
         "--crop", "c", "--channels", "1", "--split", "all", "--root", "r", "--no-mirror", "--skip-bad", "--seed", "3",
         "--kimg", "1.5", "--steps", "2", "--seconds", "4", "--out", "o", "--results", "", "--metric", "swd, fid",
         "--n-eval", "5", "--eval-seed", "6", "--grid-every", "7", "--eval-every", "8", "--checkpoint-every", "9",
-        "--log-every", "11", "--keep", "12", "--device", "cpu", "--precision", "bf16", "--tensorboard", "--resume", "--quiet")
+        "--log-every", "11", "--keep", "12", "--device", "cpu", "--precision", "bf16", "--no-record",
+        "--tensorboard", "--resume", "--quiet")
     assert options == wanted and given == {f.name for f in fields(RunOptions)}
 
 

@@ -304,8 +304,13 @@ def _without_waits(optimizer: torch.optim.Optimizer, device: torch.device) -> No
         for flag in ("fused", "capturable"):
             if flag in group:
                 group[flag] = True
-        if "fused" in group and "capturable" in group:
+        if rate_may_be_tensor(group):
             group["lr"] = torch.tensor(float(group["lr"]), device=device)
+
+
+def rate_may_be_tensor(group: dict[str, Any]) -> bool:
+    """Whether this kind of optimizer, on a GPU, takes its rate from there: Adam and its kin."""
+    return "fused" in group and "capturable" in group
 
 
 def _set_rate(group: dict[str, Any], rate: float) -> None:

@@ -18,12 +18,13 @@ from torch import Tensor
 from ganbench import distributed
 from ganbench.data import Stream
 from ganbench.errors import Stopped
-from ganbench.family import Batch, Stage
+from ganbench.family import Stage
 from ganbench.runs import checkpoint
 from ganbench.training import preemption
 from ganbench.training.engine import TrainingEngine, explained_memory
 from ganbench.training.log import Log
 from ganbench.training.progress import ProgressLine
+from ganbench.training.recorded import Steps
 
 HELD_OUT_EVERY = 100  # generator steps between two looks at held-out images
 LONGEST = 15 * 60.0  # seconds of training that may be lost: a checkpoint is written at least so often
@@ -103,14 +104,15 @@ class Trainer:
 
     Args:
         engine: with the family's networks. stream: of training images. held_out: of images kept from training, for
-        families that watch them. hooks: pictures and scores. checkpoints: their folder.
+        families that watch them. hooks: pictures and scores. checkpoints: their folder. record: steps on a GPU.
     """
 
     def __init__(self, engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: Hooks, checkpoints: Path,
-                 progress: ProgressLine, held_out: Stream | None = None):
+                 progress: ProgressLine, held_out: Stream | None = None, *, record: bool = True):
         self.engine, self.stream, self.held_out, self.plan = engine, stream, held_out, plan
         self.log, self.hooks, self.checkpoints, self.progress = log, hooks, checkpoints, progress
         self.family, self.clock = engine.family, engine.clock
+        self.steps = Steps(engine, stream, record=record)
         self.due, self.watch = Due(plan), Stopwatch()
         self.restored = False
         self.score_pending = False  # a former process was stopped between writing its checkpoint and scoring it
@@ -229,12 +231,12 @@ class Trainer:
     def _step(self, stage: Stage) -> dict[str, Tensor | float]:
         """One generator update and the critic updates that belong to it. Returns the logged scalars, of all processes."""
         engine, clock = self.engine, self.clock
-        with explained_memory(stage, engine.device), engine.autocast(), distributed.shared_batch(clock.steps):
-            scalars = dict(self.family.step(_batches(self.stream, stage), engine))
+        with explained_memory(stage, engine.device):
+            scalars = self.steps.take(stage)
         clock.steps += 1
         clock.images = self.stream.images
         if self.held_out is not None and clock.steps % HELD_OUT_EVERY == 0:
-            scalars |= self.family.held_out(next(_batches(self.held_out, stage)).images, engine)
+            scalars |= self.family.held_out(self.held_out.next(stage.side, stage.batch).images, engine)
         scalars = distributed.mean_of_scalars(scalars)
         # where the log is written the device is waited for: the time to look whether training has diverged
         if self.log.due(clock):
@@ -275,11 +277,6 @@ class Trainer:
 
     def _streams(self) -> dict[str, Stream]:
         return {"stream": self.stream} | ({"held_out": self.held_out} if self.held_out is not None else {})
-
-
-def _batches(stream: Stream, stage: Stage) -> Iterator[Batch]:
-    while True:
-        yield stream.next(stage.side, stage.batch)
 
 
 def _unpack(name: str, document: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:

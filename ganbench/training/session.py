@@ -95,7 +95,8 @@ def _build(resolved: Resolved, folder: Path) -> tuple[Trainer, Recorder]:
                  f"{store.channels}x{store.side}x{store.side}, {device}, into {folder}")
     recorder = Recorder(options, family, store, resolved.document, folder, progress)
     hooks = Hooks(grid=recorder.grid, score=recorder.score)
-    return Trainer(engine, stream, plan, log, hooks, folder / "checkpoints", progress, held_out), recorder
+    return Trainer(engine, stream, plan, log, hooks, folder / "checkpoints", progress, held_out,
+                   record=options.record), recorder
 
 
 def _train(trainer: Trainer, recorder: Recorder, folder: Path) -> Outcome:
