@@ -1,6 +1,7 @@
 """Options written once: the command line, the Python call and the record give the same values."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
+from typing import get_args, get_type_hints
 
 import pytest
 import typer
@@ -38,22 +39,36 @@ def test_the_command_line_without_options_gives_the_defaults_of_the_python_call(
     assert called(RunOptions, "dcgan")[0] == RunOptions("dcgan")
 
 
-def test_every_option_of_a_run_reaches_its_field():
+def typed(f, kind):
+    """A flag with something that is not its default, and the value that the field must have then."""
+    described, flag = f.metadata["option"], f"--{f.name.replace('_', '-')}"
+    if described.parse is not None:
+        sample = "a, b" if isinstance(described.typed, str) else ["a=1", "b=2"]
+        many = [sample] if isinstance(sample, str) else sample
+        return [part for text in many for part in (described.flag or flag, text)], described.parse(sample)
+    if "/" in described.flag:
+        yes, no = described.flag.split("/")
+        return ([no], False) if f.default else ([yes], True)
+    if kind is bool:
+        return [described.flag or flag], True
+    value = next(value for wanted, value in ((int, 7), (float, 1.5), (str, "word")) if wanted in (kind, *get_args(kind)))
+    return [described.flag or flag, str(value)], value
+
+
+@pytest.mark.parametrize("options", [RunOptions, ResumeOptions])
+def test_every_option_reaches_its_field(options):
     """Each flag is given a value that is not its default; nothing is lost or mixed up."""
-    wanted = RunOptions("dcgan", dataset="photos", preset="smoke", overrides={"a": "1", "b": "x=y"}, side=64, crop="c", channels=1,
-                        split="all", root="r", mirror=False, skip_bad=True, seed=3, kimg=1.5, steps=2, seconds=4.0, out="o",
-                        results=None, metrics=["swd", "fid"], n_eval=5, eval_seed=6, grid_every=7.0, eval_every=8.0,
-                        checkpoint_every=9.0, log_every=11, keep=12, device="cpu", precision="bf16", record=False, tensorboard=True,
-                        resume=True, quiet=True)
-    assert all(value != asdict(RunOptions("dcgan"))[name] for name, value in asdict(wanted).items() if name != "family")
-    options, given = called(
-        RunOptions, "dcgan", "--dataset", "photos", "--preset", "smoke", "--set", "a=1", "--set", "b=x=y", "--side", "64",
-        "--crop", "c", "--channels", "1", "--split", "all", "--root", "r", "--no-mirror", "--skip-bad", "--seed", "3",
-        "--kimg", "1.5", "--steps", "2", "--seconds", "4", "--out", "o", "--results", "", "--metric", "swd, fid",
-        "--n-eval", "5", "--eval-seed", "6", "--grid-every", "7", "--eval-every", "8", "--checkpoint-every", "9",
-        "--log-every", "11", "--keep", "12", "--device", "cpu", "--precision", "bf16", "--no-record",
-        "--tensorboard", "--resume", "--quiet")
-    assert options == wanted and given == {f.name for f in fields(RunOptions)}
+    kinds, arguments, wanted = get_type_hints(options), [], {}
+    for f in fields(options):
+        if f.metadata["option"].positional:
+            arguments.append("x")
+            wanted[f.name] = "x"
+            continue
+        words, wanted[f.name] = typed(f, kinds[f.name])
+        arguments += words
+        assert wanted[f.name] != (f.default_factory() if f.default is MISSING else f.default)
+    found, given = called(options, *arguments)
+    assert found == options(**wanted) and given == set(wanted)
 
 
 def test_resume_changes_nothing_that_is_not_given():
