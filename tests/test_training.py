@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import ganbench
 from ganbench import plugins
@@ -105,6 +106,11 @@ def test_tensorboard_holds_what_the_log_holds(elsewhere):
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [
         (line["images"], pytest.approx(line["loss"])) for line in logged("run")]
+    grids = sorted(Path("run/grids").glob("*.png"))
+    pictures = events.Images("samples")
+    assert len(pictures) == len(grids) and pictures[-1].step == logged("run")[-1]["images"]
+    with Image.open(grids[0]) as grid:
+        assert (pictures[0].width, pictures[0].height) == grid.size
 
 
 def test_equal_seeds_give_equal_runs_and_others_do_not(elsewhere):

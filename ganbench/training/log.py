@@ -8,6 +8,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ganbench.errors import UserError
@@ -99,6 +100,11 @@ class Log:
         if self.board is not None:
             for key, value in values.items():
                 self.board.add_scalar(key, value, clock.images)
+
+    def picture(self, name: str, clock: Clock, picture: np.ndarray) -> None:
+        """Show a picture (H,W,3) uint8 in TensorBoard, if it is wanted."""
+        if self.board is not None:
+            self.board.add_image(name, picture, clock.images, dataformats="HWC")
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint that is about to be written. The lines it counts on are on the disk before it is."""

@@ -18,6 +18,7 @@ from ganbench.runs.model_scoring import held_out_split, score
 from ganbench.runs.run_folder import sample_batches
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.flops import Flops, count_flops
+from ganbench.training.log import Log
 from ganbench.training.progress import ProgressLine
 from ganbench.training.run_options import RunOptions
 
@@ -32,9 +33,9 @@ class Recorder:
     """
 
     def __init__(self, options: RunOptions, family: Family, store: Store, document: dict[str, Any], folder: Path,
-                 progress: ProgressLine):
+                 progress: ProgressLine, log: Log):
         self.options, self.family, self.store, self.document = options, family, store, document
-        self.folder, self.progress = folder, progress
+        self.folder, self.progress, self.log = folder, progress, log
         self.labels = torch.from_numpy(store.labels) if store.labels is not None else None
         self.last: list[dict[str, Any]] = []
         self.metrics = [m for m in options.metrics if not self._inapplicable(m)]
@@ -59,7 +60,9 @@ class Recorder:
         images = torch.cat(list(sample_batches(self.family, copy.deepcopy(engine.generator), n, self.options.seed,
                                                engine.device, labels=labels)))
         path = self.folder / "grids" / f"kimg-{engine.clock.kimg:010.3f}.png"
-        save_png(magnified(tile(images, GRID)), path)
+        picture = magnified(tile(images, GRID))
+        save_png(picture, path)
+        self.log.picture("samples", engine.clock, picture)
 
     def score(self, engine: TrainingEngine, seconds: float) -> tuple[str, float, bool] | None:
         """Evaluate and add rows. Returns the leading metric, its value and whether higher is better, on the first process."""
