@@ -62,6 +62,8 @@ def main() -> NoReturn:
     that diverged, 1 for a defect of ours (its traceback goes to a file), 130, 143 or 129 for a signal.
     """
     _usable_streams()
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # torch's own account of a lost connection, a page of C++ addresses
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.showwarning = _show_warning
     preemption.install()
     code, line = _call()

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -233,3 +234,23 @@ def test_a_state_without_a_key_is_one_line(elsewhere, monkeypatch):
         (path / "state.json").write_text(json.dumps(state))
     with pytest.raises(UserError, match='"due" is missing'):
         resume("run", steps=12)
+
+
+@pytest.mark.parametrize("fail, says", [({"fail_at": 6}, "19 of 25 updates of the critic skipped .*, 19 of them at the end"),
+                                        ({"fail_every": 2}, "13 of 25 updates of the critic skipped .*, 1 of them at the end")])
+def test_half_dead_training_is_not_ok(elsewhere, fail, says):
+    outcome = run(options(steps=25, eval_every=0.2, overrides=fail))
+    assert outcome.status == "diverged"
+    table = pd.read_csv("run/results.csv")
+    assert table.iloc[-1].status == "diverged" and re.search(says, table.iloc[-1].reason)
+    assert not ((table.status == "ok") & (table.step == 25)).any()
+
+
+def test_a_few_skipped_updates_are_in_the_note_also_after_resuming(elsewhere, monkeypatch):
+    settings = {"overrides": {"fail_every": 20}, "eval_every": 1e6, "n_eval": 32}
+    run(options(out="straight", steps=25, **settings))
+    interrupted(options(out="run", steps=25, **settings), 22, monkeypatch)
+    assert_same_run("straight", "run")
+    table = pd.read_csv("run/results.csv")
+    assert set(table.status) == {"ok"}
+    assert table.note.iloc[-1].startswith("2 of 25 updates of the critic skipped (loss or gradient not finite)")

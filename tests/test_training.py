@@ -79,7 +79,8 @@ def test_a_run_leaves_what_it_promises(elsewhere):
     folder = outcome.path
     assert outcome.status == "ok" and len(logged(folder)) == 10
     config = json.loads((folder / "config.json").read_text())
-    assert config["config"] == {"rate": 0.05, "batch": 8, "decay": 0.5, "fail_at": -1, "phase_every": 1000}
+    assert config["config"] == {"rate": 0.05, "batch": 8, "decay": 0.5, "fail_at": -1, "fail_every": 0,
+                                "phase_every": 1000}
     assert set(config["origin"].values()) == {"default"}
     assert torch.__version__.startswith(config["environment"]["versions"]["torch"])
     assert config["dataset"]["content_hash"]
@@ -95,6 +96,7 @@ def test_every_value_says_where_it_comes_from(elsewhere):
     run(options(steps=2, preset="fast", overrides={"batch": "16"}))
     config = json.loads(Path("run/config.json").read_text())
     assert config["origin"] == {"rate": "preset", "batch": "flag", "decay": "default", "fail_at": "default",
+                                "fail_every": "default",
                                 "phase_every": "default"}
     assert config["config"]["batch"] == 16 and config["config"]["rate"] == 0.1
 

@@ -20,6 +20,7 @@ class Toy(Family):
         batch: int = setting(8, "images a step", ge=2)
         decay: float = setting(0.5, "of the averaged generator", ge=0, lt=1)
         fail_at: int = setting(-1, "generator step whose loss is not a number")
+        fail_every: int = setting(0, "of so many steps one has a loss that is not a number; 0 = none", later=True)
         phase_every: int = setting(1000, "steps between optimizer resets")
 
     presets = {"paper": Preset("two seconds", kimg=0.4), "fast": Preset("one second", kimg=0.2, rate=0.1)}
@@ -53,6 +54,8 @@ class Toy(Family):
         z = self.latents(engine.local_batch, engine.random("latents"))
         loss = self.critic(self.generator(z).detach()).mean() - self.critic(real).mean()
         if engine.clock.steps == self.config.fail_at or (0 <= self.config.fail_at <= engine.clock.steps):
+            loss = loss * float("nan")
+        if self.config.fail_every and engine.clock.steps % self.config.fail_every == 0:
             loss = loss * float("nan")
         engine.update(loss, "critic")
         engine.update(-self.critic(self.generator(z)).mean(), "generator")

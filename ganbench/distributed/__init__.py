@@ -121,13 +121,13 @@ def broadcast(value: Any, *, patient: bool = False) -> Any:
     return carrier[0]
 
 
-def any_process(*flags: bool) -> list[bool]:
-    """Of each flag, whether it is set on any process; the same answers on all of them."""
+def highest(*numbers: int) -> list[int]:
+    """Of each whole number, the highest that any process has; the same answers on all of them."""
     if world() == 1:
-        return list(flags)
-    carrier = torch.tensor(flags, dtype=torch.uint8)
+        return list(numbers)
+    carrier = torch.tensor(numbers)
     dist.all_reduce(carrier, op=dist.ReduceOp.MAX)
-    return [bool(flag) for flag in carrier]
+    return [int(number) for number in carrier]
 
 
 def mean_of_scalars(scalars: Mapping[str, Tensor | float]) -> dict[str, Tensor | float]:

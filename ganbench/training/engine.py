@@ -24,6 +24,8 @@ from ganbench.training.batch_norm import estimate_statistics
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 NON_FINITE_LIMIT = 20  # that many skipped updates in a row, and the run has diverged
+ROW_AT_END, SHARE_AT_END = 10, 0.1  # so has one that ends in such a row, or of whose updates such a share was skipped
+FP16_SEARCH = 16  # updates that fp16 may skip, halving its loss scale from 65,536, before any of it counts
 
 
 class TrainingEngine:
@@ -154,12 +156,26 @@ class TrainingEngine:
         """
         total = 0
         for name, skips in self.skips.items():
-            count, _, longest = skips.read()
+            count, _, longest, _ = skips.read()
             total += count
             if longest >= NON_FINITE_LIMIT:
                 raise Diverged(f"{NON_FINITE_LIMIT} updates of the {name} in a row had losses or gradients that are not "
                                f"finite (by generator step {self.clock.steps})")
         return {"skipped_updates": float(total)} if total else {}
+
+    def skipped_note(self) -> str:
+        """Which share of each optimizer's updates was skipped, for the results' note; "" where none was."""
+        counts = {name: skips.read() for name, skips in self.skips.items()}
+        return "; ".join(f"{total} of {updates} updates of the {name} skipped (loss or gradient not finite)"
+                         for name, (total, _, _, updates) in counts.items() if total)
+
+    def check_skipped(self) -> None:
+        """Raise Diverged for a training that came to its end, but in which too many updates were skipped."""
+        for name, skips in self.skips.items():
+            total, row, _, updates = skips.read()
+            spare = FP16_SEARCH if self.scalers[name].is_enabled() else 0
+            if row - spare >= ROW_AT_END or total - spare > SHARE_AT_END * updates:
+                raise Diverged(f"{self.skipped_note()}, {row} of them at the end")
 
     # --- state for the checkpoint -------------------------------------------------------------------------------
 
@@ -187,6 +203,7 @@ class TrainingEngine:
         document = {"optimizers": optimizers, "scalers": {n: s.state_dict() for n, s in self.scalers.items()},
                     "phase": self.phase, "skipped": sum(skips.read()[0] for skips in self.skips.values()),
                     "skipped_in_a_row": {name: skips.read()[1] for name, skips in self.skips.items()},
+                    "skips": {name: skips.read() for name, skips in self.skips.items()},
                     "streams": sorted(self.streams)}
         return document, tensors
 
@@ -228,8 +245,9 @@ class TrainingEngine:
         if self.device.type == "cuda" and "torch/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["torch/cuda"], self.device)
         self.phase = document["phase"]
-        for number, (name, skips) in enumerate(self.skips.items()):  # the total is of all optimizers: the first takes it
-            skips.write(document["skipped"] if number == 0 else 0, document["skipped_in_a_row"][name])
+        for name, skips in self.skips.items():
+            # older checkpoints have one total for all optimizers, and no count of updates: counting begins anew
+            skips.write(*document.get("skips", {}).get(name, (0, document["skipped_in_a_row"][name], 0, 0)))
 
     def _average_over_processes(self, gradients: list[Tensor]) -> None:
         if self.world == 1 or not gradients:
@@ -240,26 +258,30 @@ class TrainingEngine:
 
 
 class _Skips:
-    """Counts the updates of an optimizer that were not made, on the device: in all, in a row now, the longest row."""
+    """Counts the updates of an optimizer that were not made, on the device: in all, in a row now, the longest row; and
+    all updates, made or not."""
 
     def __init__(self, device: torch.device):
-        self.total, self.row, self.longest = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(3))
+        self.total, self.row, self.longest, self.updates = (torch.zeros((), dtype=torch.int64, device=device)
+                                                            for _ in range(4))
 
     def count(self, finite: Tensor) -> None:
         skipped = (~finite).to(torch.int64)
         self.total.add_(skipped)
         self.row.add_(skipped).mul_(skipped)
         torch.maximum(self.longest, self.row, out=self.longest)
+        self.updates.add_(1)
 
-    def read(self) -> tuple[int, int, int]:
+    def read(self) -> tuple[int, int, int, int]:
         """Waits for the device."""
-        total, row, longest = torch.stack([self.total, self.row, self.longest]).tolist()
-        return total, row, longest
+        total, row, longest, updates = torch.stack([self.total, self.row, self.longest, self.updates]).tolist()
+        return total, row, longest, updates
 
-    def write(self, total: int, row: int) -> None:
+    def write(self, total: int, row: int, longest: int, updates: int) -> None:
         self.total.fill_(total)
         self.row.fill_(row)
-        self.longest.fill_(row)
+        self.longest.fill_(max(row, longest))
+        self.updates.fill_(updates)
 
 
 @torch.no_grad()

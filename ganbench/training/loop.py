@@ -154,13 +154,13 @@ class Trainer:
             # is it time to score, or to write a checkpoint? What is scored is always in a checkpoint; a process that is
             # asked to end writes one too, and so does one that has not for a quarter of an hour
             score_due = due.now("score", clock.images)
-            stop, late = distributed.any_process(preemption.received is not None,
-                                                 self.watch.seconds - self.saved_at > LONGEST)
+            stop, late = distributed.highest(preemption.received or 0, self.watch.seconds - self.saved_at > LONGEST)
             if score_due or stop or late or due.now("checkpoint", clock.images):
                 due.done("score", clock.images, plan.score_every)
                 due.done("checkpoint", clock.images, plan.checkpoint_every)
                 self._save(score_follows=score_due)
                 if stop:
+                    preemption.received = stop  # whichever process it came to
                     raise Stopped(f"stopped at {clock.kimg:.2f} kimg, step {clock.steps}, with a checkpoint")
                 if score_due:
                     self._score()
@@ -251,6 +251,8 @@ class Trainer:
         self.due.done("grid", self.clock.images, every)
 
     def _score(self) -> None:
+        if self._fraction() >= 1:  # what it came to is only to be measured if it was a training
+            self.engine.check_skipped()
         self.scored_at = self.clock.images
         trained = self.watch.seconds
         with self.watch.paused(), preemption.immediate():  # the checkpoint says that this evaluation is to be made

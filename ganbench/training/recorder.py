@@ -76,7 +76,8 @@ class Recorder:
             return None
         self._count(engine)
         context = self.row(engine, seconds)
-        self.last = [context | result for result in results]
+        self.last = [context | result | {"note": "; ".join(filter(None, [context["note"], result["note"]]))}
+                     for result in results]
         self.append(self.last)
         shown = next((r for r in self.last if r["level"] in ("avg", "")), self.last[0])
         self.progress.say(f"  {engine.clock.kimg:.2f} kimg: {shown['metric']} {shown['level']} {shown['value']:.4g}")
@@ -111,6 +112,7 @@ class Recorder:
                 "channels": data["channels"], "data_hash": data["content_hash"], "kimg": clock.kimg,
                 "img_seen": clock.images, "step": clock.steps, "seed": self.options.seed,
                 "eval_seed": self.options.eval_seed, "seconds": seconds, "status": "ok",
+                "note": engine.skipped_note(),
                 "precision": self.options.precision, "params_g": count_parameters(self.family.generator),
                 "params_d": count_parameters(self.family.critic), "flops_g": flops and flops.sample,
                 "flops_train": flops and flops.train, **records.plan_columns(self.document),
