@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ganbench.bench.engines import LocalEngine, RayEngine, SlurmEngine, Task
+from ganbench.bench.engines import LocalEngine, RayEngine, Requeued, SlurmEngine, Task, ended
 from ganbench.errors import UserError
 
 
@@ -78,6 +78,53 @@ def test_children_die_with_a_killed_driver(tmp_path):
         time.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
     pytest.fail("the child went on after its driver was killed")
+
+
+# writes what a training would: a checkpoint when it is asked to end, the results when it comes to its end
+TRAINS = """import os, signal, sys, time; from pathlib import Path
+place = Path(sys.argv[1]); place.mkdir(exist_ok=True)
+def asked(*_): (place / "checkpoint").write_text("5"); os._exit(143)
+signal.signal(signal.SIGTERM, asked); print(os.getpid(), flush=True)
+time.sleep(0 if (place / "checkpoint").exists() else 60)
+(place / "results.csv").write_text("run,origin,x")
+"""
+
+
+def test_a_driver_that_is_stopped_lets_its_cells_write_their_checkpoint(tmp_path):
+    task = make_task(tmp_path, "cell", TRAINS)
+    running = LocalEngine(1).run([task])
+    next(running)
+    wait_for_number(Path(task.log))
+    running.close()  # what a signal's exception does to it
+    assert (tmp_path / "cell" / "checkpoint").exists()
+    assert ended(task, 143, 1.0).status == "killed"
+
+
+def test_whoever_does_not_end_when_asked_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr("ganbench.bench.engines.GRACE", 0.5)
+    task = make_task(tmp_path, "deaf", "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+                                       "print(os.getpid(), flush=True); time.sleep(60)")
+    running = LocalEngine(1).run([task])
+    next(running)
+    pid = wait_for_number(Path(task.log))
+    running.close()
+    assert not alive(pid)
+
+
+@pytest.mark.slow
+def test_a_preempted_slurm_job_writes_its_checkpoint_and_queues_again(tmp_path):
+    """submitit's own stand-in for Slurm, which sends the signal that Slurm sends."""
+    submitit = pytest.importorskip("submitit")
+    executor = submitit.LocalExecutor(tmp_path / "slurm")
+    executor.update_parameters(signal_delay_s=1, timeout_min=1)
+    task = make_task(tmp_path, "cell", TRAINS)
+    job = executor.submit(Requeued(), task)
+    pid = wait_for_number(Path(task.log))
+    status = Path(f"/proc/{pid}/status").read_text()
+    os.kill(int(status.split("PPid:")[1].split()[0]), signal.SIGUSR2)
+    event, results = job.result()
+    assert event.status == "ok" and results == "run,origin,x"
+    assert (tmp_path / "cell" / "checkpoint").exists()
 
 
 def test_slurm_through_submitit(tmp_path):

@@ -21,6 +21,8 @@ from ganbench.errors import UserError
 
 EXIT_DIVERGED = 3  # what `ganbench run` says when training diverged
 POLL = 0.1  # seconds between two looks at the children
+GRACE = 60.0  # seconds a cell has to write its checkpoint when the suite is asked to end
+ASKED_TO_END = {130: "SIGINT", 143: "SIGTERM", 129: "SIGHUP"}  # exit codes of a training that a signal ended
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,20 @@ def launch(task: Task) -> "subprocess.Popen[bytes]":
                                 preexec_fn=_die_with_parent(os.getpid()))
 
 
-def execute(task: Task) -> tuple[Event, str]:
-    """Run a task to its end here. Returns how it ended and the text of its results, for a driver on another machine."""
+def execute(task: Task, job: "Requeued | None" = None) -> tuple[Event, str]:
+    """Run a task to its end here. Returns how it ended and the text of its results, for a driver on another machine.
+
+    job: is told of the process, to end it when the job is to make room.
+    """
     begun = time.monotonic()
     process = launch(task)
+    if job is not None:
+        job.process = process
     try:
-        code = process.wait()
+        while (code := process.poll()) is None:  # not wait(): what a signal interrupts holds a lock that `end` needs
+            time.sleep(POLL)
     finally:
-        _kill(process)
+        end([process])
     results = Path(task.folder) / "results.csv"
     return ended(task, code, time.monotonic() - begun), results.read_text("utf-8") if results.is_file() else ""
 
@@ -93,6 +101,8 @@ def ended(task: Task, code: int, seconds: float) -> Event:
     said = last_line(task.log)
     if code == EXIT_DIVERGED:
         return Event("ended", task.key, "diverged", said, seconds)
+    if code in ASKED_TO_END:
+        return Event("ended", task.key, "killed", f"asked to end by {ASKED_TO_END[code]}, with a checkpoint", seconds)
     if code < 0:
         try:
             name = signal.Signals(-code).name
@@ -128,6 +138,21 @@ def _die_with_parent(parent: int) -> Any:
             os._exit(1)
 
     return before_exec
+
+
+def end(processes: "Sequence[subprocess.Popen[bytes]]") -> None:
+    """Ask processes to end, which a training does with a checkpoint; whoever takes too long is killed."""
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
+        process.terminate()
+    until = time.monotonic() + GRACE
+    try:
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))
+    finally:  # after a second Ctrl-C, too
+        for process in running:
+            _kill(process)
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
@@ -174,8 +199,7 @@ class LocalEngine:
                 yield Event("tick")
                 time.sleep(POLL)
         finally:
-            for _, process, _ in running.values():
-                _kill(process)
+            end([process for _, process, _ in running.values()])
 
 
 def visible_gpus() -> list[str]:
@@ -238,6 +262,23 @@ class RayEngine:
 
 # --- Slurm ----------------------------------------------------------------------------------------------------------
 
+class Requeued:
+    """`execute` as a Slurm job that comes back: when its time is up or it is preempted, submitit calls `checkpoint`, the
+    training writes one and ends, and the job queues again and goes on from there."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, task: Task) -> tuple[Event, str]:
+        return execute(task, self)
+
+    def checkpoint(self, task: Task) -> Any:
+        import submitit
+        if self.process is not None:
+            end([self.process])
+        return submitit.helpers.DelayedSubmission(Requeued(), task)
+
+
 class SlurmEngine:
     """A Slurm job array through submitit: one array task a cell, on a file system that all nodes share.
 
@@ -272,7 +313,7 @@ class SlurmEngine:
         jobs = self._still_running(tasks)
         fresh = [task for task in tasks if task not in jobs.values()]
         if fresh:
-            jobs |= dict(zip(self.executor.map_array(execute, fresh), fresh))
+            jobs |= dict(zip(self.executor.map_array(Requeued(), fresh), fresh))
         self.ledger.write_text(json.dumps({task.key: job.job_id for job, task in jobs.items()}), encoding="utf-8")
         for task in tasks:
             yield Event("begun", task.key)
