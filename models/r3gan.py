@@ -2,11 +2,12 @@
 
 The relativistic pairing loss with R1 on reals and R2 on fakes, and residual networks of grouped convolutions without
 any normalisation: blocks begin as the identity (as in Fixup), sides change by bilinear resampling. Sizes and schedules
-are those of the authors' code.
+are those of the authors' code, which has configuration E of the paper's ladder. Of the ladder from StyleGAN2 (A, a
+family of its own) upwards, B and C are here too; D's widths are not known.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,14 +20,14 @@ from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpe
 from ganbench.models.nn import losses
 from ganbench.models.nn.equalized import blur, downsample, upsample
 from ganbench.models.nn.layers import LEAK
+from ganbench.models.nn.stripped import LRELU_GAIN, StrippedCritic, StrippedGenerator
 from ganbench.random import Random
-
-# Standard deviation 1 passes through a leaky ReLU if the weights before it are this much larger.
-LRELU_GAIN = math.sqrt(2 / (1 + LEAK ** 2))
 
 
 class R3GANConfig(FamilyConfig):
     # networks
+    net: Literal["bottleneck", "stripped"] = setting(
+        "bottleneck", "the paper's own networks, or StyleGAN2's without its tricks", "table 2: E, or B and C", later=True)
     fmap_base: int = setting(24576, "maps at side s are min(base / s, max)", "code", ge=1)
     fmap_max: int = setting(768, "most maps in a stage", "code", ge=1)
     blocks: int = setting(2, "residual blocks a stage", "code", ge=1)
@@ -191,6 +192,8 @@ class Critic(nn.Module):
 _IMAGENET: dict[str, Any] = {"fmap_base": 98304, "fmap_max": 1536, "group_width": 16, "conditional": True,
                              "batch": 4096, "schedule_kimg": 200000.0, "ema_kimg": 50000.0, "kimg": 400000.0}
 _FFHQ: dict[str, Any] = {"batch": 256, "ema_kimg": 500.0}
+_STRIPPED: dict[str, Any] = {**_FFHQ, "net": "stripped", "fmap_base": 16384, "fmap_max": 512, "gamma": 150.0,
+                             "gamma_end": 15.0}
 _SMALL: dict[str, Any] = {"fmap_base": 512, "fmap_max": 64, "blocks": 1, "batch": 16, "ema_kimg": 2.0,
                           "generator_reals": "same", "schedule_kimg": 50.0}
 
@@ -215,6 +218,13 @@ class R3GAN(Family):
         "paper-ffhq-256": Preset("the code's FFHQ-256 run, configuration E of the paper's ladder (published FID "
                                  "2.75), but without its augmentation; not measured "
                                  "here", side=256, gamma=150.0, gamma_end=15.0, **_FFHQ),
+        "config-b": Preset("the paper's ladder, B: StyleGAN2 without its tricks, with its loss and R1 (published FID "
+                           "12.46 on FFHQ-256). What is not networks and loss is as in E; not measured here", side=256,
+                           **{**_STRIPPED, "loss": "logistic", "penalties": "r1"}),
+        "config-c": Preset("the paper's ladder, C: B with the relativistic loss, R1 and R2 (published 11.65); likewise",
+                           side=256, **_STRIPPED),
+        "config-e": Preset("the paper's ladder, E: the same as paper-ffhq-256; not measured here", side=256,
+                           gamma=150.0, gamma_end=15.0, **_FFHQ),
         "paper-imagenet-32": Preset("the code's ImageNet-32 run (published FID 1.27) for 32 GPUs, but without its "
                                     "augmentation; not measured here", side=32, gamma=0.5, gamma_end=0.05, **_IMAGENET),
         "paper-imagenet-64": Preset("the code's ImageNet-64 run (published FID 2.09) for 64 GPUs, but without its "
@@ -253,9 +263,14 @@ class R3GAN(Family):
     def __init__(self, config: R3GANConfig, images: ImageSpec):
         super().__init__(config, images)
         self.needs_labels = config.conditional  # type: ignore[misc]  # a matter of configuration here
-        classes, widths = images.classes if config.conditional else 0, self.widths(config, images.side)
-        self.generator = Generator(config, widths, images.channels, classes)
-        self.critic = Critic(config, widths[::-1], images.channels, classes)
+        self.classes = images.classes if config.conditional else 0
+        widths, colours = self.widths(config, images.side), images.channels
+        if config.net == "stripped":
+            self.generator = StrippedGenerator(config.latent, widths, colours)
+            self.critic = StrippedCritic(widths[::-1], colours)
+        else:
+            self.generator = Generator(config, widths, colours, self.classes)
+            self.critic = Critic(config, widths[::-1], colours, self.classes)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.register_buffer("gamma", torch.tensor(config.gamma), persistent=False)
 
@@ -266,6 +281,10 @@ class R3GAN(Family):
         if config.conditional and images.classes < 2:
             raise UserError("r3gan with conditional=true needs labels, and this data has none: use a labelled data "
                             "set, a folder with one subfolder a class, or --preset paper")
+        if config.net == "stripped":
+            if config.conditional:
+                raise UserError("r3gan takes labels with net=bottleneck only: set conditional=false or net=bottleneck")
+            return
         for width in cls.widths(config, images.side):
             groups = max(1, width // config.group_width)
             if width * config.expansion % groups:
@@ -294,7 +313,13 @@ class R3GAN(Family):
                          gamma=cosine(c.gamma, c.gamma_end, progress), beta2=cosine(c.beta2, c.beta2_end, progress),
                          ema_kimg=cosine(0.0, c.ema_kimg, progress))
 
+    def recording_key(self, clock: Clock) -> Hashable:
+        # beta2 is a plain number in Adam, so a recorded step could not follow its schedule
+        stage = self.stage(clock)
+        return () if stage.beta2 == self.config.beta2_end else None
+
     def enter(self, stage: Stage) -> None:
+        super().enter(stage)
         assert isinstance(stage, Scheduled)
         self.gamma.fill_(stage.gamma)
         for optimizer in self.optimizers.values():
@@ -310,11 +335,19 @@ class R3GAN(Family):
     def latents(self, n: int, random: Random) -> Tensor:
         return random.normal(n, self.config.latent)
 
+    def fakes(self, n: int, labels: Tensor | None, engine: Engine) -> Tensor:
+        z = self.latents(n, engine.random("latents"))
+        return self.generator(z, labels) if self.classes else self.generator(z)
+
+    def judge(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Scores (B,)."""
+        return self.critic(images, labels) if self.classes else self.critic(images)
+
     def critic_loss(self, real: Tensor, fake: Tensor, labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The critic's loss on detached images, penalties included, and what is logged of it. `labels` are of both."""
         c = self.config
         real, fake = real.detach().requires_grad_(), fake.detach().requires_grad_()
-        on_real, on_fake = self.critic(real, labels), self.critic(fake, labels)
+        on_real, on_fake = self.judge(real, labels), self.judge(fake, labels)
         if c.loss == "relativistic":
             loss = losses.relativistic_critic(on_real, on_fake)
             logs = {"critic_loss": loss, "bound": losses.LN2 - loss}
@@ -333,11 +366,11 @@ class R3GAN(Family):
 
     def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor | None = None) -> Tensor:
         """`real` only where fakes are compared with reals."""
-        on_fake = self.critic(fake, labels)
+        on_fake = self.judge(fake, labels)
         if self.config.loss == "logistic":
             return losses.non_saturating_generator(on_fake)
         with torch.no_grad():  # the reals' scores do not depend on the generator
-            on_real = self.critic(real, labels)
+            on_real = self.judge(real, labels)
         return losses.relativistic_generator(on_real, on_fake)
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
@@ -345,7 +378,7 @@ class R3GAN(Family):
         batch = next(reals)
         labels = batch.labels if self.config.conditional else None
         with torch.no_grad():
-            fake = self.generator(self.latents(len(batch.images), engine.random("latents")), labels)
+            fake = self.fakes(len(batch.images), labels, engine)
         loss, logs = self.critic_loss(batch.images, fake, labels)
         engine.update(loss, "critic")
 
@@ -353,7 +386,7 @@ class R3GAN(Family):
         if self.config.generator_reals == "fresh":
             batch = next(reals)
             labels = batch.labels if self.config.conditional else None
-        fake = self.generator(self.latents(len(batch.images), engine.random("latents")), labels)
+        fake = self.fakes(len(batch.images), labels, engine)
         generator_loss = self.generator_loss(batch.images, fake, labels)
         engine.update(generator_loss, "generator")
         return {**logs, "generator_loss": generator_loss.detach(), "gamma": self.gamma.clone()}

@@ -6,7 +6,7 @@ images in proportion. Networks, losses and settings are those of the authors' co
 grow, and A is StyleGAN itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -321,6 +321,10 @@ class StyleGAN2(Family):
         ema = min(c.ema_kimg, clock.kimg * c.ema_ramp) if c.ema_ramp else c.ema_kimg
         return Regularised(self.images.side, c.batch, r1=c.r1_gamma > 0 and clock.steps % c.r1_every == 0,
                            path=c.path_weight > 0 and clock.steps % c.path_every == 0, ema_kimg=ema)
+
+    def recording_key(self, clock: Clock) -> Hashable:
+        stage = self.stage(clock)
+        return stage.r1, stage.path
 
     def ema_decay(self, stage: Stage) -> float:
         assert isinstance(stage, Regularised)

@@ -116,7 +116,7 @@ def test_the_critics_loss_sample_by_sample(loss, penalties):
             total += math.log1p(math.exp(-r)) + math.log1p(math.exp(f))
         total += 0.35 * sum(square for square, name in zip(squares, ("r1", "r2")) if name in penalties)
     value, logs = family.critic_loss(real, fake, labels)
-    assert float(value) == pytest.approx(total / 4, rel=1e-5)
+    assert float(value.detach()) == pytest.approx(total / 4, rel=1e-5)
     assert {"r1", "r2"} & set(logs) == {name for name in ("r1", "r2") if name in penalties}
 
 
@@ -153,10 +153,36 @@ def test_schedules():
         family.enter(stage)
         assert float(family.gamma) == pytest.approx(gamma)
         assert all(group["betas"] == (0.0, stage.beta2) for o in optimizers.values() for group in o.param_groups)
+    assert family.recording_key(Clock()) is None and family.recording_key(Clock(steps=39_063)) == ()
     # half of what the average held is forgotten after ema_kimg
     assert family.ema_decay(stage) ** (5e6 / 512) == pytest.approx(0.5)
     assert family.ema_decay(family.stage(Clock())) == 0.0
     assert cosine(1, 3, 1 / 3) == pytest.approx(1 + 2 * (1 - 0.5) / 2)
+
+
+def test_the_ladders_lower_rungs_have_the_published_sizes():
+    """Table 2: 18.890M and 23.996M; layer by layer at side 32."""
+    family = build("r3gan", "config-c", side=256, channels=3)
+    assert (count(family.generator), count(family.critic)) == (18_890_453, 23_996_481)
+    small = build("r3gan", "config-b", side=8, channels=1, fmap_max=4, latent=2)
+    generator = 2 * 4 + 4 * 16 + 3 * (9 * 16 + 4) + 2 * (4 + 1)
+    critic = 4 + 4 + 2 * (9 * 16 + 4) + 16 + (9 * 16 + 4) + (16 * 16 + 4) + 5
+    assert (count(small.generator), count(small.critic)) == (generator, critic)
+    assert small.config.loss == "logistic" and small.config.penalties == "r1"
+    assert family.config.loss == "relativistic" and family.config.penalties == "r1+r2"
+
+
+def test_stripped_networks_keep_the_scale_and_train():
+    torch.manual_seed(0)
+    family = build("r3gan", "config-c", fmap_max=32, batch=4)
+    with torch.no_grad():
+        images, scores = family.sample(family.latents(16, Random(0))), family.critic(torch.randn(16, 1, 32, 32))
+    assert 0.3 < float(images.std()) < 4 and 0.02 < float(scores.std()) < 2
+    engine = WatchedEngine(family)
+    engine.steps(Reals(engine))
+    assert [name for name, _ in engine.updates] == ["critic", "generator"]
+    with pytest.raises(UserError, match="net=bottleneck"):
+        build("r3gan", "config-c", conditional=True)
 
 
 def test_labels_and_groups_are_checked():
