@@ -179,10 +179,14 @@ def store(home):
 
 
 def read_store(home):
+    from ganbench.commands.data import _describe
+    from ganbench.data.page import write_page
     from ganbench.data.store import verify_store
     opened = open_dataset(str(home))
     opened.level(opened.side)
     opened.names()
+    _describe(opened)
+    write_page(opened, home / "page.html")
     verify_store(opened)
 
 

@@ -33,7 +33,8 @@ EXTENSIONS = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp"
 # Pictures only: Pillow would also run Ghostscript for an EPS file that calls itself .png. TGA last: it has no mark of its own.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF", "TGA")
 LOSSY = {"JPEG", "MPO", "WEBP", "AVIF", "HEIF"}
-STRIP = 1 << 22  # pixels of a deep picture that are converted at a time
+MAX_DEEP = 50_000_000  # the same of 16-bit colour, which takes twice the memory
+STRIP = 1 << 20  # pixels of a deep picture that are converted at a time
 _RULES = "ganbench rules"
 
 
@@ -55,11 +56,11 @@ def decode(data: bytes | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of sizes we judge ourselves
-            data = _read(data) if isinstance(data, Path) else data
+            data = file_bytes(data) if isinstance(data, Path) else data
             picture = _opened(data)
             rules = ["animated: first frame"] if getattr(picture, "is_animated", False) and picture.format != "MPO" else []
-            picture.load()
             flat = plain(picture, data)
+            flat.load()
             if flat is not picture:
                 rules.append(f"{_spoken(picture)} converted")
             # The tag may hold anything: text, 0, 9. Only the standard's turns are turns.
@@ -84,7 +85,7 @@ def header(data: bytes | Path) -> Header:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with _opened(_read(data) if isinstance(data, Path) else data) as picture:
+            with _opened(file_bytes(data) if isinstance(data, Path) else data) as picture:
                 grey = picture.mode in ("1", "L", "LA", "La", "F") or picture.mode.startswith("I")
                 return Header(*picture.size, not grey, picture.format in LOSSY)
     except UnidentifiedImageError:
@@ -113,6 +114,8 @@ def plain(picture: Image.Image, data: bytes = b"") -> Image.Image:
     if mode.startswith("I"):
         return _grey_of_depth(picture, depth if depth > 8 else 16, clear)
     if depth > 8 and picture.format == "PNG":
+        if picture.width * picture.height > MAX_DEEP:
+            raise Unreadable(f"{picture.width}x{picture.height} pixels of 16-bit colour are more than {MAX_DEEP:,}")
         return _deep_png(data, clear)
     if depth > 8 and picture.format == "TIFF":
         raise Unreadable(f"{depth}-bit colour in a TIFF is not read, because Pillow gives 8 of the bits: save it as PNG")
@@ -123,18 +126,38 @@ def plain(picture: Image.Image, data: bytes = b"") -> Image.Image:
             grey = grey.point([255 if v == level else v for v in range(256)])
         return grey
     if mode in ("LA", "La"):
-        alpha = picture.convert("LA")
-        return Image.composite(alpha.getchannel("L"), Image.new("L", alpha.size, 255), alpha.getchannel("A"))
+        return _on_white(picture, "LA", "L")
     if mode in ("RGBA", "RGBa", "PA") or clear is not None:
-        colour = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour).convert("RGB")
+        return _on_white(picture, "RGBA", "RGB")
     return picture.convert("RGB")
+
+
+def _on_white(picture: Image.Image, full: str, flat: str) -> Image.Image:
+    """Composited on white, in strips: whole, the copies of a large picture would take gigabytes.
+
+    Args: full: the mode with transparency to bring it to. flat: the mode without.
+    """
+    whole = Image.new(flat, picture.size)
+    rows = max(1, STRIP // picture.width)
+    for top in range(0, picture.height, rows):
+        strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        strip.info = dict(picture.info)  # a palette's transparency is kept there
+        strip = strip.convert(full)
+        white = Image.new(flat, strip.size, "white")
+        if flat == "RGB":
+            strip = Image.alpha_composite(white.convert("RGBA"), strip).convert("RGB")
+        else:
+            strip = Image.composite(strip.getchannel("L"), white, strip.getchannel("A"))
+        whole.paste(strip, (0, top))
+    return whole
 
 
 def _opened(data: bytes) -> Image.Image:
     if not data:
         raise Unreadable("an empty file")
     picture = Image.open(io.BytesIO(data), formats=_formats())
+    if 0 in picture.size:
+        raise Unreadable("it has no pixels")
     if picture.width * picture.height > MAX_PIXELS:
         raise Unreadable(f"{picture.width}x{picture.height} pixels are more than {MAX_PIXELS:,}")
     return picture
@@ -179,6 +202,7 @@ def _deep_png(data: bytes, clear: object) -> Image.Image:
         if isinstance(clear, tuple):
             scaled[(strip == np.array(clear)).all(-1)] = 255
         pixels[top:top + rows] = scaled
+    del deep
     return plain(Image.fromarray(pixels))
 
 
@@ -255,7 +279,8 @@ def _planes(picture: Image.Image) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def _read(path: Path) -> bytes:
+def file_bytes(path: Path) -> bytes:
+    """A picture file's bytes. Raises Unreadable for what is too large, or no file (a pipe would never end)."""
     state = os.stat(path)
     if state.st_size > MAX_FILE:
         raise Unreadable(f"a file of {state.st_size / 1e9:.1f} GB")

@@ -140,6 +140,8 @@ class Source:
             raise Unreadable(" ".join(str(error).split())[:200] or type(error).__name__) from error
         if isinstance(image, np.ndarray) and (image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape):
             raise Unreadable(f"an array of {image.dtype} {image.shape} is no image")
+        if isinstance(image, Image.Image) and 0 in image.size:
+            raise Unreadable("it has no pixels")
         return image
 
     def _check(self) -> None:

@@ -51,8 +51,13 @@ class Store:
         self.content_hash, self.levels = manifest["content_hash"], manifest["levels"]
         self.attribute_names = manifest["attribute_names"]
         numbers = [self.n, self.side, self.channels, *self.levels]
+        texts = [*self.classes, *self.attribute_names, *manifest["converted"], *manifest["sizes"], *manifest["skipped"]]
+        counts = [*manifest["converted"].values(), *manifest["sizes"].values(), manifest.get("sizes_other", 0)]
+        pairs = manifest["duplicates"]
         if any(type(x) is not int or not 0 < x < 1 << 40 for x in numbers) or self.side not in self.levels \
-                or not all(isinstance(x, str) for x in (*self.classes, *self.attribute_names)):
+                or not all(isinstance(x, str) for x in texts) or not all(type(x) is int for x in counts) \
+                or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs) \
+                or bool(pairs) != bool(manifest["duplicate_count"]):
             raise UserError(f"{self.path / MANIFEST} is damaged (counts, levels or names): {again}")
         self.labels = self._array("labels", (self.n,)) if manifest["labelled"] else None
         if self.labels is not None and not 0 <= self.labels.min() <= self.labels.max() < max(1, len(self.classes)):
@@ -120,7 +125,7 @@ def is_store(path: Path) -> bool:
         document = json.loads((path / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError):
         return True
-    return not isinstance(document, dict) or "format" in document or "content_hash" in document
+    return isinstance(document, dict) and "format" in document
 
 
 def content_hash(pixels: np.ndarray, labels: np.ndarray | None) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganbench.data.images import Header, Unreadable, header, squared
+from ganbench.data.images import Header, Unreadable, file_bytes, header, squared
 from ganbench.data.source import Source, shown
 from ganbench.errors import UserError
 from ganbench.random import derived_seed
@@ -308,9 +308,9 @@ def _look_at(source: Source, index: int, whole: bool) -> tuple[Header, str] | st
             assert picture is not None
             pixels = np.asarray(picture)
             return Header(pixels.shape[1], pixels.shape[0], pixels.ndim == 3, False), _array_digest(pixels)
-        data = data.read_bytes() if isinstance(data, Path) else data
+        data = file_bytes(data) if isinstance(data, Path) else data
         return header(data), hashlib.sha256(data).hexdigest()
-    except (Unreadable, OSError) as error:
+    except (Unreadable, OSError, MemoryError) as error:
         return " ".join(str(error).split())
 
 
