@@ -53,7 +53,8 @@ def write_tar(path: Path, members: dict[str, bytes], mode="w"):
 
 def write_idx(path: Path, array: np.ndarray):
     import gzip
-    data = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
+    data = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I",
+                                                               *array.shape) + array.astype(np.uint8).tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
 
@@ -97,7 +98,8 @@ def example(features: dict[str, bytes | list[int]]) -> bytes:
     """A tf.train.Example, with packed integers."""
     entries = b""
     for name, value in features.items():
-        inner = field(1, field(1, value)) if isinstance(value, bytes) else field(3, field(1, b"".join(map(varint, value))))
+        inner = field(1, field(1, value)) if isinstance(value, bytes) else field(3,
+                                                                                 field(1, b"".join(map(varint, value))))
         entries += field(1, field(1, name.encode()) + field(2, inner))
     return field(1, entries)
 

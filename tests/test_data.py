@@ -25,7 +25,8 @@ def write_images(folder, count=7, size=(40, 30), seed=0, ending="png"):
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
-        Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(folder / f"im{i:03d}.{ending}")
+        Image.fromarray(random.integers(0, 256, (size[1], size[0], 3),
+                                        dtype=np.uint8)).save(folder / f"im{i:03d}.{ending}")
     return folder
 
 
@@ -34,7 +35,8 @@ def leftovers(cache):
 
 
 def test_levels_are_box_averages_of_unrounded_values_rounded_half_to_even():
-    """Two 4x4 blocks worked out by hand: a mean of 0.5 becomes 0, one of 1.5 becomes 2; no level rounds a rounded one."""
+    """Two 4x4 blocks worked out by hand: a mean of 0.5 becomes 0, one of 1.5 becomes 2; no level rounds a rounded one.
+    """
     block = np.zeros((1, 1, 8, 8), np.uint8)
     block[0, 0, :2, :2] = [[1, 1], [0, 0]]  # mean 0.5 -> 0
     block[0, 0, :2, 2:4] = [[3, 3], [0, 0]]  # mean 1.5 -> 2
@@ -49,7 +51,8 @@ def test_levels_are_box_averages_of_unrounded_values_rounded_half_to_even():
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (5, 1, 8, 8), (33, 3, 128, 128), (1, 1, 1024, 1024)])
 def test_levels_are_those_of_exact_arithmetic(shape):
-    """Of noise, and of nothing but 0 and 255, beside sums in 64-bit whole numbers; blocks and dtypes change in between."""
+    """Of noise, and of nothing but 0 and 255, beside sums in 64-bit whole numbers; blocks and dtypes change in between.
+    """
     random = np.random.default_rng(2)
     for pixels in (random.integers(0, 256, shape, dtype=np.uint8), random.integers(0, 2, shape, dtype=np.uint8) * 255):
         for side, level in pyramid(pixels).items():
@@ -65,7 +68,8 @@ def test_a_sum_too_large_for_float32_is_still_exact():
     pixels = np.zeros((1, 1, 2048, 2048), np.uint8)
     pixels[0, 0, :512, :512] = 101
     pixels[0, 0, :512, :256] = 102
-    assert pyramid(pixels)[4][0, 0, 0, 0] == halved(pixels, 4)[0, 0, 0, 0] == 102  # the half itself goes to the even number
+    # the half itself goes to the even number
+    assert pyramid(pixels)[4][0, 0, 0, 0] == halved(pixels, 4)[0, 0, 0, 0] == 102
     pixels[0, 0, 0, 0] -= 1
     assert pyramid(pixels)[4][0, 0, 0, 0] == halved(pixels, 4)[0, 0, 0, 0] == 101
 
@@ -94,7 +98,8 @@ def test_a_store_holds_what_the_files_hold(tmp_path, own_cache):
     ("pad", "be08fcf8109e9952bfacc47cee2fb017375da61b103ff8eb6369ea40769e50b6"),
 ])
 def test_the_same_images_have_the_hash_they_always_had(tmp_path, crop, content):
-    """Of colour, grey and transparent noise, shrunk and enlarged, as the first release prepared it (RULES 2, FORMAT 2)."""
+    """Of colour, grey and transparent noise, shrunk and enlarged, as the first release prepared it (RULES 2, FORMAT 2).
+    """
     random = np.random.default_rng(11)
     (tmp_path / "pics").mkdir()
     for i, shape in enumerate([(218, 178, 3), (48, 64, 3), (20, 90), (128, 128, 4), (70, 70, 3)]):
@@ -128,7 +133,8 @@ def test_workers_do_not_change_the_store(tmp_path, workers, monkeypatch):
     monkeypatch.setattr(decoding, "SYNC_EVERY", 4 * 3 * 16 * 16)
     folder = write_images(tmp_path / "pics", count=9)
     seen = []
-    store = open_dataset(str(folder), split="all", side=16, workers=workers, progress=lambda done, of: seen.append((done, of)))
+    store = open_dataset(str(folder), split="all", side=16, workers=workers, progress=lambda done,
+                         of: seen.append((done, of)))
     verify_store(store)  # the hash was taken chunk by chunk, as they came
     assert seen[0] == (0, 9) and seen[-1] == (9, 9) and [d for d, _ in seen] == sorted(d for d, _ in seen)
     expected = np.stack([squared_by_hand(folder / name, 16) for name in store.names()])
@@ -139,7 +145,8 @@ def squared_by_hand(path, side):
     image = Image.open(path)
     short = min(image.size)
     x, y = (image.width - short) // 2, (image.height - short) // 2
-    return np.asarray(image.crop((x, y, x + short, y + short)).resize((side, side), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
+    return np.asarray(image.crop((x, y, x + short, y + short)).resize((side, side),
+                                                                      Image.Resampling.LANCZOS)).transpose(2, 0, 1)
 
 
 def test_a_stopped_preparation_goes_on_where_it_was(tmp_path, monkeypatch, own_cache):
@@ -183,7 +190,9 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatc
 
 
 def test_a_disk_that_fails_half_way_is_said(tmp_path, monkeypatch):
-    """Only the first sync fails, as Linux has it: the failure is not forgotten when the file is synced again at the end."""
+    """Only the first sync fails, as Linux has it: the failure is not forgotten when the file is synced again at the
+    end.
+    """
     monkeypatch.setattr(decoding, "CHUNK_BYTES", 3 * 16 * 16)
     monkeypatch.setattr(decoding, "SYNC_EVERY", 7 * 3 * 16 * 16)  # the last of seven chunks asks for it
     tried, fsync = [], os.fsync
@@ -212,9 +221,11 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (lambda p: flip(p / "16.npy"), "content hash differs"),
     (lambda p: flip(p / "8.npy"), "8.npy differs from the full level"),
     (lambda p: flip(p / "labels.npy"), "content hash differs"),
-    (lambda p: (p / "4.npy").unlink(), "4.npy is missing: move .* away and run `ganbench data prepare folder:.*pics --side 16 "),
+    (lambda p: (p / "4.npy").unlink(), "4.npy is missing: move .* away and run `ganbench data prepare folder:.*pics "
+                                       "--side 16 "),
     (lambda p: (p / "8.npy").write_bytes(b""), "8.npy is damaged"),
-    (lambda p: (p / "8.npy").unlink() or (p / "8.npy").mkdir(), "8.npy is damaged or cannot be read .*ganbench data verify "),
+    (lambda p: (p / "8.npy").unlink() or (p / "8.npy").mkdir(), "8.npy is damaged or cannot be read .*ganbench data "
+                                                                "verify "),
     (lambda p: (p / "names.json").write_text("[1]"), "names 1 images"),
 ])
 def test_verify_finds_the_damage(tmp_path, damage, match):
@@ -284,7 +295,8 @@ def test_the_held_out_tenth_is_fixed_and_apart():
 
 @pytest.mark.parametrize("arguments, match", [
     ({"side": 24}, "power of two"), ({"side": 2}, "power of two"), ({"side": 1 << 14}, "power of two"),
-    ({"channels": 2}, "--channels 2"), ({"split": "dev"}, "no split 'dev'"), ({"crop": "centr"}, "no crop 'centr'.*centre"),
+    ({"channels": 2}, "--channels 2"), ({"split": "dev"}, "no split 'dev'"),
+                                              ({"crop": "centr"}, "no crop 'centr'.*centre"),
 ])
 def test_arguments_are_judged(arguments, match):
     with pytest.raises(UserError, match=match):
@@ -292,7 +304,8 @@ def test_arguments_are_judged(arguments, match):
 
 
 @pytest.mark.parametrize("spec, match", [
-    ("digitz", "unknown data set 'digitz'.*digits"), ("nowhere/at/all", "no such file or folder"), ("x.npz", "no such file"),
+    ("digitz", "unknown data set 'digitz'.*digits"), ("nowhere/at/all", "no such file or folder"),
+                                         ("x.npz", "no such file"),
     ("folder:", "names no place"), ("folder", "needs a path"), ("folder:nowhere", "no such file or folder"),
 ])
 def test_a_wrong_name_gets_one_clear_line(spec, match, elsewhere):

@@ -122,7 +122,8 @@ def test_depths_without_a_stated_range_are_refused(capfd):
 
 @pytest.mark.parametrize("orientation", [0, 9, "2", 3])
 def test_only_the_standards_turns_are_turns(orientation):
-    kind, value = (2, orientation.encode() + b"\0\0\0") if isinstance(orientation, str) else (3, struct.pack("<HH", orientation, 0))
+    kind = 2 if isinstance(orientation, str) else 3  # text, a number of 16 bits
+    value = orientation.encode() + b"\0\0\0" if kind == 2 else struct.pack("<HH", orientation, 0)
     exif = b"Exif\0\0II*\0" + struct.pack("<IHHHI", 8, 1, 0x0112, kind, 2 if kind == 2 else 1) + value + bytes(4)
     pixels = noise(6, 9)
     picture = decode(picture_bytes(pixels, exif=exif))
@@ -160,7 +161,8 @@ def test_a_tar_that_was_cut_is_not_taken_for_a_short_one(tmp_path):
     for size in (3 * block, 3 * block + 100, 3 * block + 600):
         (tmp_path / "a.tar").write_bytes(whole[:size])
         assert "get it again" in refused(tmp_path / "a.tar", "a.tar is (cut short|damaged)")
-    (tmp_path / "a.tar").write_bytes(whole[:3 * block] + b"\x7f" * 512 + whole[3 * block + 512:])  # a damaged head inside
+    # a damaged head inside
+    (tmp_path / "a.tar").write_bytes(whole[:3 * block] + b"\x7f" * 512 + whole[3 * block + 512:])
     refused(tmp_path / "a.tar", "damaged at byte")
     (tmp_path / "a.tar").write_bytes(whole + whole)
     refused(tmp_path / "a.tar", "goes on behind its end")
@@ -169,7 +171,8 @@ def test_a_tar_that_was_cut_is_not_taken_for_a_short_one(tmp_path):
 def test_zips_that_cannot_be_read_name_the_member(tmp_path):
     path = write_zip(tmp_path / "a.zip", {"a.png": PICTURE, "b.png": PICTURE})
     whole = path.read_bytes()
-    for offset, value, says in ((8, 1, "encrypted"), (10, 98, "compression|not supported")):  # flags, method of the directory
+    # flags, method of the directory
+    for offset, value, says in ((8, 1, "encrypted"), (10, 98, "compression|not supported")):
         data = bytearray(whole)
         entry = data.find(b"PK\x01\x02")
         data[entry + offset] = value
@@ -240,7 +243,8 @@ def test_class_names_that_are_not_utf8_are_shown(tmp_path):
 # --- labels and arrays
 
 @pytest.mark.parametrize("labels, says", [
-    ([0, 2_000_000_000], "at most 1,000,000"), ([0.5, 1.0], "whole numbers"), (["a", "b"], "whole numbers"), ([-1, 0], "whole"),
+    ([0, 2_000_000_000], "at most 1,000,000"), ([0.5, 1.0], "whole numbers"), (["a", "b"], "whole numbers"),
+                                          ([-1, 0], "whole"),
     (np.array([1, 2], "datetime64[s]"), "whole numbers"), ([[0, 1], [1, 0]], "labels"), ([1 << 63, 1], "labels|whole"),
 ])
 def test_labels_that_are_no_classes_are_refused(tmp_path, labels, says):
@@ -276,8 +280,10 @@ def test_arrays_with_two_to_eight_channels(tmp_path):
 
 
 @pytest.mark.parametrize("make, says", [
-    (lambda: torch.zeros(2, 3, 8, 8, dtype=torch.bfloat16), "bfloat16"), (lambda: torch.zeros(4, 4).to_sparse(), "sparse"),
-    (lambda: torch.zeros(0, 3, 8, 8, dtype=torch.uint8), "must be uint8"), (dict, "holds 0 arrays"), (list, "holds a list"),
+    (lambda: torch.zeros(2, 3, 8, 8, dtype=torch.bfloat16), "bfloat16"), (lambda: torch.zeros(4, 4).to_sparse(),
+                                                                          "sparse"),
+    (lambda: torch.zeros(0, 3, 8, 8, dtype=torch.uint8), "must be uint8"), (dict, "holds 0 arrays"),
+                                        (list, "holds a list"),
     (lambda: torch.zeros(2, 3, 8, 8, dtype=torch.complex64), "complex64"),
 ])
 def test_tensor_files_without_images(tmp_path, make, says):
@@ -326,7 +332,8 @@ def test_celeba_tables_as_people_have_them(tmp_path):
 
 
 def test_tfrecords_that_are_not_images(tmp_path):
-    assert crc32c(b"123456789") == 0xE3069283 and crc32c(bytes(20_000)) == crc32c(bytes(20_000), lanes=2)  # RFC 3720's check
+    # RFC 3720's check
+    assert crc32c(b"123456789") == 0xE3069283 and crc32c(bytes(20_000)) == crc32c(bytes(20_000), lanes=2)
     data = noise(16, 16).transpose(2, 0, 1).tobytes()
     path, spec = tmp_path / "a-r04.tfrecords", f"celeba-hq:{tmp_path / 'a-r04.tfrecords'}"
     for features in ({"shape": [3, 16, 16], "data": [1, 2]}, {"shape": [0, 16, 16], "data": b""}, {"image": [7]},
@@ -344,7 +351,8 @@ def test_tfrecords_that_are_not_images(tmp_path):
 
 def test_idx_files_are_measured_before_they_are_believed(tmp_path):
     write_mnist(tmp_path, ending="-ubyte")
-    spec, images, labels = f"mnist:{tmp_path}", tmp_path / "train-images-idx3-ubyte", tmp_path / "train-labels-idx1-ubyte"
+    spec = f"mnist:{tmp_path}"
+    images, labels = tmp_path / "train-images-idx3-ubyte", tmp_path / "train-labels-idx1-ubyte"
     head = struct.pack(">HBBIII", 0, 8, 3, 4_000_000_000, 28, 28)
     whole = images.read_bytes()
     images.write_bytes(head + whole[16:])
@@ -437,7 +445,8 @@ def test_what_is_asked_for_and_what_is_found_out_are_one_store(tmp_path):
         write_png(tmp_path / "grey" / f"{i}.png", noise(8, 8, i, 1))
         write_png(tmp_path / "colour" / f"{i}.png", noise(8, 8, i))
     for name, channels in (("grey", 1), ("colour", 3)):
-        stores = [open_dataset(str(tmp_path / name), split="all", channels=c) for c in (channels, None, 4 - channels, None)]
+        stores = [open_dataset(str(tmp_path / name), split="all", channels=c) for c in (channels, None, 4 - channels,
+                                                                                        None)]
         assert stores[0].path == stores[1].path == stores[3].path != stores[2].path
         assert [s.channels for s in stores] == [channels, channels, 4 - channels, channels]
     assert len(list((tmp_path / "cache" / "stores").glob("*/manifest.json"))) == 4
@@ -448,7 +457,8 @@ def test_a_store_of_others_is_checked(tmp_path):
     write_png(tmp_path / "it" / "b" / "a.png", noise(8, 8, 1))
     store = open_dataset(str(tmp_path / "it"), split="all", side=8)
     manifest = json.loads((store.path / "manifest.json").read_text())
-    for change, says in (({"n": "2"}, '"n" is text'), ({"levels": [4, "8"]}, "counts, levels"), ({"side": 1 << 50}, "counts"),
+    for change, says in (({"n": "2"}, '"n" is text'), ({"levels": [4, "8"]}, "counts, levels"),
+                         ({"side": 1 << 50}, "counts"),
                          ({"classes": None}, '"classes" is null'), ({"classes": [1]}, "names")):
         (store.path / "manifest.json").write_text(json.dumps(manifest | change))
         assert "remove" not in refused(store.path, says)

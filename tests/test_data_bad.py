@@ -67,19 +67,22 @@ def test_one_bit_cmyk_and_grey():
 def test_animations_give_their_first_frame():
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "lime")]
     for kind in ("GIF", "WEBP", "PNG"):
-        data = saved(frames[0], kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {}))
+        data = saved(frames[0], kind, save_all=True, append_images=frames[1:],
+                     **({"lossless": True} if kind == "WEBP" else {}))
         assert np.asarray(decode(data))[0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_turned_as_their_exif_tag_says(orientation):
-    """A picture with one white corner, stored turned; the table of the EXIF standard says where the corner comes out."""
+    """A picture with one white corner, stored turned; the table of the EXIF standard says where the corner comes out.
+    """
     stored = np.zeros((8, 16, 3), np.uint8)
     stored[0, 0] = 255  # row 0, column 0 as stored
     exif = Image.Exif()
     exif[0x0112] = orientation
     shown = np.asarray(decode(picture_bytes(stored, exif=exif)))
-    corner = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}[orientation]
+    corner = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1),
+              8: (-1, 0)}[orientation]
     assert shown.shape == ((8, 16, 3) if orientation < 5 else (16, 8, 3)) and shown[corner].tolist() == [255] * 3
 
 
@@ -116,13 +119,16 @@ def horrors():
         "rgba.png": (saved(Image.fromarray(noise(40, 40, 3, 4))), True), "1bit.png": (saved(grey.convert("1")), True),
         "grey.jpg": (saved(grey, "JPEG"), True), "la.png": (saved(grey.convert("LA")), True),
         "one.png": (picture_bytes(noise(1, 1)), True),
-        "wide.png": (saved(Image.new("RGB", (20000, 3), "navy")), True), "tall.png": (picture_bytes(noise(90, 20, 5)), True),
+        "wide.png": (saved(Image.new("RGB", (20000, 3), "navy")), True), "tall.png": (picture_bytes(noise(90, 20, 5)),
+                                                                                      True),
         "exif.jpg": (saved(Image.fromarray(noise(30, 50, 6)), "JPEG", exif=exif), True),
         "animated.gif": (saved(colour, "GIF", save_all=True, append_images=[Image.new("RGB", (40, 40))]), True),
         "mislabelled.png": (saved(Image.fromarray(noise(40, 40, 7)), "JPEG"), True),
-        "ünïcödé 猫.png": (picture_bytes(noise(40, 40, 8)), True), "new\nline.png": (picture_bytes(noise(40, 40, 9)), True),
+        "ünïcödé 猫.png": (picture_bytes(noise(40, 40, 8)), True), "new\nline.png": (picture_bytes(noise(40, 40, 9)),
+                                                                                    True),
         "truncated.jpg": (jpeg[:len(jpeg) // 2], False), "cut.png": (picture_bytes(noise(40, 40, 2))[:-900], False),
-        "text.png": (b"This is no picture.\n", False), "empty.png": (b"", False), "bomb.png": (huge_png(60000, 60000), False),
+        "text.png": (b"This is no picture.\n", False), "empty.png": (b"", False),
+            "bomb.png": (huge_png(60000, 60000), False),
         "ghost.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", False),
         "float.tif": (saved(Image.fromarray(np.full((9, 9), 0.5, np.float32)), "TIFF"), False),
         "animated-cut.gif": (saved(colour, "GIF")[:60], False),
@@ -158,7 +164,8 @@ def test_the_torture_folder_without_the_bad_ones(torture, tmp_path):
     reasons = dict(line.split(": ", 1) for line in store.manifest["skipped"])
     bad = {name for name, (_, fine) in horrors().items() if not fine}
     assert set(reasons) == bad | {"nowhere.png", "pipe.png"}
-    assert reasons["empty.png"] == "an empty file" and reasons["text.png"] == "not a picture file" == reasons["ghost.png"]
+    assert reasons["empty.png"] == "an empty file"
+    assert reasons["text.png"] == "not a picture file" == reasons["ghost.png"]
     assert reasons["pipe.png"] == "not a regular file" and "pixels" in reasons["bomb.png"]
     converted = store.manifest["converted"]
     assert converted == {"16-bit converted": 2, "palette converted": 2, "CMYK converted": 1, "turned by EXIF": 1,
@@ -204,7 +211,8 @@ def test_grey_and_colour_mixed_make_colour_and_grey_alone_stays_grey(tmp_path):
 @pytest.mark.parametrize("name", ["../out.png", "/etc/out.png", "a/../../out.png", "..\\out.png", "C:\\out.png"])
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_members_that_climb_out_are_refused_by_name(tmp_path, name, kind):
-    (write_zip if kind == "zip" else write_tar)(tmp_path / f"a.{kind}", {name: picture_bytes(noise(8, 8)), "b.png": b"x"})
+    (write_zip if kind == "zip" else write_tar)(tmp_path / f"a.{kind}", {name: picture_bytes(noise(8, 8)),
+                                                                         "b.png": b"x"})
     with pytest.raises(UserError, match=r"out\.png.* climbs out of the archive"):
         open_dataset(f"a.{kind}")
 

@@ -87,7 +87,9 @@ def test_the_fade_is_one_at_the_edge_and_zero_where_the_padding_ends():
 
 @pytest.mark.parametrize("angle", [0, 30, -75])
 def test_the_drawing_puts_the_landmarks_where_they_belong(angle):
-    """Bright spots on the eyes of a dark photograph come out at the places that the geometry says, to within a pixel of it."""
+    """Bright spots on the eyes of a dark photograph come out at the places that the geometry says, to within a pixel of
+    it.
+    """
     points = landmarks(angle=angle)
     y, x = np.mgrid[:420, :400]
     pixels = sum(255 * np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * 1.5 ** 2)) for px, py in points[:2])

@@ -64,7 +64,8 @@ def deep():
 
 
 PICTURES = {
-    "png": pictures("PNG", ".png"), "png rgba": pictures("PNG", ".png", rgba), "png 16 bit": pictures("PNG", ".png", deep),
+    "png": pictures("PNG", ".png"), "png rgba": pictures("PNG", ".png", rgba), "png 16 bit": pictures("PNG", ".png",
+                                                                                                      deep),
     "png palette": pictures("PNG", ".png", lambda: rgba().convert("RGB").quantize(16)),
     "png 1 bit": pictures("PNG", ".png", lambda: rgba().convert("1")),
     "apng": pictures("PNG", ".png", save_all=True, append_images=[Image.new("RGB", (40, 40))]),
@@ -104,7 +105,8 @@ def npy(home):
 
 def tfrecord(home):
     home.mkdir()
-    messages = [example({"shape": [3, 16, 16], "data": noise(16, 16, i).transpose(2, 0, 1).tobytes()}) for i in range(3)]
+    messages = [example({"shape": [3, 16, 16], "data": noise(16, 16, i).transpose(2, 0, 1).tobytes()})
+                for i in range(3)]
     write_tfrecords(home / "it-r04.tfrecords", messages)
     return f"celeba-hq:{home / 'it-r04.tfrecords'}", [home / "it-r04.tfrecords"]
 
@@ -148,13 +150,15 @@ def parquet(home):
     datasets = pytest.importorskip("datasets")
     home.mkdir()
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
-    rows = {"image": [{"bytes": picture_bytes(noise(12, 12, i)), "path": None} for i in range(4)], "label": [0, 1, 0, 1]}
+    rows = {"image": [{"bytes": picture_bytes(noise(12, 12, i)), "path": None} for i in range(4)],
+            "label": [0, 1, 0, 1]}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(str(home / "it.parquet"))
     return home / "it.parquet", [home / "it.parquet"]
 
 
 def webdataset(home):
-    shards = {f"{i:04d}.{e}": d for i in range(3) for e, d in (("jpg", picture_bytes(noise(12, 12, i), "JPEG")), ("cls", b"1"),
+    shards = {f"{i:04d}.{e}": d for i in range(3) for e, d in (("jpg", picture_bytes(noise(12, 12, i), "JPEG")),
+                                                               ("cls", b"1"),
                                                               ("json", b'{"label": 1}'))}
     return f"webdataset:{home}", [write_tar(home / "shard-000000.tar", shards)]
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from data_support import noise, write_png
 
-SCRIPT = ("import sys; from ganbench.data import open_dataset, decoding; decoding.CHUNK_BYTES = 60_000; decoding.FEW = 0; "
+SCRIPT = ("import sys; from ganbench.data import open_dataset, decoding; decoding.CHUNK_BYTES = 60_000; decoding.FEW = "
+          "0; "
           "print(open_dataset(sys.argv[1], side=32, split='all', skip_bad=True, workers=2).path)")
 
 

@@ -22,9 +22,11 @@ SHARDS = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(996, 1004)]
 LAYOUTS = {
     "flat": (numbered("", 20), [], {}, False),
     "classes": (numbered("cat/", 12) | numbered("dog/", 8), ["cat", "dog"], {"all": {0: 12, 1: 8}}, False),
-    "splits": (numbered("train/", 6) | numbered("test/", 3), [], {"train": {None: 6}, "test": {None: 3}, "all": {None: 9}}, True),
+    "splits": (numbered("train/", 6) | numbered("test/", 3), [], {"train": {None: 6}, "test": {None: 3},
+                                                                  "all": {None: 9}}, True),
     "splits with classes": (
-        numbered("Train/cat/", 4) | numbered("Train/dog/", 5) | numbered("val/cat/", 2) | numbered("val/dog/", 1), ["cat", "dog"],
+        numbered("Train/cat/", 4) | numbered("Train/dog/", 5) | numbered("val/cat/", 2) | numbered("val/dog/", 1),
+                            ["cat", "dog"],
         {"train": {0: 4, 1: 5}, "test": {0: 2, 1: 1}, "all": {0: 6, 1: 6}}, True),
     "one top folder": (
         numbered("data/set/train/cat/", 4) | numbered("data/set/train/dog/", 5) | numbered("data/set/test/cat/", 2)
@@ -40,9 +42,12 @@ LAYOUTS = {
     "shards without labels": (dict.fromkeys(SHARDS, PICTURE) | {"dataset.json": b'{"labels": null}'}, [],
                               {"all": {None: 8}}, False),
     "shards alone": (dict.fromkeys(SHARDS, PICTURE), [], {"all": {None: 8}}, False),
-    "FFHQ's folders": ({f"{i // 1000 * 1000:05d}/{i:05d}.png": PICTURE for i in range(996, 1004)}, [], {"all": {None: 8}}, False),
-    "only train": (numbered("train/cat/", 12) | numbered("train/dog/", 8), ["cat", "dog"], {"all": {0: 12, 1: 8}}, False),
-    "systems' own folders": (numbered("cat/", 6) | numbered("dog/", 6) | numbered("cat/@eaDir/", 2) | numbered("__MACOSX/cat/", 2)
+    "FFHQ's folders": ({f"{i // 1000 * 1000:05d}/{i:05d}.png": PICTURE for i in range(996, 1004)}, [],
+                       {"all": {None: 8}}, False),
+    "only train": (numbered("train/cat/", 12) | numbered("train/dog/", 8), ["cat", "dog"], {"all": {0: 12, 1: 8}},
+                   False),
+    "systems' own folders": (numbered("cat/", 6) | numbered("dog/", 6) | numbered("cat/@eaDir/", 2)
+                             | numbered("__MACOSX/cat/", 2)
                              | numbered("cat/.ipynb_checkpoints/", 2), ["cat", "dog"], {"all": {0: 6, 1: 6}}, False),
 }
 
@@ -85,10 +90,12 @@ def test_layouts_are_read_alike_from_every_container(tmp_path, kind, layout):
      "classes: none, because 1 of 7 images lie beside the folders, the first is stray00.png"),
     (numbered("train/", 3) | numbered("test/", 3) | numbered("more/", 2),
      "left out: 2 images that lie in neither split, the first is more/00.png"),
-    (numbered("a", 2) | {"b.heicx": b"", "c.heicx": b"", "d": b"", "e.txt": b""}, "ignored: .heicx 2, .txt 1, no ending 1"),
+    (numbered("a", 2) | {"b.heicx": b"", "c.heicx": b"", "d": b"", "e.txt": b""},
+     "ignored: .heicx 2, .txt 1, no ending 1"),
     (numbered("cat/", 3), "classes: none, the images lie in no folders"),
     (numbered("train/a/", 3) | numbered("train/b/", 3), "train/ is there alone"),
-    (numbered("cat/", 3) | numbered("dog/", 2) | {"dataset.json": b"[1, 2]"}, 'dataset.json has no "labels" and is not used'),
+    (numbered("cat/", 3) | numbered("dog/", 2) | {"dataset.json": b"[1, 2]"},
+     'dataset.json has no "labels" and is not used'),
 ])
 def test_what_was_decided_is_said(tmp_path, members, said):
     for kind in ("folder", "zip", "tar"):

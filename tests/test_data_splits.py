@@ -67,7 +67,8 @@ def test_images_that_were_trained_on_are_not_held_out(tmp_path, held_out):
 def test_a_damaged_one_is_an_error(tmp_path, held_out):
     spec = write_both(tmp_path / "both")
     (tmp_path / "both" / "test" / "1.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"1 of 2 images of both cannot be read: test/1.png: not a picture file") as caught:
+    says = r"1 of 2 images of both cannot be read: test/1.png: not a picture file"
+    with pytest.raises(UserError, match=says) as caught:
         held_out(open_dataset(spec), spec)
     assert not isinstance(caught.value, NoSplit)
 

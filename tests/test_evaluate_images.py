@@ -92,7 +92,8 @@ def test_other_sizes_are_cropped_and_resized_and_said(tmp_path):
     images = pictures(folder)
     assert images.side == 16
     assert "1 of 7 pictures are not 16x16" in images.warnings[0]
-    np.testing.assert_array_equal(whole(images)[-1], np.broadcast_to(np.array([10, 200, 30])[:, None, None], (3, 16, 16)))
+    np.testing.assert_array_equal(whole(images)[-1], np.broadcast_to(np.array([10, 200, 30])[:, None, None],
+                                                                     (3, 16, 16)))
     expected = Image.fromarray(PIXELS[0].transpose(1, 2, 0)).resize((8, 8), Image.Resampling.LANCZOS)
     np.testing.assert_array_equal(whole(pictures(folder, side=8))[0], np.asarray(expected).transpose(2, 0, 1))
 
@@ -244,7 +245,8 @@ def test_torchscript_generator(tmp_path):
     assert len(by_small) == 70
     np.testing.assert_array_equal(by_small, by_large)
     assert (whole(open_images(str(tmp_path / "g.pt"), n=70, seed=4)) != by_small).any()
-    traced = torch.jit.trace(torch.nn.Sequential(torch.nn.Linear(5, 768), torch.nn.Unflatten(1, (3, 16, 16)), torch.nn.Tanh()),
+    traced = torch.jit.trace(torch.nn.Sequential(torch.nn.Linear(5, 768), torch.nn.Unflatten(1, (3, 16, 16)),
+                                                 torch.nn.Tanh()),
                              torch.zeros(1, 5))
     traced.save(str(tmp_path / "t.pt"))
     with pytest.raises(UserError, match="--latent"):

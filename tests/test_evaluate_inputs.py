@@ -1,4 +1,5 @@
-"""Every kind of input with every option, through eval: how many images, which key, which protocol; or refused by name."""
+"""Every kind of input with every option, through eval: how many images, which key, which protocol; or refused by name.
+"""
 
 import itertools
 import shutil
@@ -102,14 +103,17 @@ def taken(kind, split, n):
 @pytest.mark.parametrize("kind", ["folder", "split folder", "it.zip", "it.tar", "it.npz"])
 def test_every_option_for_every_kind_of_real_images(place, kind):
     keys, inputs = {}, {}
-    for split, crop, side, n, skip in itertools.product((None, "train", "test", "all"), (None, "fit"), (None, 4), (None, 2),
+    for split, crop, side, n, skip in itertools.product((None, "train", "test", "all"), (None, "fit"), (None, 4),
+                                                        (None, 2),
                                                         (False, True)):
         real = place / ("bad" if skip else "good") / kind
-        row, found = evaluated(place, fake=str(place / "fakes.npz"), real=str(real), split=split, crop=crop, side=side, n=n,
+        row, found = evaluated(place, fake=str(place / "fakes.npz"), real=str(real), split=split, crop=crop, side=side,
+                               n=n,
                                skip_bad=skip)
         name, numbers = taken(kind, split, n)
         bad = skip and kind != "it.npz" and name != "test" and "left out: unreadable 1" in found.inputs[1]
-        assert (row["split"], row["crop"], row["side"], row["protocol"]) == (name, crop or "centre", side or 8, "brightness")
+        assert (row["split"], row["crop"], row["side"], row["protocol"]) == (name, crop or "centre", side or 8,
+                                                                             "brightness")
         assert row["n_fake"] == min(n or 9, 9)
         if n is None:
             assert row["n_real"] == len(numbers)
@@ -137,7 +141,8 @@ def test_what_is_left_out_is_named_and_without_the_flag_refused(place):
 
 def test_every_option_for_a_store(place):
     path = str(open_dataset(str(place / "good" / "split folder"), split="train", side=8).path)
-    for split, crop, side, n in itertools.product((None, "train", "test", "all"), (None, "centre", "fit"), (None, 8, 4), (None, 5)):
+    for split, crop, side, n in itertools.product((None, "train", "test", "all"), (None, "centre", "fit"), (None, 8, 4),
+                                                  (None, 5)):
         asked = {"fake": str(place / "fakes.npz"), "real": path, "split": split, "crop": crop, "side": side, "n": n}
         if split in (None, "train") and crop != "fit" and side != 4:
             row, _ = evaluated(place, **asked)
@@ -164,7 +169,8 @@ def test_every_kind_of_generated_images(place, tmp_path):
     torch.jit.script(Maker()).save(str(tmp_path / "maker.pt"))
     good = place / "good"
     kinds = {"folder": good / "folder", "zip": good / "it.zip", "tar": good / "it.tar", "npz": good / "it.npz",
-             "split folder": good / "split folder", "store": open_dataset(str(good / "folder"), split="all", side=8).path,
+             "split folder": good / "split folder", "store": open_dataset(str(good / "folder"), split="all",
+                                                                          side=8).path,
              "generator": tmp_path / "maker.pt"}
     hashes = {}
     for (kind, path), n, seed in itertools.product(kinds.items(), (None, 7), (0, 1)):
@@ -175,7 +181,8 @@ def test_every_kind_of_generated_images(place, tmp_path):
         hashes[kind, n, seed] = row["fake_hash"]
         assert str(path) in found.inputs[0] or kind == "store"
     for kind in kinds:
-        assert (hashes[kind, None, 0] == hashes[kind, None, 1]) == (kind != "generator")  # a seed is for generators only
+        # a seed is for generators only
+        assert (hashes[kind, None, 0] == hashes[kind, None, 1]) == (kind != "generator")
         assert hashes[kind, None, 0] != hashes[kind, 7, 0]
     assert hashes["folder", None, 0] == hashes["zip", None, 0] == hashes["tar", None, 0]
 
@@ -218,7 +225,8 @@ def test_options_that_an_input_cannot_use_are_refused_by_name(place, tmp_path):
     with pytest.raises(UserError, match="has no crop 'odd'"):
         open_images(str(place / "good" / "it.zip"), crop="odd")
     with pytest.raises(UserError, match="--skip-bad cannot be used for a generator and a file of statistics"):
-        torch.jit.script(torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.Unflatten(1, (1, 8, 8)), torch.nn.Tanh())).save(
+        torch.jit.script(torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.Unflatten(1, (1, 8, 8)),
+            torch.nn.Tanh())).save(
             str(tmp_path / "g.pt"))
         evaluated(place, fake=str(tmp_path / "g.pt"), real=str(tmp_path / "statistics.npz"), skip_bad=True, latent=4)
 

@@ -67,7 +67,8 @@ def test_who_has_no_data_is_told_which_files_whence_and_what_to_run(tmp_path, na
     with pytest.raises(UserError, match=f"^{name} is not in .*downloads/{name} or data/{name} or data. ") as caught:
         open_dataset(name)
     assert files in str(caught.value) and address in str(caught.value) and "\n" not in str(caught.value)
-    assert str(caught.value).endswith(f"add --root FOLDER to this command, or prepare them once: ganbench data prepare {name} "
+    assert str(caught.value).endswith("add --root FOLDER to this command, or prepare them once: ganbench data prepare "
+                                      f"{name} "
                                       "--from FOLDER")
     with pytest.raises(UserError, match=r"^there is no nowhere, "):
         open_dataset(name, root="nowhere")
@@ -79,7 +80,8 @@ def test_who_has_no_data_is_told_which_files_whence_and_what_to_run(tmp_path, na
 # --- CelebA
 
 # columns and rows of the first and last pixel, as the table of crops in the literature gives them
-CROPS = {"c108": (35, 55, 142, 162), "c138": (30, 40, 167, 177), "c140": (19, 39, 158, 178), "c128b": (25, 50, 152, 177),
+CROPS = {"c108": (35, 55, 142, 162), "c138": (30, 40, 167, 177), "c140": (19, 39, 158, 178),
+         "c128b": (25, 50, 152, 177),
          "c128p": (25, 57, 152, 184), "c160": (9, 29, 168, 188), "c178": (0, 20, 177, 197)}
 
 
@@ -102,7 +104,8 @@ def test_celeba_at_128_is_the_pggan_crop_untouched(tmp_path):
     assert np.array_equal(store.level(128)[0], planes(coordinates()[57:185, 25:153]))
 
 
-@pytest.mark.parametrize("layout", ["folder", "torchvision", "kaggle", "official", "zip", "zip itself", "images alone", "colon"])
+@pytest.mark.parametrize("layout", ["folder", "torchvision", "kaggle", "official", "zip", "zip itself", "images alone",
+                                    "colon"])
 def test_celeba_layouts(tmp_path, layout):
     home = tmp_path / "data of mine"
     home.mkdir()
@@ -126,9 +129,11 @@ def test_celeba_layouts(tmp_path, layout):
         shutil.move(home / "list_eval_partition.txt", home / "Eval")
     else:
         write_tables(home)
-        write_zip(home / "img_align_celeba.zip", {f"img_align_celeba/{i:06d}.jpg": picture_bytes(noise(218, 178, i), "JPEG")
+        write_zip(home / "img_align_celeba.zip",
+                  {f"img_align_celeba/{i:06d}.jpg": picture_bytes(noise(218, 178, i), "JPEG")
                                                   for i in range(1, 7)})
-    root = str({"images alone": home / "img_align_celeba", "zip itself": home / "img_align_celeba.zip"}.get(layout, home))
+    root = str({"images alone": home / "img_align_celeba", "zip itself": home / "img_align_celeba.zip"}.get(layout,
+                                                                                                            home))
     arguments = {"spec": f"celeba:{root}"} if layout == "colon" else {"spec": "celeba", "root": root}
     train, test, whole = (open_dataset(split=s, side=16, **arguments) for s in ("train", "test", "all"))
     assert (train.n, test.n, whole.n) == (3, 2, 6)
@@ -213,7 +218,8 @@ def test_celeba_hq_made_from_the_wild(tmp_path):
     (home / "list_landmarks_celeba.txt").write_text("3\nlefteye_x lefteye_y righteye_x ...\n" + "\n".join(lines) + "\n")
     plain = open_dataset("celeba-hq", root=str(home), split="all", side=1024)
     assert plain.n == 3
-    (home / "image_list.txt").write_text("idx orig_idx orig_file proc_md5 final_md5\n0 2 000003.jpg a b\n1 0 000001.jpg a b\n")
+    (home / "image_list.txt").write_text(
+        "idx orig_idx orig_file proc_md5 final_md5\n0 2 000003.jpg a b\n1 0 000001.jpg a b\n")
     chosen = open_dataset("celeba-hq", root=str(home), split="all", side=1024)
     assert np.array_equal(chosen.level(1024)[0], plain.level(1024)[2]) and chosen.n == 2
     (home / "deltas").mkdir()
@@ -229,7 +235,8 @@ def test_celeba_hq_made_from_the_wild(tmp_path):
 
 def test_ffhq(tmp_path):
     for number in (0, 1, 1000, 60000, 60001):
-        write_png(tmp_path / "f" / "images1024x1024" / f"{number // 1000 * 1000:05d}" / f"{number:05d}.png", noise(16, 16, number))
+        write_png(tmp_path / "f" / "images1024x1024" / f"{number // 1000 * 1000:05d}" / f"{number:05d}.png",
+                  noise(16, 16, number))
     train, test = (open_dataset("ffhq", root=str(tmp_path / "f"), split=s, side=16) for s in ("train", "test"))
     assert (train.n, test.n, train.classes, train.mirror) == (3, 2, [], True)
     write_zip(tmp_path / "thumbnails128x128.zip",
@@ -241,7 +248,8 @@ def test_lsun_lmdb(tmp_path):
     lmdb = pytest.importorskip("lmdb")
     images = {"train": [noise(40, 60, i) for i in range(4)], "val": [noise(40, 60, 9)]}
     for part, some in images.items():
-        with lmdb.open(str(tmp_path / f"bedroom_{part}_lmdb"), map_size=1 << 24) as table, table.begin(write=True) as writing:
+        with lmdb.open(str(tmp_path / f"bedroom_{part}_lmdb"),
+                       map_size=1 << 24) as table, table.begin(write=True) as writing:
             for i, image in enumerate(some):
                 writing.put(f"{i:040x}".encode(), picture_bytes(image, "WEBP", lossless=True))
     store = open_dataset("lsun", root=str(tmp_path), side=32)
@@ -293,7 +301,8 @@ def cifar_file(kind, images, labels):
 @pytest.mark.parametrize("layout", ["bin", "py", "bin.tar.gz", "py.tar.gz", "npz", "one npz"])
 def test_cifar10(tmp_path, layout):
     parts, kind = cifar_parts(), "bin" if layout.startswith("bin") else "py"
-    files = {f"cifar-10-batches-{kind}/{n}{'.bin' if kind == 'bin' else ''}": cifar_file(kind, *p) for n, p in parts.items()}
+    files = {f"cifar-10-batches-{kind}/{n}{'.bin' if kind == 'bin' else ''}": cifar_file(kind, *p) for n,
+             p in parts.items()}
     train = [np.concatenate([parts[f"data_batch_{i}"][k] for i in range(1, 6)]) for k in (0, 1)]
     if layout.endswith("gz"):
         write_tar(tmp_path / f"cifar-10-{'binary' if kind == 'bin' else 'python'}.tar.gz", files, "w:gz")
@@ -332,7 +341,8 @@ def test_imagenet32(tmp_path):
         np.savez(tmp_path / f"train_data_batch_{i}.npz", data=noise(4, 3072, i, 1), labels=np.array([1, 2, 999, 1000]))
     np.savez(tmp_path / "val_data.npz", data=noise(2, 3072, 5, 1), labels=np.array([7, 8]))
     store = open_dataset("imagenet32", root=str(tmp_path))
-    assert store.n == 12 and store.labels[:4].tolist() == [0, 1, 998, 999] and store.names()[4] == "train_data_batch_2-000000"
+    assert store.n == 12 and store.labels[:4].tolist() == [0, 1, 998,
+                                                           999] and store.names()[4] == "train_data_batch_2-000000"
     assert np.array_equal(store.level(32)[4], noise(4, 3072, 2, 1)[0].reshape(3, 32, 32))
     assert open_dataset("imagenet32", root=str(tmp_path), split="test").labels.tolist() == [6, 7]
 
@@ -356,7 +366,8 @@ def test_npz_and_npy(tmp_path, shape, channels):
     np.savez(tmp_path / "mine.npz", images=images, labels=[0, 2, 1, 0, 1])
     np.save(tmp_path / "mine.npy", images)
     store = open_dataset("mine.npz", split="all")
-    assert (store.n, store.channels, store.side, store.name) == (5, channels, 8, "mine.npz") and store.classes == ["0", "1", "2"]
+    assert (store.n, store.channels, store.side, store.name) == (5, channels, 8, "mine.npz")
+    assert store.classes == ["0", "1", "2"]
     first = images[0].reshape(shape[1:]) if len(shape) == 3 else images[0]
     expected = first[None] if first.ndim == 2 else first if shape[1] in (1, 3) else planes(first)
     assert np.array_equal(store.level(8)[0], expected)
@@ -409,7 +420,8 @@ def test_a_folder_and_archives_of_it_are_the_same(tmp_path):
 
 
 def test_train_and_test_folders_are_the_splits(tmp_path):
-    for name, data in folder_members([f"{s}/{c}/{i}.png" for s in ("train", "val") for c in ("a", "b") for i in range(2)]).items():
+    for name, data in folder_members([f"{s}/{c}/{i}.png" for s in ("train", "val") for c in ("a", "b")
+                                      for i in range(2)]).items():
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "set" / name).write_bytes(data)
     train, test = open_dataset("set"), open_dataset("set", split="test")
@@ -421,7 +433,8 @@ def test_train_and_test_of_a_folder_without_splits_share_nothing(tmp_path):
     for i in range(30):
         write_png(tmp_path / "pics" / f"{i}.png", noise(8, 8, i))
     train, test = open_dataset("pics"), open_dataset("pics", split="test")
-    assert not set(train.names()) & set(test.names()) and train.n + test.n == 30 and test.n >= 1 and train.labels is None
+    assert not set(train.names()) & set(test.names()) and train.n + test.n == 30 and test.n >= 1
+    assert train.labels is None
 
 
 def test_webdataset(tmp_path):
@@ -456,7 +469,8 @@ def shard(path, examples):
     (lambda i: {"png": Image.fromarray(noise(8, 8, i)), "json": {"label": i % 3, "caption": "a thing"}}, True),
     (lambda i: {"png": Image.fromarray(noise(8, 8, i)), "json": {"cls": i % 3, "label": None}}, False),
     (lambda i: {"image.png": Image.fromarray(noise(8, 8, i)), "target.cls": i % 3}, True),
-    (lambda i: {"png": Image.fromarray(noise(8, 8, i)), "mask.png": Image.fromarray(noise(8, 8, 99)), "cls": i % 3}, True),
+    (lambda i: {"png": Image.fromarray(noise(8, 8, i)), "mask.png": Image.fromarray(noise(8, 8, 99)), "cls": i % 3},
+     True),
     (lambda i: {"png": Image.fromarray(noise(8, 8, i)), "txt": "a caption", "json": {"width": 8}}, False),
 ])
 def test_shards_as_the_webdataset_library_writes_and_reads_them(tmp_path, fields, labelled):
@@ -467,7 +481,8 @@ def test_shards_as_the_webdataset_library_writes_and_reads_them(tmp_path, fields
     theirs = [example["__key__"] for path in sorted((tmp_path / "set").iterdir())
               for example in webdataset.WebDataset(str(path), shardshuffle=False)]
     store = open_dataset(f"webdataset:{tmp_path / 'set'}", split="all")
-    assert [name.split("/", 1)[1].split(".")[0] for name in store.names()] == theirs == [f"in/{i:04d}" for i in range(10)]
+    assert [name.split("/", 1)[1].split(".")[0] for name in store.names()] == theirs == [f"in/{i:04d}"
+                                                                                         for i in range(10)]
     assert all(np.array_equal(store.level(8)[i], planes(noise(8, 8, i))) for i in range(10))
     if labelled:
         assert store.labels.tolist() == [i % 3 for i in range(10)] and store.classes == ["0", "1", "2"]
@@ -480,7 +495,8 @@ def test_a_jpeg_in_a_shard_is_the_jpeg(tmp_path):
     data = picture_bytes(noise(16, 16), "JPEG")
     shard(tmp_path / "s.tar", [{"__key__": "a", "jpg": data, "cls": 1}])
     store = open_dataset(f"webdataset:{tmp_path / 's.tar'}", split="all")
-    assert np.array_equal(store.level(16)[0], planes(np.asarray(Image.open(io.BytesIO(data))))) and store.labels.tolist() == [1]
+    assert np.array_equal(store.level(16)[0],
+                          planes(np.asarray(Image.open(io.BytesIO(data))))) and store.labels.tolist() == [1]
 
 
 def test_shards_named_for_their_split_are_their_split(tmp_path):
@@ -541,7 +557,8 @@ def hugging(tmp_path, monkeypatch):
     return datasets, table
 
 
-@pytest.mark.parametrize("layout", ["saved", "saved splits", "parquet", "parquet splits", "one parquet file", "no name"])
+@pytest.mark.parametrize("layout", ["saved", "saved splits", "parquet", "parquet splits", "one parquet file",
+                                    "no name"])
 def test_hugging_face_data_on_the_disk(tmp_path, hugging, layout):
     """Images, labels and splits come out as they went in; a second opening finds the same store."""
     datasets, table = hugging

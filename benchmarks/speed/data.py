@@ -3,11 +3,11 @@
     python benchmarks/speed/data.py --images 20000 --workers 2 --repeats 3
 
 "prepare": 20,000 JPEGs of 178x218 are made into a store of 128 px with all its levels, beside one epoch of ImageFolder
-(centre crop of 178, resize to 128, tensor, scaled to [-1,1], mirrored) through a DataLoader with as many workers, once with
-the same resampling (Lanczos) and once with torchvision's usual, cheaper one (bilinear). "stream": one epoch of mirrored
-float batches from that store, beside the same epochs of ImageFolder. They take turns; rates are images/s, ratios ours /
-theirs, as min, median and max over the repeats. Beside them the processor time of each, user and system, over all
-processes, in microseconds an image, and its ratio theirs / ours: on a busy machine it varies less.
+(centre crop of 178, resize to 128, tensor, scaled to [-1,1], mirrored) through a DataLoader with as many workers, once
+with the same resampling (Lanczos) and once with torchvision's usual, cheaper one (bilinear). "stream": one epoch of
+mirrored float batches from that store, beside the same epochs of ImageFolder. They take turns; rates are images/s,
+ratios ours / theirs, as min, median and max over the repeats. Beside them the processor time of each, user and system,
+over all processes, in microseconds an image, and its ratio theirs / ours: on a busy machine it varies less.
 """
 
 import argparse

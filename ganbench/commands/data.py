@@ -28,7 +28,8 @@ def register(app: typer.Typer) -> None:
 def prepare(spec: Spec, side: Side = None, split: Split = "train", crop: Crop = None, channels: Channels = None,
             root: Root = None, skip_bad: SkipBad = False, workers: Workers = None) -> None:
     """Build the multi-resolution store once; later runs open it in milliseconds. Killed, it goes on where it was."""
-    _describe(_opened(spec, side=side, split=split, crop=crop, channels=channels, root=root, skip_bad=skip_bad, workers=workers))
+    _describe(_opened(spec, side=side, split=split, crop=crop, channels=channels, root=root, skip_bad=skip_bad,
+                      workers=workers))
 
 
 @data.command()
@@ -49,7 +50,8 @@ def verify(spec: Annotated[str, typer.Argument(help="A store's folder (see `ganb
 @data.command()
 def info(spec: Spec, side: Side = None, split: Split = "train", crop: Crop = None, channels: Channels = None,
          root: Root = None, skip_bad: SkipBad = False,
-         html: Annotated[Path | None, typer.Option(help="Write a page with a contact sheet and statistics")] = None) -> None:
+         html: Annotated[Path | None, typer.Option(help="Write a page with a contact sheet and statistics")] = None,
+         ) -> None:
     """What a data set holds: counts, classes, statistics."""
     store = _opened(spec, side=side, split=split, crop=crop, channels=channels, root=root, skip_bad=skip_bad)
     _describe(store)
@@ -73,7 +75,8 @@ def list_() -> None:
         except UserError as error:
             print(f"unusable, {size:,.0f} MB: {error}")
             continue
-        print(f"{store.name}  {store.split}  {store.n:,} x {store.channels}x{store.side}x{store.side}  crop {store.crop}  "
+        print(f"{store.name}  {store.split}  {store.n:,} x {store.channels}x{store.side}x{store.side}  crop "
+              f"{store.crop}  "
               f"{size:,.0f} MB  {store.path}")
     for scratch in sorted(home.glob(".*.partial")):
         print(f"unfinished (the same command again goes on with it, or remove it): {scratch}")
@@ -89,7 +92,8 @@ def _opened(spec: str, **arguments: object) -> "Store":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ganbench.data import open_dataset
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                  TextColumn("{task.fields[rate]}"),
                   TimeRemainingColumn(), console=Console(file=sys.stderr), transient=True) as bar:
         tasks: list = []
 
@@ -106,9 +110,12 @@ def _describe(store: "Store") -> None:
     from ganbench.data.store import channel_statistics
     mean, deviation = channel_statistics(store)
     manifest = store.manifest
-    print(f"data set  {store.name}, split {store.split}, crop {store.crop}{', mirrored in training' if store.mirror else ''}")
-    print(f"images    {store.n:,} of {store.channels}x{store.side}x{store.side}, levels {', '.join(map(str, store.levels))}")
-    print(f"pixels    mean {', '.join(f'{m:.2f}' for m in mean)}; deviation {', '.join(f'{d:.2f}' for d in deviation)} (0..255)")
+    print(f"data set  {store.name}, split {store.split}, crop "
+          f"{store.crop}{', mirrored in training' if store.mirror else ''}")
+    print(f"images    {store.n:,} of {store.channels}x{store.side}x{store.side}, levels "
+          f"{', '.join(map(str, store.levels))}")
+    print(f"pixels    mean {', '.join(f'{m:.2f}' for m in mean)}; deviation {', '.join(f'{d:.2f}' for d in deviation)} "
+          "(0..255)")
     sizes = list(manifest["sizes"].items())
     rest = f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""
     print("originals " + ", ".join(f"{size} {n:,}" for size, n in sizes[:5]) + rest)
@@ -121,10 +128,11 @@ def _describe(store: "Store") -> None:
         print("converted " + ", ".join(f"{rule} {n:,}" for rule, n in manifest["converted"].items()))
     if manifest["duplicate_count"]:
         first, again = manifest["duplicates"][0]
-        print(f"twice     {manifest['duplicate_count']:,} images are the same as an earlier one, e.g. {again} as {first}")
-    for remark in manifest.get("remarks", []):  # stores of the first version have none
+        print(f"twice     {manifest['duplicate_count']:,} images are the same as an earlier one, e.g. {again} as "
+              f"{first}")
+    for remark in store.remarks:
         print(f"note      {remark}")
-    for problem in manifest["skipped"]:
+    for problem in store.skipped:
         print(f"skipped   {problem}")
     print(f"hash      {store.content_hash}")
     print(f"store     {store.path}")

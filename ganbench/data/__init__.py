@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from ganbench.data.stream import Stream
 
 __all__ = ["Source", "Store", "Stream", "absolute_spec", "cache_dir", "open_dataset"]
-_HOME = {"open_dataset": "prepare", "absolute_spec": "prepare", "Source": "source", "cache_dir": "source", "Store": "store",
+_HOME = {"open_dataset": "prepare", "absolute_spec": "prepare", "Source": "source", "cache_dir": "source",
+         "Store": "store",
          "Stream": "stream"}
 
 

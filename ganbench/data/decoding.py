@@ -98,7 +98,8 @@ class Job:
         levels = pyramid(pixels)
         for level, small in levels.items():
             self.write(level, start, small)
-        keys = levels[min(16, self.side)]  # equal images have equal small ones; the few that do are compared in full later
+        # equal images have equal small ones; the few that do are compared in full later
+        keys = levels[min(16, self.side)]
         return {"chunk": chunk, "bad": bad, "rules": rules, "sizes": sizes, "check": zlib.crc32(pixels.data),
                 "images": [blake2b(image.tobytes(), digest_size=8).hexdigest() for image in keys]}
 
@@ -162,7 +163,8 @@ class _Syncing:
         self._thread.shutdown()
         self._file.close()
         if self._last and kind is None:
-            self._last.result()  # the system tells of a failure once: a later sync of the same file may know nothing of it
+            # the system tells of a failure once: a later sync of the same file may know nothing of it
+            self._last.result()
 
     def written(self, size: int) -> None:
         """So many bytes are there. Raises OSError if the disk did not take earlier ones."""

@@ -2,10 +2,10 @@
 
 Turned as its EXIF tag says (2 to 8; anything else is no turn); the first frame of an animation; palette, CMYK and 1-bit
 converted; transparency composited on white, a transparent colour (PNG's tRNS) compared at the depth of the file. Depth:
-8 bits as they are; 1, 2 and 4 bits stretched to 0..255; 9 to 16 bits, grey or colour, round(255 * v / (2^bits - 1)); 16-bit
-colour in a TIFF, 32-bit whole numbers and floating point refused, because Pillow gives only a part of them or their range
-is not stated. Then the crop, then one resampling with Pillow (antialiased): Lanczos to make smaller, bicubic to enlarge,
-nothing where the size is right already. Each rule that was applied is counted (`rules_of`).
+8 bits as they are; 1, 2 and 4 bits stretched to 0..255; 9 to 16 bits, grey or colour, round(255 * v / (2^bits - 1));
+16-bit colour in a TIFF, 32-bit whole numbers and floating point refused, because Pillow gives only a part of them or
+their range is not stated. Then the crop, then one resampling with Pillow (antialiased): Lanczos to make smaller,
+bicubic to enlarge, nothing where the size is right already. Each rule that was applied is counted (`rules_of`).
 """
 
 import ctypes
@@ -28,9 +28,11 @@ MAX_FILE = 1 << 30  # bytes of one picture file
 RESAMPLE = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR,
             "nearest": Image.Resampling.NEAREST}
 HEIF = {".heic", ".heif"}  # read where the extra ganbench[heif] is installed
-EXTENSIONS = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
+EXTENSIONS = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm",
+              ".pgm",
               ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".tga"} | (HEIF if find_spec("pillow_heif") else set())
-# Pictures only: Pillow would also run Ghostscript for an EPS file that calls itself .png. TGA last: it has no mark of its own.
+# Pictures only: Pillow would also run Ghostscript for an EPS file that calls itself .png. TGA last: it has no mark of
+# its own.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF", "TGA")
 LOSSY = {"JPEG", "MPO", "WEBP", "AVIF", "HEIF"}
 MAX_DEEP = 50_000_000  # the same of 16-bit colour, which takes twice the memory
@@ -58,7 +60,8 @@ def decode(data: bytes | Path) -> Image.Image:
             warnings.simplefilter("ignore")  # Pillow warns of sizes we judge ourselves
             data = file_bytes(data) if isinstance(data, Path) else data
             picture = _opened(data)
-            rules = ["animated: first frame"] if getattr(picture, "is_animated", False) and picture.format != "MPO" else []
+            rules = ["animated: first frame"] if getattr(picture, "is_animated",
+                                                         False) and picture.format != "MPO" else []
             flat = plain(picture, data)
             flat.load()
             if flat is not picture:
@@ -118,7 +121,8 @@ def plain(picture: Image.Image, data: bytes = b"") -> Image.Image:
             raise Unreadable(f"{picture.width}x{picture.height} pixels of 16-bit colour are more than {MAX_DEEP:,}")
         return _deep_png(data, clear)
     if depth > 8 and picture.format == "TIFF":
-        raise Unreadable(f"{depth}-bit colour in a TIFF is not read, because Pillow gives 8 of the bits: save it as PNG")
+        raise Unreadable(f"{depth}-bit colour in a TIFF is not read, because Pillow gives 8 of the bits: save it as "
+                         "PNG")
     if mode == "1" or (mode == "L" and isinstance(clear, int)):
         grey = picture.convert("L")
         if clear is not None:  # 1, 2 and 4 bits were stretched to 0..255, the transparent value was not
@@ -224,7 +228,8 @@ def rules_of(picture: Image.Image | np.ndarray, side: int, channels: int) -> lis
     return rules
 
 
-def squared(picture: Image.Image | np.ndarray, side: int, channels: int, *, crop: str = "centre", box: Box | None = None,
+def squared(picture: Image.Image | np.ndarray, side: int, channels: int, *, crop: str = "centre",
+            box: Box | None = None,
             pad: int = 0, smooth: bool = True) -> np.ndarray:
     """uint8 (C,side,side): the box (or a generic crop) of a picture, resampled once.
 
@@ -233,7 +238,8 @@ def squared(picture: Image.Image | np.ndarray, side: int, channels: int, *, crop
     if isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] not in (1, 3):
         if picture.shape[2] != channels:
             raise Unreadable(f"it has {picture.shape[2]} channels, not {channels}")
-        planes = [squared(picture[..., c], side, 1, crop=crop, box=box, pad=pad, smooth=smooth) for c in range(channels)]
+        planes = [squared(picture[..., c], side, 1, crop=crop, box=box, pad=pad, smooth=smooth)
+                  for c in range(channels)]
         return np.concatenate(planes)
     if channels not in (1, 3):
         raise Unreadable(f"it has not {channels} channels")

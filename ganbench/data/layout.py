@@ -52,8 +52,8 @@ def read_layout(names: Sequence[str], split: str, other: Callable[[str], bytes |
     inner = [name[len(top):] for name in names]
     found = Layout([])
     depth = _choose_split(inner, split, found, top)
-    decided = _labels_of_file(inner, other, top, where, found.remarks) or _labels_of_folders(inner, depth, found.remarks)
-    labels, found.classes = decided
+    decided = _labels_of_file(inner, other, top, where, found.remarks)
+    labels, found.classes = decided or _labels_of_folders(inner, depth, found.remarks)
     if labels is not None:
         found.labels = labels[found.chosen]
     return found
@@ -79,11 +79,13 @@ def _choose_split(inner: list[str], split: str, found: Layout, top: str) -> int:
         named = {part for group in SPLITS.values() for part in group}
         lone = [folder for folder in (*top.lower().split("/"), *tops) if folder in named]
         found.remarks.append(f"splits: none of its own{f' ({lone[0]}/ is there alone)' if lone else ''}; "
-                             + ("all images are taken" if split == "all" else "a fixed tenth, by a hash of the names, is test"))
+                             + ("all images are taken" if split == "all"
+                                else "a fixed tenth, by a hash of the names, is test"))
         return 0
     found.own_splits = True
     outside = sum(count for top, count in tops.items() if not any(top in parts[part] for part in parts))
-    counts = ", ".join(f"{part} {sum(tops[top] for top in parts[part]):,} ({', '.join(f'{top}/' for top in sorted(parts[part]))})"
+    counts = ", ".join(f"{part} {sum(tops[top] for top in parts[part]):,} "
+                       f"({', '.join(f'{top}/' for top in sorted(parts[part]))})"
                        for part in parts)
     found.remarks.append(f"splits: {counts}")
     wanted = [top for part in parts if split in (part, "all") for top in parts[part]]
@@ -163,7 +165,8 @@ def _labels_of_file(inner: list[str], other: Callable[[str], bytes | None], top:
     begin = found.removesuffix(LABELS)
     lost = [name for name in inner if (top + name).removeprefix(begin) not in marks]
     if lost:
-        raise UserError(f"{path} has no label for {len(lost):,} of {len(inner):,} images, the first is {shown(lost[0])}")
+        raise UserError(f"{path} has no label for {len(lost):,} of {len(inner):,} images, the first is "
+                        f"{shown(lost[0])}")
     numbers = [_number(marks[(top + name).removeprefix(begin)]) for name in inner]
     if any(number is None for number in numbers):
         remarks.append(f"classes: none, the labels in {LABELS} are not numbers of classes")
@@ -176,8 +179,9 @@ def _labels_of_file(inner: list[str], other: Callable[[str], bytes | None], top:
 
 def _number(mark: object) -> int | None:
     """A class's number, also from a vector with a single one in it; None for anything else."""
-    if isinstance(mark, list) and len(mark) > 1 and sorted(map(float, filter(_is_number, mark))) == [0.0] * (len(mark) - 1) + [1.0]:
-        return mark.index(1)
+    if isinstance(mark, list) and len(mark) > 1:
+        one_hot = [0] * (len(mark) - 1) + [1]
+        return mark.index(1) if sorted(filter(_is_number, mark)) == one_hot else None
     if isinstance(mark, list) and len(mark) == 1:
         mark = mark[0]
     return mark if isinstance(mark, int) and not isinstance(mark, bool) and abs(mark) < 1 << 62 else None

@@ -1,4 +1,5 @@
-"""One HTML page about a data set: contact sheet, statistics of each channel, sizes of the originals, what was skipped."""
+"""One HTML page about a data set: contact sheet, statistics of each channel, sizes of the originals, what was skipped.
+"""
 
 import base64
 import html
@@ -23,18 +24,24 @@ svg{background:#262626}}"""
 def write_page(store: Store, path: Path, shown: int = 100) -> None:
     """Write the page, whole or not at all. Raises UserError where it cannot be written."""
     manifest = store.manifest
-    facts = {"split": store.split, "crop": store.crop, "images": f"{store.n:,} of {store.channels}x{store.side}x{store.side}",
-             "mirrored in training": "yes" if store.mirror else "no", "from": manifest["title"], "content hash": store.content_hash}
+    facts = {"split": store.split, "crop": store.crop,
+             "images": f"{store.n:,} of {store.channels}x{store.side}x{store.side}",
+             "mirrored in training": "yes" if store.mirror else "no", "from": manifest.get("title", ""),
+             "content hash": store.content_hash}
     # head and contact sheet, then statistics, then what the manifest says about the originals
     parts = [f"<h1>{html.escape(store.name)}</h1>", _table(facts), "<h2>Images</h2>",
-             f'<img alt="contact sheet" src="{_data_uri(contact_sheet(store, shown))}">', "<h2>Pixels</h2>", _pixels(store)]
+             f'<img alt="contact sheet" src="{_data_uri(contact_sheet(store, shown))}">',
+             "<h2>Pixels</h2>", _pixels(store)]
     if store.labels is not None:
         counts = np.bincount(store.labels, minlength=len(store.classes))
         order = np.argsort(-counts, kind="stable")[:100]
         parts += ["<h2>Classes</h2>", _bars([(store.classes[i], int(counts[i])) for i in order])]
     if store.attributes is not None:
-        parts += ["<h2>Attributes</h2>", _bars(list(zip(store.attribute_names, store.attributes.sum(0, dtype=int).tolist())))]
-    sizes = list(manifest["sizes"].items()) + ([("other", manifest["sizes_other"])] if manifest["sizes_other"] else [])
+        counts = store.attributes.sum(0, dtype=int)
+        parts += ["<h2>Attributes</h2>", _bars(list(zip(store.attribute_names, counts.tolist())))]
+    sizes = list(manifest["sizes"].items())
+    if others := manifest.get("sizes_other", 0):
+        sizes.append(("other", others))
     parts += ["<h2>Sizes of the originals</h2>", _bars(sizes[:30])]
     for title, rows in (("Notes", [(line, "") for line in manifest.get("remarks", [])]),
                         ("Converted", list(manifest["converted"].items())),
@@ -85,7 +92,8 @@ def _bars(rows: list[tuple[str, int]]) -> str:
 
 
 def _table(rows: dict[str, object]) -> str:
-    return "<table>" + "".join(f"<tr><th>{html.escape(str(k))}<td>{html.escape(str(v))}" for k, v in rows.items()) + "</table>"
+    lines = (f"<tr><th>{html.escape(str(k))}<td>{html.escape(str(v))}" for k, v in rows.items())
+    return f"<table>{''.join(lines)}</table>"
 
 
 def _data_uri(image: Image.Image) -> str:

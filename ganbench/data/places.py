@@ -1,8 +1,8 @@
 """Where picture files lie: a folder, a zip or a tar. Each gives the same: sorted names, and the bytes of one.
 
 Names are written one way for all of them: forward slashes, no `./` before them. What could do harm is refused by name:
-members that climb out of the archive, links, members that blow up when they are unpacked, folders that contain themselves.
-Files that are no pictures are counted by their endings, so that none is left out without a word.
+members that climb out of the archive, links, members that blow up when they are unpacked, folders that contain
+themselves. Files that are no pictures are counted by their endings, so that none is left out without a word.
 """
 
 import gzip
@@ -217,12 +217,14 @@ class Tar(Place):
         size = os.fstat(self._bytes.fileno()).st_size
         block = os.pread(self._bytes.fileno(), BLOCK, end)
         if len(block) < BLOCK or block.strip(b"\0"):
-            raise UserError(f"{self.path} is cut short or damaged at byte {end:,} of {size:,}, the files after it are lost: "
+            raise UserError(f"{self.path} is cut short or damaged at byte {end:,} of {size:,}, the files after it are "
+                            "lost: "
                             "get it again")
         at = end
         while tail := os.pread(self._bytes.fileno(), 1 << 20, at):
             if tail.strip(b"\0"):
-                raise UserError(f"{self.path} goes on behind its end (byte {end:,} of {size:,}), as tars do that were joined: "
+                raise UserError(f"{self.path} goes on behind its end (byte {end:,} of {size:,}), as tars do that were "
+                                "joined: "
                                 "unpack it (tar --ignore-zeros -xf) and name the folder")
             at += len(tail)
 
@@ -235,7 +237,8 @@ class Tar(Place):
     def _read(self, offset: int, size: int) -> bytes:
         if size > MAX_FILE:
             raise Unreadable(f"a file of {size / 1e9:.1f} GB")
-        found = os.pread(self._bytes.fileno(), size, offset)  # leaves no position behind, so processes can share the file
+        # leaves no position behind, so processes can share the file
+        found = os.pread(self._bytes.fileno(), size, offset)
         if len(found) != size:
             raise Unreadable(f"{self.path} ends in the middle of it")
         return found

@@ -101,7 +101,8 @@ def open_dataset(spec: str, *, side: int | None = None, split: str = "train", cr
 
     def place_of(channels: int) -> Path:
         """The store's folder: its key holds what was decided, so that it is found whether that was asked for or not."""
-        key = digest([source.name(), place, source.fingerprint(), split, crop, side, channels, skip_bad, RULES, FORMAT])[:16]
+        key = digest([source.name(), place, source.fingerprint(), split, crop, side, channels, skip_bad, RULES,
+                      FORMAT])[:16]
         return home / f"{source.name()}-{side}-{crop}-{split}-{key}"
 
     channels = channels or source.channels or _channels_prepared(place_of) or _channels_of(source)
@@ -111,7 +112,8 @@ def open_dataset(spec: str, *, side: int | None = None, split: str = "train", cr
             home.mkdir(parents=True, exist_ok=True)
             with _only_one(home / f".{target.name}.lock"):
                 if not (target / "manifest.json").exists():
-                    _Preparation(source, target, side, channels, crop, skip_bad).run(workers or usable_cores(), progress)
+                    made = _Preparation(source, target, side, channels, crop, skip_bad)
+                    made.run(workers or usable_cores(), progress)
         except OSError as error:
             raise UserError(f"cannot write the store {target}: {error.strerror or error}; "
                             "make room, or set GANBENCH_CACHE to another folder") from None
@@ -148,7 +150,8 @@ class _Preparation:
         os.rename(self.scratch, self.target)
 
     def _ask_for_room(self, copies: float) -> None:
-        needed = int(sum(self.job.n * self.job.channels * level * level for level in self.job.levels) * copies) + 1_000_000
+        needed = int(sum(self.job.n * self.job.channels * level * level
+                         for level in self.job.levels) * copies) + 1_000_000
         free = shutil.disk_usage(self.target.parent).free
         if free < needed:
             raise UserError(f"the store of {self.source.label()} needs {needed / 1e9:.2f} GB in {self.target.parent}, "
@@ -201,7 +204,8 @@ class _Preparation:
             "location": str(Path(source.location).expanduser().absolute()) if source.location else None,
             "split": source.split, "crop": job.crop, "side": job.side, "channels": job.channels, "n": len(good),
             "labelled": labels is not None, "classes": list(source.classes) if labels is not None else [],
-            "mirror": source.mirror, "attribute_names": list(source.attribute_names) if source.attributes is not None else [],
+            "mirror": source.mirror, "attribute_names": list(source.attribute_names) if source.attributes is not None
+                    else [],
             "remarks": list(source.remarks), "levels": job.levels,
             "converted": dict(sorted(rules.items())), "sizes": dict(sizes.most_common(100)),
             "sizes_other": sum(count for _, count in sizes.most_common()[100:]),
@@ -254,12 +258,14 @@ def _kept(spec: str, split: str, side: int | None, crop: str | None, channels: i
 def _checked(store: Store, side: int | None, channels: int | None, split: str, crop: str | None) -> Store:
     """A store that was named by its folder, if it has what is asked for."""
     if split == "test" != store.split:
-        raise NoSplit(f"{store.path} holds the split '{store.split}' alone: name its data set instead, to have the test split")
+        raise NoSplit(f"{store.path} holds the split '{store.split}' alone: name its data set instead, to have the "
+                      "test split")
     if side not in (None, store.side) or channels not in (None, store.channels):
         raise UserError(f"{store.path} was prepared as {store.channels}x{store.side}x{store.side}: "
                         f"leave out --side and --channels, or name its data set instead")
     if crop not in (None, "default", store.crop, {"center": "centre"}.get(crop or "")):
-        raise UserError(f"{store.path} was prepared with the crop {store.crop}: leave out --crop, or name its data set instead")
+        raise UserError(f"{store.path} was prepared with the crop {store.crop}: leave out --crop, or name its data set "
+                        "instead")
     return store
 
 

@@ -32,7 +32,8 @@ class NoSplit(UserError):
 
 @contextmanager
 def one_line(what: str) -> Iterator[None]:
-    """The boundary around readers of files: whatever they raise becomes a UserError of one line that begins with `what`.
+    """The boundary around readers of files: whatever they raise becomes a UserError of one line that begins with
+    `what`.
 
     A file from elsewhere makes readers raise anything, RecursionError and MemoryError included. `what` names the file.
     """
@@ -56,8 +57,8 @@ class Source:
     (int64, one for each image), `classes` and `attributes` may wait for `load`, which is called once before anything is
     read, so that opening stays quick. Images are given by `encoded` (a picture file) or by `read` (any other kind).
 
-    Others call `ready` and `picture`, which call `load`, `encoded` and `read`, check what they gave, and make one line of
-    whatever they raise.
+    Others call `ready` and `picture`, which call `load`, `encoded` and `read`, check what they gave, and make one line
+    of whatever they raise.
     """
 
     title: ClassVar[str] = ""
@@ -131,7 +132,8 @@ class Source:
         self._ready = True
 
     def picture(self, index: int) -> Image.Image | np.ndarray:
-        """An image by its number, as `read` gives it. Raises Unreadable with the reason, and nothing else of its own."""
+        """An image by its number, as `read` gives it. Raises Unreadable with the reason, and nothing else of its own.
+        """
         try:
             image = self.read(index)
         except (Unreadable, UserError):
@@ -152,7 +154,8 @@ class Source:
                 raise UserError(f"{where}: {n:,} images but labels {labels.dtype} {labels.shape}")
             low, high = (int(labels.min()), int(labels.max())) if n else (0, 0)
             if low < 0 or high >= min(max(len(self.classes), 1), MAX_CLASSES):
-                raise UserError(f"{where}: labels from {low} to {high}, with {len(self.classes):,} classes: is it another "
+                raise UserError(f"{where}: labels from {low} to {high}, with {len(self.classes):,} classes: is it "
+                                "another "
                                 "data set?")
             counts = np.bincount(labels.astype(np.int64), minlength=len(self.classes))
             empty = np.flatnonzero(counts == 0)
@@ -193,7 +196,8 @@ class Source:
         where = f"{name} is not in {' or '.join(map(str, homes))}"
         if (self.location or self.root) and not homes[0].exists():
             where = f"there is no {homes[0]}, where {name} was looked for"
-        return MissingData(f"{where}. It needs {what}, from {where_from}. Where you have them in FOLDER, add --root FOLDER to this "
+        return MissingData(f"{where}. It needs {what}, from {where_from}. Where you have them in FOLDER, add --root "
+                           "FOLDER to this "
                            f"command, or prepare them once: ganbench data prepare {name} --from FOLDER")
 
     def crop_for(self, side: int, crop: str | None) -> tuple[str, Box | None]:
@@ -205,7 +209,8 @@ class Source:
             return crop, None
         if crop not in self.crops:
             known = [*self.crops, *GENERIC]
-            raise UserError(f"{self.name()} has no crop '{crop}'.{nearest(crop or '', known)} Known: {', '.join(known)}")
+            raise UserError(f"{self.name()} has no crop '{crop}'.{nearest(crop or '', known)} Known: "
+                            f"{', '.join(known)}")
         return crop, self.crops[crop]
 
 
@@ -216,7 +221,8 @@ def class_numbers(labels: np.ndarray, where: str) -> list[str]:
     """
     low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, -1)
     if low < 0 or high >= MAX_CLASSES:
-        raise UserError(f"{where}: labels from {low} to {high}; classes are counted from 0, and at most {MAX_CLASSES:,}")
+        raise UserError(f"{where}: labels from {low} to {high}; classes are counted from 0, and at most "
+                        f"{MAX_CLASSES:,}")
     return [str(number) for number in range(high + 1)]
 
 

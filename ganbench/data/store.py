@@ -31,8 +31,9 @@ IN_CACHE = 1 << 20  # bytes of the full level whose lower levels are made in one
 class Store:
     """Prepared images of one data set at one side and all sides below it. Opens in milliseconds.
 
-    Attributes: name, side, channels, classes, n, crop, split, mirror, content_hash, path, levels, labels (int64 (N,)
-    or None), attributes (uint8 (N,A) or None), attribute_names.
+    Attributes: skipped (unreadable images that were left out, with the reason), remarks (what else was left out or
+    decided, a line each), name, side, channels, classes, n, crop, split, mirror, content_hash, path, levels, labels
+    (int64 (N,) or None), attributes (uint8 (N,A) or None), attribute_names.
     """
 
     def __init__(self, path: str | Path):
@@ -40,7 +41,7 @@ class Store:
         if not (self.path / MANIFEST).is_file():
             raise UserError(f"{self.path} is not a prepared store: it has no {MANIFEST}")
         again = "prepare the data set again, into another $GANBENCH_CACHE or with this folder moved away"
-        manifest = read_json(self.path / MANIFEST, remedy=again, keys=KEYS)
+        manifest = {"remarks": [], **read_json(self.path / MANIFEST, remedy=again, keys=KEYS)}  # format 2 began without
         if manifest["format"] != FORMAT:
             raise UserError(f"{self.path} has store format {manifest['format']}, this version reads {FORMAT}: "
                             "prepare it again")
@@ -50,8 +51,11 @@ class Store:
         self.classes, self.mirror = list(manifest["classes"]), manifest["mirror"]
         self.content_hash, self.levels = manifest["content_hash"], manifest["levels"]
         self.attribute_names = manifest["attribute_names"]
+        self.skipped = manifest["skipped"]
+        self.remarks = manifest["remarks"] if isinstance(manifest["remarks"], list) else [None]
         numbers = [self.n, self.side, self.channels, *self.levels]
-        texts = [*self.classes, *self.attribute_names, *manifest["converted"], *manifest["sizes"], *manifest["skipped"]]
+        texts = [*self.classes, *self.attribute_names, *manifest["converted"], *manifest["sizes"],
+                 *self.skipped, *self.remarks]
         counts = [*manifest["converted"].values(), *manifest["sizes"].values(), manifest.get("sizes_other", 0)]
         pairs = manifest["duplicates"]
         if any(type(x) is not int or not 0 < x < 1 << 40 for x in numbers) or self.side not in self.levels \
@@ -61,7 +65,8 @@ class Store:
             raise UserError(f"{self.path / MANIFEST} is damaged (counts, levels or names): {again}")
         self.labels = self._array("labels", (self.n,)) if manifest["labelled"] else None
         if self.labels is not None and not 0 <= self.labels.min() <= self.labels.max() < max(1, len(self.classes)):
-            raise UserError(f"{self.path / 'labels.npy'} is damaged (labels from {self.labels.min()} to {self.labels.max()}, "
+            raise UserError(f"{self.path / 'labels.npy'} is damaged (labels from {self.labels.min()} to "
+                            f"{self.labels.max()}, "
                             f"{len(self.classes)} classes): {self.remedy()}")
         self.attributes = None
         if self.attribute_names:
@@ -91,10 +96,12 @@ class Store:
             except FileNotFoundError:
                 raise UserError(f"{path} is missing: {self.remedy()}") from None
             except Exception as error:  # a damaged head makes NumPy raise nearly anything
-                why = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:100]
+                why = error.strerror if isinstance(error,
+                                                   OSError) and error.strerror else " ".join(str(error).split())[:100]
                 raise UserError(f"{path} is damaged or cannot be read ({why}): {self.remedy()}") from None
             if array.shape != (self.n, self.channels, side, side) or array.dtype != np.uint8:
-                raise UserError(f"{path} holds {array.dtype} {array.shape}, not what the manifest says: {self.remedy()}")
+                raise UserError(f"{path} holds {array.dtype} {array.shape}, not what the manifest says: "
+                                f"{self.remedy()}")
             self._open[side] = array
         return self._open[side]
 
@@ -201,11 +208,13 @@ def verify_store(store: Store) -> None:
     """
     full = store.level(store.side)
     if len(store.names()) != store.n:
-        raise UserError(f"{store.path / 'names.json'} names {len(store.names())} images, not {store.n}: prepare it again")
+        raise UserError(f"{store.path / 'names.json'} names {len(store.names())} images, not {store.n}: prepare it "
+                        "again")
     if store.labels is not None and len(store.labels) != store.n:
         raise UserError(f"{store.path / 'labels.npy'} has {len(store.labels)} labels, not {store.n}: prepare it again")
     if content_hash(full, store.labels) != store.content_hash:
-        raise UserError(f"{store.path}: the images or labels are not those that were prepared (their content hash differs): "
+        raise UserError(f"{store.path}: the images or labels are not those that were prepared (their content hash "
+                        "differs): "
                         f"{store.remedy()}")
     for side in store.levels[:-1]:
         level = store.level(side)

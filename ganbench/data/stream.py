@@ -46,7 +46,8 @@ class Stream:
         self._ahead: tuple[tuple[int, int, int], Future[Tensor]] | None = None
 
     def next(self, side: int, batch: int) -> Batch:
-        """This process's share of the next batch, at this side: float32 (B,C,side,side) in [-1,1], labels int64 (B,)."""
+        """This process's share of the next batch, at this side: float32 (B,C,side,side) in [-1,1], labels int64 (B,).
+        """
         if batch % self.world:
             raise UserError(f"batch {batch} does not divide by {self.world} processes")
         mine = self._share(self.images, batch)
@@ -57,7 +58,10 @@ class Stream:
         self.images += batch
         if self.mirror:  # as bytes: a quarter of the work
             pixels = _mirrored(pixels, self.coins.uniform(len(mine)) < 0.5)
-        images = self._floats.empty(pixels.shape) if pixels.device.type == "cpu" else torch.empty_like(pixels, dtype=torch.float32)
+        if pixels.device.type == "cpu":
+            images = self._floats.empty(pixels.shape)
+        else:
+            images = torch.empty_like(pixels, dtype=torch.float32)
         return Batch(images.copy_(pixels).div_(127.5).sub_(1), labels)
 
     def state(self) -> dict[str, dict[str, Any]]:
@@ -69,7 +73,8 @@ class Stream:
         """Go on exactly where `state` was taken."""
         position = state["json"]
         if position["content_hash"] != self.store.content_hash:
-            raise UserError(f"the images in {self.store.path} are not those that the checkpoint was made with (their content "
+            raise UserError(f"the images in {self.store.path} are not those that the checkpoint was made with (their "
+                            "content "
                             "hash differs): bring back the old ones, or start anew")
         self.images, self.seed = position["images"], position["seed"]
         self.coins.restore(state["tensors"]["mirror"])

@@ -1,8 +1,8 @@
 """How CelebA-HQ's images are cut out of CelebA in the wild (Karras et al. 2018, arXiv 1710.10196, appendix C).
 
-The published images also went through two networks that removed JPEG artefacts and enlarged the picture; the authors gave
-out their effect as differences, not the networks. Without those differences this is the same face, in the same place,
-enlarged by Lanczos instead: softer, with the JPEG's blocks.
+The published images also went through two networks that removed JPEG artefacts and enlarged the picture; the authors
+gave out their effect as differences, not the networks. Without those differences this is the same face, in the same
+place, enlarged by Lanczos instead: softer, with the JPEG's blocks.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,5 @@
-"""CelebA (Liu, Luo, Wang, Tang 2015), the aligned and cropped images of 178x218; and what its relatives share with it."""
+"""CelebA (Liu, Luo, Wang, Tang 2015), the aligned and cropped images of 178x218; and what its relatives share with it.
+"""
 
 from pathlib import Path
 
@@ -62,7 +63,9 @@ class CelebASource(Source):
         return f"{self.place.fingerprint()}-{super().fingerprint()}"
 
     def table(self, stem: str) -> tuple[list[str], dict[str, list[str]]] | None:
-        """One of the published tables, as .txt or as .csv: its column names, and a row of words for each image's number."""
+        """One of the published tables, as .txt or as .csv: its column names, and a row of words for each image's
+        number.
+        """
         path = self._table_path(stem)
         return read_table(path) if path else None
 
@@ -99,7 +102,8 @@ class CelebASource(Source):
         if table is not None:
             rows = table[1]
             self.names = [name for name in self.every if rows.get(Path(name).stem) == [PARTITION[self.split]]]
-            unlisted = [name for name in self.every if rows.get(Path(name).stem, [""])[0] not in PARTITION.values()]
+            known = [[part] for part in PARTITION.values()]
+            unlisted = [name for name in self.every if rows.get(Path(name).stem, [])[:1] not in known]
             if unlisted:
                 self.remarks.append(f"left out: {len(unlisted):,} images that list_eval_partition puts in no split, "
                                     f"the first is {unlisted[0]}")
@@ -107,7 +111,8 @@ class CelebASource(Source):
             first, last = OFFICIAL[self.split]
             self.names = [name for name in self.every if first <= int(Path(name).stem) <= last]
         elif self.split == "valid":
-            raise UserError(f"the valid split of {self.name()} needs list_eval_partition.txt beside the images, from {PAGE}")
+            raise UserError(f"the valid split of {self.name()} needs list_eval_partition.txt beside the images, from "
+                            f"{PAGE}")
         else:
             numbers = [Path(name).stem for name in self.every]
             self.names = [self.every[i] for i in by_hash(numbers, self.split)]
@@ -126,7 +131,8 @@ class CelebA(CelebASource):
     crops = CELEBA
     default_crops = {0: "c108", 128: "c128p", 256: "c178", 512: "c178", 1024: "c178"}
     inside = ("img_align_celeba", "img_align_celeba_png", "img_align_celeba/img_align_celeba", "img_align_celeba.zip")
-    needs = ("img_align_celeba.zip or the folder img_align_celeba unpacked from it, and beside it, for the official splits and the "
+    needs = ("img_align_celeba.zip or the folder img_align_celeba unpacked from it, and beside it, for the official "
+             "splits and the "
              "attributes, list_eval_partition.txt and list_attr_celeba.txt")
 
 

@@ -27,13 +27,13 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".webp")
 class CelebAHQ(Source):
     """30,000 faces, whichever way people have them:
 
-    a folder (or zip, tar) of PNG, JPEG or single .npy images; one .npy of all; PGGAN's .tfrecords (celebahq-r10.tfrecords;
-    of several levels the largest) or TFDS's celeb_a_hq records; or **made** from CelebA in the wild: a folder with
-    img_celeba, list_landmarks_celeba.txt and, to take the 30,000 that were chosen, image_list.txt; the restoration's
-    differences, as they were published (deltas00000.zip ... in a folder deltas, needs the extra ganbench[celeba-hq]), are
-    added where they are, and every image's MD5 is held against the published one. Without them the faces are the same
-    but softer; without the list they are all faces, and are called celeba-wild-faces. Splits: a fixed tenth of the images,
-    by a hash of their names, is the test split.
+    a folder (or zip, tar) of PNG, JPEG or single .npy images; one .npy of all; PGGAN's .tfrecords
+    (celebahq-r10.tfrecords; of several levels the largest) or TFDS's celeb_a_hq records; or **made** from CelebA in the
+    wild: a folder with img_celeba, list_landmarks_celeba.txt and, to take the 30,000 that were chosen, image_list.txt;
+    the restoration's differences, as they were published (deltas00000.zip ... in a folder deltas, needs the extra
+    ganbench[celeba-hq]), are added where they are, and every image's MD5 is held against the published one. Without
+    them the faces are the same but softer; without the list they are all faces, and are called celeba-wild-faces.
+    Splits: a fixed tenth of the images, by a hash of their names, is the test split.
     """
 
     title = "CelebA-HQ, 30,000 faces of 1024x1024 (Karras et al. 2018); also made from CelebA in the wild"
@@ -47,10 +47,13 @@ class CelebAHQ(Source):
                 if home.exists() and find(home):
                     self.names = [self.every[i] for i in by_hash(self.every, self.split)]
                     return
-        raise self.missing("the 30,000 images (a folder such as CelebA-HQ-img, a zip, one .npy, or celebahq-r10.tfrecords)",
+        raise self.missing("the 30,000 images (a folder such as CelebA-HQ-img, a zip, one .npy, or "
+                           "celebahq-r10.tfrecords)",
                            "https://github.com/switchablenorms/CelebAMask-HQ (CelebAMask-HQ.zip has CelebA-HQ-img) or "
-                           "https://github.com/tkarras/progressive_growing_of_gans (how the tfrecords are made); or, to make them "
-                           "here, the folder img_celeba (unpacked from img_celeba.7z), list_landmarks_celeba.txt and, for the "
+                           "https://github.com/tkarras/progressive_growing_of_gans (how the tfrecords are made); or, "
+                           "to make them "
+                           "here, the folder img_celeba (unpacked from img_celeba.7z), list_landmarks_celeba.txt and, "
+                           "for the "
                            f"30,000 that were chosen, image_list.txt, from {PAGE} and that second page")
 
     def read(self, index: int) -> Image.Image | np.ndarray:
@@ -95,7 +98,8 @@ class CelebAHQ(Source):
             shape, data = tuple(features["shape"]), features["data"][0]
             if len(shape) != 3 or shape[0] not in (1, 3) or 0 in shape or not isinstance(data, bytes) \
                     or math.prod(shape) != len(data):
-                raise Unreadable(f"an image record of {shape} with {len(data) if isinstance(data, bytes) else 0:,} bytes")
+                raise Unreadable(f"an image record of {shape} with {len(data) if isinstance(data, bytes) else 0:,} "
+                                 "bytes")
             pixels = np.frombuffer(data, np.uint8).reshape(shape).transpose(1, 2, 0)
             return pixels[..., 0] if shape[0] == 1 else pixels
         except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -152,7 +156,8 @@ class CelebAHQ(Source):
             self._take_listed(listed[1])
         has = "yes" if self.deltas else "no"
         self.remarks.append(f"CelebA-HQ's steps: JPEG artefacts removed {has}; enlarged by a network {has}"
-                            f"{'' if self.deltas else ', by Lanczos instead'}; padded and blurred yes; the 30,000 best chosen "
+                            f"{'' if self.deltas else ', by Lanczos instead'}; padded and blurred yes; the 30,000 best "
+                            "chosen "
                             f"{'no' if listed is None else 'yes, by image_list'}")
         self.files = [*wild.files, *(self.deltas.files if self.deltas else ())]
         self.every, self.reader = list(self.chosen), self._make
@@ -161,7 +166,8 @@ class CelebAHQ(Source):
     def _take_all(self) -> None:
         """Without the list these are all faces, and not the data set that has CelebA-HQ's name."""
         if self.deltas is not None:
-            raise UserError(f"{self.deltas.folder} needs image_list.txt in it or beside it, which says whose differences they are")
+            raise UserError(f"{self.deltas.folder} needs image_list.txt in it or beside it, which says whose "
+                            "differences they are")
         self.chosen = {name: i for i, name in enumerate(self.wild.names)}
         self.made_of = "celeba-wild-faces"
         self.title = "all faces of CelebA in the wild, cut out as CelebA-HQ's are"  # type: ignore[misc]
@@ -192,7 +198,8 @@ class CelebAHQ(Source):
         pixels = np.asarray(face)
         if self.deltas is not None:
             file = self.wild.names[index].rpartition("/")[2]
-            pixels = pixels + self.deltas.read(int(name), file, self.wild.encoded(index))  # uint8: wraps, as it was made
+            # uint8: wraps, as it was made
+            pixels = pixels + self.deltas.read(int(name), file, self.wild.encoded(index))
         made = Image.fromarray(pixels)
         sums = self.sums.get(name)
         if sums is not None and len(sums[0]) == len(sums[1]) == 32:
@@ -206,8 +213,8 @@ class CelebAHQ(Source):
 class _Deltas:
     """What the restoration of each face changed, uint8 (1024,1024,3), to be added modulo 256.
 
-    As published: deltas00000.zip to deltas29000.zip, each with 1,000 encrypted deltaNNNNN.dat, whose key is made from the
-    original JPEG's bytes and name (the public tool dataset_tool.py, create_celebahq). Or plain deltaNNNNN.npy.
+    As published: deltas00000.zip to deltas29000.zip, each with 1,000 encrypted deltaNNNNN.dat, whose key is made from
+    the original JPEG's bytes and name (the public tool dataset_tool.py, create_celebahq). Or plain deltaNNNNN.npy.
     """
 
     def __init__(self, folder: Path, files: list[Path]):
@@ -244,7 +251,8 @@ class _Deltas:
             packed = Fernet(base64.urlsafe_b64encode(key)).decrypt(token)
             planes = bz2.BZ2Decompressor().decompress(packed, max_length=3 * SIDE * SIDE)
         except (InvalidToken, OSError, EOFError):
-            raise Unreadable(f"delta{number:05d}.dat in {path} does not open with {file}: that is not the JPEG as it was "
+            raise Unreadable(f"delta{number:05d}.dat in {path} does not open with {file}: that is not the JPEG as it "
+                             "was "
                              "published, or one of the two is damaged") from None
         if len(planes) != 3 * SIDE * SIDE:
             raise Unreadable(f"delta{number:05d}.dat in {path} holds {len(planes):,} bytes")

@@ -32,7 +32,8 @@ class CIFAR10(Source):
         self.own_splits = True
         self.parts = ["train", "test"] if self.split == "all" else [self.split]
         if not self._find() and not (self._fetch() and self._find()):
-            raise self.missing("cifar-10-python.tar.gz or cifar-10-binary.tar.gz, packed or unpacked, or cifar10-train.npz "
+            raise self.missing("cifar-10-python.tar.gz or cifar-10-binary.tar.gz, packed or unpacked, or "
+                               "cifar10-train.npz "
                                f"and cifar10-test.npz{self.why}", "https://www.cs.toronto.edu/~kriz/cifar.html")
         self.names = [f"{part}-{i:05d}" for part, files in self.found.items() for i in range(self._count(part, files))]
 
@@ -51,7 +52,8 @@ class CIFAR10(Source):
                    ("", "cifar-10-batches-py", "cifar-10-batches-bin", "cifar10")]
         named = Path(self.location).expanduser() if self.location else None
         for folder in folders:
-            choices = [{part: [folder / f"{b}{ending}" for b in BATCHES[part]] for part in self.parts} for ending in (".bin", "")]
+            choices = [{part: [folder / f"{b}{ending}" for b in BATCHES[part]] for part in self.parts}
+                       for ending in (".bin", "")]
             choices += [{part: [folder / f"cifar10-{part}.npz"] for part in self.parts}]
             choices += [{part: [folder / name] for part in self.parts} for name in (*PACKED, "cifar10.npz")]
             if named is not None and named.is_file():
@@ -86,7 +88,8 @@ class CIFAR10(Source):
         if files[0].suffix == ".npz":
             images, labels, own = read_arrays(files[0], part)
             if labels is None or images.shape[1:] != (32, 32, 3) or (files[0].name == "cifar10.npz" and not own):
-                raise UserError(f"{files[0]} has {images.shape} images{'' if labels is not None else ' without labels'}; "
+                raise UserError(f"{files[0]} has {images.shape} "
+                                f"images{'' if labels is not None else ' without labels'}; "
                                 "it must have (N,32,32,3) and labels, train and test apart")
             return images, labels
         blocks = [_batch(name, data) for name, data in _contents(part, files)]
@@ -99,7 +102,8 @@ def _contents(part: str, files: list[Path]) -> list[tuple[str, bytes]]:
     try:
         with tarfile.open(files[0]) as tar:
             members = {Path(m.name).stem: m for m in tar if m.isfile() and m.size < 1 << 28}
-            wanted = [(f"{files[0]}: {b}{Path(members[b].name).suffix}", tar.extractfile(members[b])) for b in BATCHES[part]]
+            wanted = [(f"{files[0]}: {b}{Path(members[b].name).suffix}", tar.extractfile(members[b]))
+                      for b in BATCHES[part]]
             return [(name, file.read()) for name, file in wanted if file]
     except (tarfile.TarError, OSError, EOFError, KeyError) as error:
         raise UserError(f"{files[0]} is damaged or not CIFAR-10 ({error}): get it again") from None
@@ -120,7 +124,8 @@ def _batch(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{name} is damaged or not CIFAR-10 ({error}): get it again") from None
     if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3072 or labels.dtype.kind not in "iu" \
             or labels.shape != pixels.shape[:1]:
-        raise UserError(f"{name} holds {pixels.dtype} {pixels.shape} with labels {labels.dtype} {labels.shape}, not uint8 "
+        raise UserError(f"{name} holds {pixels.dtype} {pixels.shape} with labels {labels.dtype} {labels.shape}, not "
+                        "uint8 "
                         "(N,3072) with N whole numbers: get it again")
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels.astype(np.int64)
 

@@ -10,9 +10,11 @@ INSIDE = ("images1024x1024", "thumbnails128x128", "ffhq", "images", "")
 
 
 class FFHQ(Source):
-    """70,000 faces: images1024x1024 or thumbnails128x128, a folder (with or without its subfolders of 1,000), zip or tar.
+    """70,000 faces: images1024x1024 or thumbnails128x128, a folder (with or without its subfolders of 1,000), zip or
+    tar.
 
-    Splits: 60,000 for training and 10,000 for testing, as the data set's authors say (numbers below 60,000, and from it).
+    Splits: 60,000 for training and 10,000 for testing, as the data set's authors say (numbers below 60,000, and from
+    it).
     """
 
     title = "FFHQ, 70,000 faces of 1024x1024 or 128x128 (Karras et al. 2019)"

@@ -14,8 +14,8 @@ from ganbench.errors import UserError
 class HuggingFace(Source):
     """A data set with an image column and, if any, a class label column. Needs the extra ganbench[hf].
 
-    On the disk: a folder made by save_to_disk, a folder of parquet files (or of anything else that load_dataset reads), or
-    one .parquet file. Class labels below 0, which stand for "unknown" there, are no labels.
+    On the disk: a folder made by save_to_disk, a folder of parquet files (or of anything else that load_dataset reads),
+    or one .parquet file. Class labels below 0, which stand for "unknown" there, are no labels.
 
     Splits: its own train and test (or validation); where there is only one, a fixed tenth of it is the test split.
     """
@@ -30,7 +30,8 @@ class HuggingFace(Source):
 
     def open(self) -> None:
         if not self.location:
-            raise UserError("hf needs a data set: hf:NAME as on the hub, or hf:FOLDER made by save_to_disk or of parquet files")
+            raise UserError("hf needs a data set: hf:NAME as on the hub, or hf:FOLDER made by save_to_disk or of "
+                            "parquet files")
         try:
             import datasets
         except ImportError:
@@ -40,9 +41,11 @@ class HuggingFace(Source):
             found: Any = _opened(datasets, place) if place.exists() else datasets.load_dataset(self.location)
         except Exception as error:  # whatever the library meets: no network, no such name, a damaged file
             what = ("is it whole, and made by save_to_disk or of parquet files?" if place.exists() else
-                    "there is no such folder here; check the name on the hub, or save it with save_to_disk where there is a "
+                    "there is no such folder here; check the name on the hub, or save it with save_to_disk where there "
+                    "is a "
                     "network, and name that folder")
-            raise UserError(f"hf:{self.location} cannot be opened ({' '.join(str(error).split())[:120]}): {what}") from None
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(f"hf:{self.location} cannot be opened ({reason}): {what}") from None
         self.table, whole = self._chosen(datasets, found)
         self.own_splits = isinstance(found, dict) and len(found) > 1
         features = self.table.features
@@ -89,7 +92,8 @@ class HuggingFace(Source):
 
 def _saved(folder: Path) -> bool:
     """Whether save_to_disk made this folder."""
-    return (folder / "dataset_dict.json").is_file() or all((folder / f).is_file() for f in ("dataset_info.json", "state.json"))
+    return (folder / "dataset_dict.json").is_file() or all((folder / f).is_file()
+                                                           for f in ("dataset_info.json", "state.json"))
 
 
 def _opened(datasets: Any, place: Path) -> Any:

@@ -30,7 +30,8 @@ class ImageNet32(Source):
 
     def _find(self, folder: Path) -> bool:
         train = sorted(folder.glob("train_data_batch_*.npz"), key=lambda p: int(re.sub(r"\D", "", p.stem) or 0))
-        val = [p for p in (folder / "val_data.npz", folder.parent / "Imagenet32_val_npz" / "val_data.npz") if p.is_file()][:1]
+        val = [p for p in (folder / "val_data.npz", folder.parent / "Imagenet32_val_npz" / "val_data.npz")
+               if p.is_file()][:1]
         self.files = {"train": train, "test": val, "all": train + val if val else []}[self.split]
         if not self.files:
             return False

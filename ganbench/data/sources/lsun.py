@@ -9,11 +9,12 @@ from ganbench.errors import UserError
 
 
 class LSUN(Source):
-    """One category: its lmdb (bedroom_train_lmdb; needs the extra ganbench[lmdb]), or a folder or zip of exported images.
+    """One category: its lmdb (bedroom_train_lmdb; needs the extra ganbench[lmdb]), or a folder or zip of exported
+    images.
 
-    `lsun:PATH` or --root names the category's lmdb, or the folder it lies in when that holds no other. Splits: train and
-    val lmdb as published; of exported images a fixed tenth is the test split. The centre square, as the PGGAN paper takes
-    it. `--mirror` is off, as for the full categories there.
+    `lsun:PATH` or --root names the category's lmdb, or the folder it lies in when that holds no other. Splits: train
+    and val lmdb as published; of exported images a fixed tenth is the test split. The centre square, as the PGGAN paper
+    takes it. `--mirror` is off, as for the full categories there.
     """
 
     title = "LSUN, one category: lmdb or exported images (Yu et al. 2015)"
@@ -24,7 +25,8 @@ class LSUN(Source):
         for home in self.homes():
             if home.exists() and (self._lmdb(home) or self._exported(home)):
                 return
-        raise self.missing("one category: the folder bedroom_train_lmdb, unpacked from bedroom_train_lmdb.zip (reading it needs "
+        raise self.missing("one category: the folder bedroom_train_lmdb, unpacked from bedroom_train_lmdb.zip (reading "
+                           "it needs "
                            "pip install 'ganbench[lmdb]'), or a folder of its images",
                            "https://www.yf.io/p/lsun (its https://github.com/fyu/lsun: python3 download.py -c bedroom)")
 
@@ -47,9 +49,11 @@ class LSUN(Source):
             fitting = [p for p in found if p.name.endswith(endings)]
         categories = {p.name.rsplit("_", 2)[0] for p in fitting}
         if len(categories) > 1:
-            raise UserError(f"{home} holds several categories ({', '.join(sorted(categories))}): name one, lsun:{fitting[0]}")
+            raise UserError(f"{home} holds several categories ({', '.join(sorted(categories))}): name one, "
+                            f"lsun:{fitting[0]}")
         if not fitting:
-            raise NoSplit(f"{home} has no lmdb for the split '{self.split}' (it has {', '.join(p.name for p in found)})")
+            raise NoSplit(f"{home} has no lmdb for the split '{self.split}' (it has "
+                          f"{', '.join(p.name for p in found)})")
         self.category = categories.pop() if fitting[0].name.endswith("_lmdb") else fitting[0].name
         self.files = [p / "data.mdb" for p in fitting]
         self.own_splits = found != fitting

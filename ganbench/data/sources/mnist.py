@@ -44,7 +44,8 @@ class IdxSource(Source):
         return self.images[index]
 
     def _found(self, parts: list[str]) -> list[tuple[Path, Path]] | None:
-        folders = [home / sub for home in self.homes(*self.places) for sub in ("", "raw", f"{self.download}/raw", self.name())]
+        below = ("", "raw", f"{self.download}/raw", self.name())
+        folders = [home / sub for home in self.homes(*self.places) for sub in below]
         found = [_locate(folders, part) for part in parts]
         return [pair for pair in found if pair] if all(found) else None
 
@@ -53,7 +54,8 @@ class IdxSource(Source):
         if not self.location and not self.root:  # a folder the user named is not written to
             import torchvision
             try:
-                getattr(torchvision.datasets, self.download)(str(cache_dir() / "downloads" / self.name()), download=True)
+                getattr(torchvision.datasets, self.download)(str(cache_dir() / "downloads" / self.name()),
+                                                             download=True)
             except (RuntimeError, OSError) as error:
                 why = f" (downloading failed: {' '.join(str(error).split())[:80]})"
         found = self._found(parts)
@@ -95,7 +97,8 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is not a whole IDX file ({error}): get it again") from None
     if len(values) != size or longer:
-        raise UserError(f"{path} is not a whole IDX file: {len(values):,} bytes{' and more' if longer else ''} where its "
+        raise UserError(f"{path} is not a whole IDX file: {len(values):,} bytes{' and more' if longer else ''} where "
+                        "its "
                         f"head says {size:,}: get it again")
     return values.reshape(shape)
 
@@ -111,7 +114,8 @@ def _shape(path: Path, axes: int) -> tuple[int, ...]:
     if zero != 0 or kind != 8:
         raise UserError(f"{path} is not an IDX file of bytes: get it again")
     if len(shape) != axes or 0 in shape:
-        raise UserError(f"{path} holds {' x '.join(map(str, shape)) or 'nothing'}, where {axes} axes are needed: get it again")
+        raise UserError(f"{path} holds {' x '.join(map(str, shape)) or 'nothing'}, where {axes} axes are needed: get "
+                        "it again")
     # deflate packs at most 1,032 to 1
     most = path.stat().st_size * (1032 if path.suffix == ".gz" else 1)
     if math.prod(shape) > min(most, MAX_BYTES):

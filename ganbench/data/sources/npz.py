@@ -18,8 +18,8 @@ class Npz(Source):
     """uint8 images in a .npz: an array `images`, `samples`, `x`, `data` or `arr_0`,
     (N,H,W), (N,H,W,C) or (N,C,H,W) with 1 to 8 channels; `labels`, `y` or `targets` if any. Or a .npy of images.
 
-    Splits: where there are arrays x_train and x_test (images_train, ...), these; else a fixed tenth of the images is the
-    test split and the others are the train split.
+    Splits: where there are arrays x_train and x_test (images_train, ...), these; else a fixed tenth of the images is
+    the test split and the others are the train split.
     """
 
     title = "a .npz (or .npy) with images (N,H,W[,C]) uint8 and, if any, labels"
@@ -91,7 +91,8 @@ def read_arrays(path: Path, split: str = "all") -> tuple[np.ndarray, np.ndarray 
                         f"({' '.join(str(error).split())[:100]})") from None
     images = [as_images(i, str(path)) for i, _ in parts]
     if len({i.shape[1:] for i in images}) > 1:
-        raise UserError(f"{path}: the images of its parts are {' and '.join(str(i.shape[1:]) for i in images)}: bring them to "
+        raise UserError(f"{path}: the images of its parts are {' and '.join(str(i.shape[1:]) for i in images)}: bring "
+                        "them to "
                         "one shape")
     labels = [_as_labels(m, len(i), path) for (_, m), i in zip(parts, images)]
     kept = None if any(m is None for m in labels) else np.concatenate([m for m in labels if m is not None])
@@ -101,12 +102,14 @@ def read_arrays(path: Path, split: str = "all") -> tuple[np.ndarray, np.ndarray 
 def as_images(images: np.ndarray, where: str) -> np.ndarray:
     """An array of images as (N,H,W) or (N,H,W,C). Channels are the last axis if that is 1 to 8, else the second."""
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
-        raise UserError(f"{where}: the images are {images.dtype} {images.shape}; they must be uint8 (N,H,W) or (N,H,W,C), "
+        raise UserError(f"{where}: the images are {images.dtype} {images.shape}; they must be uint8 (N,H,W) or "
+                        "(N,H,W,C), "
                         "values 0 to 255 (from [-1,1]: round(127.5 * x + 127.5), clipped)")
     if images.ndim == 4 and not _channels_last(images.shape):
         images = images.transpose(0, 2, 3, 1)
         if images.shape[-1] not in CHANNELS:
-            raise UserError(f"{where}: the images are {images.shape}; the channels must be {CHANNELS[0]} to {CHANNELS[-1]}")
+            raise UserError(f"{where}: the images are {images.shape}; the channels must be {CHANNELS[0]} to "
+                            f"{CHANNELS[-1]}")
     return images[..., 0] if images.ndim == 4 and images.shape[-1] == 1 else images
 
 
@@ -142,5 +145,6 @@ def _as_labels(labels: np.ndarray | None, n: int, path: Path) -> np.ndarray | No
     if labels is None:
         return None
     if labels.size != n or labels.dtype.kind not in "iub" or (labels.size and labels.min() < 0):
-        raise UserError(f"{path}: {n} images but labels {labels.dtype} {labels.shape}; they must be {n} whole numbers from 0")
+        raise UserError(f"{path}: {n} images but labels {labels.dtype} {labels.shape}; they must be {n} whole numbers "
+                        "from 0")
     return labels.reshape(-1).astype(np.int64)

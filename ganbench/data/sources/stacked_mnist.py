@@ -9,9 +9,9 @@ from ganbench.errors import UserError
 class StackedMNIST(MNIST):
     """Each image stacks three MNIST digits, drawn at random, as its red, green and blue; 1,000 classes.
 
-    `stacked-mnist:N` makes N images; default 128,000, as VEEGAN's authors; the PGGAN paper took 1,000,000. The digits are
-    drawn with NumPy's legacy generator, seed 123, from MNIST's training images (test: from its test images). The class is
-    100 red + 10 green + blue. `--root` is where MNIST lies.
+    `stacked-mnist:N` makes N images; default 128,000, as VEEGAN's authors; the PGGAN paper took 1,000,000. The digits
+    are drawn with NumPy's legacy generator, seed 123, from MNIST's training images (test: from its test images). The
+    class is 100 red + 10 green + blue. `--root` is where MNIST lies.
     """
 
     title = "Stacked MNIST, 128,000 colour 32x32 of three digits, 1,000 classes (Che et al. 2017)"
@@ -23,7 +23,8 @@ class StackedMNIST(MNIST):
     def open(self) -> None:
         if self.location is not None:
             if not self.location.isdigit() or not 1 <= int(self.location) <= 10_000_000:
-                raise UserError(f"stacked-mnist:{self.location}: after the colon stands how many images, 1 to 10000000; "
+                raise UserError(f"stacked-mnist:{self.location}: after the colon stands how many images, 1 to "
+                                "10000000; "
                                 "where MNIST lies is said with --root")
             self.count = int(self.location)
         self.mnist = MNIST(split=self.split, root=self.root)

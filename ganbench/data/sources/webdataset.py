@@ -24,8 +24,8 @@ class WebDataset(Source):
     another picture, but one only: `key.mask.png` beside it is left) is the image, `key.cls` its class as a number, or
     `key.json` an object with the number as `label` or `cls`. Shards elsewhere are to be downloaded first.
 
-    Splits: where some shards' names begin with train and others' with test or val, these; else a fixed tenth of the images,
-    by a hash of their keys, is the test split.
+    Splits: where some shards' names begin with train and others' with test or val, these; else a fixed tenth of the
+    images, by a hash of their keys, is the test split.
     """
 
     title = "WebDataset shards (tar files of key.jpg and key.cls)"
@@ -45,8 +45,10 @@ class WebDataset(Source):
             tar = open_place(path, (*EXTENSIONS, *MARKS))
             assert isinstance(tar, Tar)  # `_shards` lets nothing else through
             self.tars.append(tar)
-            marks = sorted((n for n in tar.names if n.endswith(MARKS)), key=lambda n: (n.endswith(".json"), len(n)), reverse=True)
-            self.marks.append({_key(name): name for name in marks})  # .cls before .json, the shorter name before the longer
+            marks = sorted((n for n in tar.names if n.lower().endswith(MARKS)),
+                           key=lambda n: (n.lower().endswith(".json"), len(n)), reverse=True)
+            # .cls before .json, the shorter name before the longer
+            self.marks.append({_key(name): name for name in marks})
             self.spots += [(number, name) for name in _pictures(tar)]
         if others := sum((tar.ignored for tar in self.tars), Counter()):
             self.remarks.append("ignored: " + ", ".join(f"{ending} {n:,}" for ending, n in others.most_common(12)))
@@ -59,12 +61,14 @@ class WebDataset(Source):
         self.names = [self._shown(i) for i in self.chosen]
 
     def load(self) -> None:
-        marks = [self._class_of(number, name) for number, name in self.spots]  # of all, so that splits agree on the classes
+        # of all, so that splits agree on the classes
+        marks = [self._class_of(number, name) for number, name in self.spots]
         bare = [self._shown(i) for i, mark in enumerate(marks) if mark is None]
         if len(bare) == len(marks):
             return
         if bare:
-            raise UserError(f"{len(bare)} of {len(marks)} examples of {self.label()} have no class, e.g. {bare[0]}: give every "
+            raise UserError(f"{len(bare)} of {len(marks)} examples of {self.label()} have no class, e.g. {bare[0]}: "
+                            "give every "
                             "one a .cls file (or a label in its .json), or none")
         every = np.array(marks, dtype=np.int64)
         self.labels, self.classes = every[self.chosen], class_numbers(every, self.label())
@@ -94,7 +98,8 @@ def _shards(where: str) -> list[Path]:
         width, first, last = len(span[1]), int(span[1]), int(span[2])
         if last - first > 1_000_000:
             raise UserError(f"{where} names {last - first + 1:,} shards")
-        paths = [Path(f"{where[:span.start()]}{i:0{width}d}{where[span.end():]}").expanduser() for i in range(first, last + 1)]
+        paths = [Path(f"{where[:span.start()]}{i:0{width}d}{where[span.end():]}").expanduser()
+                 for i in range(first, last + 1)]
     else:
         path = Path(where).expanduser()
         paths = sorted(p for p in path.iterdir() if p.name.endswith(SHARDS)) if path.is_dir() else [path]
@@ -117,7 +122,7 @@ def _pictures(tar: Tar) -> list[str]:
     """One picture an example. Raises UserError where it is not clear which."""
     examples: dict[str, list[str]] = {}
     for name in tar.names:
-        if not name.endswith(MARKS):
+        if not name.lower().endswith(MARKS):
             examples.setdefault(_key(name), []).append(name)
     chosen = []
     for key, names in examples.items():
@@ -125,7 +130,8 @@ def _pictures(tar: Tar) -> list[str]:
         if len(plain) != 1:
             shown = ", ".join(name[len(key):] for name in names[:4]) + (" ..." if len(names) > 4 else "")
             raise UserError(f"{tar.path}: the example {key!r} has {len(names)} pictures ({shown}): WebDataset takes "
-                            "what follows the first dot for the kind of a file; leave one picture an example, or unpack the "
+                            "what follows the first dot for the kind of a file; leave one picture an example, or "
+                            "unpack the "
                             "shards and name their folder")
         chosen += plain
     return chosen
@@ -140,12 +146,13 @@ def _key(name: str) -> str:
 def _number(tar: Tar, name: str) -> int | None:
     """The class in a .cls or .json file; None where a .json has none."""
     text = tar.read(name).strip()
-    if name.endswith(".json"):
+    if name.lower().endswith(".json"):
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{tar.path}: {name!r} is not JSON ({' '.join(str(error).split())[:80]})") from None
-        mark = next((document[k] for k in ("label", "cls") if k in document), None) if isinstance(document, dict) else None
+        fields = document if isinstance(document, dict) else {}
+        mark = next((fields[key] for key in ("label", "cls") if key in fields), None)
         if mark is None or (isinstance(mark, int) and not isinstance(mark, bool) and 0 <= mark < MAX_CLASSES):
             return mark
         raise UserError(f"{tar.path}: {name!r} has the label {str(mark)[:20]!r}, not the number of a class")

@@ -36,8 +36,8 @@ def open_images(spec: Any, *, n: int | None = None, side: int | None = None, cha
     Args:
         spec: a folder, .zip or tar of pictures, .npz, .npy, .safetensors or .pt with uint8 images, a prepared store; a
             TorchScript (.pt, .ts, .pth) or ONNX generator; MODULE:CALLABLE; or a data set (a name, `folder:PATH` ...).
-            From Python also the thing itself: an array or tensor of images, a function (n, seed) -> n images, an ImageSet.
-        n: how many images; default all, or 2,048 from a generator.
+            From Python also the thing itself: an array or tensor of images, a function (n, seed) -> n images, an
+        ImageSet. n: how many images; default all, or 2,048 from a generator.
         side, channels: to bring images to; generators and stores must have them already.
         split: "train", "test" or "all"; default: "train" where the data itself keeps its splits apart, else all images.
         whole: the default is all images in any case, as of generated ones.
@@ -77,7 +77,8 @@ def _of_object(images: Any, n: int | None, seed: int) -> tuple[ImageSet, str]:
         return ArraySet(images, "array", n), "the array"
     if callable(images):
         return generators.from_function(images, n, seed, "function"), "the function"
-    raise UserError(f"a {type(images).__name__} cannot be scored: give a folder, a file, a data set, an array or tensor of "
+    raise UserError(f"a {type(images).__name__} cannot be scored: give a folder, a file, a data set, an array or "
+                    "tensor of "
                     "images, a run, or a function (n, seed) -> images")
 
 
@@ -115,7 +116,7 @@ def _open(spec: str, n: int | None, side: int | None, channels: int | None, spli
     try:
         source = _source(spec, path, split, root, whole)
     except MissingData:
-        if suffix in ARRAYS or path.exists():
+        if suffix in ARRAYS or path.exists() or not in_levels:
             raise
         store = open_dataset(spec, side=side, split=split or "train", channels=channels, crop=crop, root=root)
         return StoreSet(store, min(n, store.n) if n else None)
@@ -123,7 +124,8 @@ def _open(spec: str, n: int | None, side: int | None, channels: int | None, spli
 
 
 def _source(spec: str, path: Path, split: str | None, root: str | None, whole: bool) -> Source:
-    """The data source that reads this, opened with the split asked for, or its train split if it has splits of its own."""
+    """The data source that reads this, opened with the split asked for, or its train split if it has splits of its own.
+    """
     def opened(split: str) -> Source:
         if path.is_file() and path.suffix.lower() in (".safetensors", ".pt", ".pth"):
             return _TensorFile(str(path), split=split, root=root)
@@ -132,7 +134,7 @@ def _source(spec: str, path: Path, split: str | None, root: str | None, whole: b
     if split is not None:
         return opened(split)
     every = opened("all")
-    return opened("train") if every.own_splits and not whole else every
+    return opened("train") if (every.own_splits or not every.unnamed) and not whole else every
 
 
 class _TensorFile(Npz):
@@ -145,7 +147,8 @@ class _TensorFile(Npz):
 
 
 def _statistics(path: Path) -> Statistics | None:
-    """Feature statistics as pytorch-fid and clean-fid (.npz), torch-fidelity (.pt) and others write them: mu and sigma."""
+    """Feature statistics as pytorch-fid and clean-fid (.npz), torch-fidelity (.pt) and others write them: mu and sigma.
+    """
     try:
         if path.suffix == ".npz":
             found: Any = np.load(path, allow_pickle=False)

@@ -29,8 +29,8 @@ class ImageSet:
     """Images that can be scored.
 
     Attributes:
-        n, side, channels: how many, their side in pixels, their channels. available: how many there were to choose from.
-        description: one phrase for tables and messages.
+        n, side, channels: how many, their side in pixels, their channels. available: how many there were to choose
+        from. description: one phrase for tables and messages.
         warnings: one line each, about what may spoil a comparison. remarks: what was decided about the images.
         left_out: reason -> images that were not taken for it.
         dataset, split, crop: where they are known. takes: options of `eval` that this kind of input can use;
@@ -58,7 +58,7 @@ class ImageSet:
     def describe(self) -> str:
         """How many images were taken, of what, and what was left out and why, in one line."""
         if not self.side:
-            return f"statistics in {shown(self.description)}, of {f'{self.n:,}' if self.n else 'an unknown number of'} images"
+            return f"statistics in {shown(self.description)}, of {self.n or 'an unknown number of'} images"
         taken = f"{self.n:,} of {self.available:,}" if self.available > self.n else f"{self.n:,}"
         settings = [f"{self.channels}x{self.side}x{self.side}", *(f"{name} {value}" for name, value in
                                                                  (("split", self.split), ("crop", self.crop)) if value)]
@@ -86,7 +86,9 @@ class ImageSet:
 
 
 def shuffled(total: int, seed: int = 0) -> np.ndarray:
-    """The order in which images of a larger set are taken. Sets are often sorted by class: their beginning is no sample."""
+    """The order in which images of a larger set are taken. Sets are often sorted by class: their beginning is no
+    sample.
+    """
     return np.random.default_rng(derived_seed(seed, "evaluation order", total)).permutation(total)
 
 
@@ -116,9 +118,18 @@ class StoreSet(ImageSet):
         self.indices = np.sort(chosen)  # a memory map likes to be read in order
         self._seed, self._part = seed, part
 
+    def describe(self) -> str:
+        """As `ImageSet.describe`, with what was left out when the store was prepared."""
+        parts = [super().describe(), *self.store.remarks]
+        if self.store.skipped:
+            parts.append(f"left out when it was prepared: unreadable {len(self.store.skipped):,}")
+        return "; ".join(parts)
+
     @property
     def content_hash(self) -> str:
-        return _digest(self.store.content_hash, self.side, *(() if self.n == self.store.n else (self.n, self._seed, self._part)))
+        """Of the store's content and of which images of it these are."""
+        return _digest(self.store.content_hash, self.side,
+                       *(() if self.n == self.store.n else (self.n, self._seed, self._part)))
 
     @property
     def data_hash(self) -> str:
@@ -168,7 +179,8 @@ class ArraySet(ImageSet):
     def __init__(self, array: np.ndarray, description: str, n: int | None = None):
         super().__init__(description)
         if array.dtype != np.uint8:
-            raise UserError(f"{description} holds {array.dtype} numbers: images have to be uint8, so that everybody scores the "
+            raise UserError(f"{description} holds {array.dtype} numbers: images have to be uint8, so that everybody "
+                            "scores the "
                             "same bytes (from [-1,1]: round(127.5 * x + 127.5), clipped to 0..255)")
         if array.ndim == 3:
             array = array[:, None]
@@ -202,10 +214,12 @@ class Statistics(ImageSet):
     def __init__(self, mean: np.ndarray, covariance: np.ndarray, n: int, description: str):
         super().__init__(description)
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-            raise UserError(f"{description} holds a mean of shape {mean.shape} and a covariance of shape {covariance.shape}: "
+            raise UserError(f"{description} holds a mean of shape {mean.shape} and a covariance of shape "
+                            f"{covariance.shape}: "
                             "expected (d,) and (d,d)")
         self.mean, self.covariance, self.n, self.side, self.channels = mean, covariance, n, 0, 0
-        self.warnings.append(f"{description} does not say how its features were made: they must come from the same network, "
+        self.warnings.append(f"{description} does not say how its features were made: they must come from the same "
+                             "network, "
                              "layer and resize")
 
     @property
@@ -273,7 +287,8 @@ class SourceSet(ImageSet):
                                 "replace them, or leave them out with --skip-bad")
             self.left_out["unreadable"] = len(bad)
             self.warnings.append(f"left out {len(bad)} unreadable files of {self.description}: {named}")
-        self.indices = np.array([i for i, look in zip(self.indices, looks) if not isinstance(look, str)], dtype=np.int64)
+        self.indices = np.array([i for i, look in zip(self.indices, looks) if not isinstance(look, str)],
+                                dtype=np.int64)
         good = [look for look in looks if not isinstance(look, str)]
         if not good:
             raise UserError(f"none of {len(looks)} images of {self.description} can be read: {named}")
@@ -295,7 +310,8 @@ class SourceSet(ImageSet):
             return squared(self.source.picture(int(index)), self.side, self.channels, crop=self.crop, box=self._box,
                            pad=self.source.pad, smooth=self.source.smooth)
         except Unreadable as error:
-            raise UserError(f"cannot decode {shown(self.source.names[index])} of {self.description} ({error}): replace the file, "
+            raise UserError(f"cannot decode {shown(self.source.names[index])} of {self.description} ({error}): replace "
+                            "the file, "
                             "or leave such files out with --skip-bad") from None
 
 
