@@ -2,7 +2,7 @@
 # Each sets up its own .venv on first use.
 PYTHON ?= python3
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-gpu lint docs clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -14,6 +14,11 @@ demo: .venv/ready
 
 test: .venv/ready
 	.venv/bin/python -m pytest -n auto
+
+# on a machine with a GPU: what only a card can show, then everything else
+test-gpu: .venv/ready
+	.venv/bin/python -m pytest -n 0 tests/gpu
+	.venv/bin/python -m pytest -n 4 --ignore tests/gpu
 
 lint: .venv/ready
 	.venv/bin/ruff check .

@@ -281,3 +281,12 @@ def test_a_recorded_option_of_the_wrong_kind_is_named(elsewhere):
     Path("a/config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"config\.json: option 'n_eval' is 'many'"):
         resume("a")
+
+
+def test_precision_auto_is_fp32_on_a_cpu_and_rows_say_so(elsewhere):
+    """The default has the hash, and is the configuration, of fp32 asked for by name."""
+    run(options(out="a", steps=2))
+    run(options(out="b", steps=2, precision="fp32"))
+    a, b = (json.loads(Path(f"{out}/config.json").read_text()) for out in "ab")
+    assert a["config_hash"] == b["config_hash"] and "precision" not in a["flags"] + b["flags"]
+    assert a["options"]["precision"] == "fp32" and set(rows("a").precision) == {"fp32"}

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.plugins import source_hash
 from ganbench.runs.model_scoring import by_count, without_counts
 from ganbench.runs.run_folder import changed_code, check_code, code_hashes, new_run_folder, read_config
+from ganbench.training.engine import resolve_precision
 from ganbench.training.loop import Plan
 from ganbench.training.run_options import RunOptions
 
@@ -53,6 +54,7 @@ class Resolved:
 def resolve(options: RunOptions) -> Resolved:
     """Look everything up and check that it fits together. Raises UserError; writes nothing but a prepared store."""
     device = choose_device(distributed.start(options.device))
+    options = replace(options, precision=resolve_precision(options.precision, device))
     cls = find_family(options.family)
     check_metrics(options.metrics, without_counts(options.metric_settings))
     config, preset, origin = configure(cls, options.preset, options.overrides)
@@ -134,7 +136,7 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
     the other options that were given; what they resolved to stands in "training" and "dataset".
     """
     recorded = _with_absolute_paths(options)
-    defaults = asdict(RunOptions(options.family))
+    defaults = asdict(RunOptions(options.family, precision=resolve_precision(RunOptions.precision, device)))
     data = {"spec": recorded["dataset"], "name": store.name, "side": store.side, "crop": store.crop, "split": store.split,
             "channels": store.channels, "classes": list(store.classes), "n": store.n, "root": recorded["root"],
             "content_hash": store.content_hash, "skip_bad": options.skip_bad,

@@ -28,6 +28,16 @@ ROW_AT_END, SHARE_AT_END = 10, 0.1  # so has one that ends in such a row, or of 
 FP16_SEARCH = 16  # updates that fp16 may skip, halving its loss scale from 65,536, before any of it counts
 
 
+def resolve_precision(name: str, device: torch.device) -> str:
+    """What is used where `name` is asked for: "auto" is tf32 on GPUs that have it, as PyTorch's own convolutions, and fp32
+    elsewhere. Raises UserError for an unknown one."""
+    if name == "auto":
+        return "tf32" if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    if name not in PRECISIONS:
+        raise UserError(f"unknown precision '{name}': choose auto or one of {', '.join(PRECISIONS)}")
+    return name
+
+
 class TrainingEngine:
     """Implements `ganbench.family.Engine` for one family on one device, alone or under torchrun.
 
@@ -35,13 +45,12 @@ class TrainingEngine:
         family: with its networks on `device` already.
         seed: of all random streams.
         labels: of the whole training set, int64 (N,), or None.
-        precision: fp32; tf32 (matrix products on tensor cores); bf16 or fp16 (autocast; fp16 scales losses).
+        precision: auto; fp32; tf32 (matrix products on tensor cores); bf16 or fp16 (autocast; fp16 scales losses).
     """
 
     def __init__(self, family: Family, clock: Clock, *, device: torch.device, seed: int, precision: str = "fp32",
                  labels: Tensor | None = None):
-        if precision not in PRECISIONS:
-            raise UserError(f"unknown precision '{precision}': choose one of {', '.join(PRECISIONS)}")
+        precision = resolve_precision(precision, device)
         self.family, self.clock, self.device, self.seed, self.precision = family, clock, device, seed, precision
         self.labels = None if labels is None else labels.to(device)
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

@@ -4,6 +4,7 @@ The clock is images shown. What is due (a grid, a checkpoint, an evaluation) is 
 checkpoint, so that a resumed run does at each point exactly what the undisturbed one does.
 """
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -292,8 +293,15 @@ def _some_images(stream: Stream, side: int, device: torch.device, n: int = 4096)
     return pixels.to(device).float() / 127.5 - 1
 
 
-def seed_everything(seed: int, device: torch.device) -> None:
-    """Seed torch's own generators: weight initialisation, dropout, per-layer noise."""
+def seed_everything(seed: int, device: torch.device, *, deterministic: bool = False) -> None:
+    """Seed torch's own generators: weight initialisation, dropout, per-layer noise.
+
+    deterministic: let a GPU compute the same to the bit every time; an operation that cannot is warned of.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
     torch.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed_all(seed)

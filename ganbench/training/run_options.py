@@ -57,8 +57,9 @@ class RunOptions:
 
     # --- how
     device: str = option("auto", "auto, cpu, cuda, cuda:1")
-    precision: str = option("fp32", "fp32, tf32, bf16 or fp16")
+    precision: str = option("auto", "fp32, tf32, bf16 or fp16; auto: tf32 on a GPU that has it, else fp32")
     record: bool = option(True, "On a GPU, record steps as CUDA graphs and replay them", flag="--record/--no-record")
+    deterministic: bool = option(False, "On a GPU: the same numbers to the bit every time, slower")
     tensorboard: bool = option(False, "Also write TensorBoard events")
     resume: bool = option(False, "Go on with the run in --out, or begin it")
     quiet: bool = option(False, "No progress line")

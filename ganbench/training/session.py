@@ -76,7 +76,7 @@ def _build(resolved: Resolved, folder: Path) -> tuple[Trainer, Recorder]:
     options, store, device, plan = resolved.options, resolved.store, resolved.device, resolved.plan
 
     # the seed comes first, so that equal seeds mean equal weights
-    seed_everything(options.seed, device)
+    seed_everything(options.seed, device, deterministic=options.deterministic)
     family = distributed.convert(resolved.cls(resolved.config, resolved.images).to(device))
     clock = Clock(dataset_size=store.n, total_images=round(plan.kimg * 1000) if plan.kimg else 0)
     labels = None if store.labels is None else torch.tensor(store.labels)

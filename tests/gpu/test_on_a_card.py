@@ -1,0 +1,109 @@
+"""What only a GPU can show: recorded steps against steps taken as they are, no waits at all, resuming to the bit.
+
+Skipped where there is none. `make test-gpu` runs it.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it; read when it starts
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from model_support import build
+from test_recorded import CASES
+
+from ganbench.family import Batch, Clock
+from ganbench.random import Random
+from ganbench.runs.checkpoint import same
+from ganbench.training.engine import TrainingEngine, select_step, step_where
+from ganbench.training.recorded import WARM_UP, Steps
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+N = WARM_UP + 6
+
+
+@pytest.fixture(autouse=True)
+def deterministic():
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.cuda.set_sync_debug_mode("default")
+
+
+class Images:
+    """Stands for the stream of training images: endless noise with labels, on the GPU."""
+
+    def __init__(self):
+        self.random, self.images = Random(1, "cuda"), 0
+
+    def next(self, side, batch):
+        self.images += batch
+        return Batch(self.random.uniform(batch, 1, side, side, low=-1.0), self.random.integers(batch, high=10))
+
+
+def make(name, preset, settings, precision="fp32", **how):
+    device = torch.device("cuda", 0)
+    family = build(name, preset, side=32, **settings).to(device)
+    engine = TrainingEngine(family, Clock(dataset_size=1000, total_images=1000), device=device, seed=0, precision=precision)
+    torch.manual_seed(5)
+    torch.cuda.manual_seed_all(5)
+    return engine, Steps(engine, Images(), **how)
+
+
+def work(engine, steps, n, watch=False):
+    taken = []
+    for _ in range(n):
+        stage = engine.family.stage(engine.clock)
+        engine.enter(stage)
+        waits = watch and engine.clock.steps > WARM_UP + 1  # what is made once may wait: states, kernels, graphs
+        torch.cuda.set_sync_debug_mode("error" if waits else "default")
+        engine.average()
+        taken.append(steps.take(stage))
+        torch.cuda.set_sync_debug_mode("default")
+        engine.clock.steps += 1
+        engine.clock.images = steps.stream.images
+    return [{key: float(value) for key, value in scalars.items()} for scalars in taken]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name, preset, settings, n", CASES, ids=lambda v: str(v))
+def test_a_recorded_step_is_the_step(name, preset, settings, n, precision):
+    plain = work(*make(name, preset, settings, precision, record=False), N, watch=True)
+    engine, steps = make(name, preset, settings, precision)
+    recorded = work(engine, steps, N, watch=False)
+    assert any(record.graph is not None for record in steps.records.values())
+    for ours, theirs in zip(recorded, plain):
+        assert ours == pytest.approx(theirs, rel=1e-3 if precision == "fp32" else 0.05, abs=1e-3, nan_ok=True)
+
+
+@pytest.mark.parametrize("name, preset, settings, n", CASES, ids=lambda v: str(v))
+def test_a_recorded_run_resumes_to_the_bit(name, preset, settings, n):
+    alone, plain = make(name, preset, settings)
+    work(alone, plain, 2 * N)
+    engine, steps = make(name, preset, settings)
+    work(engine, steps, N)
+    document, tensors = engine.state()
+    other, others = make(name, preset, settings)
+    other.restore(document, {key: value.clone() for key, value in tensors.items()})
+    other.clock.steps, other.clock.images = engine.clock.steps, engine.clock.images
+    others.stream.images = steps.stream.images
+    others.stream.random.restore(steps.stream.random.state())
+    work(other, others, N)
+    assert same(alone.state()[1], other.state()[1])
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+def test_fused_optimizers_leave_everything_where_values_are_not_finite(kind):
+    """Against taking the step back, which the CPU's tests compare with steps that were not made."""
+    ours, theirs = (torch.nn.Parameter(torch.arange(6.0, device="cuda")) for _ in range(2))
+    fused, plain = kind([ours], 0.1, fused=True), kind([theirs], 0.1)
+    for step in range(5):
+        finite = torch.tensor(step not in (0, 3), device="cuda")
+        ours.grad = theirs.grad = torch.where(finite, torch.randn(6, device="cuda"), torch.nan)
+        step_where(finite, fused)
+        select_step(finite, plain)
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
