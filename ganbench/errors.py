@@ -34,3 +34,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the closest known word, or "" if none is close."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def shown(name: object) -> str:
+    """A name from outside as text that fits one line of a terminal, whatever bytes are in it.
+
+    Example:
+        >>> print(shown("cat\\x1b[2J"))
+        cat\\x1b[2J
+    """
+    text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -257,11 +257,26 @@ def test_latex_has_balanced_booktabs_and_escapes(tmp_path: Path) -> None:
     assert r"wgan\_gp (paper)" in text and r"reals \& noise" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 2, 1]
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert len(body) == 4
-    separators = {line.replace(r"\&", "").count("&") for line in body[1:]}
-    assert separators == {2 + 2 * 3}
-    assert r"\begin{tabular}{lrrrrrrrr}" in text
-    assert r"\multicolumn{2}{c}{fid $\downarrow$}" in text and r"\multicolumn{4}{c}{swd $\downarrow$}" in text
+    assert len(body) == 3 and {line.replace(r"\&", "").count("&") for line in body} == {2 + 2}  # fid and the average of swd
+    assert r"\begin{tabular}{@{}lrrrr@{}}" in text and r"fid $\downarrow$ & swd $\downarrow$" in text
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1 and "How it is tested" in text
+
+
+def test_latex_tables_are_no_wider_than_a_page_and_hold_no_column_of_dashes(tmp_path: Path) -> None:
+    rows = [_row(f, s, 10.0 + s, metric=f"metric_{m}") for f in "abcd" for m in range(9) for s in range(3)]
+    rows += [_row("a", s, 3.0 + s, metric="of_a_alone") for s in range(3)]
+    text = table.to_latex(_blocks(tmp_path, rows))
+    tables = text.split(r"\begin{table}")[1:]
+    assert len(tables) > 2 and all(f"metric\\_{m}" in text for m in range(9))
+    for one in tables:
+        for line in one.splitlines():
+            if line.endswith(r"\\"):
+                assert len(re.sub(r"\$[^$]*\$", "x", line)) < 110
+    last = [line for line in tables[-1].splitlines() if line.endswith(r"\\")]
+    assert len(last) == 2 and "of\\_a\\_alone" in last[0] and "--" not in "".join(last)
+    assert "of\\_a\\_alone" not in "".join(tables[:-1])  # nor its notes
+    markdown = table.to_markdown(_blocks(tmp_path, []))
+    assert markdown.count("\n|---") == 2 and "–" not in markdown.split("of_a_alone ↓")[1].split("- ")[0]
 
 
 AWKWARD = "a&b_c%d#e{f}~g^h\\i$j<k>l|m – é × \"n\""
@@ -273,27 +288,39 @@ def _awkward(tmp_path: Path) -> str:
     rows += [_row("b", 0, 0.5, metric="own_metric[a]", level="32_x", higher_is_better=True),
              _row("c", 0, None, metric="", kimg=None, status="crashed", reason="100% \\undefined & {"),
              _row(records.FLOOR, None, 1.0, origin="reference", preset="", run="r", n_fake=50)]
-    rows += [_row("d", 0, 1.0, dataset="other_data & more", protocol="p%{")]
+    rows += [_row("d", 0, 1.0, dataset="other_data & more", protocol="p%{"), _row("生成对抗网络 σ ж", 0, 4.0, preset="試験"),
+             _row("a family with a name that is longer than any sensible column", 0, 4.0)]
     body = table.to_latex(_blocks(tmp_path, rows))
     return "\n".join([r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", body, r"\end{document}", ""])
 
 
 def test_latex_with_awkward_names_is_balanced(tmp_path: Path) -> None:
-    for line in _awkward(tmp_path).splitlines():
+    lines = _awkward(tmp_path).splitlines()
+    assert sum(line.startswith(r"\DeclareRobustCommand{\gb") for line in lines) == 2  # for two kinds of scripts
+    for line in (line for line in lines if not line.startswith(r"\DeclareRobustCommand")):
         code = re.sub(r"(?<!\\)%.*", "", re.sub(r"\\[\\{}&%$#_]", "", line))  # escaped characters, then comments
         assert code.count("{") == code.count("}") and code.count("$") % 2 == 0, line
         assert not re.search(r"[#<>|_~]", code.replace("cmidrule(lr)", "")), line
+        code = re.sub(r"\\gb\w+\{[^}]*\}", "", code)
         assert code.isascii() or all(character in "é" for character in code if not character.isascii()), line
 
 
+CJK = PDFLATEX is not None and subprocess.run(["kpsewhich", "CJKutf8.sty"], capture_output=True).returncode == 0
+
+
 @pytest.mark.skipif(PDFLATEX is None, reason="no pdflatex on this machine")
-def test_latex_compiles(tmp_path: Path) -> None:
+@pytest.mark.parametrize("package", ["", pytest.param(r"\usepackage{CJKutf8}", marks=pytest.mark.skipif(
+    not CJK, reason="no CJKutf8 on this machine"))])
+def test_latex_compiles(tmp_path: Path, package: str) -> None:
     assert PDFLATEX is not None
-    (tmp_path / "t.tex").write_text(_awkward(tmp_path), encoding="utf-8")
+    document = _awkward(tmp_path).replace(r"\usepackage{booktabs}", rf"\usepackage{{booktabs}}{package}")
+    (tmp_path / "t.tex").write_text(document, encoding="utf-8")
     done = subprocess.run([PDFLATEX, "-halt-on-error", "-interaction=nonstopmode", "t.tex"], cwd=tmp_path,
                           capture_output=True, text=True, errors="replace", timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "t.pdf").stat().st_size > 5000 and "Missing" not in done.stdout
+    too_wide = [float(points) for points in re.findall(r"Overfull \\hbox \(([\d.]+)pt", done.stdout)]
+    assert not [points for points in too_wide if points > 5], done.stdout
 
 
 @pytest.mark.parametrize(("value", "uncertainty", "expected"), [
@@ -482,3 +509,34 @@ def test_what_a_claim_would_take_is_said(tmp_path: Path) -> None:
     note = next(n for n in block.notes if "of the variance between seeds" in n)
     assert re.search(r"fid: \d+% of the variance between seeds is noise of the evaluation.*a difference of 20% .* takes "
                      r"\d+ seeds an entry", note)
+
+
+@pytest.mark.parametrize("name", ["=1+2", "+cmd", "-x", "@SUM(A1)", "\t=1"])
+def test_a_spreadsheet_computes_nothing_in_the_csv(tmp_path: Path, name: str) -> None:
+    text = table.to_csv(_blocks(tmp_path, [_row(name, 0, -5.0, preset=name)]))
+    read = pd.read_csv(io.StringIO(text), dtype=str)
+    assert not [cell for row in read.fillna("").to_numpy().tolist() for cell in row if cell[:1] in "=+@\t" and cell]
+    assert read["family"].item().startswith("'") and read["last_mean"].item() == "-5.0"  # a number stays one
+
+
+def test_markdown_shows_names_and_runs_nothing_of_them(tmp_path: Path) -> None:
+    name = "<img src=x onerror=alert(1)> [a](javascript:b) `c` *d* & |"
+    rows = [_row(name, 0, 5.0, dataset=name), _row("b", 0, None, metric="", status="crashed", reason=name, dataset=name),
+            _row("c", 0, 1.0, origin="published", source=name, note=name)]
+    frame = _frame(tmp_path, rows)
+    published = [{"dataset": name, "side": 32, "family": name, "preset": "", "metric": "fid", "level": "", "value": 1.0,
+                  "source": name, "protocol": name, "note": name}]
+    text = table.to_markdown(comparison.build_table(frame), published, [{"run": "b", "status": "crashed", "reason": name}])
+    assert "<img" not in text and "&lt;img src=x" in text and "[a](" not in text and r"\[a\](javascript:b)" in text
+    assert r"\`c\` \*d\* &amp; \|" in text
+
+
+def test_no_escape_sequence_reaches_the_terminal(tmp_path: Path) -> None:
+    name = "evil\x1b[2J\x1b]0;owned\x07"
+    rows = [_row(name, 0, 5.0, dataset=name, metric="m\x1b[31m", protocol=name, preset=name),
+            _row("b", 0, None, metric="", status="crashed", reason=name, dataset=name)]
+    text = _text(_frame(tmp_path, rows), 600)
+    assert "\x1b" not in text and "\x07" not in text and r"evil\x1b[2J" in text
+    console = Console(file=io.StringIO(), width=300)
+    table.print_scores([{"metric": name, "level": name, "value": 1.0, "protocol": name}], name, console)
+    assert "\x1b" not in console.file.getvalue()  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from PIL import Image
 from ganbench.data.crops import GENERIC, Box
 from ganbench.data.images import Unreadable, decode
 from ganbench.errors import UserError, nearest
+from ganbench.errors import shown as shown
 from ganbench.files import cache_dir
 
 MAX_CLASSES = 1_000_000
@@ -230,12 +231,6 @@ def image_number(name: str) -> int | None:
     """The number that a file is called by, 000042.jpg; None where its name is none. Digits of other scripts are not."""
     stem = Path(name).stem
     return int(stem) if stem.isascii() and stem.isdigit() else None
-
-
-def shown(name: object) -> str:
-    """A file's name as text that fits one line, whatever bytes are in it."""
-    text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def digest(thing: object) -> str:

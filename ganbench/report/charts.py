@@ -11,7 +11,7 @@ from ganbench.report import plots
 from ganbench.report.comparison import AVERAGE, Column, TableBlock, TableEntry
 from ganbench.report.plots import Series
 from ganbench.report.statistics import median_time, reached
-from ganbench.report.table import duration, number
+from ganbench.report.text import duration, number
 
 # What quality may be set against: attribute of an entry, its name on the button, and on the axis.
 COSTS = (("kimg", "images", "thousands of real images shown"), ("seconds", "time", "training seconds"),

@@ -15,7 +15,7 @@ from ganbench.report.comparison import Column, TableBlock, TableCell, TableEntry
 from ganbench.report.folders import RunFolder, find_runs
 from ganbench.report.gallery import dynamics_of, equilibrium_of, samples_of, strips_of
 from ganbench.report.reproduce import recipe
-from ganbench.report.table import (
+from ganbench.report.text import (
     FAILED_TITLE,
     LEGEND,
     PUBLISHED_TITLE,

@@ -141,6 +141,24 @@ class TableBlock:
         """The entries that compete."""
         return [entry for entry in self.entries if not entry.reference]
 
+    def sections(self) -> list[tuple[list[Column], list[TableEntry]]]:
+        """The columns that most entries have (at least half as many as have the commonest), with every entry; then those
+        that fewer have, each kind with the entries that have it, so that no table is mostly dashes."""
+        trained = self.trained
+        owners = {column: tuple(i for i, e in enumerate(trained) if e.cells[column].last or e.cells[column].best)
+                  for column in self.columns}
+        most = max((len(members) for members in owners.values()), default=0)  # where nearly all failed, few are many
+        main = [column for column in self.columns if 2 * len(owners[column]) >= most]
+        kinds: dict[tuple[int, ...], list[Column]] = {}
+        for column in self.columns:
+            if column not in main:
+                kinds.setdefault(owners[column], []).append(column)
+        found = [(main, self.entries)] if main else []
+        for members, columns in kinds.items():
+            floors = [e for e in self.entries if e.reference and any(e.cells[c].last for c in columns)]
+            found.append((columns, [*floors, *(trained[i] for i in members)]))
+        return found
+
     def headlines(self) -> list[Column]:
         """One column for each group: the average where there is one, else the only or the first level."""
         return headlines(self.columns)

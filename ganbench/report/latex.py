@@ -1,0 +1,120 @@
+r"""Comparison tables in LaTeX: booktabs, as wide as a page, names of any script.
+
+    \usepackage{booktabs}      needed
+    \usepackage{CJKutf8}       only for names in Chinese, Japanese or Korean, and only with pdfLaTeX; without it their
+                               characters appear as their numbers
+"""
+
+import itertools
+from dataclasses import replace
+
+from ganbench.report.parts import AVERAGE, Column, TableBlock, TableEntry
+from ganbench.report.text import LEGEND, cell_texts, mark_of, number_or_blank, runs_of, spread
+
+WIDEST = 92  # characters of a row at \footnotesize on a page of the article class
+LONGEST = 30  # characters of a label before its column breaks lines
+# Text of another script, and its characters' numbers: as itself where the engine or a package can, else as numbers.
+CJK, OTHER = r"\gbcjk", r"\gbscript"
+DEFINITIONS = {
+    CJK: rf"\DeclareRobustCommand{{{CJK}}}[2]{{\ifdefined\XeTeXversion#1\else\ifdefined\directlua#1\else"
+         r"\ifcsname CJK\endcsname\begin{CJK}{UTF8}{gbsn}#1\end{CJK}\else#2\fi\fi\fi}",
+    OTHER: rf"\DeclareRobustCommand{{{OTHER}}}[2]{{\ifdefined\XeTeXversion#1\else\ifdefined\directlua#1\else#2\fi\fi}}"}
+SPECIAL = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
+           "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+           ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "–": "--", "×": r"$\times$", "±": r"$\pm$",
+           "≈": r"$\approx$", "▾": r"$^{-}$", "†": r"$^{\dagger}$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "…": r"\ldots{}",
+           "’": "'", "“": "``", "”": "''"}
+
+
+def to_latex(blocks: list[TableBlock]) -> str:
+    r"""booktabs tables (\usepackage{booktabs}), one line an entry, last values of the headline columns.
+
+    Columns that do not fit on a page stand in a further table, and so do those that few entries have. Notes and the
+    legend stand below in small print.
+    """
+    parts: list[str] = []
+    for block in blocks:
+        shown = block.headlines()
+        for columns, entries in block.sections():
+            for chosen in _fitting([c for c in columns if c in shown], entries):
+                parts += _table(block, chosen, entries)
+    text = "\n".join(parts)
+    needed = [definition for macro, definition in DEFINITIONS.items() if macro in text]
+    return "\n".join([*needed, *[""] * bool(needed), text])
+
+
+def _table(block: TableBlock, columns: list[Column], entries: list[TableEntry]) -> list[str]:
+    longest = max(len(e.label) for e in entries)
+    first = "l" if longest <= LONGEST else rf"p{{{LONGEST / 2 * 0.28:.1f}cm}}"
+    body: list[str] = []
+    ruled = False
+    for entry in entries:
+        if not entry.reference and not ruled and body:
+            body.append(r"\midrule")
+        ruled = ruled or not entry.reference
+        cells = [_cell(entry, column) for column in columns]
+        body.append(" & ".join([tex(entry.label), tex(runs_of(entry)), number_or_blank(entry.kimg), *cells]) + r" \\")
+    # notes on columns of another table stand there: they begin with the column's title
+    elsewhere = _titles(block.columns) - _titles(columns)
+    notes = [note for note in block.notes if not note.startswith(tuple(f"{title}:" for title in elsewhere))]
+    heads = [f"{tex(_head(c))} {tex(c.arrow)}".strip() for c in columns]
+    return [
+        r"\begin{table}[htbp]", r"\centering\footnotesize", rf"\caption{{{tex(block.title)}}}",
+        rf"\begin{{tabular}}{{@{{}}{first}rr{'r' * len(columns)}@{{}}}}", r"\toprule",
+        " & ".join(["", "$n$", "kimg", *heads]) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}", "",
+        r"\smallskip", r"\parbox{\linewidth}{\scriptsize\raggedright " + " ".join(
+            f"{tex(note)}." for note in [*notes, LEGEND.rstrip(".")]) + "}", r"\end{table}", ""]
+
+
+def _titles(columns: list[Column]) -> set[str]:
+    return {title for c in columns for title in (c.title, replace(c, level="").title)}
+
+
+def _fitting(columns: list[Column], entries: list[TableEntry]) -> list[list[Column]]:
+    """The columns in as many tables as it takes for none to be wider than a page."""
+    label = min(LONGEST, max([4, *(len(e.label) for e in entries)]))
+    used = first = label + max([1, *(len(runs_of(e)) for e in entries)]) + 10
+    tables: list[list[Column]] = []
+    for column in columns:
+        needs = 2 + max([len(_head(column)) + 2, *(len(cell_texts(e, column)[0]) for e in entries)])
+        if not tables or used + needs > WIDEST:
+            tables.append([])
+            used = first
+        tables[-1].append(column)
+        used += needs
+    return tables
+
+
+def _head(column: Column) -> str:
+    """The average of a metric goes by the metric's name."""
+    return replace(column, level="").title if column.level == AVERAGE else column.title
+
+
+def _cell(entry: TableEntry, column: Column) -> str:
+    cell, mark = entry.cells[column], mark_of(entry, column)
+    text = tex(spread(cell.last_summary))
+    if mark == "best":
+        text = rf"\textbf{{{text}}}"
+    text += {"tied": r"$^{\approx}$", "worse": r"$^{-}$", "untested": "$^{?}$"}.get(mark, "")
+    text += r"$^{\dagger}$" if cell.borrowed else ""
+    return text + (f" ({tex(cell.failures)})" if cell.failures and not entry.reference else "")
+
+
+def tex(text: str) -> str:
+    """Text as LaTeX typesets it: special characters escaped, other scripts by a macro that every engine can read."""
+    parts: list[str] = []
+    for macro, run in itertools.groupby(text, key=_script):
+        if macro:
+            characters = list(run)
+            parts.append(f"{macro}{{{''.join(characters)}}}{{{' '.join(f'U+{ord(c):04X}' for c in characters)}}}")
+        else:
+            parts += [SPECIAL.get(c, c if c.isprintable() else " ") for c in run]
+    return "".join(parts)
+
+
+def _script(character: str) -> str:
+    """The macro that a character needs; "" for Latin ones and those that have a command of their own."""
+    if ord(character) <= 0x17F or character in SPECIAL:
+        return ""
+    blocks = ((0x2E80, 0x9FFF), (0xAC00, 0xD7FF), (0xFF00, 0xFFEF))  # radicals to ideographs, Hangul, full-width forms
+    return CJK if any(low <= ord(character) <= high for low, high in blocks) else OTHER
