@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from ganbench.report.datasets import overall
 from ganbench.report.escape import csv_cell, markdown_text
 from ganbench.report.parts import Column, TableBlock, TableCell, TableEntry
 from ganbench.report.text import (
@@ -45,6 +46,12 @@ def to_markdown(blocks: list[TableBlock], literature: list[dict[str, Any]] | Non
     Columns that few entries have stand in tables of their own. What comes from names is escaped.
     """
     parts = []
+    if summaries := overall(blocks):
+        lines = ["### Over all data sets", ""]
+        for summary in summaries:
+            lines += [*_pipe_table(list(summary.head), [[markdown_text(t) for t in line] for line in summary.lines]), "",
+                      f"- {markdown_text(summary.sentence)}", ""]
+        parts.append("\n".join(lines))
     for block in blocks:
         lines = [f"### {markdown_text(block.title)}", ""]
         for columns, entries in block.sections():

@@ -10,6 +10,7 @@ import pandas as pd
 from ganbench.errors import shown
 from ganbench.files import atomic_write
 from ganbench.report.comparison import Column, TableBlock, TableEntry, build_if_any
+from ganbench.report.datasets import overall
 from ganbench.report.export import long_table, to_csv, to_markdown
 from ganbench.report.latex import to_latex
 from ganbench.report.selection import failures, level_order, published
@@ -57,6 +58,10 @@ def print_blocks(blocks: list[TableBlock], literature: list[dict[str, Any]], con
         for note in block.notes:
             console.print(Text(f"  {shown(note)}", style="dim"))
         console.print(Text(f"  {LEGEND}", style="dim"))
+    for summary in overall(blocks):
+        console.print()
+        console.print(_plain_table("Over all data sets", summary.head, summary.lines))
+        console.print(Text(f"  {shown(summary.sentence)}", style="dim"))
     if failed:
         console.print()
         console.print(Text(FAILED_TITLE if blocks else f"{FAILED_TITLE}; nothing else was measured", style="bold"))
@@ -132,6 +137,20 @@ def _rich_table(columns: list[Column], entries: list[TableEntry]) -> Any:
                       style=style, end_section=ends)
         if not entry.reference:
             table.add_row("", "", "", "best", *(Text(f"{best} ") for _, best in cells), style="dim")
+    return table
+
+
+def _plain_table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> Any:
+    """A table of texts, the first column to the left and the others to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(title, style="bold"), title_justify="left")
+    for index, name in enumerate(head):
+        table.add_column(name, justify="right" if index else "left")
+    for line in lines:
+        table.add_row(*(Text(shown(text)) for text in line))
     return table
 
 
