@@ -129,7 +129,7 @@ def test_texts_from_results_are_escaped(frame: pd.DataFrame) -> None:
 
 def test_page_says_no_more_than_the_tests_allow(frame: pd.DataFrame) -> None:
     text = render(frame)
-    assert "swd avg: beta (paper) leads with" in text and "is better than every other entry." in text
+    assert "swd avg: beta (paper) leads with" in text and "is better than every other entry, by a factor of" in text
     close = frame[frame["family"] == "beta"].copy()
     close["family"], close["run"] = "beta2", close["run"].map(lambda r: r + "x")
     close["value"] += 0.001 * close["seed"].astype(float)
@@ -384,7 +384,7 @@ def test_light_and_dark_on_a_phone_and_a_desk(tmp_path: Path, frame: pd.DataFram
         assert browser.evaluate("window.innerWidth") == width  # of which a desk's scroll bar takes a little
         assert browser.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
         beyond = ('Array.from(document.querySelectorAll("body *")).filter((e) => e.getBoundingClientRect().right > '
-                  'document.documentElement.clientWidth + 1 && !e.closest(".scroll, pre, .hidden")).length')
+                  'document.documentElement.clientWidth + 1 && !e.closest(".scroll, .contents, pre, .hidden")).length')
         assert browser.evaluate(beyond) == 0
         picture = browser.picture()
         assert picture.shape[1] == width

@@ -19,6 +19,8 @@ COSTS = (("kimg", "images", "thousands of real images shown"), ("seconds", "time
          ("flops_g", "FLOPs to generate", "FLOPs for one generated image (a multiply-add is two)"),
          ("flops_train", "FLOPs to train", "FLOPs of training for each real image (a multiply-add is two)"))
 
+ALIKE = 1.02  # costs whose largest is less than so many times their smallest are the same
+STEEP = 4.0  # distances that span a larger factor are drawn on a logarithmic axis
 
 
 def metric_charts(block: TableBlock, column: Column, numbers: dict[str, int],
@@ -38,9 +40,9 @@ def metric_charts(block: TableBlock, column: Column, numbers: dict[str, int],
         ("Last values", "Small dots: seeds. Bar: 95% interval. Dashed: references.",
          _intervals(trained, column, floors, y_label, numbers)),
         ("Against images", "Mean over seeds; band: lowest to highest seed. A cross ends a failed run.",
-         _curves(trained, rows, "kimg", "thousands of real images", y_label, floors, numbers)),
+         _curves(trained, rows, "kimg", "thousands of real images", column, floors, numbers)),
         ("Against time", "As before, against training seconds on the hardware named below.",
-         _curves(trained, timed, "seconds", "seconds", y_label, floors, numbers)),
+         _curves(trained, timed, "seconds", "seconds", column, floors, numbers)),
         ("By level", "Last values, mean over seeds, from the finest level to the coarsest and their average.",
          _by_level(block, column, numbers)),
     ]
@@ -59,11 +61,13 @@ def _intervals(trained: list[TableEntry], column: Column, floors: list[tuple[str
         if summary:
             values = list(entry.cells[column].last.values())
             rows.append((Series(entry.label, numbers[entry.label], values, values), summary.low, summary.high))
-    return plots.interval_chart(rows, title=f"{column.title}: last values", x_label=label, levels=floors) if rows else ""
+    return plots.interval_chart(rows, title=f"{column.title}: last values", x_label=label, levels=floors,
+                                log_beyond=_log_beyond(column)) if rows else ""
 
 
-def _curves(trained: list[TableEntry], rows: list[Any], axis: str, x_label: str, y_label: str,
+def _curves(trained: list[TableEntry], rows: list[Any], axis: str, x_label: str, column: Column,
             floors: list[tuple[str, float]], numbers: dict[str, int]) -> str:
+    y_label = f"{column.title} {column.arrow}".strip()
     series = []
     for entry in trained:
         whole = [r for r in rows if r.run in entry.runs and r.outcome == "ok"]
@@ -84,7 +88,7 @@ def _curves(trained: list[TableEntry], rows: list[Any], axis: str, x_label: str,
     if not any(len(s.x) > 1 for s in series):
         return ""
     return plots.line_chart(series, title=f"{y_label} against {x_label}", x_label=x_label, y_label=y_label,
-                            levels=_nearby(floors, series))
+                            levels=_nearby(floors, series), log_beyond=_log_beyond(column))
 
 
 def _by_level(block: TableBlock, headline: Column, numbers: dict[str, int]) -> str:
@@ -118,9 +122,11 @@ def _cost(trained: list[TableEntry], column: Column, attribute: str, x_label: st
         if summary and cost:
             bounds = ([summary.low], [summary.high]) if summary.low is not None and summary.high is not None else (None, None)
             series.append(Series(entry.label, numbers[entry.label], [float(cost)], [summary.mean], *bounds))
-    if len({s.x[0] for s in series}) < 2:
+    costs = [s.x[0] for s in series]
+    if len(series) < 2 or max(costs) < ALIKE * min(costs):  # equal budgets are no axis to set anything against
         return ""
-    return plots.scatter(series, title=f"{y_label} against {x_label}", x_label=x_label, y_label=y_label, levels=floors)
+    return plots.scatter(series, title=f"{y_label} against {x_label}", x_label=x_label, y_label=y_label, levels=floors,
+                         log_beyond=_log_beyond(column))
 
 
 def _nearby(floors: list[tuple[str, float]], series: Sequence[Series]) -> list[tuple[str, float]]:
@@ -168,6 +174,11 @@ def _reach(block: TableBlock, rows: list[Any], column: Column, targets: Mapping[
                       "seconds": "–" if time is None else duration(time)})
     lines.sort(key=lambda r: (-r["reached"] / r["of"], math.inf if r["kimg"] is None else r["kimg"], r["label"]))
     return {"target": number(target), "origin": origin, "lines": lines}
+
+
+def _log_beyond(column: Column) -> float:
+    """From which factor on an axis of values is logarithmic: distances are compared by ratio, shares are not."""
+    return STEEP if column.higher_is_better is False else plots.LOG_BEYOND
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -12,9 +12,11 @@ from ganbench.errors import UserError
 from ganbench.report import comparison, plots, selection
 from ganbench.report.charts import metric_charts
 from ganbench.report.comparison import Column, TableBlock, TableCell, TableEntry
+from ganbench.report.datasets import overall
 from ganbench.report.folders import RunFolder, find_runs
 from ganbench.report.gallery import dynamics_of, equilibrium_of, samples_of, strips_of
 from ganbench.report.reproduce import recipe
+from ganbench.report.statistics import Standing
 from ganbench.report.text import (
     FAILED_TITLE,
     LEGEND,
@@ -54,8 +56,9 @@ def render(frame: pd.DataFrame, *, title: str = "Comparison of GANs", roots: Seq
     assets = files("ganbench.report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
+    summaries = [{"sentence": s.sentence, "head": s.head, "lines": s.lines} for s in overall(blocks)]
     return template.render(
-        title=title, command=command, legend=LEGEND, published_title=PUBLISHED_TITLE,
+        title=title, summaries=summaries, command=command, legend=LEGEND, published_title=PUBLISHED_TITLE,
         style=(assets / "page.css").read_text(encoding="utf-8"), script=(assets / "page.js").read_text(encoding="utf-8"),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), runs=measured["run"].nunique(), folders=len(folders),
         blocks=[_block(f"t{i}", block, frame, folders, numbers, targets or {}) for i, block in enumerate(blocks, start=1)],
@@ -85,17 +88,25 @@ def _numbers(blocks: Sequence[TableBlock]) -> dict[str, int]:
 def _block(name: str, block: TableBlock, frame: pd.DataFrame, folders: dict[str, RunFolder],
            numbers: dict[str, int], targets: Mapping[str, float]) -> dict[str, Any]:
     trained = [e for e in block.entries if not e.reference]
-    heads = block.headlines()
+    heads, sections = block.headlines(), block.sections()
+    # what only one of several entries has is nothing to compare: it stands in a section of its own
+    compared = [c for c in heads if len(trained) < 2 or sum(bool(e.cells[c].last or e.cells[c].best) for e in trained) > 1]
+
+    def lines(entries: list[TableEntry], columns: list[Column], references: bool) -> list[dict[str, Any]]:
+        return [_line(e, columns, None if references else numbers[e.label]) for e in entries if e.reference == references]
+
     return {
         "id": name, "title": block.title, "notes": block.notes,
-        "summary": [_verdict(block, column) for column in heads if column.higher_is_better is not None],
+        "summary": [_verdict(block, column) for column in heads if column.higher_is_better is not None and column in compared],
         "legend": [{"label": e.label, "number": numbers[e.label], "swatch": plots.swatch(numbers[e.label])} for e in trained],
-        "columns": heads, "references": [_line(e, heads, None) for e in block.entries if e.reference],
-        "entries": [_line(e, heads, numbers[e.label]) for e in trained],
-        "all_columns": block.columns,
+        "tables": [{"id": f"{name}-table{i or ''}", "columns": chosen, "references": lines(rest, chosen, True),
+                    "entries": lines(rest, chosen, False)}
+                   for i, (columns, rest) in enumerate(sections) if (chosen := [c for c in columns if c in heads])],
+        "all_columns": block.columns, "has_levels": len(block.columns) > len(heads),
         "levels": [{"label": e.label, "number": numbers.get(e.label), "cells": [_cell(e, c) for c in block.columns]}
                    for e in block.entries],
-        "metrics": [metric_charts(block, column, numbers, targets) for column in heads],
+        "metrics": [metric_charts(block, column, numbers, targets) for column in heads if column in compared],
+        "single": [metric_charts(block, column, numbers, targets) for column in heads if column not in compared],
         "samples": samples_of(trained, folders), "strips": strips_of(trained, folders),
         "dynamics": dynamics_of(trained, folders, numbers), "equilibrium": equilibrium_of(trained, folders, numbers),
         "environments": _environments(block), "recipes": _recipes(trained, frame, folders),
@@ -153,7 +164,8 @@ def _verdict(block: TableBlock, column: Column) -> str:
     if len(placed) == 1:
         return f"{column.title}: {leader.label} has {value}; there is nothing to compare it with."
     if standing and standing.mark == "best":
-        return f"{column.title}: {leader.label} leads with {value}, and is better than every other entry."
+        return (f"{column.title}: {leader.label} leads with {value}, and is better than every other entry"
+                f"{_by_how_much(cell, placed)}.")
     if standing and standing.mark == "untested":
         end = "highest" if column.higher_is_better else "lowest"
         return (f"{column.title}: {leader.label} has the {end} value, {value}, but single seeds allow no test: "
@@ -161,7 +173,21 @@ def _verdict(block: TableBlock, column: Column) -> str:
     rivals = [e.label for e, _, s in placed if e is not leader and s and s.mark == "tied"]
     worse = [e.label for e, _, s in placed if s and s.mark == "worse"]
     told = f"{column.title}: {leader.label} leads with {value}, but is not distinguishable from {_list(rivals)}"
-    return f"{told}; {_list(worse)} {'is' if len(worse) == 1 else 'are'} worse." if worse else f"{told}."
+    verb = "is" if len(worse) == 1 else "are"
+    return f"{told}; {_list(worse)} {verb} worse{_by_how_much(cell, placed)}." if worse else f"{told}."
+
+
+def _by_how_much(leader: TableCell, placed: Sequence[tuple[TableEntry, TableCell, Standing | None]]) -> str:
+    """ ", by a factor of 2.3 to 8.7", of those that are shown worse; differences where a mean is not positive."""
+    means = [summary.mean for _, c, s in placed if s and s.mark == "worse" and (summary := c.last_summary)]
+    best = leader.last_summary.mean if leader.last_summary else 0.0
+    if not means:
+        return ""
+    if best > 0 and min(means) > 0:
+        factors = sorted({f"{max(m / best, best / m):.2g}": max(m / best, best / m) for m in means}.items(), key=lambda f: f[1])
+        return f", by a factor of {factors[0][0]}" + (f" to {factors[-1][0]}" if len(factors) > 1 else "")
+    gaps = sorted(abs(m - best) for m in means)
+    return f", by {gaps[0]:.3g}" + (f" to {gaps[-1]:.3g}" if len(gaps) > 1 else "")
 
 
 def _list(names: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """Charts as SVG text: drawn in the page's own colours, readable by a screen reader, nothing fetched.
 
-A series has a number. Number k gets colour k mod 7 (Okabe and Ito's palette, safe for the colour-blind, set in page.css),
-and a marker and dash of its own, so that colour is never the only difference.
+A series has a number. Number k gets colour k mod 12 (Okabe and Ito's palette, safe for the colour-blind, and five more that
+differ in lightness, set in page.css), and marker k mod 5, so that colour is never the only difference: no two of sixty
+entries share both.
 """
 
 import math
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-COLOURS, DASHES = 7, ("", "7 3", "2 3", "9 3 2 3")
+COLOURS, DASHES = 12, ("", "7 3", "2 3", "9 3 2 3")
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 44
 LOG_BEYOND = 25.0  # an axis whose values span a larger factor is logarithmic
@@ -80,11 +81,12 @@ class Axis:
 
 
 def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: str,
-               levels: Sequence[tuple[str, float]] = (), markers: bool = True, height: int = HEIGHT) -> str:
+               levels: Sequence[tuple[str, float]] = (), markers: bool = True, height: int = HEIGHT,
+               log_beyond: float = LOG_BEYOND) -> str:
     """Curves with bands. `levels` are named dashed lines across (floors)."""
     values = [v for s in series for part in (s.y, s.low or (), s.high or ()) for v in part]
     x = Axis(x_label, [v for s in series for v in s.x], LEFT, WIDTH - RIGHT, log_beyond=1e4, zero=True)
-    y = Axis(y_label, [*values, *(v for _, v in levels)], height - BOTTOM, TOP)
+    y = Axis(y_label, [*values, *(v for _, v in levels)], height - BOTTOM, TOP, log_beyond=log_beyond)
     parts = [*_frame(x, y, height), *_levels(levels, y)]
     for s in (s for s in series if s.low and s.high and len(s.x) > 1):
         edge = [*zip(s.x, s.high or ()), *reversed([*zip(s.x, s.low or ())])]
@@ -95,7 +97,7 @@ def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: s
 
 
 def interval_chart(rows: Sequence[tuple[Series, float | None, float | None]], *, title: str, x_label: str,
-                   levels: Sequence[tuple[str, float]] = ()) -> str:
+                   levels: Sequence[tuple[str, float]] = (), log_beyond: float = LOG_BEYOND) -> str:
     """One row an entry: a dot for each seed (series.x), the mean, and a bar from `low` to `high`."""
     left = min(190, 16 + max([7 * len(s.label) for s, _, _ in rows], default=0))
     values = [v for s, low, high in rows for v in (*s.x, *(b for b in (low, high) if b is not None))]
@@ -103,7 +105,7 @@ def interval_chart(rows: Sequence[tuple[Series, float | None, float | None]], *,
     levels = [(name, value) for name, value in levels if near(value, span)]
     top, step = TOP + 14 * len(levels), 24  # a line of text for each reference's name
     height = top + step * len(rows) + BOTTOM
-    x = Axis(x_label, [*values, *(v for _, v in levels)], left, WIDTH - RIGHT)
+    x = Axis(x_label, [*values, *(v for _, v in levels)], left, WIDTH - RIGHT, log_beyond=log_beyond)
     parts = _grid_x(x, height, top=top)
     for index, (s, low, high) in enumerate(rows):
         y, colour = top + step * (index + 0.5), f"c{s.number % COLOURS}"
@@ -124,13 +126,13 @@ def interval_chart(rows: Sequence[tuple[Series, float | None, float | None]], *,
 
 
 def scatter(series: Sequence[Series], *, title: str, x_label: str, y_label: str,
-            levels: Sequence[tuple[str, float]] = ()) -> str:
+            levels: Sequence[tuple[str, float]] = (), log_beyond: float = LOG_BEYOND) -> str:
     """One point an entry, with whiskers from `low` to `high`."""
     values = [v for s in series for part in (s.y, s.low or (), s.high or ()) for v in part]
     span = (min(values), max(values)) if values else (0.0, 1.0)
     shown = [(n, v) for n, v in levels if near(v, span)]
     x = Axis(x_label, [v for s in series for v in s.x], LEFT, WIDTH - RIGHT, log_beyond=8)
-    y = Axis(y_label, [*values, *(v for _, v in shown)], HEIGHT - BOTTOM, TOP)
+    y = Axis(y_label, [*values, *(v for _, v in shown)], HEIGHT - BOTTOM, TOP, log_beyond=log_beyond)
     parts = [*_frame(x, y, HEIGHT), *_levels(shown, y)]
     for s in series:
         whiskers = [f'<path class="bar c{s.number % COLOURS}" d="M{x(px):.1f} {y(low):.1f}V{y(high):.1f}"/>'
