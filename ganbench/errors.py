@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Iterable
 
 # How the `ganbench` command ends, beside 0.
-EXIT_DEFECT, EXIT_USER_ERROR, EXIT_DIVERGED = 1, 2, 3  # and 128 + its number for a signal
+EXIT_DEFECT, EXIT_USER_ERROR, EXIT_DIVERGED, EXIT_INCOMPLETE = 1, 2, 3, 3  # and 128 + its number for a signal
 
 
 class UserError(Exception):

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from ganbench import distributed
-from ganbench.runs.model_scoring import score
 from ganbench.runs.run_folder import load_run
+from ganbench.runs.scoring import score
 
 N = 600  # batches of 256 at this side: three, the last one smaller
 

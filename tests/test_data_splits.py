@@ -10,7 +10,7 @@ from ganbench.data import open_dataset
 from ganbench.data.source import NoSplit
 from ganbench.errors import UserError
 from ganbench.runs import scoring as metrics_scoring
-from ganbench.runs.model_scoring import held_out_split
+from ganbench.runs.scoring import held_out_split
 from ganbench.training import session
 
 

@@ -121,7 +121,8 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
             if use_cache and not job.cached:
                 _to_cache(job, reals, seed, side, channels)
             scores = job.metric.scores()
-            outcomes[job.name] = [Result(job.name, _protocol(job.metric), _noted(s, job.note)) for s in scores]
+            protocol = _protocol(job.metric, fakes)
+            outcomes[job.name] = [Result(job.name, protocol, _noted(s, job.note)) for s in scores]
         job.metric.reset()  # its images or features are not needed any more
     return [result for name in names for result in outcomes.get(name, [])]
 
@@ -187,6 +188,10 @@ def _job(name: str, metric: ImageMetric, fakes: Any, reals: Any) -> _Job:
     for needed, images, option in ((metric.needs_reals, reals, "--real"), (metric.needs_fakes, fakes, "--fake")):
         if needed and images is None:
             raise UserError(f"{name} needs {'real' if option == '--real' else 'generated'} images: name them with {option}")
+    for images in (reals, fakes):
+        if images is not None and images.native and not metric.any_shape:
+            raise UserError(f"{name} needs square images of one size, and --compat takes the pictures of {images.description} as "
+                            "they are: bring them to one with --side, or leave the metric out")
     job = _Job(name, metric, {True: None, False: None})
 
     # statistics in place of images
@@ -211,10 +216,14 @@ def _job(name: str, metric: ImageMetric, fakes: Any, reals: Any) -> _Job:
     return job
 
 
-def _protocol(metric: ImageMetric) -> str:
-    """A metric's protocol, with the mirroring of the reals, which is done here for all of them."""
-    text = metric.protocol()
-    return f"{text};mirror=1" if metric.mirrored and "mirror=" not in text else text
+def _protocol(metric: ImageMetric, fakes: ImageSet | None) -> str:
+    """A metric's protocol, with what is done to the images before any metric sees them."""
+    parts = [metric.protocol()]
+    if metric.mirrored and "mirror=" not in parts[0]:
+        parts.append("mirror=1")
+    if fakes is not None and fakes.rounding not in ("", "nearest"):
+        parts.append(f"rounding={fakes.rounding}")
+    return ";".join(parts)
 
 
 def _open_networks(jobs: list[_Job], device: torch.device, guard: _Guard) -> dict[Any, FeatureNetwork]:

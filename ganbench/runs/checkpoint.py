@@ -231,6 +231,11 @@ def set_aside(folder: Path, taken: Path) -> list[Path]:
     return renamed
 
 
+def checkpoint_hash(checkpoint: Path) -> str:
+    """SHA-256 of a checkpoint's tensors: what rows of scores say of the model they are of."""
+    return _file_hash(checkpoint / TENSORS)
+
+
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     """Whether two checkpoints' tensors agree to the bit (NaN, too, equals itself)."""
     return a.keys() == b.keys() and all(_bits(a[k]) == _bits(b[k]) for k in a)

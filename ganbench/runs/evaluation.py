@@ -16,14 +16,15 @@ from ganbench.family import sampling_batch
 from ganbench.metrics.images.opening import open_images
 from ganbench.metrics.images.sets import ImageSet
 from ganbench.metrics.networks.features import open_network
+from ganbench.runs.eval_request import EvalRequest
 from ganbench.runs.run_folder import Run
-from ganbench.runs.scoring import EvalRequest, EvalResult, run_request
+from ganbench.runs.scoring import EvalResult, run_request
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Images = str | Path | np.ndarray | Tensor | Callable[[int, int], Any] | ImageSet
-SETTINGS = {f.name for f in fields(EvalRequest)} - {"names", "run", "fake", "real", "options"}
+SETTINGS = {f.name for f in fields(EvalRequest)} - {"names", "run", "fake", "real", "options", "results", "latex"}
 SHOWN = ("metric", "level", "value", "ci_low", "ci_high", "higher_is_better", "n_fake", "n_real", "protocol", "note")
 
 
@@ -134,6 +135,7 @@ def evaluate(fake: Images | Run, real: Images | None = None, metrics: str | Sequ
     is_run = isinstance(own, Run) or (isinstance(fake, str) and fake == "")
     if isinstance(own, Run):
         asked.setdefault("device", str(own.device))
+    asked.setdefault("strict", True)
     if not is_run and real is None:
         raise UserError("these images need something to be compared with: name a data set, a folder or an array as `real`")
     request = EvalRequest(names=names, run=own if is_run else None, fake=None if is_run else _plain(fake),

@@ -16,7 +16,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,15 @@ class Run:
     Attributes:
         path: the folder. config: contents of config.json. family: networks with the checkpoint's weights.
         generator: the averaged generator where the family averages, in sampling mode. images, kimg, step, seconds:
-        where training stood. trust: whether code that the folder brings along may be run.
+        where training stood. trust: whether code that the folder brings along may be run. checkpoint: the folder that
+        its weights come from.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], family: Family, generator: nn.Module, state: dict[str, Any],
-                 device: torch.device, trust: bool = False):
+                 device: torch.device, trust: bool, checkpoint: Path):
         self.path, self.config, self.family, self.generator, self.device = path, config, family, generator, device
         self.images, self.step, self.seconds, self.trust = state["images"], state["steps"], state["seconds"], trust
+        self.checkpoint = checkpoint
 
     @property
     def kimg(self) -> float:
@@ -134,7 +136,7 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
                         f"{str(error).splitlines()[-1].strip()}") from None
     family.eval()
     family.sample_mode(generator)
-    return Run(path, config, family, generator, document, device, trust)
+    return Run(path, config, family, generator, document, device, trust, chosen)
 
 
 def _chosen(folder: Path, which: str, strict: bool) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
@@ -305,7 +307,7 @@ def write_json(path: Path, document: Any) -> None:
 
 def sample_batches(family: Family, generator: nn.Module, n: int, seed: int, device: torch.device, *,
                    labels: Tensor | None = None, label_pool: Tensor | None = None, batch: int | None = None,
-                   share: tuple[int, int] = (0, 1)) -> Iterator[Tensor]:
+                   share: tuple[int, int] = (0, 1), quantise: Callable[[Tensor, int], Tensor] = to_uint8) -> Iterator[Tensor]:
     """Generated images as uint8 (B,C,S,S) on the CPU, at the full side; a pure function of weights, n and seed.
 
     Args:
@@ -313,6 +315,7 @@ def sample_batches(family: Family, generator: nn.Module, n: int, seed: int, devi
         batch: images at once; it does not change which latents are drawn, but families that sample with batch
             statistics depend on it.
         share: (rank, world): make only batches number rank, rank + world, ...
+        quantise: (images, side) -> uint8 at that side.
     """
     batch = batch or sampling_batch(family.images.side)
     stream = Random(derived_seed(seed, "sample"), device)
@@ -332,4 +335,4 @@ def sample_batches(family: Family, generator: nn.Module, n: int, seed: int, devi
             torch.manual_seed(derived_seed(seed, "sample-noise", start))
             part = labels[start:start + size].to(device) if labels is not None else None
             images = family.sample(latents, part, generator)
-        yield to_uint8(images, family.images.side).cpu()
+        yield quantise(images, family.images.side).cpu()

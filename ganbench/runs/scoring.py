@@ -1,50 +1,152 @@
-"""What `ganbench eval` does: find the images, score them, make results rows."""
+"""Scoring a trained model, or images from elsewhere: find the images, score them, make results rows."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor, nn
 
 from ganbench import distributed, records
+from ganbench.data import Store, open_dataset
 from ganbench.data.source import NoSplit
 from ganbench.environment import choose_device, provenance
 from ganbench.errors import UserError
-from ganbench.family import count_parameters
-from ganbench.metrics.evaluate import Progress, Report, Result, check, evaluate, noise_floor
+from ganbench.family import Family, count_parameters
+from ganbench.metrics.evaluate import Progress, Report, Result, evaluate, noise_floor, obstacles
 from ganbench.metrics.images.opening import open_images
 from ganbench.metrics.images.sets import GeneratedSet, ImageSet, StoreSet
-from ganbench.metrics.metric import Subject
+from ganbench.metrics.metric import Subject, find_metric
+from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.plugins import canonical
+from ganbench.runs.checkpoint import checkpoint_hash
+from ganbench.runs.eval_request import EvalRequest
+from ganbench.runs.run_folder import Run, load_run, newest_run, sample_batches
 
-WITH_FLOOR = {"swd"}
-
+# --- a model in memory ------------------------------------------------------------------------------------------------
 
 @dataclass
-class EvalRequest:
-    """What is to be scored, as `ganbench eval` was asked; see its help for each."""
+class Model:
+    """A trained model, and what its images are drawn by and measured against.
 
-    names: list[str]
-    run: Any = None  # a run's folder, or a Run
-    fake: Any = None  # as open_images takes it
-    real: Any = None
-    n: int | None = None
-    seed: int = 0
-    device: str = "auto"
-    side: int | None = None
-    split: str | None = None
-    crop: str | None = None
-    root: str | None = None
-    latent: int | None = None
-    which: str = "last"
-    floor: bool = True
-    use_cache: bool = True
-    keep_going: bool = False
-    skip_bad: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
+    labels: pool that conditional families draw their labels from, int64. store: its training images. held_out: the test
+    split, or None. compat: whose rounding its images leave it by.
+    """
 
+    family: Family
+    generator: nn.Module
+    store: Store
+    device: torch.device
+    labels: Tensor | None = None
+    held_out: Store | None = None
+    description: str = "generated images"
+    compat: str | Compat = "ganbench"
+
+
+def score_model(names: list[str], model: Model, reals: ImageSet, *, n: int, seed: int, **options: Any,
+                ) -> tuple[GeneratedSet, list[Result]] | None:
+    """Score n images of a model against real ones, and the model itself.
+
+    Args:
+        names: metrics. n: generated images. seed: of the latents and of the metrics' own draws.
+        options: as of ganbench.metrics.evaluate.evaluate.
+    Returns:
+        The images and the numbers. Under several processes all call this; each makes its part of the images, the first
+        one scores them, and the others get None.
+    """
+    images, compat = model.family.images, find_compat(model.compat)
+
+    def make(size: int, share: tuple[int, int] = (0, 1)) -> Iterator[Tensor]:
+        return sample_batches(model.family, model.generator, n, seed, model.device, label_pool=model.labels, batch=size,
+                              share=share, quantise=compat.quantise)
+
+    shape = (images.channels, images.side, images.side)
+    if distributed.rank():
+        distributed.help_generate(make, n, shape)
+        return None
+    fakes = GeneratedSet(distributed.generate_on_all(make, n, shape), n=n, side=images.side, channels=images.channels,
+                         description=model.description, rounding=compat.rounding)
+    subject = Subject(family=model.family, generator=model.generator, reals=model.store, held_out=model.held_out, seed=seed,
+                      n=n, device=model.device)
+    try:
+        results = evaluate(names, fakes=fakes, reals=reals, side=images.side, channels=images.channels, device=model.device,
+                           seed=seed, subject=subject, **options)
+    finally:
+        distributed.release_helpers()
+    return fakes, results
+
+
+def score(family: Family, generator: nn.Module, store: Store, metrics: list[str], *, n: int, seed: int,
+          device: torch.device, labels: Tensor | None = None, held_out: Store | None = None, mirror: bool = False,
+          settings: Mapping[str, Any] | None = None, progress: Any = None) -> list[dict[str, Any]]:
+    """Score a generator against a store's full-side images.
+
+    Args:
+        n: images on each side, at most as many as the store has. seed: of the latents and of the metrics' own draws.
+        mirror: whether training saw reals mirrored; they are then mirrored here too.
+        labels, held_out: as of Model.
+        settings: of metrics, by name; `n` among them is that metric's own count of images. progress: as of `evaluate`.
+    Returns:
+        One dict of results columns a number; none but on the first process.
+    """
+    model, settings = Model(family, generator, store, device, labels, held_out), settings or {}
+    rows: list[dict[str, Any]] = []
+    for wanted, names in by_count(metrics, n, settings):
+        count = min(wanted, store.n)
+        reals = StoreSet(store, count)
+        reals.mirror = mirror
+        found = score_model(names, model, reals, n=count, seed=seed, options=without_counts(settings), progress=progress)
+        rows += [as_row(result) for result in found[1]] if found is not None else []
+    return rows
+
+
+def by_count(metrics: Sequence[str], n: int, settings: Mapping[str, Any]) -> list[tuple[int, list[str]]]:
+    """Metrics that use as many images, together: (count, names), in the order of the first of each.
+
+    Example:
+        >>> by_count(["fid", "kid", "ms_ssim"], 2048, {"kid": {"n": 500}})
+        [(2048, ['fid', 'ms_ssim']), (500, ['kid'])]
+    """
+    found: dict[int, list[str]] = {}
+    for name in metrics:
+        own = settings.get(canonical(name))
+        count = own["n"] if isinstance(own, Mapping) and "n" in own else n
+        if not isinstance(count, int) or isinstance(count, bool) or count < 2:
+            raise UserError(f"{name}.n = {count!r} is no number of images: give a whole number of at least 2")
+        found.setdefault(count, []).append(name)
+    return list(found.items())
+
+
+def without_counts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that the metrics themselves take."""
+    return {key: {k: v for k, v in value.items() if k != "n"} if isinstance(value, Mapping) else value
+            for key, value in settings.items()}
+
+
+def held_out_split(store: Store, spec: str, **arguments: Any) -> Store | None:
+    """The test split that goes with a store: None where the data set has none, or the store has those images itself.
+
+    Raises UserError where there is one that cannot be read.
+    """
+    if store.split in ("test", "all"):
+        return None
+    try:
+        return open_dataset(spec, side=store.side, split="test", crop=store.crop, channels=store.channels, **arguments)
+    except NoSplit:  # nothing is damaged or lost; metrics that need one say so themselves
+        return None
+
+
+def as_row(result: Result) -> dict[str, Any]:
+    """A result as columns of the results table."""
+    score = result.score
+    return {"metric": result.metric, "level": score.level, "value": score.value, "ci_low": score.ci_low,
+            "ci_high": score.ci_high, "ci_method": score.ci_method, "higher_is_better": score.higher_is_better,
+            "n_real": score.n_real, "n_fake": score.n_fake, "protocol": result.protocol, "note": score.note}
+
+
+# --- what `ganbench eval` asks for ------------------------------------------------------------------------------------
 
 @dataclass
 class EvalResult:
@@ -63,112 +165,142 @@ class EvalResult:
 
 def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: None,
                 progress: Progress | None = None) -> EvalResult | None:
-    """Score what was asked for. Raises UserError for whatever the caller can put right.
+    """Score what was asked for. `progress` is as `evaluate` calls it. Raises UserError for whatever the caller can put right.
 
-    Under torchrun the processes share the making of a run's images, and the first one scores them; the others get None.
+    A metric that cannot be had is named in the report, and the others are measured, unless `strict` is asked for. Under
+    torchrun the processes share the making of a run's images, and the first one scores them; the others get None.
     """
-    if not asked.keep_going:
-        check(asked.names, asked.options)  # before anything is opened: a misspelt metric should not cost minutes
+    # before anything is opened: a misspelt metric should not cost minutes
+    report = Report()
+    settings, names = asked.settings(), _possible(asked, report)
     device = choose_device(distributed.start(asked.device))
+    options: dict[str, Any] = {"options": settings, "keep_going": not asked.strict, "use_cache": asked.use_cache,
+                               "report": report, "progress": progress}
+
+    # the images, and the numbers
     if asked.fake is None:
-        opened = _of_run(asked, device, say)
-        if opened is None:
+        run, model, reals, n = _of_run(asked, device, say)
+        _one_rounding(names, settings)
+        found = score_model(names, model, reals, n=n, seed=asked.seed, **options)
+        if found is None:
             return None
-        fakes, reals, subject, context = opened
+        fakes: ImageSet = found[0]
+        results, context = found[1], {**_columns(run), "fake_hash": checkpoint_hash(run.checkpoint)}
     elif distributed.rank():
         return None
     else:
         fakes, reals = _outside(asked, device)
-        subject = None
+        if fakes.rounding:
+            _one_rounding(names, settings)
+        results = evaluate(names, fakes=fakes, reals=reals, side=fakes.side, channels=fakes.channels, device=device,
+                           seed=asked.seed, **options)
         context = {"run": _short(asked.fake if isinstance(asked.fake, str) else fakes.description),
-                   "origin": "external", "family": "", "seed": None}
-    options = dict(asked.options)
-    report = Report()
-    results = evaluate(asked.names, fakes=fakes, reals=reals, side=fakes.side, channels=fakes.channels, device=device,
-                       seed=asked.seed, subject=subject, options=options, keep_going=asked.keep_going,
-                       use_cache=asked.use_cache, report=report, progress=progress)
-    if subject is not None and distributed.world() > 1:
-        distributed.release_helpers()
+                   "origin": "external", "family": "", "seed": None, "fake_hash": fakes.content_hash}
+
+    # the rows
     common = {"dataset": reals.dataset or _short(reals.description), "split": reals.split, "crop": reals.crop,
-              "side": fakes.side, "channels": fakes.channels, "data_hash": reals.data_hash,
-              "fake_hash": fakes.content_hash, "eval_seed": asked.seed, "status": "ok",
-              "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
-    floors: list[dict[str, Any]] = []
-    measured = {result.metric for result in results}
-    if asked.floor and reals.n:
-        names = [name for name in map(canonical, asked.names) if name in WITH_FLOOR & measured]
-        if names:
-            found = noise_floor(names, reals, min(reals.n, fakes.n), device=device, seed=asked.seed, options=options)
-            floors = [{**common, "run": f"{common['dataset']}-reals", "origin": "reference", "family": records.FLOOR,
-                       "fake_hash": reals.data_hash, **as_row(r)}
-                      for r in found]
-    warnings = [*fakes.warnings, *reals.warnings, *_doubts(asked, fakes, reals)]
-    if asked.floor and reals.n and not floors and WITH_FLOOR & measured:
-        warnings.append(f"no floor is shown: it takes {2 * min(reals.n, fakes.n):,} real images for as many on a side as the score "
-                        "has")
+              "side": fakes.side, "channels": fakes.channels, "data_hash": reals.data_hash, "eval_seed": asked.seed,
+              "status": "ok", "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
+    floors = _floor(asked, results, fakes, reals, device, settings, common, report)
+    warnings = [*fakes.warnings, *reals.warnings, *_doubts(asked, fakes, reals), *report.notes]
     title = f"{fakes.description} against {reals.description}"
     inputs = [f"generated: {fakes.describe()}", f"real: {reals.describe()}"]
     return EvalResult([{**common, **context, **as_row(r)} for r in results], floors, title, report, warnings, inputs)
 
 
-def as_row(result: Result) -> dict[str, Any]:
-    """A result as columns of the results table."""
-    score = result.score
-    return {"metric": result.metric, "level": score.level, "value": score.value, "ci_low": score.ci_low,
-            "ci_high": score.ci_high, "ci_method": score.ci_method, "higher_is_better": score.higher_is_better,
-            "n_real": score.n_real, "n_fake": score.n_fake, "protocol": result.protocol, "note": score.note}
+def _possible(asked: EvalRequest, report: Report) -> list[str]:
+    """The metrics asked for, without those that are known beforehand not to be had here; these go to the report."""
+    names = list(dict.fromkeys(map(canonical, asked.names)))
+    if asked.keep_going:  # misspelt names are passed over
+        for name in names:
+            try:
+                find_metric(name)
+            except UserError as error:
+                report.failures[name] = str(error)
+        names = [name for name in names if name not in report.failures]
+    found = obstacles(names, asked.settings())
+    if found and asked.strict:
+        raise UserError(next(iter(found.values())))
+    report.failures.update(found)
+    possible = [name for name in names if name not in found]
+    if not possible:
+        raise UserError(f"nothing can be measured: {'; '.join(report.failures.values())}")
+    return possible
 
 
-def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None],
-            ) -> tuple[ImageSet, ImageSet, Subject, dict[str, Any]] | None:
-    """A run's generator, its data or the named reals, the model itself, and the run's columns; None where another process
-    scores and this one has helped it to its images."""
-    from ganbench.runs.run_folder import Run, load_run, newest_run, sample_batches
+def _floor(asked: EvalRequest, results: list[Result], fakes: ImageSet, reals: ImageSet, device: torch.device,
+           settings: dict[str, Any], common: dict[str, Any], report: Report) -> list[dict[str, Any]]:
+    """Rows of the noise floor, at as many images as the score has; where there are too few, a note says so."""
+    names = list(dict.fromkeys(result.metric for result in results if find_metric(result.metric).with_floor))
+    if not asked.floor or not names or not reals.n or reals.native:
+        return []
+    n = min(reals.n, fakes.n)
+    found = noise_floor(names, reals, n, device=device, seed=asked.seed, options=settings)
+    if not found:
+        report.notes.append(f"no floor is shown: it takes {2 * n:,} real images for as many on a side as the score has")
+    return [{**common, "run": f"{common['dataset']}-reals", "origin": "reference", "family": records.FLOOR,
+             "fake_hash": reals.data_hash, **as_row(r)} for r in found]
 
-    if asked.run is None:
-        say(f"no --run and no --fake given: scoring the newest run, {newest_run()}")
-    run = asked.run
+
+def _one_rounding(names: list[str], settings: dict[str, Any]) -> None:
+    """Raise UserError where single metrics would want a generator's floats rounded in other ways than the rest."""
+    common = find_compat(settings.get("compat") or "ganbench")
+    for name in names:
+        own = settings.get(name)
+        wanted = find_compat((own.get("compat") if isinstance(own, dict) else None) or common)
+        if wanted.rounding != common.rounding:
+            raise UserError(f"--set {name}.compat={wanted.name}: it rounds generated images otherwise than {common.name}, and "
+                            f"all metrics see the same ones: give it to all with --compat {wanted.name}")
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]) -> tuple[Run, Model, ImageSet, int]:
+    """A run, its model, the reals to score it against, and how many images to make."""
+    run = cast(Any, asked.run)  # a folder, or a Run
+    if run is None:
+        run = newest_run()
+        say(f"no --run and no --fake given: scoring the newest run, {run}")
     if not isinstance(run, Run):
-        run = load_run(run or newest_run(), device=device, which=asked.which)
+        run = load_run(run, device=device, which=asked.which)
+    images = run.family.images
+    if asked.side not in (None, images.side):
+        raise UserError(f"{run.path} makes images of side {images.side}, not {asked.side}: leave out --side")
+    _refuse_unused(asked)
+
+    # its own data, or the reals that were named
     data, trained = run.config["dataset"], run.config.get("options", {})
     with distributed.rank_zero_first():
         own = run.store()
     store = own if asked.split in (None, data["split"]) else run.store(asked.split)
     n = asked.n or min(trained.get("n_eval") or records.DEFAULT_N, store.n)
-    images = run.family.images
-    if asked.side not in (None, images.side):
-        raise UserError(f"{run.path} makes images of side {images.side}, not {asked.side}: leave out --side")
-    reals: ImageSet
-    _refuse_unused(asked)
     if asked.real is None:
-        reals = StoreSet(store, min(n, store.n))
+        reals: ImageSet = StoreSet(store, min(n, store.n))
         reals.mirror = bool(data.get("mirror", store.mirror))
     else:
-        reals = open_images(asked.real, n=asked.n, side=images.side, channels=images.channels, split=asked.split,
-                            skip_bad=asked.skip_bad, crop=asked.crop, root=asked.root)
+        native = find_compat(asked.compat or "ganbench").native
+        reals = open_images(asked.real, n=asked.n, side=None if native else images.side,
+                            channels=None if native else images.channels, split=asked.split, skip_bad=asked.skip_bad,
+                            crop=asked.crop, root=asked.root, compat=asked.compat or "ganbench")
     labels = torch.from_numpy(own.labels) if own.labels is not None else None
-    make = lambda size, share=(0, 1): sample_batches(run.family, run.generator, n, asked.seed, device, label_pool=labels,
-                                                     batch=size, share=share)
-    shape = (images.channels, images.side, images.side)
-    if distributed.rank():
-        distributed.help_generate(make, n, shape)
-        return None
-    fakes = GeneratedSet(distributed.generate_on_all(make, n, shape), n=n, side=images.side, channels=images.channels,
-                         description=str(run.path))
-    subject = Subject(family=run.family, generator=run.generator, reals=own, held_out=_held_out(run, data["split"]),
-                      seed=asked.seed, n=n, device=device)
+    held_out = held_out_split(own, data["spec"], root=data["root"], skip_bad=data["skip_bad"])
+    model = Model(run.family, run.generator, own, device, labels, held_out, str(run.path), asked.compat or "ganbench")
+    return run, model, reals, n
+
+
+def _columns(run: Run) -> dict[str, Any]:
+    """The columns that every row of a run has."""
     config = run.config
-    return fakes, reals, subject, {
-        "run": run.name, "origin": "ganbench", "family": config["family"], "preset": config["preset"],
-        "config_hash": config["config_hash"], "kimg": run.kimg, "img_seen": run.images, "step": run.step,
-        "seconds": run.seconds, "seed": config["seed"], "precision": trained.get("precision"),
-        "params_g": count_parameters(run.family.generator), "params_d": count_parameters(run.family.critic),
-        **_flops(run), **records.plan_columns(config)}
+    return {"run": run.name, "origin": "ganbench", "family": config["family"], "preset": config["preset"],
+            "config_hash": config["config_hash"], "kimg": run.kimg, "img_seen": run.images, "step": run.step,
+            "seconds": run.seconds, "seed": config["seed"], "precision": config.get("options", {}).get("precision"),
+            "params_g": count_parameters(run.family.generator), "params_d": count_parameters(run.family.critic),
+            **_flops(run), **records.plan_columns(config)}
 
 
 def _refuse_unused(asked: EvalRequest) -> None:
     """Raise UserError for options that a run's own images and data cannot use."""
-    settings: dict[str, Any] = {"--latent": asked.latent}
+    settings: dict[str, Any] = {"--latent": asked.latent, "--range": asked.value_range}
     if asked.real is None:
         settings |= {"--crop": asked.crop, "--root": asked.root, "--skip-bad": asked.skip_bad or None}
     for option, value in settings.items():
@@ -177,32 +309,29 @@ def _refuse_unused(asked: EvalRequest) -> None:
                             "out, or name other images with --fake or --real")
 
 
-def _flops(run: Any) -> dict[str, str]:
+def _flops(run: Run) -> dict[str, str]:
     """What training counted at this checkpoint, or before it; nothing where it did not."""
     rows = records.read(path) if (path := run.path / "results.csv").is_file() else []
     counted = [row for row in rows if row["flops_g"] and row["kimg"] and float(row["kimg"]) <= run.kimg]
     return {column: counted[-1][column] for column in ("flops_g", "flops_train")} if counted else {}
 
 
-def _held_out(run: Any, split: str) -> Any:
-    if split in ("test", "all"):
-        return None
-    try:
-        return run.store("test")
-    except NoSplit:  # nothing is damaged or lost; metrics that need one say so themselves
-        return None
-
+# --- images from elsewhere --------------------------------------------------------------------------------------------
 
 def _outside(asked: EvalRequest, device: torch.device) -> tuple[ImageSet, ImageSet]:
     """Images from elsewhere, and the reals brought to their side."""
     assert asked.fake is not None and asked.real is not None
+    compat = find_compat(asked.compat or "ganbench")
     fakes = open_images(asked.fake, n=asked.n, side=asked.side, seed=asked.seed, device=device, latent=asked.latent,
-                        skip_bad=asked.skip_bad, whole=True)
-    reals = open_images(asked.real, n=asked.n, side=fakes.side, channels=fakes.channels, split=asked.split,
-                        skip_bad=asked.skip_bad, crop=asked.crop, root=asked.root)
+                        skip_bad=asked.skip_bad, whole=True, value_range=asked.value_range, compat=compat)
+    # a library that resizes each picture by itself is given each as it is
+    native = compat.native and asked.side is None
+    reals = open_images(asked.real, n=asked.n, side=None if native else fakes.side,
+                        channels=None if native else fakes.channels, split=asked.split, skip_bad=asked.skip_bad,
+                        crop=asked.crop, root=asked.root, compat=compat)
     if asked.skip_bad and not any("skip_bad" in images.takes for images in (fakes, reals)):
         raise UserError(f"--skip-bad cannot be used for {fakes.kind} and {reals.kind}: leave it out")
-    if fakes.channels != reals.channels:
+    if reals.channels and fakes.channels != reals.channels:
         fakes.warnings.append(f"the generated images have {fakes.channels} channel(s), the real ones {reals.channels}: "
                               "grey counts as three equal channels")
     return fakes, reals
@@ -216,6 +345,8 @@ def _doubts(asked: EvalRequest, fakes: ImageSet, reals: ImageSet) -> list[str]:
     if 0 < min(fakes.n, reals.n or fakes.n) < 1000:
         found.append(f"only {min(fakes.n, reals.n or fakes.n):,} images on a side: intervals are wide, "
                      "and distances are biased upwards")
+    if reals.content_hash is not None and reals.content_hash == fakes.content_hash:
+        found.append("the generated images are the real ones: the same set on both sides")
     return found
 
 

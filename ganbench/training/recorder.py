@@ -14,8 +14,8 @@ from ganbench.environment import provenance
 from ganbench.family import Family, count_parameters
 from ganbench.metrics.metric import ModelMetric, find_metric
 from ganbench.pictures.grids import magnified, save_png, tile
-from ganbench.runs.model_scoring import held_out_split, score
 from ganbench.runs.run_folder import sample_batches
+from ganbench.runs.scoring import held_out_split, score
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.flops import Flops, count_flops
 from ganbench.training.log import Log

@@ -16,7 +16,7 @@ from ganbench.family import Clock, Family, short_name
 from ganbench.files import atomic_write, lock_file, remove_abandoned
 from ganbench.pictures.grids import save_png
 from ganbench.pictures.sheets import growth_strip
-from ganbench.runs.model_scoring import held_out_split
+from ganbench.runs.scoring import held_out_split
 from ganbench.training import preemption
 from ganbench.training.document import Resolved, claim_folder, recorded_options, resolve
 from ganbench.training.engine import TrainingEngine

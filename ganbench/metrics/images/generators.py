@@ -1,7 +1,7 @@
 """Generators from elsewhere as sets of images: TorchScript, ONNX, or any Python callable `module:callable`.
 
-Networks take latents z ~ N(0, 1), float32 (B,d) or (B,d,1,1), and give images, float in [-1,1] (rounded as everywhere) or
-uint8. A callable takes (n, seed) and gives n images of either kind; tensors or arrays, (n,C,S,S).
+Networks take latents z ~ N(0, 1), float32 (B,d) or (B,d,1,1), and give images, uint8 or float, in [-1,1] unless a range is
+named. A callable takes (n, seed) and gives n images of either kind; tensors or arrays, (n,C,S,S).
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,54 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.family import to_uint8
 from ganbench.metrics.images.sets import GeneratedSet
+from ganbench.metrics.networks.compat import MODES, Compat
 from ganbench.random import Random, derived_seed
 from ganbench.records import DEFAULT_N
 
 LATENT_NAMES = ("latent_dim", "z_dim", "nz", "latents", "latent_size")
 
 
-def from_callable(spec: str, n: int | None, seed: int) -> GeneratedSet:
+@dataclass(frozen=True)
+class Output:
+    """How a generator's numbers become bytes.
+
+    compat: whose rounding. value_range: black and white as floats; None = (-1, 1), unless the numbers say otherwise.
+    """
+
+    compat: Compat = MODES["ganbench"]
+    value_range: tuple[float, float] | None = None
+
+    def as_bytes(self, images: Any, n: int, description: str, *, first: bool = False) -> Tensor:
+        """Checked images, uint8 (n,C,S,S) on the CPU. first: they are the first of their set.
+
+        Raises UserError for other shapes, and for floats that are out of range, or in a range that cannot be told.
+        """
+        images = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+        if not isinstance(images, Tensor) or images.ndim != 4 or len(images) != n or images.shape[1] not in (1, 3) \
+                or images.shape[2] != images.shape[3]:
+            shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise UserError(f"{description} gave {shape} where {n} images (n,1 or 3,S,S) were asked for")
+        images = images.detach().cpu()
+        if images.dtype == torch.uint8:
+            if self.value_range is not None:
+                raise UserError(f"{description} gives bytes: leave out --range, which is for floats")
+            return images
+        low, high = self.value_range or (-1.0, 1.0)
+        least, most, slack = float(images.min()), float(images.max()), (high - low) / 4
+        seen = f"{description} gives {str(images.dtype).removeprefix('torch.')} numbers in [{least:g}, {most:g}]"
+        if not images.is_floating_point() or most > high + slack or least < low - slack:
+            raise UserError(f"{seen}: give floats in [{low:g},{high:g}], or uint8, or say with --range BLACK,WHITE what they are")
+        if first and self.value_range is None and least >= 0:
+            raise UserError(f"{seen}, none of them below 0: say with --range 0,1 that black is 0, or with --range=-1,1 that "
+                            "it is -1")
+        return self.compat.quantise((images.float() - low) * (2 / (high - low)) - 1 if self.value_range else images)
+
+
+AS_USUAL = Output()
+
+
+def from_callable(spec: str, n: int | None, seed: int, output: Output = AS_USUAL) -> GeneratedSet:
     """`module:callable`, found as Python finds modules, or beside where one stands."""
     module_name, _, attribute = spec.partition(":")
     if os.getcwd() not in sys.path:
@@ -40,15 +80,18 @@ def from_callable(spec: str, n: int | None, seed: int) -> GeneratedSet:
         target = getattr(target, part)
     if not callable(target):
         raise UserError(f"'{spec}' is not callable: it has to be a function of (n, seed) that gives n images")
-    return from_function(target, n, seed, spec)
+    return from_function(target, n, seed, spec, output)
 
 
-def from_function(make: Callable[[int, int], Any], n: int | None, seed: int, description: str) -> GeneratedSet:
+def from_function(make: Callable[[int, int], Any], n: int | None, seed: int, description: str,
+                  output: Output = AS_USUAL) -> GeneratedSet:
     """A function (n, seed) -> n images, as the module's docstring has them."""
-    return _from_batches(lambda size, number: make(size, derived_seed(seed, "callable", number)), n, description)
+    return _from_batches(lambda size, number: make(size, derived_seed(seed, "callable", number)), n, description, output)
 
 
-def from_torchscript(path: Path, n: int | None, seed: int, device: torch.device, latent: int | None) -> GeneratedSet:
+def from_torchscript(path: Path, n: int | None, seed: int, device: torch.device, latent: int | None,
+                     output: Output = AS_USUAL) -> GeneratedSet:
+    """A network of latents in TorchScript. latent: how many it takes, where it has no attribute that says so."""
     try:
         network = torch.jit.load(str(path), map_location=device).eval()
     except RuntimeError as error:
@@ -59,10 +102,11 @@ def from_torchscript(path: Path, n: int | None, seed: int, device: torch.device,
         with torch.no_grad():
             return network(z.to(device))
 
-    return _from_latents(run, shape, n, seed, path)
+    return _from_latents(run, shape, n, seed, path, output)
 
 
-def from_onnx(path: Path, n: int | None, seed: int, latent: int | None) -> GeneratedSet:
+def from_onnx(path: Path, n: int | None, seed: int, latent: int | None, output: Output = AS_USUAL) -> GeneratedSet:
+    """A network of latents in ONNX, on the CPU. latent: how many it takes, where the file leaves that open."""
     try:
         import onnxruntime
     except ImportError:
@@ -76,7 +120,7 @@ def from_onnx(path: Path, n: int | None, seed: int, latent: int | None) -> Gener
     if latent is None and not all(isinstance(d, int) for d in fixed):
         _latent_shape(path, None)
     shape = (latent,) if latent is not None else fixed
-    return _from_latents(lambda z: session.run(None, {entry.name: z.numpy()})[0], shape, n, seed, path)
+    return _from_latents(lambda z: session.run(None, {entry.name: z.numpy()})[0], shape, n, seed, path, output)
 
 
 def _latent_shape(path: Path, size: int | None) -> tuple[int, ...]:
@@ -85,34 +129,34 @@ def _latent_shape(path: Path, size: int | None) -> tuple[int, ...]:
     return (size,)
 
 
-def _from_latents(run: Callable[[Tensor], Any], shape: tuple[int, ...], n: int | None, seed: int,
-                  path: Path) -> GeneratedSet:
+def _from_latents(run: Callable[[Tensor], Any], shape: tuple[int, ...], n: int | None, seed: int, path: Path,
+                  output: Output) -> GeneratedSet:
     """A network's images. They follow from its file, the seed and the number of latents, so these are the content hash."""
     def make(size: int, number: int) -> Any:  # a stream a batch is fine, since `_from_batches` fixes their size
         return run(Random(derived_seed(seed, "sample", number)).normal(size, *shape))
 
     content = hashlib.sha256(path.read_bytes())
-    content.update(repr((n or DEFAULT_N, seed, shape)).encode())
-    return _from_batches(make, n, str(path), content.hexdigest())
+    content.update(repr((n or DEFAULT_N, seed, shape, output.compat.rounding, output.value_range)).encode())
+    return _from_batches(make, n, str(path), output, content.hexdigest())
 
 
-def _from_batches(make: Callable[[int, int], Any], n: int | None, description: str,
+def _from_batches(make: Callable[[int, int], Any], n: int | None, description: str, output: Output,
                   content_hash: str | None = None) -> GeneratedSet:
     """make(size, number of the batch) -> images. Batches are made with a fixed size, whatever size is asked for later."""
     n, chunk = n or DEFAULT_N, 64
-    first = _as_bytes(make(min(chunk, n), 0), min(chunk, n), description)
+    first = output.as_bytes(make(min(chunk, n), 0), min(chunk, n), description, first=True)
 
     def made() -> Iterator[Tensor]:
         yield first
         for number, start in enumerate(range(len(first), n, chunk), start=1):
             size = min(chunk, n - start)
-            images = _as_bytes(make(size, number), size, description)
+            images = output.as_bytes(make(size, number), size, description)
             if images.shape[1:] != first.shape[1:]:
                 raise UserError(f"{description} gives images of shapes {tuple(first.shape[1:])} and {tuple(images.shape[1:])}")
             yield images
 
     return GeneratedSet(lambda size: rebatched(made(), size), n=n, side=first.shape[-1], channels=first.shape[1],
-                        description=description, content_hash=content_hash)
+                        description=description, content_hash=content_hash, rounding=output.compat.rounding)
 
 
 def rebatched(batches: Iterator[Tensor], size: int) -> Iterator[Tensor]:
@@ -128,18 +172,3 @@ def rebatched(batches: Iterator[Tensor], size: int) -> Iterator[Tensor]:
             waiting, count = [joined[size:]], count - size
     if count:
         yield torch.cat(waiting)
-
-
-def _as_bytes(images: Any, n: int, description: str) -> Tensor:
-    images = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
-    if not isinstance(images, Tensor) or images.ndim != 4 or len(images) != n or images.shape[1] not in (1, 3) \
-            or images.shape[2] != images.shape[3]:
-        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise UserError(f"{description} gave {shape} where {n} images (n,1 or 3,S,S) were asked for")
-    images = images.detach().cpu()
-    if images.dtype == torch.uint8:
-        return images
-    if not images.is_floating_point() or images.abs().max() > 1.5:
-        raise UserError(f"{description} gives {str(images.dtype).removeprefix('torch.')} numbers in "
-                        f"[{images.min():g}, {images.max():g}]: give floats in [-1,1], or uint8")
-    return to_uint8(images)

@@ -16,6 +16,7 @@ from ganbench.data.store import is_store
 from ganbench.errors import UserError
 from ganbench.metrics.images import generators
 from ganbench.metrics.images.sets import ArraySet, ImageSet, SourceSet, Statistics, StoreSet
+from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.plugins import canonical, load_plugin, names
 
 ARRAYS = (".npz", ".npy", ".safetensors", ".pt", ".pth")
@@ -30,7 +31,8 @@ NUMPY_ARRAYS: list[Any] = [_RECONSTRUCT, (_RECONSTRUCT, "numpy.core.multiarray._
 def open_images(spec: Any, *, n: int | None = None, side: int | None = None, channels: int | None = None,
                 split: str | None = None, crop: str | None = None, root: str | None = None, seed: int = 0,
                 device: torch.device | str = "cpu", latent: int | None = None, skip_bad: bool = False,
-                whole: bool = False) -> ImageSet:
+                whole: bool = False, value_range: tuple[float, float] | None = None,
+                compat: str | Compat = "ganbench") -> ImageSet:
     """Open anything that can be scored.
 
     Args:
@@ -43,19 +45,27 @@ def open_images(spec: Any, *, n: int | None = None, side: int | None = None, cha
         whole: the default is all images in any case, as of generated ones.
         crop, root: as for training. skip_bad: leave unreadable images out, by name.
         seed: of a generator's latents. latent: how many a TorchScript generator takes, where it does not say so itself.
+        value_range: black and white of a generator's floats, where they are not -1 and 1.
+        compat: whose way of rounding a generator's floats; and where that library resizes pictures of any shape by
+            itself, they are handed out as they are, unless a side is given.
     Raises:
         UserError: nothing there, nothing that can be scored, or an option that this kind of input cannot use.
 
     Example:
         reals = open_images("photos.zip", side=64, split="test"); print(reals.describe())
     """
-    asked = {"split": split, "crop": crop, "root": root, "latent": latent}
+    asked = {"split": split, "crop": crop, "root": root, "latent": latent,
+             "range": value_range and f"{value_range[0]:g},{value_range[1]:g}"}
+    compat = find_compat(compat)
+    output = generators.Output(compat, value_range)
     if isinstance(spec, Path):
         spec = str(spec)
     if isinstance(spec, str):
-        opened = _open(spec, n, side, channels, split, crop, root, seed, torch.device(device), latent, skip_bad, whole)
+        native = compat.native and side is None
+        opened = _open(spec, n, side, channels, split, crop, root, seed, torch.device(device), latent, skip_bad, whole,
+                       output, native)
     else:
-        opened, spec = _of_object(spec, n, seed)
+        opened, spec = _of_object(spec, n, seed, output)
     for option, value in asked.items():
         if value is not None and option not in opened.takes:
             raise UserError(f"--{option} {value} cannot be used for {spec}, which is {opened.kind}: leave it out")
@@ -67,7 +77,7 @@ def open_images(spec: Any, *, n: int | None = None, side: int | None = None, cha
     return opened
 
 
-def _of_object(images: Any, n: int | None, seed: int) -> tuple[ImageSet, str]:
+def _of_object(images: Any, n: int | None, seed: int, output: generators.Output) -> tuple[ImageSet, str]:
     """Images that are in memory already, or a function that makes them; and what to call them."""
     if isinstance(images, ImageSet):
         return images, images.description
@@ -76,7 +86,7 @@ def _of_object(images: Any, n: int | None, seed: int) -> tuple[ImageSet, str]:
     if isinstance(images, np.ndarray):
         return ArraySet(images, "array", n), "the array"
     if callable(images):
-        return generators.from_function(images, n, seed, "function"), "the function"
+        return generators.from_function(images, n, seed, "function", output), "the function"
     raise UserError(f"a {type(images).__name__} cannot be scored: give a folder, a file, a data set, an array or "
                     "tensor of "
                     "images, a run, or a function (n, seed) -> images")
@@ -84,21 +94,21 @@ def _of_object(images: Any, n: int | None, seed: int) -> tuple[ImageSet, str]:
 
 def _open(spec: str, n: int | None, side: int | None, channels: int | None, split: str | None, crop: str | None,
           root: str | None, seed: int, device: torch.device, latent: int | None, skip_bad: bool,
-          whole: bool) -> ImageSet:
+          whole: bool, output: generators.Output, native: bool) -> ImageSet:
     path, suffix = Path(spec).expanduser(), Path(spec).suffix.lower()
 
     # generators and statistics: files of their own kinds
     if path.is_file():
         if suffix == ".onnx":
-            return generators.from_onnx(path, n, seed, latent)
+            return generators.from_onnx(path, n, seed, latent, output)
         if suffix in (".pt", ".pth", ".ts") and _is_torchscript(path):
-            return generators.from_torchscript(path, n, seed, device, latent)
+            return generators.from_torchscript(path, n, seed, device, latent, output)
         if suffix in ARRAYS and (statistics := _statistics(path)) is not None:
             return statistics
     module, colon, attribute = spec.partition(":")
     dotted = colon and all(part.isidentifier() for part in f"{module}.{attribute}".split("."))
     if dotted and not Path(attribute).exists() and canonical(module) not in names("dataset"):
-        return generators.from_callable(spec, n, seed)
+        return generators.from_callable(spec, n, seed, output)
 
     # prepared stores, and data sets that are prepared once
     name = canonical(module)
@@ -120,7 +130,7 @@ def _open(spec: str, n: int | None, side: int | None, channels: int | None, spli
             raise
         store = open_dataset(spec, side=side, split=split or "train", channels=channels, crop=crop, root=root)
         return StoreSet(store, min(n, store.n) if n else None)
-    return SourceSet(source, spec, n, side, channels, crop, skip_bad)
+    return SourceSet(source, spec, n, side, channels, crop, skip_bad, native and crop is None)
 
 
 def _source(spec: str, path: Path, split: str | None, root: str | None, whole: bool) -> Source:

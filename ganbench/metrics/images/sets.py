@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ganbench.data.images import Header, Unreadable, file_bytes, header, squared
@@ -53,6 +55,8 @@ class ImageSet:
         self.available = 0  # as many as are taken, unless it is set
         self.dataset, self.split, self.crop = "", "", ""
         self.mirror = False  # a generator trained on these saw them mirrored too
+        self.rounding = ""  # of a generator: how its floats became bytes
+        self.native = False  # pictures are handed out in their own sizes, of any shape
         self.decoded = 0
 
     def describe(self) -> str:
@@ -60,7 +64,8 @@ class ImageSet:
         if not self.side:
             return f"statistics in {shown(self.description)}, of {self.n or 'an unknown number of'} images"
         taken = f"{self.n:,} of {self.available:,}" if self.available > self.n else f"{self.n:,}"
-        settings = [f"{self.channels}x{self.side}x{self.side}", *(f"{name} {value}" for name, value in
+        size = "each in its own size" if self.native else f"{self.channels}x{self.side}x{self.side}"
+        settings = [size, *(f"{name} {value}" for name, value in
                                                                  (("split", self.split), ("crop", self.crop)) if value)]
         out = [f"left out: {reason} {count:,}" for reason, count in self.left_out.items()]
         return "; ".join([f"{taken} images of {shown(self.description)}, {', '.join(settings)}", *out, *self.remarks])
@@ -76,7 +81,8 @@ class ImageSet:
         return self.content_hash
 
     def batches(self, size: int = BATCH) -> Iterator[Tensor]:
-        """All images in order, uint8 (B,C,S,S) on the CPU; B = size but for the last."""
+        """All images in order, uint8 (B,C,S,S) on the CPU; B = size but for the last. Of a `native` set (B,3,H,W), where
+        images of one size follow each other, at most `size`."""
         for batch in self._batches(size):
             self.decoded += len(batch)
             yield batch
@@ -149,12 +155,13 @@ class GeneratedSet(ImageSet):
         content_hash: of what the images follow from (a file and a seed), where that is known.
     """
 
-    takes = frozenset({"latent"})
+    takes = frozenset({"latent", "range"})
     kind = "a generator"
 
     def __init__(self, make: Callable[[int], Iterator[Tensor]], *, n: int, side: int, channels: int,
-                 description: str = "generated images", content_hash: str | None = None):
+                 description: str = "generated images", content_hash: str | None = None, rounding: str = "nearest"):
         super().__init__(description)
+        self.rounding = rounding
         self.make, self.n, self.available, self.side, self.channels = make, n, n, side, channels
         self._content = content_hash
 
@@ -235,14 +242,16 @@ class SourceSet(ImageSet):
         source: opened, with its split. n: how many; default all (fewer: a fixed random sample).
         side: to bring them to; default the commonest short side. channels: default 3 if any picture has colour, else 1.
         crop: by name; default as the source says. skip_bad: leave out unreadable images by name, instead of refusing.
+        native: hand pictures out as they are, in RGB; then `side` is their commonest short side.
     """
 
     takes = frozenset({"split", "crop", "root", "skip_bad", "side"})
     kind = "images"
 
     def __init__(self, source: Source, description: str, n: int | None = None, side: int | None = None,
-                 channels: int | None = None, crop: str | None = None, skip_bad: bool = False):
+                 channels: int | None = None, crop: str | None = None, skip_bad: bool = False, native: bool = False):
         super().__init__(description)
+        self.native = native
         source.ready()
         self.source, self.split, self.mirror = source, source.split, source.mirror
         self.dataset = source.label()
@@ -258,12 +267,12 @@ class SourceSet(ImageSet):
         _note_sample(self)
         sizes = Counter((look.width + 2 * source.pad, look.height + 2 * source.pad) for look, _ in looks)
         self.side = side or Counter(min(size) for size in sizes.elements()).most_common(1)[0][0]
-        self.channels = channels or source.channels or (3 if any(look.colour for look, _ in looks) else 1)
+        self.channels = 3 if native else channels or source.channels or (3 if any(look.colour for look, _ in looks) else 1)
         self.crop, self._box = source.crop_for(self.side, crop)
         self._looks = [digest for _, digest in looks]
         self.at_hand = source.encoded(int(self.indices[0])) is None
         others = sum(count for size, count in sizes.items() if size != (self.side, self.side))
-        if others:
+        if others and not native:
             self.warnings.append(f"{description}: {others} of {self.n} pictures are not {self.side}x{self.side} "
                                  f"and are resized (crop {self.crop}, Pillow Lanczos)")
         lossy = sum(look.lossy for look, _ in looks)
@@ -298,15 +307,21 @@ class SourceSet(ImageSet):
     def content_hash(self) -> str:  # type: ignore[override]
         """Of the files' bytes in order (or the pixels of arrays), and of how they are brought to one size."""
         crop = "" if self.at_hand and self.crop == "centre" else self.crop
-        return _digest(*self._looks, self.side, self.channels, crop)
+        return _digest(*self._looks, *(("native",) if self.native else (self.side, self.channels, crop)))
 
     def _batches(self, size: int) -> Iterator[Tensor]:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # Pillow decodes outside Python's lock
             for start in range(0, self.n, size):
-                yield torch.from_numpy(np.stack(list(pool.map(self._decode, self.indices[start:start + size]))))
+                images = list(pool.map(self._decode, self.indices[start:start + size]))
+                for _, alike in groupby(images, key=lambda image: image.shape):
+                    yield torch.from_numpy(np.stack(list(alike)))
 
     def _decode(self, index: int) -> np.ndarray:
         try:
+            if self.native:
+                picture = self.source.picture(int(index))
+                picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+                return np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
             return squared(self.source.picture(int(index)), self.side, self.channels, crop=self.crop, box=self._box,
                            pad=self.source.pad, smooth=self.source.smooth)
         except Unreadable as error:

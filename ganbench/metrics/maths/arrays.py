@@ -16,14 +16,40 @@ PART = 64  # rows converted to float64 at a time: they stay in the processor's c
 LARGE = 2**20  # multiplications from which a conversion to oneDNN's layout pays
 
 
-def as_matrix(values: Any, what: str, least: int = 1) -> Tensor:
-    """Values as a tensor (N,d) of float32 or float64; (N,) is read as (N,1).
+def as_numbers(values: Any, what: str) -> Tensor:
+    """Numbers of any shape as a tensor without gradients. Raises UserError for what are no real numbers."""
+    if isinstance(values, Tensor):
+        if values.is_complex() or values.is_sparse:
+            raise UserError(f"{what}: expected an array of real numbers, and got a tensor of {values.dtype}")
+        return values.detach()
+    try:
+        array = np.ascontiguousarray(values) if np.ndim(values) else np.asarray(values)
+    except ValueError:  # rows of unequal length
+        array = np.empty(0, dtype=object)
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        kind = f"{type(values).__name__} of {array.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
+        raise UserError(f"{what}: expected an array of real numbers, and got a {kind}")
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.float64)  # torch computes little with these
+    return torch.from_numpy(array)
 
-    Raises UserError for fewer than `least` rows, another number of axes, or values that are not finite.
+
+def as_count(value: Any, what: str, least: int) -> int:
+    """A whole number of at least `least`. Raises UserError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise UserError(f"{what} = {value!r}: expected a whole number from {least}")
+    return int(value)
+
+
+def as_matrix(values: Any, what: str, least: int = 1) -> Tensor:
+    """Values as a tensor (N,d) of float32 or float64.
+
+    Raises UserError for no numbers, fewer than `least` rows, another number of axes, or values that are not finite.
     """
-    tensor = values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
+    tensor = as_numbers(values, what)
     if tensor.ndim == 1:
-        tensor = tensor[:, None]
+        raise UserError(f"{what}: expected one row a sample, (N,d), and got the shape {tuple(tensor.shape)}: if each sample is "
+                        "one number, write x[:, None]")
     if tensor.ndim != 2 or tensor.shape[1] == 0:
         raise UserError(f"{what}: expected one row a sample, (N,d), and got the shape {tuple(tensor.shape)}")
     if len(tensor) < least:

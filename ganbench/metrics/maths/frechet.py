@@ -9,7 +9,6 @@ singular values of A B^T. All is real and float64 from end to end.
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from scipy.linalg import eigvalsh
 from scipy.linalg.lapack import dpotrf, dsygst
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.metrics.maths import moments
-from ganbench.metrics.maths.arrays import as_pair
+from ganbench.metrics.maths.arrays import as_numbers, as_pair
 
 EPS = torch.finfo(torch.float64).eps
 GOOD = 1e-11  # bound on the relative error of a sum of roots at which the fast way to them is taken; it errs by a fiftieth
@@ -35,6 +34,8 @@ def frechet_distance(x: Any, y: Any, ddof: int = 1) -> float:
         UserError: too few samples, other shapes, values that are not finite.
     """
     x, y = as_pair(x, y, least=2)
+    if ddof not in (0, 1):
+        raise UserError(f"frechet_distance: ddof = {ddof!r}: choose 1 (covariances divided by N-1) or 0 (by N)")
     d = x.shape[1]
     if min(len(x), len(y)) > d:
         return _from_moments(moments.of_rows(x), moments.of_rows(y), ddof)
@@ -65,8 +66,8 @@ class Gaussian(NamedTuple):
     @staticmethod
     def of(mean: Any, covariance: Any, n: int = 0) -> "Gaussian":
         """Checked statistics. Raises UserError where they cannot be a mean and a covariance."""
-        mu = torch.atleast_1d(torch.as_tensor(np.asarray(mean) if not isinstance(mean, Tensor) else mean).double())
-        sigma = torch.as_tensor(np.asarray(covariance) if not isinstance(covariance, Tensor) else covariance).double()
+        mu = torch.atleast_1d(as_numbers(mean, "the mean").double())
+        sigma = as_numbers(covariance, "the covariance").double()
         sigma = sigma.reshape(1, 1) if sigma.ndim == 0 else sigma
         if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
             raise UserError(f"a mean of shape {tuple(mu.shape)} and a covariance of shape {tuple(sigma.shape)} do not "
@@ -102,6 +103,9 @@ def cross_trace(p: Gaussian, q: Gaussian) -> float:
     if lower is None:
         return float(torch.linalg.svdvals(factor(p.covariance, p.n) @ factor(q.covariance, q.n).T).sum())
     values = eigenvalues(congruent(q.covariance, lower))
+    # by Sylvester's law of inertia it has a negative eigenvalue if, and only if, the other covariance has one
+    if float(values[0]) < -len(values) * EPS * float(values[-1].clamp(min=0)):
+        check_definite(q.covariance)
     # an eigenvalue below rounding is a zero; its root would be noise of half as many digits
     noise = len(values) * EPS * float(values[-1].clamp(min=0))
     return float(values[values > noise].sqrt().sum())
@@ -157,13 +161,18 @@ def factor(covariance: Tensor, n: int = 0) -> Tensor:
     """A (r,d) with S = A^T A, r the rank of S (at most n-1, where n samples are known to lie behind S)."""
     values, vectors = torch.linalg.eigh(covariance)
     largest = float(values.abs().max())
-    if float(values[0]) < -1e-6 * largest:
-        raise UserError(f"the covariance has a negative eigenvalue, {float(values[0]):.3g}: are these the right "
-                        "statistics?")
+    check_definite(covariance, values)
     keep = values > len(values) * EPS * largest
     if n:
         keep[:max(0, len(values) - (n - 1))] = False
     return (vectors[:, keep] * values[keep].sqrt()).T
+
+
+def check_definite(covariance: Tensor, values: Tensor | None = None) -> None:
+    """Raise UserError if a symmetric matrix has an eigenvalue below 0 by more than rounding. values: its eigenvalues."""
+    values = eigenvalues(covariance.clone()) if values is None else values
+    if float(values[0]) < -1e-6 * float(values.abs().max()):
+        raise UserError(f"the covariance has a negative eigenvalue, {float(values[0]):.3g}: are these the right statistics?")
 
 
 def _from_moments(a: Tensor, b: Tensor, ddof: int) -> float:

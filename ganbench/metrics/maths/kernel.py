@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.maths.arrays import PART, as_pair, common_mean, products
+from ganbench.metrics.maths.arrays import PART, as_count, as_pair, common_mean, products
 
 BLOCK = 1024  # rows of a kernel matrix in memory at a time
 ROWS = 256  # the same where only powers of inner products are summed
@@ -49,7 +49,8 @@ def subset_distances(x: Any, y: Any, subsets: int, subset_size: int, seed: int) 
     """The distance of each subset, float64 (subsets,)."""
     x, y = as_pair(x, y, least=2)
     n, m = len(x), len(y)
-    if subsets < 1 or not 2 <= subset_size <= min(n, m):
+    subsets, subset_size = as_count(subsets, "subsets", 1), as_count(subset_size, "subset_size", 2)
+    if subset_size > min(n, m):
         raise UserError(f"kernel_inception_distance: {subsets} subsets of {subset_size} cannot be drawn from {n} and "
                         f"{m} samples: choose a subset size from 2 to {min(n, m)}")
     draw = np.random.RandomState(seed)
@@ -206,11 +207,19 @@ def _unbiased(xx: float, yy: float, xy: float, n: int, m: int) -> float:
 
 # --- CMMD and variances -------------------------------------------------------------------------------------------------
 
-def gaussian_mmd(x: Any, y: Any, sigma: float = 10.0) -> float:
-    """Squared MMD under a Gaussian kernel, all pairs included (the biased, never negative estimate of CMMD,
-    Jayasumana et al. 2024)."""
+def gaussian_mmd(x: Any, y: Any, sigma: float = 10.0, *, biased: bool = True) -> float:
+    """Squared MMD under a Gaussian kernel (Jayasumana et al. 2024).
+
+    Args:
+        x, y: arrays or tensors (N,d) and (M,d), N and M at least 2. sigma: width of the kernel.
+        biased: all pairs, those of a sample with itself included: never negative, the estimate of CMMD.
+    """
+    if not isinstance(sigma, int | float) or not sigma > 0:
+        raise UserError(f"gaussian_mmd: sigma = {sigma!r} is no width: give a positive number")
     a, b = _prepare(x, y)
     n, m, kernel = len(a.rows), len(b.rows), gaussian(sigma)
+    if not biased:
+        return _unbiased(_total(a, a, kernel), _total(b, b, kernel), _total(a, b, kernel), n, m)
     return (_total(a, a, kernel, diagonal=True) / n**2 + _total(b, b, kernel, diagonal=True) / m**2
             - 2 * _total(a, b, kernel) / (n * m))
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganbench.errors import UserError
+from ganbench.metrics.maths.arrays import as_numbers
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # finest scale first
 WINDOW, SIGMA, RANGE = 11, 1.5, 255.0
@@ -59,7 +60,7 @@ def ms_ssim(a: Tensor, b: Tensor, *, batch: int = 16) -> Tensor:
     Raises:
         UserError: images that are not uint8, too small, or of unequal shapes.
     """
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
+    a, b = as_numbers(a, "the first images"), as_numbers(b, "the second images")
     if a.dtype != torch.uint8 or b.dtype != torch.uint8:
         raise UserError("MS-SSIM takes uint8 images: round generated ones as ganbench.to_uint8 does")
     if a.shape != b.shape or a.ndim != 4:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.maths.arrays import PART, as_pair, common_mean, products
+from ganbench.metrics.maths.arrays import PART, as_count, as_pair, common_mean, products
 from ganbench.random import derived_seed
 
 BLOCK = 1024  # rows of a distance matrix in memory at a time
@@ -32,11 +32,7 @@ def prdc(real: Any, fake: Any, k: int = 5, strict: bool = True) -> dict[str, flo
     Returns:
         {"precision", "recall", "density", "coverage"}; density may exceed 1, the others are in [0,1].
     """
-    counts = tallies(real, fake, k, strict)
-    return {"precision": float((counts.reals_around_fake > 0).double().mean()),
-            "recall": float((counts.fakes_around_real > 0).double().mean()),
-            "density": float(counts.reals_around_fake.double().mean()) / k,
-            "coverage": float(counts.real_covered.double().mean())}
+    return tallies(real, fake, k, strict).values(k)
 
 
 HALVES = 25  # random parts from which errors are estimated
@@ -44,8 +40,11 @@ LARGEST_PART = 1000
 METHOD = f"half-sampling ({HALVES} random parts of both sets)"
 
 
-def prdc_errors(real: Tensor, fake: Tensor, k: int, strict: bool, seed: int = 0) -> dict[str, float]:
+def prdc_errors(real: Tensor, fake: Tensor, k: int, strict: bool, seed: int = 0,
+                whole: dict[str, float] | None = None) -> dict[str, float]:
     """Standard errors of the four numbers, by half-sampling (a delete-half jackknife, Shao and Wu 1989).
+
+    whole: the four numbers, where they are known already.
 
     Both sets are cut down to a random half at once, without replacement. A part's variance, given the sets, is
     s^2 (1/part - 1/n), from which the s^2 / n of the whole sets follows. Shares come out nearer to 0 or 1 for the whole
@@ -64,7 +63,7 @@ def prdc_errors(real: Tensor, fake: Tensor, k: int, strict: bool, seed: int = 0)
     parts = [prdc(real[torch.randperm(n, generator=generator)[:part_n]],
                   fake[torch.randperm(m, generator=generator)[:part_m]], k, strict) for _ in range(HALVES)]
     scale = (part_n / (n - part_n)) ** 0.5
-    whole = prdc(real, fake, k, strict)
+    whole = whole or prdc(real, fake, k, strict)
     return {level: scale * _spread(np.array([p[level] for p in parts]), whole[level], share=level != "density")
             for level in parts[0]}
 
@@ -82,11 +81,29 @@ class Tallies(NamedTuple):
     reals_around_fake: Tensor  # (M,) int64, real balls that hold the fake
     fakes_around_real: Tensor  # (N,) int64, fake balls that hold the real
     real_covered: Tensor  # (N,) bool, the real's own ball holds a fake
+    empty: tuple[int, int]  # real and fake balls of radius 0, whose points have k copies or more
+
+    def values(self, k: int) -> dict[str, float]:
+        """{"precision", "recall", "density", "coverage"}."""
+        return {"precision": float((self.reals_around_fake > 0).double().mean()),
+                "recall": float((self.fakes_around_real > 0).double().mean()),
+                "density": float(self.reals_around_fake.double().mean()) / k,
+                "coverage": float(self.real_covered.double().mean())}
+
+    def note(self, k: int) -> str:
+        """What spoils the numbers, or ""."""
+        parts = [f"{count:,} of {total:,} {what} images have {k} copies or more of themselves in their set: their radius is 0, "
+                 f"and {spoilt} know nothing of them"
+                 for count, total, what, spoilt in (
+                     (self.empty[0], len(self.real_covered), "real", "precision, density and coverage"),
+                     (self.empty[1], len(self.reals_around_fake), "generated", "recall")) if count]
+        return "; ".join(parts)
 
 
 def tallies(real: Any, fake: Any, k: int, strict: bool) -> Tallies:
     """Count, for every point, the balls of the other set that hold it."""
     real, fake = as_pair(real, fake)
+    k = as_count(k, "k", 1)
     for what, points in (("real", real), ("generated", fake)):
         if not 1 <= k < len(points):
             raise UserError(f"k = {k} nearest neighbours need more than {k} {what} images, and there are {len(points)}")
@@ -102,7 +119,7 @@ def tallies(real: Any, fake: Any, k: int, strict: bool) -> Tallies:
         around_fake += inside.sum(0)
         covered[rows] = inside.any(1)
         around_real[rows] = _inside(squares, slack, fakes.radii[None], strict, reals, fakes, start).sum(1)
-    return Tallies(around_fake, around_real, covered)
+    return Tallies(around_fake, around_real, covered, (int((reals.radii == 0).sum()), int((fakes.radii == 0).sum())))
 
 
 class _Cloud:

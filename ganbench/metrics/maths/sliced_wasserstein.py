@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.maths.arrays import exact_matmul
+from ganbench.metrics.maths.arrays import as_numbers, exact_matmul
 
 MIN_SIDE = 16  # the coarsest level that counts
 BLOCK = 8  # images taken apart at a time (small enough for the processor's cache); positions are drawn by block
@@ -185,6 +185,12 @@ class Descriptors:
             self.values[index] *= float(1 / deviation[index // rows])
 
 
+class _Scratch(threading.local):
+    """Where a thread keeps its memory for projections."""
+
+    buffer: np.ndarray | None = None
+
+
 class Extractor:
     """Takes one set's descriptors, level by level, finest first, each in the memory of the one before.
 
@@ -259,7 +265,7 @@ class Extractor:
 
 # --- distances --------------------------------------------------------------------------------------------------------
 
-def sliced(a: Any, b: Any, directions: np.ndarray, scratch: threading.local | None = None) -> np.ndarray:
+def sliced(a: Any, b: Any, directions: np.ndarray, scratch: _Scratch | None = None) -> np.ndarray:
     """One-dimensional Wasserstein-1 distance along each direction, float64 (directions,).
 
     Args:
@@ -268,7 +274,7 @@ def sliced(a: Any, b: Any, directions: np.ndarray, scratch: threading.local | No
     """
     if isinstance(a, np.ndarray):
         shape = (2, len(directions), a.shape[1])
-        buffer = getattr(scratch, "buffer", None)
+        buffer = None if scratch is None else scratch.buffer
         if buffer is None or buffer.shape[2] != shape[2] or buffer.shape[1] < shape[1]:
             buffer = np.empty(shape, np.float32)
             if scratch is not None:
@@ -300,8 +306,7 @@ def _workers(device: torch.device, threads: int | None) -> Iterator[Callable]:
 
 def checked(images: Tensor, what: str) -> Tensor:
     """Raise UserError unless the images are uint8 (N,1 or 3,S,S) with N > 0."""
-    if not isinstance(images, Tensor):
-        images = torch.as_tensor(images)
+    images = as_numbers(images, f"the {what} images")
     if images.dtype != torch.uint8:
         raise UserError(f"the {what} images are {str(images.dtype).removeprefix('torch.')}, not uint8: "
                         "round them as ganbench.to_uint8 does (reals are bytes, so fakes must be)")
@@ -333,9 +338,9 @@ def swd(real: Tensor, fake: Tensor, draws: Draws, *, size: int = 7, repeats: int
     device = torch.device(device) if device is not None else real.device
     sides = level_sides(real.shape[-1])
     if min(sides) < size:
-        raise UserError(f"patches of {size} pixels do not fit into a level of {min(sides)}: use a smaller patch_size")
+        raise UserError(f"patches of {size} pixels do not fit into a level of {min(sides)}: use a smaller one, --set swd.size=N")
     sets = [Extractor(images, which, draws, size, device) for which, images in enumerate((real, fake))]
-    result, scratch = {}, threading.local()
+    result, scratch = {}, _Scratch()
     with _workers(device, threads) as run:
         for side in sides:
             a, b = (each.extract(side, run) for each in sets)
@@ -375,7 +380,7 @@ def laplacian_pyramid(images: Tensor, min_side: int = MIN_SIDE) -> list[Tensor]:
     Raises:
         UserError: a side below `min_side`, or odd where it has to be halved.
     """
-    images = torch.as_tensor(images)
+    images = as_numbers(images, "laplacian_pyramid")
     if images.ndim != 4 or images.shape[2] != images.shape[3]:
         raise UserError(f"a pyramid needs square images (N,C,S,S), got shape {tuple(images.shape)}")
     sides = level_sides(images.shape[-1], min_side)

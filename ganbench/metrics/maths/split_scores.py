@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.maths.arrays import as_matrix
+from ganbench.metrics.maths.arrays import as_count, as_matrix
 
 
 def inception_score(logits: Any, splits: int = 10) -> dict[str, float]:
@@ -25,8 +25,8 @@ def inception_score(logits: Any, splits: int = 10) -> dict[str, float]:
 
 def split_scores(logits: Tensor, splits: int) -> list[float]:
     """The score of each split."""
-    n = len(logits)
-    if not 1 <= splits <= n:
+    n, splits = len(logits), as_count(splits, "splits", 1)
+    if splits > n:
         raise UserError(f"inception_score: {splits} splits of {n} images are not possible, choose 1 to {n}")
     log_p = logits.double().log_softmax(1)
     return [_score(log_p[i * n // splits:(i + 1) * n // splits]) for i in range(splits)]

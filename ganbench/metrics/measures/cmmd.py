@@ -20,7 +20,8 @@ ENOUGH = 2000  # images of each set from which the variance is estimated
 class Cmmd(StoredFeatures):
     """CMMD (Jayasumana et al. 2024, section 4): 1000 x squared MMD, Gaussian kernel of sigma 10, unit-length embeddings.
 
-    The paper's embeddings are CLIP ViT-L/14 at 336 pixels.
+    The paper's embeddings are CLIP ViT-L/14 at 336 pixels, and its estimate is the biased one: between equal distributions
+    it is not 0 but falls as 1/n. Level "unbiased" has the bias taken off, and may come out below 0.
 
     Args:
         sigma: width of the kernel. Others as of FeatureMetric.
@@ -50,10 +51,20 @@ class Cmmd(StoredFeatures):
 
     def scores(self) -> list[Score]:
         reals, fakes, value = self.reals(), self.fakes(), float(self.compute())
-        parts = components(fakes[:ENOUGH], reals[:ENOUGH], gaussian(self.sigma))
-        error = SCALE * parts.variance(len(fakes), len(reals)) ** 0.5
-        return [Score(value, "", *around(value, error, "variance components of the U-statistic", floor=0.0),
-                      n_real=len(reals), n_fake=len(fakes), higher_is_better=False)]
+        n, m = len(fakes), len(reals)
+        bias = value - SCALE * gaussian_mmd(reals, fakes, self.sigma, biased=False)
+        # below four images the variance cannot be estimated, and there is no interval
+        interval: tuple[float | None, float | None, str] = (None, None, "none: it takes at least 4 images of each set")
+        unbiased = interval
+        if min(n, m) >= 4:
+            parts = components(fakes[:ENOUGH], reals[:ENOUGH], gaussian(self.sigma))
+            error = SCALE * parts.variance(n, m) ** 0.5
+            method = "variance components of the U-statistic"
+            interval = around(value, error, f"{method}; of the value at these counts, bias included", floor=0.0)
+            unbiased = around(value - bias, error, method)
+        note = f"{bias:.4g} of it is bias, which falls as 1/n: see the level unbiased, and the floor" if bias > value / 10 else ""
+        return [Score(value, "", *interval, n_real=m, n_fake=n, higher_is_better=False, note=note),
+                Score(value - bias, "unbiased", *unbiased, n_real=m, n_fake=n, higher_is_better=False)]
 
     def _choices(self) -> list[str]:
         return [f"sigma={self.sigma:g}"]

@@ -10,6 +10,8 @@ from ganbench.metrics.maths.frechet import Gaussian, compare
 from ganbench.metrics.maths.uncertainty import around, fid_error
 from ganbench.metrics.metric import Score
 
+SAME = 1e-9  # of the traces: a distance below that is rounding
+
 
 class Fid(StreamedMoments):
     """Frechet Inception Distance (Heusel et al. 2017, eq. 6). Memory does not grow with the number of images.
@@ -49,8 +51,10 @@ class Fid(StreamedMoments):
             method += ", reference taken as exact"
         interval = around(value, fid_error(p, q, fakes, reals), method, floor=0.0)
         few, d = min(c for c in (p.n, q.n) if c), len(p.mean)
-        note = f"{few} images for {d} features: far above its value for many images" if few < d else ""
-        return [Score(value, "", *interval, n_real=q.n, n_fake=p.n, higher_is_better=False, note=note)]
+        notes = [f"{few} images for {d} features: far above its value for many images"] if few < d else []
+        if value <= SAME * float(p.covariance.trace() + q.covariance.trace()):
+            notes.append("both sets have the same mean and covariance: are they the same images?")
+        return [Score(value, "", *interval, n_real=q.n, n_fake=p.n, higher_is_better=False, note="; ".join(notes))]
 
     def counts(self) -> tuple[int, int]:
         reals, fakes = super().counts()

@@ -36,7 +36,7 @@ class InceptionScore(StoredFeatures):
                  compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, splits: PositiveInt | None = None,
                  shuffle: bool | None = None, shuffle_seed: int = SEED, **kwargs: Any):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
-        self.splits = splits or self.compat.splits
+        self.splits = self.compat.splits if splits is None else splits
         self.shuffle = self.compat.shuffle if shuffle is None else shuffle
         self.shuffle_seed = shuffle_seed
 
@@ -53,6 +53,8 @@ class InceptionScore(StoredFeatures):
         parts = self._split_scores()
         interval = of_parts(float(np.mean(parts)), parts, "Student's t over splits")
         low, high, method = interval or (None, None, "")
+        if low is not None and high is not None:  # it lies in [1, classes]
+            low, high = max(1.0, low), min(float(self.fakes().shape[1]), high)
         return [Score(float(np.mean(parts)), "", low, high, method, n_fake=len(self.fakes()), higher_is_better=True,
                       note=f"std over splits {np.std(parts):.6g}")]
 

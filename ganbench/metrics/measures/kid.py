@@ -38,8 +38,8 @@ class Kid(StoredFeatures):
                  compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, subsets: PositiveInt | None = None,
                  subset_size: PositiveInt | None = None, shrink: bool | None = None, subset_seed: int = SEED, **kwargs: Any):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
-        self.subsets = subsets or self.compat.kid_subsets
-        self.subset_size = subset_size or self.compat.kid_subset_size
+        self.subsets = self.compat.kid_subsets if subsets is None else subsets
+        self.subset_size = self.compat.kid_subset_size if subset_size is None else subset_size
         self.shrink = self.compat.kid_smaller if shrink is None else shrink
         self.subset_seed = subset_seed
 
@@ -47,7 +47,7 @@ class Kid(StoredFeatures):
         few = min(n_real, n_fake)
         if few < self.subset_size and not self.shrink:
             raise UserError(f"kid: subsets of {self.subset_size} need as many real and generated images, and there are "
-                            f"{n_real} and {n_fake}: give more images, or set kid.subset_size={max(2, few // 2)}")
+                            f"{n_real} and {n_fake}: give more images, or --set kid.subset_size={max(2, few // 2)}")
 
     def compute(self) -> dict[str, float]:
         """{"mean": the KID, "std": spread of single subsets (not the error of the mean)}."""
@@ -66,12 +66,16 @@ class Kid(StoredFeatures):
     def _values(self) -> np.ndarray:
         reals, fakes = self.reals(), self.fakes()
         self.check_counts(len(reals), len(fakes))
-        few, size = min(len(reals), len(fakes)), self.subset_size
         # generated images come first, as torch-fidelity's input1
-        return subset_distances(fakes, reals, self.subsets, min(size, few), self.subset_seed)
+        return subset_distances(fakes, reals, self.subsets, self._size(), self.subset_seed)
+
+    def _size(self) -> int:
+        """Images in a subset: as many as asked for, or all of the smaller set."""
+        few = min(self.counts())
+        return min(self.subset_size, few) if few else self.subset_size
 
     def _choices(self) -> list[str]:
-        return [f"subsets={self.subsets}x{self.subset_size}", f"subset_seed={self.subset_seed}"]
+        return [f"subsets={self.subsets}x{self._size()}", f"subset_seed={self.subset_seed}"]
 
 
 def _some(features: torch.Tensor, seed: int) -> torch.Tensor:

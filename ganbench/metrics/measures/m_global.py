@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import PositiveInt
-from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.family import Family, frozen_modes
+from ganbench.metrics.maths.arrays import as_numbers
 from ganbench.metrics.maths.uncertainty import Z95
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import choose, fakes, reals
@@ -26,7 +26,7 @@ def m_global(loss_real: Any, loss_fake: Any, gamma: float) -> float:
 
 
 def _mean(values: Any, what: str) -> float:
-    values = np.asarray(values.detach().double().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    values = as_numbers(values, f"m_global: {what}").double().cpu().numpy()
     if values.size == 0 or not np.isfinite(values).all():
         raise UserError(f"m_global: {what} is empty or not finite")
     return float(values.mean())

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import PositiveInt
 
 from ganbench.metrics.feature_metric import StoredFeatures
-from ganbench.metrics.maths.neighbours import HALVES, METHOD, prdc, prdc_errors
+from ganbench.metrics.maths.neighbours import HALVES, METHOD, prdc, prdc_errors, tallies
 from ganbench.metrics.maths.uncertainty import of_neighbours
 from ganbench.metrics.metric import Score
 from ganbench.metrics.networks.compat import Compat
@@ -38,10 +38,13 @@ class Prdc(StoredFeatures):
 
     def scores(self) -> list[Score]:
         reals, fakes = self.reals(), self.fakes()
-        values, errors = self.compute(), prdc_errors(reals, fakes, self.k, self.strict, self.seed)
+        found = tallies(reals, fakes, self.k, self.strict)
+        values, note = found.values(self.k), found.note(self.k)
+        errors = prdc_errors(reals, fakes, self.k, self.strict, self.seed, values)
         counts = {"precision": len(fakes), "recall": len(reals), "coverage": len(reals)}
         return [Score(value, level, *of_neighbours(value, errors[level], counts.get(level), HALVES, METHOD),
-                      n_real=len(reals), n_fake=len(fakes), higher_is_better=True) for level, value in values.items()]
+                      n_real=len(reals), n_fake=len(fakes), higher_is_better=True, note=note)
+                for level, value in values.items()]
 
     def _choices(self) -> list[str]:
         return [f"k={self.k}", f"strict={str(self.strict).lower()}"]

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import PositiveInt
 
 from ganbench.metrics.feature_metric import StoredFeatures
-from ganbench.metrics.maths.neighbours import HALVES, METHOD, prdc, prdc_errors
+from ganbench.metrics.maths.neighbours import HALVES, METHOD, prdc, prdc_errors, tallies
 from ganbench.metrics.maths.uncertainty import of_neighbours
 from ganbench.metrics.metric import Score
 from ganbench.metrics.networks.compat import Compat
@@ -33,7 +33,7 @@ class PrecisionRecall(StoredFeatures):
                  compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, k: PositiveInt | None = None,
                  strict: bool | None = None, **kwargs: Any):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
-        self.k = k or self.compat.pr_k
+        self.k = self.compat.pr_k if k is None else k
         self.strict = self.compat.pr_strict if strict is None else strict
 
     def _network_defaults(self) -> tuple[str, str]:
@@ -48,12 +48,16 @@ class PrecisionRecall(StoredFeatures):
 
     def scores(self) -> list[Score]:
         reals, fakes = self.reals(), self.fakes()
-        values, errors = self.compute(), prdc_errors(reals, fakes, self.k, self.strict, self.seed)
+        found = tallies(reals, fakes, self.k, self.strict)
+        values, note = found.values(self.k), found.note(self.k)
+        errors = prdc_errors(reals, fakes, self.k, self.strict, self.seed, values)
         counts = {"precision": len(fakes), "recall": len(reals)}
         rows = [Score(values[level], level, *of_neighbours(values[level], errors[level], count, HALVES, METHOD),
-                      n_real=len(reals), n_fake=len(fakes), higher_is_better=True) for level, count in counts.items()]
-        return [*rows, Score(values["f_score"], "f_score", n_real=len(reals), n_fake=len(fakes),
-                             higher_is_better=True, note="no interval: it is made of the two above")]
+                      n_real=len(reals), n_fake=len(fakes), higher_is_better=True, note=note)
+                for level, count in counts.items()]
+        both = f_score(values["precision"], values["recall"])
+        return [*rows, Score(both, "f_score", n_real=len(reals), n_fake=len(fakes), higher_is_better=True,
+                             note="; ".join(filter(None, ("no interval: it is made of the two above", note))))]
 
     def _choices(self) -> list[str]:
         return [f"k={self.k}", f"strict={str(self.strict).lower()}"]

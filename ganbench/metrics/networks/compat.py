@@ -17,12 +17,14 @@ from ganbench.family import to_uint8
 class Compat:
     """One library's choices.
 
+    native: pictures reach the network in their own sizes and shapes, each resized by `resize` alone.
     resize: name of a rule in ganbench.metrics.networks.resize. ddof: covariances are divided by N - ddof.
     rounding: how float images in [-1,1] become uint8: "nearest" (x*127.5 + 127.5, half to even), "stylegan"
     (x*127.5 + 128, cut off) or "byte" ((x+1)/2*255, cut off).
     """
 
     name: str
+    native: bool = False
     resize: str = "tf1-bilinear"
     ddof: int = 1
     rounding: str = "nearest"
@@ -36,25 +38,27 @@ class Compat:
     pr_network: str = ""  # network of precision and recall, "" = the metric's own default
     pr_layer: str = ""
 
-    def quantise(self, images: Tensor) -> Tensor:
-        """Float images in [-1,1] to uint8, by this library's rule. NaN is refused."""
+    def quantise(self, images: Tensor, side: int | None = None) -> Tensor:
+        """Float images in [-1,1] to uint8, by this library's rule, at `side` as ganbench.to_uint8. NaN is refused."""
         if self.rounding == "nearest":
-            return to_uint8(images)
+            return to_uint8(images, side)
         if not torch.isfinite(images).all():
             from ganbench.errors import Diverged
             raise Diverged("the generator produced values that are not finite")
         scaled = images.float() * 127.5 + 128 if self.rounding == "stylegan" else (images.float() + 1) / 2 * 255
-        return scaled.clamp(0, 255).to(torch.uint8)
+        pixels = scaled.clamp(0, 255).to(torch.uint8)
+        factor = side // pixels.shape[-1] if side else 1
+        return pixels if factor <= 1 else pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
 MODES = {mode.name: mode for mode in (
     Compat("ganbench"),
     # 100 subsets of 1000 at seed 2020, 10 splits after a shuffle at seed 2020; precision and recall on VGG16
-    Compat("torch-fidelity", pr_network="vgg16", pr_layer="fc2_relu"),
+    Compat("torch-fidelity", native=True, pr_network="vgg16", pr_layer="fc2_relu"),
     # torchvision's ToTensor, then PyTorch's half-pixel bilinear without antialiasing
-    Compat("pytorch-fid", resize="torch-bilinear"),
+    Compat("pytorch-fid", native=True, resize="torch-bilinear"),
     # Pillow's antialiased bicubic on float channels, not rounded back to uint8 (Parmar et al. 2022)
-    Compat("clean-fid", resize="pil-bicubic", kid_smaller=True),
+    Compat("clean-fid", native=True, resize="pil-bicubic", kid_smaller=True),
     # covariances divided by N; images leave the generator as x*127.5+128, cut off; no shuffle before the splits
     Compat("stylegan3", ddof=0, rounding="stylegan", kid_smaller=True, shuffle=False, pr_network="vgg16",
            pr_layer="fc2_relu"),
