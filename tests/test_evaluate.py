@@ -201,7 +201,7 @@ def test_settings_that_nobody_takes_are_refused_by_name():
         check(["swd"], {"kid": {"subsets": 5}})
     with pytest.raises(UserError, match=r"'subsetz': no such setting of swd, kid\. Did you mean 'subsets'"):
         check(["swd", "kid"], {"subsetz": 5})
-    check(["swd", "kid"], {"subsets": 5, "layer": None, "compat": "clean-fid"})
+    check(["swd", "prdc"], {"k": 5, "layer": None, "compat": "clean-fid", "network": "random-vgg16"})
 
 
 # --- the cache of reals -----------------------------------------------------------------------------------------------

@@ -76,8 +76,8 @@ def test_keep_going_measures_the_rest(call):
     with pytest.raises(UserError, match="unknown metric 'nonsense'"):
         call(*asked)
     result = call(*asked, "--keep-going")
-    assert "nonsense could not be measured" in result.output and "ms_ssim" in result.output and result.exit_code == 0
-    with pytest.raises(UserError, match="nothing could be measured"):
+    assert "nonsense could not be measured" in result.output and "ms_ssim" in result.output and result.exit_code == 3
+    with pytest.raises(UserError, match="nothing can be measured"):
         call("eval", "--real", "reals", "--fake", "fakes", "--metric", "nonsense", "--results", "", "--keep-going")
 
 

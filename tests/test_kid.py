@@ -154,12 +154,13 @@ def test_too_few_images_are_known_before_any_is_opened(tmp_path):
 
     class Closed:
         n = 500
+        native = False
         batches = None  # calling it would fail
 
-    line = r"kid: subsets of 1000 .* 500 and 500: give more images, or set kid.subset_size=250"
+    line = r"kid: subsets of 1000 .* 500 and 500: give more images, or --set kid.subset_size=250"
     with pytest.raises(UserError, match=line):
         evaluate(["kid"], fakes=Closed(), reals=Closed(), side=16, channels=3)
-    with pytest.raises(UserError, match="fid_infinity: 15 sizes from 2 to 2 images"):
+    with pytest.raises(UserError, match="fid_infinity: 15 sizes from 4,096 to 2 images"):
         Closed.n = 2
         evaluate(["fid_infinity"], fakes=Closed(), reals=Closed(), side=16, channels=3)
     with pytest.raises(UserError, match=line):

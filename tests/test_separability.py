@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from measure_support import FakeStore, Known, subject_of
+from measure_support import Call, FakeStore, Known, subject_of
 from sklearn.metrics import mutual_info_score
 from torch import nn
 
@@ -52,11 +52,32 @@ def test_an_attribute_that_z_shows_is_separable_and_only_z_is_reported_without_a
     assert set(got) == {"z"} and got["z"].value == pytest.approx(1, abs=0.15)
 
 
-def test_an_attribute_nobody_has_counts_as_perfect():
+def test_an_attribute_nobody_has_says_nothing_and_is_left_out():
     def never(images):
         return torch.full((len(images), 2), 0.01)
-    got = levels(LinearSeparabilityOwn(n=50, judge=never).measure(subject_of(Known(Twisted(), latent=6, channels=3))))
-    assert got["z"].value == got["z"].ci_low == got["z"].ci_high == 1
+
+    def sometimes(images):
+        return torch.stack([never(images)[:, 0], signs(images)[:, 0]], 1)
+
+    subject = subject_of(Known(Twisted(), latent=6, channels=3))
+    with pytest.raises(UserError, match="of no attribute the classifier gave both answers"):
+        LinearSeparabilityOwn(n=50, judge=never).measure(subject)
+    got = levels(LinearSeparabilityOwn(n=200, judge=sometimes).measure(subject))
+    assert got["z"].note == "1 attributes; 1 left out, of which the classifier saw one answer fewer than 20 times"
+
+
+@pytest.mark.parametrize(("n", "d"), [(256, 100), (1024, 512)])
+def test_random_labels_are_not_separable(n, d):
+    """One bit for each attribute that the latent knows nothing of; an SVM judged on its own examples found a plane."""
+    random = torch.Generator().manual_seed(0)
+
+    def guess(images):
+        return torch.rand(len(images), 1, generator=random)
+
+    family = Known(Call(lambda z: z[:, :1, None, None].expand(-1, 1, 8, 8)), latent=d)
+    score = levels(LinearSeparabilityOwn(n=n, keep=1.0, judge=guess).measure(subject_of(family)))["z"]
+    assert score.value == pytest.approx(2.0, abs=0.03) and score.ci_low > 1.8
+    assert f"scored=held-out-5-fold;n={n};" in LinearSeparabilityOwn(n=n).protocol()
 
 
 def test_conditional_entropy_equals_h_minus_mutual_information():

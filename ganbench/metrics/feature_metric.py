@@ -75,6 +75,9 @@ class FeatureMetric(ImageMetric):
 
     def update_features(self, features: Tensor, real: bool = False) -> None:
         """Add features (N,d) that were computed elsewhere, with the network this metric is bound to (if any)."""
+        if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
+            shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise UserError(f"{self._name}: expected features as a tensor of floats (N,d), and got {shape}")
         self._update_count += 1
         self._computed = None
         self._add(features, real)

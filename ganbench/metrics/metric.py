@@ -95,11 +95,23 @@ class ImageMetric(MetricBase, TorchMetric):
         raise NotImplementedError
 
     def forward(self, images: Tensor, real: bool = False) -> Any:
-        """Add images, and return the value of these alone; None where one call cannot hold both sets."""
+        """Add images, and return the value of these alone; None where they have none, as one call cannot hold both sets."""
         if self.needs_reals and self.needs_fakes:
             self.update(images, real=real)
             return None
-        return super().forward(images, real=real)
+        # the value of the batch, in fresh states; then what was there before is put in front of them again
+        before, count, syncs = self._copy_state_dict(), self._update_count, self._to_sync
+        self.reset()
+        self._to_sync = self.dist_sync_on_step
+        try:
+            self.update(images, real=real)
+            value = self.compute()
+        except UserError:  # too few images
+            value = None
+        self._to_sync = syncs
+        self._reduce_states(before)
+        self._update_count, self._computed = count + 1, None
+        return value
 
     # --- what the cache keeps of the real images (ganbench.metrics.cache) ------------------------------------------
 

@@ -22,12 +22,15 @@ FEW = 5  # hits, or misses, below which the spread of random parts is no guide
 
 # --- independent values -----------------------------------------------------------------------------------------------
 
-def of_mean(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean of independent values and its normal interval, (mean, low, high). One value has no interval: NaN bounds."""
+def of_mean(values: np.ndarray, least: float = -np.inf, most: float = np.inf) -> tuple[float, float, float]:
+    """Mean of independent values and its normal interval, (mean, low, high). One value has no interval: NaN bounds.
+
+    least, most: what the quantity can be; the interval does not reach beyond.
+    """
     values = np.asarray(values, dtype=np.float64)
     mean = float(values.mean())
     half = float(Z95 * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
-    return mean, mean - half, mean + half
+    return mean, float(np.clip(mean - half, least, most)), float(np.clip(mean + half, least, most))
 
 
 def of_share(hits: int, n: int) -> tuple[float, float, float]:
@@ -39,7 +42,7 @@ def of_share(hits: int, n: int) -> tuple[float, float, float]:
 
 
 def of_trimmed_mean(values: np.ndarray, low: float = 1.0, high: float = 99.0) -> tuple[float, float, float]:
-    """Mean of the values between two percentiles (both inclusive; "lower" rule below, "higher" rule above).
+    """Mean of values >= 0 between two percentiles (both inclusive; "lower" rule below, "higher" rule above).
 
     The interval is Tukey and McLaughlin's (1963): the winsorised standard deviation over the share kept.
     """
@@ -52,7 +55,7 @@ def of_trimmed_mean(values: np.ndarray, low: float = 1.0, high: float = 99.0) ->
     spread = np.clip(values, lowest, highest).std(ddof=1)
     half = float(Z95 * spread / (len(kept) / len(values) * np.sqrt(len(values))))
     mean = float(kept.mean())
-    return mean, mean - half, mean + half
+    return mean, max(0.0, mean - half), mean + half
 
 
 def bootstrap(statistic: Callable[..., np.ndarray], *samples: np.ndarray, seed: int, resamples: int = 1000,

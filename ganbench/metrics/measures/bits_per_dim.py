@@ -44,5 +44,5 @@ class BitsPerDim(ModelMetric):
         with torch.no_grad(), frozen_modes(family):
             family.eval()
             bits = torch.cat([family.bits_per_dim(x, random) for x, _ in reals(subject, store, indices)])
-        mean, low, high = of_mean(bits.double().cpu().numpy())
+        mean, low, high = of_mean(bits.double().cpu().numpy(), least=0.0)
         return Score(mean, level, low, high, "normal, over images", n_real=len(indices))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
+from ganbench.metrics.feature_metric import rows
 from ganbench.metrics.maths.multiscale_ssim import ms_ssim
 from ganbench.metrics.maths.uncertainty import of_mean
 from ganbench.metrics.metric import ImageMetric, Score
@@ -25,11 +26,12 @@ class MSSSIM(ImageMetric):
     needs_reals = False
 
     values: list[Tensor]
+    waiting: list[Tensor]  # of each process the first of a pair whose second has not come yet
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.add_state("values", default=[], dist_reduce_fx="cat")
-        self._waiting: Tensor | None = None  # the first of a pair whose second comes with the next batch
+        self.add_state("waiting", default=[], dist_reduce_fx="cat")
 
     def protocol(self) -> str:
         return "ms_ssim;pairs=adjacent;scales=5;window=11;sigma=1.5;range=255"
@@ -38,16 +40,12 @@ class MSSSIM(ImageMetric):
         """Add generated images, uint8 (N,C,S,S); real ones are ignored. Batch sizes do not matter."""
         if real or not len(images):
             return
-        if self._waiting is not None:
-            images = torch.cat([self._waiting.to(images.device), images])
+        if rows(self.waiting):
+            images = torch.cat([*(part.to(images.device) for part in self.waiting), images])
         pairs = len(images) // 2
-        self._waiting = images[2 * pairs:].clone() if len(images) % 2 else None
+        self.waiting = [images[2 * pairs:].clone()] if len(images) % 2 else []
         if pairs:
-            self.values.append(ms_ssim(images[0:2 * pairs:2], images[1:2 * pairs:2]).to(self.device))
-
-    def reset(self) -> None:
-        super().reset()
-        self._waiting = None
+            self.values.append(adjacent(images).to(self.device))
 
     def compute(self) -> Tensor:
         """Mean over pairs, float64 scalar in [0, 1]."""
@@ -55,14 +53,24 @@ class MSSSIM(ImageMetric):
 
     def scores(self) -> list[Score]:
         values = self._all().cpu().numpy()
-        value, low, high = of_mean(values)
+        value, low, high = of_mean(values, least=0.0, most=1.0)
         several = len(values) > 1
         return [Score(value, "", low if several else None, high if several else None,
                       "normal, over independent pairs" if several else "none: it takes two pairs",
                       0, 2 * len(values), None)]
 
     def _all(self) -> Tensor:
-        values = self.values if isinstance(self.values, Tensor) else torch.cat(self.values) if self.values else None
-        if values is None or not len(values):
+        """The value of each pair; images that waited in several processes make pairs among themselves."""
+        parts = [self.values] if isinstance(self.values, Tensor) else list(self.values)
+        if rows(self.waiting) > 1:
+            left = self.waiting if isinstance(self.waiting, Tensor) else torch.cat(list(self.waiting))
+            parts.append(adjacent(left).to(self.device))
+        if not rows(parts):
             raise UserError("MS-SSIM needs at least two generated images")
-        return values
+        return torch.cat(parts)
+
+
+def adjacent(images: Tensor) -> Tensor:
+    """MS-SSIM of images 0 and 1, 2 and 3, ..., float64; a last one without a partner is left out."""
+    pairs = len(images) // 2
+    return ms_ssim(images[0:2 * pairs:2], images[1:2 * pairs:2])

@@ -50,7 +50,7 @@ class Nnd(ModelMetric):
         return scores
 
     def _distance(self, distance: np.ndarray, level: str, n_real: int, n_fake: int, note: str = "") -> Score:
-        mean, low, high = of_mean(distance)
+        mean, low, high = of_mean(distance, least=0.0)
         return Score(mean, level, low, high, "normal, over held-out images", n_real, n_fake, False, note)
 
     def _accuracy(self, right: np.ndarray, level: str, n_fake: int) -> Score:

@@ -93,7 +93,7 @@ class SvmFeatures(ModelMetric):
             few = np.concatenate([rng.choice(np.flatnonzero(answers == c), self.per_class, replace=False)
                                   for c in classes])
             accuracies.append(float((fit(x[few], answers[few], cost).predict(y) == truth).mean()))
-        mean, low, high = of_mean(np.array(accuracies))
+        mean, low, high = of_mean(np.array(accuracies), least=0.0, most=1.0)
         return Score(mean, "per_class", low, high, f"normal, over {self.draws} draws", self.per_class * len(classes), 0,
                      True, f"{self.per_class} images a class")
 

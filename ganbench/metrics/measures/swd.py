@@ -82,6 +82,12 @@ class SWD(ImageMetric):
         else:
             self.fake_images = [buffer[:count + len(images)]]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: the images, not the empty room behind them."""
+        own = {"_room": {}, "real_images": [part.clone() for part in self.real_images],
+               "fake_images": [part.clone() for part in self.fake_images]}
+        return super().__getstate__() | own
+
     def reset(self) -> None:
         super().reset()
         self._room.clear()
@@ -102,7 +108,7 @@ class SWD(ImageMetric):
         levels: list[tuple[int | str, float]] = [*values.items(), ("avg", values.average)]
         for key, value in levels:
             half = halves.get(key)
-            result.append(Score(value, str(key), None if half is None else value - half,
+            result.append(Score(value, str(key), None if half is None else max(0.0, value - half),
                                 None if half is None else value + half, method, n, n, False))
         return result
 

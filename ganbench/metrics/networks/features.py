@@ -52,10 +52,15 @@ class FeatureNetwork:
         self.name, self.layers, self.body = name, tuple(layers), body
         self.weights_hash, self.weights_note, self.has_classifier = weights_hash, weights_note, has_classifier
         self.device, self.dtype = device, effective_precision(dtype, device)
+        self.opened: tuple[Any, ...] = ()  # arguments of open_network
         self.protocol = f"network={name};weights={weights_hash};resize={resize};dtype={self.dtype}"
 
     def __deepcopy__(self, memo: Any) -> "FeatureNetwork":
         return self  # it has no state that changes, and is large
+
+    def __reduce__(self) -> Any:
+        """Pickled is how it was opened, not its weights."""
+        return (open_network, self.opened) if self.opened else super().__reduce__()
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
@@ -90,7 +95,7 @@ def resize_dtype(precision: str) -> torch.dtype:
     return torch.float64 if precision == "float64" else torch.float32
 
 
-def open_network(name: str, layers: Sequence[str] = (), *, device: torch.device | str = "cpu", dtype: str = "float32",
+def open_network(name: str, layers: Sequence[str] = (), device: torch.device | str = "cpu", dtype: str = "float32",
                  compat: str | Compat = "ganbench") -> FeatureNetwork:
     """Open a feature network.
 
@@ -109,10 +114,9 @@ def open_network(name: str, layers: Sequence[str] = (), *, device: torch.device 
         if layer not in known:
             raise UserError(f"{name} has no layer '{layer}'.{nearest(layer, known)} Known: {', '.join(known)}")
     device, rule = torch.device(device), find_compat(compat).resize
-    if _is_own(name):
-        return _own(name, layers, device, dtype)
-    opener = _opener(name)
-    return opener(name, layers, device, dtype, rule)
+    network = _own(name, layers, device, dtype) if _is_own(name) else _opener(name)(name, layers, device, dtype, rule)
+    network.opened = (name, layers, device, dtype, compat)
+    return network
 
 
 def known_layers(name: str) -> tuple[str, ...]:
