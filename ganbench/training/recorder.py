@@ -14,6 +14,7 @@ from ganbench.environment import provenance
 from ganbench.family import Family, count_parameters
 from ganbench.metrics.metric import ModelMetric, find_metric
 from ganbench.pictures.grids import magnified, save_png, tile
+from ganbench.runs.checkpoint import checkpoint_hash, list_checkpoints
 from ganbench.runs.run_folder import sample_batches
 from ganbench.runs.scoring import held_out_split, score
 from ganbench.training.engine import TrainingEngine
@@ -75,7 +76,8 @@ class Recorder:
         if engine.rank != 0:
             return None
         self._count(engine)
-        context = self.row(engine, seconds)
+        newest = list_checkpoints(self.folder / "checkpoints")  # what is scored has been written just before
+        context = self.row(engine, seconds) | {"fake_hash": checkpoint_hash(newest[-1]) if newest else ""}
         self.last = [context | result | {"note": "; ".join(filter(None, [context["note"], result["note"]]))}
                      for result in results]
         self.append(self.last)

@@ -251,7 +251,6 @@ class SourceSet(ImageSet):
     def __init__(self, source: Source, description: str, n: int | None = None, side: int | None = None,
                  channels: int | None = None, crop: str | None = None, skip_bad: bool = False, native: bool = False):
         super().__init__(description)
-        self.native = native
         source.ready()
         self.source, self.split, self.mirror = source, source.split, source.mirror
         self.dataset = source.label()
@@ -272,6 +271,7 @@ class SourceSet(ImageSet):
         self._looks = [digest for _, digest in looks]
         self.at_hand = source.encoded(int(self.indices[0])) is None
         others = sum(count for size, count in sizes.items() if size != (self.side, self.side))
+        self.native = native and others > 0  # of one square size they are as they would be anyway
         if others and not native:
             self.warnings.append(f"{description}: {others} of {self.n} pictures are not {self.side}x{self.side} "
                                  f"and are resized (crop {self.crop}, Pillow Lanczos)")
