@@ -39,7 +39,7 @@ def site(checkout, tmp_path_factory):
 def ganbench(site, cwd, *arguments):
     environment = os.environ | {"PYTHONPATH": str(site)}
     done = subprocess.run([sys.executable, "-m", "ganbench", *arguments], cwd=cwd, env=environment, capture_output=True,
-                          text=True, timeout=300)
+                          text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -75,3 +75,37 @@ def test_a_suite_that_does_not_exist_is_one_line_with_the_nearest():
     from ganbench.errors import UserError
     with pytest.raises(UserError, match="Did you mean 'quick'"):
         find_suite("quik")
+
+
+@pytest.mark.slow
+def test_two_folders_become_a_latex_row_in_one_command_and_in_three_lines(site, elsewhere):
+    import numpy as np
+    from PIL import Image
+    rng = np.random.default_rng(0)
+    for folder in ("fakes", "reals"):
+        Path(folder).mkdir()
+        for i in range(64):
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(f"{folder}/{i}.png")
+    asked = ("eval", "--fake", "fakes", "--real", "reals", "--metric", "swd", "--latex")
+    row = next(line for line in ganbench(site, elsewhere, *asked).splitlines() if line.startswith("fakes & "))
+    code = ("import ganbench\n"
+            "found = ganbench.evaluate('fakes', 'reals', metrics=['swd'])\n"
+            "print(found.latex())\n")
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True,
+                          text=True, check=True)
+    assert row in done.stdout and row.endswith(r"\\")
+
+
+@pytest.mark.slow
+def test_a_family_of_ones_own_against_three_others_over_three_seeds(site, elsewhere):
+    import re
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    Path("mygan.py").write_text(code, encoding="utf-8")
+    guide = (ROOT / "docs" / "guides" / "own-family.md").read_text(encoding="utf-8")
+    (suite,) = re.findall(r"```toml\n(.*?)```", guide, flags=re.DOTALL)
+    suite = suite.replace("path/to/", "").replace("{ kimg = 20 }", "{ steps = 2 }").replace("n = 800", "n = 64")
+    Path("mine.toml").write_text(suite, encoding="utf-8")
+    assert "12 ok" in ganbench(site, elsewhere, "bench", "mine.toml", "--jobs", "1")
+    table = ganbench(site, elsewhere, "report", "results/mine.csv")
+    assert all(name in table for name in ("mygan", "dcgan", "wgan_gp", "lsgan", "reals against reals"))
+    assert Path("results/mine.html").is_file()
