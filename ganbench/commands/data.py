@@ -76,8 +76,7 @@ def list_() -> None:
             print(f"unusable, {size:,.0f} MB: {error}")
             continue
         print(f"{store.name}  {store.split}  {store.n:,} x {store.channels}x{store.side}x{store.side}  crop "
-              f"{store.crop}  "
-              f"{size:,.0f} MB  {store.path}")
+              f"{store.crop}  {size:,.0f} MB  {store.path}")
     for scratch in sorted(home.glob(".*.partial")):
         print(f"unfinished (the same command again goes on with it, or remove it): {scratch}")
     if not found:

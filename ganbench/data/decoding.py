@@ -83,6 +83,7 @@ class Job:
         rules: Counter[str] = Counter()
         sizes: Counter[str] = Counter()
         bad = []
+        # every image of the chunk, square, with what was done to it
         for index in range(start, stop):
             try:
                 picture = self.source.picture(index)
@@ -95,6 +96,7 @@ class Job:
             rules.update(rules_of(picture, self.side, self.channels))
             width, height = picture.shape[1::-1] if isinstance(picture, np.ndarray) else picture.size
             sizes[f"{width}x{height}"] += 1
+        # all levels are written here, in the worker
         levels = pyramid(pixels)
         for level, small in levels.items():
             self.write(level, start, small)

@@ -6,7 +6,7 @@
     anything/...all of the above        one folder that holds everything else is looked through
     00000/img00000000.png + dataset.json    StyleGAN2-ADA's: the folders are shards, the labels are in dataset.json
 
-What was decided is said, a line each; so is why there are no classes.
+What was decided is reported, a line each; so is why there are no classes.
 """
 
 import json
@@ -48,10 +48,12 @@ def read_layout(names: Sequence[str], split: str, other: Callable[[str], bytes |
     Raises:
         UserError: a dataset.json that is damaged, or does not cover all images.
     """
+    # one folder around everything says nothing
     top = _common_top(names)
     inner = [name[len(top):] for name in names]
     found = Layout([])
     depth = _choose_split(inner, split, found, top)
+    # labels in a file go before labels by folder
     decided = _labels_of_file(inner, other, top, where, found.remarks)
     labels, found.classes = decided or _labels_of_folders(inner, depth, found.remarks)
     if labels is not None:
@@ -82,6 +84,7 @@ def _choose_split(inner: list[str], split: str, found: Layout, top: str) -> int:
                              + ("all images are taken" if split == "all"
                                 else "a fixed tenth, by a hash of the names, is test"))
         return 0
+    # splits of its own: who is in which, and who is in none
     found.own_splits = True
     outside = sum(count for top, count in tops.items() if not any(top in parts[part] for part in parts))
     counts = ", ".join(f"{part} {sum(tops[top] for top in parts[part]):,} "

@@ -1,6 +1,6 @@
 """Reading an lmdb in a process of its own.
 
-lmdb maps its file into memory and trusts what stands in it: a damaged one does not raise, it ends the process (SIGBUS,
+lmdb maps its file into memory and trusts what is in it: a damaged one does not raise, it ends the process (SIGBUS,
 SIGSEGV) or goes round in circles. So the file's size is held against its first page, and a worker process reads; if the
 worker dies or does not answer, that is one line.
 """
@@ -28,7 +28,7 @@ class LmdbReader:
         self._pipe: Connection | None = None
         self._lock = Lock()
         try:
-            import lmdb  # noqa: F401 - whether it is there is said here, not by the worker
+            import lmdb  # noqa: F401 - whether it is installed is reported here, not by the worker
         except ImportError:
             raise UserError("reading LSUN's lmdb needs the package lmdb: pip install 'ganbench[lmdb]'") from None
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ganbench.data.store import Store, channel_statistics
+from ganbench.errors import UserError
 from ganbench.files import atomic_write
 
 COLOURS = {1: ["#555"], 3: ["#c33", "#393", "#36c"]}  # others are all drawn in grey
@@ -52,6 +53,8 @@ def write_page(store: Store, path: Path, shown: int = 100) -> None:
             parts += [f"<h2>{html.escape(title)}</h2>", _table(dict(rows))]
     text = (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(store.name)}</title>'
             f"<style>{STYLE}</style>{''.join(parts)}</html>")
+    if not path.absolute().parent.is_dir():  # a mistyped folder is not made
+        raise UserError(f"cannot write {path}: there is no such folder; choose another --html")
     atomic_write(path, text, remedy="choose another --html")
 
 

@@ -218,14 +218,12 @@ class Tar(Place):
         block = os.pread(self._bytes.fileno(), BLOCK, end)
         if len(block) < BLOCK or block.strip(b"\0"):
             raise UserError(f"{self.path} is cut short or damaged at byte {end:,} of {size:,}, the files after it are "
-                            "lost: "
-                            "get it again")
+                            "lost: get it again")
         at = end
         while tail := os.pread(self._bytes.fileno(), 1 << 20, at):
             if tail.strip(b"\0"):
                 raise UserError(f"{self.path} goes on behind its end (byte {end:,} of {size:,}), as tars do that were "
-                                "joined: "
-                                "unpack it (tar --ignore-zeros -xf) and name the folder")
+                                "joined: unpack it (tar --ignore-zeros -xf) and name the folder")
             at += len(tail)
 
     def read(self, name: str) -> bytes:

@@ -77,12 +77,14 @@ def open_dataset(spec: str, *, side: int | None = None, split: str = "train", cr
         progress: called with images done and images in all. workers: decoding processes, default: one a core.
     Where the files are gone but a store was prepared from them, that store is opened.
     """
+    # a prepared store, named by its folder
     if is_store(Path(spec)):
         return _checked(Store(spec), side, channels, split, crop)
     if side is not None and (side < 4 or side & (side - 1) or side > MAX_SIDE):
         raise UserError(f"side {side} is not a power of two from 4 to {MAX_SIDE}: choose --side 32, 64, 128 ...")
     if channels not in (None, 1, 3):
         raise UserError(f"--channels {channels}: images have 1 (grey) or 3 (colour)")
+    # the source; where its files are gone, what was prepared from them
     try:
         source = find_source(spec, split=split, root=root)
     except MissingData as missing:
@@ -94,6 +96,7 @@ def open_dataset(spec: str, *, side: int | None = None, split: str = "train", cr
         return store
     if len(source) == 0:
         raise NoSplit(f"{spec}: no images in split '{split}'")
+    # everything is decided before the key is made, so that one data set has one store
     side = side or source.default_side or _natural_side(source)
     crop, _ = source.crop_for(side, crop)
     place = str(Path(source.location).expanduser().absolute()) if source.location else None
@@ -107,6 +110,8 @@ def open_dataset(spec: str, *, side: int | None = None, split: str = "train", cr
 
     channels = channels or source.channels or _channels_prepared(place_of) or _channels_of(source)
     target = place_of(channels)
+
+    # prepared by one process; others wait, and find it done
     if not (target / "manifest.json").exists():
         try:
             home.mkdir(parents=True, exist_ok=True)

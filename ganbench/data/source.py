@@ -52,7 +52,7 @@ class Source:
 
     Args:
         location: what follows the name in `name:location`, or the path itself for sources found by a path's ending.
-        split: "train", "test" or "all"; what it means is the source's affair, and stands in its docstring.
+        split: "train", "test" or "all"; what it means is up to the source, and written in its docstring.
         root: folder to look in first (`--root`).
     Subclasses find their files in `open` and set `names` (one for each image, for messages and fingerprints). `labels`
     (int64, one for each image), `classes` and `attributes` may wait for `load`, which is called once before anything is
@@ -149,6 +149,7 @@ class Source:
 
     def _check(self) -> None:
         n, where = len(self.names), self._spoken()
+        # labels: one for each image, each the number of a class
         if self.labels is not None:
             labels = np.asarray(self.labels)
             if labels.shape != (n,) or labels.dtype.kind not in "iu":
@@ -156,8 +157,8 @@ class Source:
             low, high = (int(labels.min()), int(labels.max())) if n else (0, 0)
             if low < 0 or high >= min(max(len(self.classes), 1), MAX_CLASSES):
                 raise UserError(f"{where}: labels from {low} to {high}, with {len(self.classes):,} classes: is it "
-                                "another "
-                                "data set?")
+                                "another data set?")
+            # classes without images are reported: labels that begin at 1 leave class 0 empty
             counts = np.bincount(labels.astype(np.int64), minlength=len(self.classes))
             empty = np.flatnonzero(counts == 0)
             if n and self.split != "test" and len(empty) and len(empty) < len(counts):
@@ -198,8 +199,7 @@ class Source:
         if (self.location or self.root) and not homes[0].exists():
             where = f"there is no {homes[0]}, where {name} was looked for"
         return MissingData(f"{where}. It needs {what}, from {where_from}. Where you have them in FOLDER, add --root "
-                           "FOLDER to this "
-                           f"command, or prepare them once: ganbench data prepare {name} --from FOLDER")
+                           f"FOLDER to this command, or prepare them once: ganbench data prepare {name} --from FOLDER")
 
     def crop_for(self, side: int, crop: str | None) -> tuple[str, Box | None]:
         """The name and box of the crop to take at this side; the generic crops have no box."""

@@ -53,6 +53,7 @@ class Store:
         self.attribute_names = manifest["attribute_names"]
         self.skipped = manifest["skipped"]
         self.remarks = manifest["remarks"] if isinstance(manifest["remarks"], list) else [None]
+        # read_json has checked the types of the values, but not what is inside lists and objects
         numbers = [self.n, self.side, self.channels, *self.levels]
         texts = [*self.classes, *self.attribute_names, *manifest["converted"], *manifest["sizes"],
                  *self.skipped, *self.remarks]
@@ -66,8 +67,7 @@ class Store:
         self.labels = self._array("labels", (self.n,)) if manifest["labelled"] else None
         if self.labels is not None and not 0 <= self.labels.min() <= self.labels.max() < max(1, len(self.classes)):
             raise UserError(f"{self.path / 'labels.npy'} is damaged (labels from {self.labels.min()} to "
-                            f"{self.labels.max()}, "
-                            f"{len(self.classes)} classes): {self.remedy()}")
+                            f"{self.labels.max()}, {len(self.classes)} classes): {self.remedy()}")
         self.attributes = None
         if self.attribute_names:
             self.attributes = self._array("attributes", (self.n, len(self.attribute_names)))
@@ -124,7 +124,7 @@ class Store:
 def is_store(path: Path) -> bool:
     """Whether a folder is a prepared store, by what only a store has: files of levels, and a manifest of our format.
 
-    A manifest that cannot be read counts where the files of levels are there: it is damaged, and said to be.
+    A manifest that cannot be read counts where the files of levels are there: it is damaged, and refused.
     """
     if not (path / MANIFEST).is_file() or not any(LEVEL.fullmatch(file.name) for file in path.glob("*.npy")):
         return False
@@ -214,8 +214,7 @@ def verify_store(store: Store) -> None:
         raise UserError(f"{store.path / 'labels.npy'} has {len(store.labels)} labels, not {store.n}: prepare it again")
     if content_hash(full, store.labels) != store.content_hash:
         raise UserError(f"{store.path}: the images or labels are not those that were prepared (their content hash "
-                        "differs): "
-                        f"{store.remedy()}")
+                        f"differs): {store.remedy()}")
     for side in store.levels[:-1]:
         level = store.level(side)
         for start in range(0, store.n, 1024):

@@ -39,8 +39,8 @@ class Stream:
         self._resident: tuple[int, Tensor] | None = None  # side and the whole level on the device
         self._decided: dict[int, bool] = {}
         self._floats = _Recycled()
-        self._bytes = torch.empty(0, dtype=torch.uint8)  # where a batch on the CPU is put together
-        # A thread begins on the first GPU: without being told otherwise it would pin memory for that one.
+        self._bytes = torch.empty(0, dtype=torch.uint8)  # where a batch on the CPU is assembled
+        # A thread begins on the first GPU: by default it would pin memory for that one.
         self._reader = (ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(self.device,))
                         if self.device.type == "cuda" else None)
         self._ahead: tuple[tuple[int, int, int], Future[Tensor]] | None = None
@@ -74,8 +74,7 @@ class Stream:
         position = state["json"]
         if position["content_hash"] != self.store.content_hash:
             raise UserError(f"the images in {self.store.path} are not those that the checkpoint was made with (their "
-                            "content "
-                            "hash differs): bring back the old ones, or start anew")
+                            "content hash differs): bring back the old ones, or start anew")
         self.images, self.seed = position["images"], position["seed"]
         self.coins.restore(state["tensors"]["mirror"])
         self._order, self._ahead = (-1, np.empty(0, np.int64)), None
@@ -170,9 +169,9 @@ class _Recycled:
         if memory.size != size:  # of another side or batch
             self._free.clear()
             memory = np.empty(size, np.float32)
-        lent = memory.reshape(shape)
-        weakref.finalize(lent, self._return, memory).atexit = False  # the tensor's storage holds `lent`
-        return torch.from_numpy(lent)
+        array = memory.reshape(shape)
+        weakref.finalize(array, self._return, memory).atexit = False  # the tensor's storage holds `array`
+        return torch.from_numpy(array)
 
     def _return(self, memory: np.ndarray) -> None:
         if len(self._free) < 2:  # one batch in use while the next is made; more are held by few

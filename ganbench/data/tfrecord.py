@@ -109,7 +109,7 @@ def masked_crc(data: bytes) -> int:
 def crc32c(data: bytes, lanes: int = 1024) -> int:
     """The checksum of Castagnoli. Python's zlib has another polynomial only.
 
-    Long data is cut into lanes that NumPy works on side by side; since the checksum is linear, they are put together
+    Long data is cut into lanes that NumPy works on side by side; since the checksum is linear, they are joined
     afterwards, each shifted by the bytes that follow it.
     """
     if len(data) < 8 * lanes:

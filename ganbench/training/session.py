@@ -93,6 +93,8 @@ def _build(resolved: Resolved, folder: Path) -> tuple[Trainer, Recorder]:
     progress = ProgressLine(device, quiet=options.quiet or not first)
     progress.say(f"{short_name(resolved.cls)} ({resolved.preset}) on {store.name}: {store.n:,} images of "
                  f"{store.channels}x{store.side}x{store.side}, {device}, into {folder}")
+    for remark in store.remarks:  # splits and classes that were found, files that were left out
+        progress.say(f"  {remark}")
     recorder = Recorder(options, family, store, resolved.document, folder, progress, log)
     hooks = Hooks(grid=recorder.grid, score=recorder.score)
     return Trainer(engine, stream, plan, log, hooks, folder / "checkpoints", progress, held_out,

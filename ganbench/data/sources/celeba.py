@@ -132,8 +132,7 @@ class CelebA(CelebASource):
     default_crops = {0: "c108", 128: "c128p", 256: "c178", 512: "c178", 1024: "c178"}
     inside = ("img_align_celeba", "img_align_celeba_png", "img_align_celeba/img_align_celeba", "img_align_celeba.zip")
     needs = ("img_align_celeba.zip or the folder img_align_celeba unpacked from it, and beside it, for the official "
-             "splits and the "
-             "attributes, list_eval_partition.txt and list_attr_celeba.txt")
+             "splits and the attributes, list_eval_partition.txt and list_attr_celeba.txt")
 
 
 def read_table(path: Path) -> tuple[list[str], dict[str, list[str]]]:

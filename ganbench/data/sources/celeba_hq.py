@@ -51,10 +51,9 @@ class CelebAHQ(Source):
                            "celebahq-r10.tfrecords)",
                            "https://github.com/switchablenorms/CelebAMask-HQ (CelebAMask-HQ.zip has CelebA-HQ-img) or "
                            "https://github.com/tkarras/progressive_growing_of_gans (how the tfrecords are made); or, "
-                           "to make them "
-                           "here, the folder img_celeba (unpacked from img_celeba.7z), list_landmarks_celeba.txt and, "
-                           "for the "
-                           f"30,000 that were chosen, image_list.txt, from {PAGE} and that second page")
+                           "to make them here, the folder img_celeba (unpacked from img_celeba.7z), "
+                           "list_landmarks_celeba.txt and, for the 30,000 that were chosen, image_list.txt, from "
+                           f"{PAGE} and that second page")
 
     def read(self, index: int) -> Image.Image | np.ndarray:
         return self.reader(self.names[index])
@@ -155,10 +154,9 @@ class CelebAHQ(Source):
         else:
             self._take_listed(listed[1])
         has = "yes" if self.deltas else "no"
-        self.remarks.append(f"CelebA-HQ's steps: JPEG artefacts removed {has}; enlarged by a network {has}"
-                            f"{'' if self.deltas else ', by Lanczos instead'}; padded and blurred yes; the 30,000 best "
-                            "chosen "
-                            f"{'no' if listed is None else 'yes, by image_list'}")
+        self.remarks.append(f"CelebA-HQ's steps: JPEG artefacts removed {has}; enlarged by a network "
+                            f"{has}{'' if self.deltas else ', by Lanczos instead'}; padded and blurred yes; the 30,000 "
+                            f"best chosen {'no' if listed is None else 'yes, by image_list'}")
         self.files = [*wild.files, *(self.deltas.files if self.deltas else ())]
         self.every, self.reader = list(self.chosen), self._make
         return True
@@ -252,8 +250,7 @@ class _Deltas:
             planes = bz2.BZ2Decompressor().decompress(packed, max_length=3 * SIDE * SIDE)
         except (InvalidToken, OSError, EOFError):
             raise Unreadable(f"delta{number:05d}.dat in {path} does not open with {file}: that is not the JPEG as it "
-                             "was "
-                             "published, or one of the two is damaged") from None
+                             "was published, or one of the two is damaged") from None
         if len(planes) != 3 * SIDE * SIDE:
             raise Unreadable(f"delta{number:05d}.dat in {path} holds {len(planes):,} bytes")
         return np.frombuffer(planes, np.uint8).reshape(3, SIDE, SIDE).transpose(1, 2, 0)

@@ -12,5 +12,4 @@ class CelebAWild(CelebASource):
     default_side = 128
     inside = ("img_celeba", "img_celeba/img_celeba", "img_celeba.zip")
     needs = ("the folder img_celeba, unpacked from img_celeba.7z, and beside it, for the official splits and the "
-             "attributes, "
-             "list_eval_partition.txt and list_attr_celeba.txt")
+             "attributes, list_eval_partition.txt and list_attr_celeba.txt")

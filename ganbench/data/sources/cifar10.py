@@ -79,7 +79,7 @@ class CIFAR10(Source):
         return True
 
     def _count(self, part: str, files: list[Path]) -> int:
-        """As published, unless it can be told quickly; `load` corrects it for partial copies."""
+        """As published, unless it can be known quickly; `load` corrects it for partial copies."""
         if files[0].suffix == ".bin":
             return sum(file.stat().st_size // 3073 for file in files)
         return {"train": 50_000, "test": 10_000}[part]
@@ -125,8 +125,7 @@ def _batch(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
     if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3072 or labels.dtype.kind not in "iu" \
             or labels.shape != pixels.shape[:1]:
         raise UserError(f"{name} holds {pixels.dtype} {pixels.shape} with labels {labels.dtype} {labels.shape}, not "
-                        "uint8 "
-                        "(N,3072) with N whole numbers: get it again")
+                        "uint8 (N,3072) with N whole numbers: get it again")
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels.astype(np.int64)
 
 

@@ -42,8 +42,7 @@ class HuggingFace(Source):
         except Exception as error:  # whatever the library meets: no network, no such name, a damaged file
             what = ("is it whole, and made by save_to_disk or of parquet files?" if place.exists() else
                     "there is no such folder here; check the name on the hub, or save it with save_to_disk where there "
-                    "is a "
-                    "network, and name that folder")
+                    "is a network, and name that folder")
             reason = " ".join(str(error).split())[:120]
             raise UserError(f"hf:{self.location} cannot be opened ({reason}): {what}") from None
         self.table, whole = self._chosen(datasets, found)

@@ -26,8 +26,7 @@ class LSUN(Source):
             if home.exists() and (self._lmdb(home) or self._exported(home)):
                 return
         raise self.missing("one category: the folder bedroom_train_lmdb, unpacked from bedroom_train_lmdb.zip (reading "
-                           "it needs "
-                           "pip install 'ganbench[lmdb]'), or a folder of its images",
+                           "it needs pip install 'ganbench[lmdb]'), or a folder of its images",
                            "https://www.yf.io/p/lsun (its https://github.com/fyu/lsun: python3 download.py -c bedroom)")
 
     def label(self) -> str:

@@ -98,8 +98,7 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
         raise UserError(f"{path} is not a whole IDX file ({error}): get it again") from None
     if len(values) != size or longer:
         raise UserError(f"{path} is not a whole IDX file: {len(values):,} bytes{' and more' if longer else ''} where "
-                        "its "
-                        f"head says {size:,}: get it again")
+                        f"its head says {size:,}: get it again")
     return values.reshape(shape)
 
 

@@ -92,8 +92,7 @@ def read_arrays(path: Path, split: str = "all") -> tuple[np.ndarray, np.ndarray 
     images = [as_images(i, str(path)) for i, _ in parts]
     if len({i.shape[1:] for i in images}) > 1:
         raise UserError(f"{path}: the images of its parts are {' and '.join(str(i.shape[1:]) for i in images)}: bring "
-                        "them to "
-                        "one shape")
+                        "them to one shape")
     labels = [_as_labels(m, len(i), path) for (_, m), i in zip(parts, images)]
     kept = None if any(m is None for m in labels) else np.concatenate([m for m in labels if m is not None])
     return np.concatenate(images) if len(images) > 1 else images[0], kept, bool(own)
@@ -103,8 +102,7 @@ def as_images(images: np.ndarray, where: str) -> np.ndarray:
     """An array of images as (N,H,W) or (N,H,W,C). Channels are the last axis if that is 1 to 8, else the second."""
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
         raise UserError(f"{where}: the images are {images.dtype} {images.shape}; they must be uint8 (N,H,W) or "
-                        "(N,H,W,C), "
-                        "values 0 to 255 (from [-1,1]: round(127.5 * x + 127.5), clipped)")
+                        "(N,H,W,C), values 0 to 255 (from [-1,1]: round(127.5 * x + 127.5), clipped)")
     if images.ndim == 4 and not _channels_last(images.shape):
         images = images.transpose(0, 2, 3, 1)
         if images.shape[-1] not in CHANNELS:

@@ -23,9 +23,8 @@ class StackedMNIST(MNIST):
     def open(self) -> None:
         if self.location is not None:
             if not self.location.isdigit() or not 1 <= int(self.location) <= 10_000_000:
-                raise UserError(f"stacked-mnist:{self.location}: after the colon stands how many images, 1 to "
-                                "10000000; "
-                                "where MNIST lies is said with --root")
+                raise UserError(f"stacked-mnist:{self.location}: after the colon comes the number of images, 1 to "
+                                "10000000; --root is where MNIST lies")
             self.count = int(self.location)
         self.mnist = MNIST(split=self.split, root=self.root)
         self.files = self.mnist.files

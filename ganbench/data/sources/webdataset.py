@@ -68,8 +68,7 @@ class WebDataset(Source):
             return
         if bare:
             raise UserError(f"{len(bare)} of {len(marks)} examples of {self.label()} have no class, e.g. {bare[0]}: "
-                            "give every "
-                            "one a .cls file (or a label in its .json), or none")
+                            "give every one a .cls file (or a label in its .json), or none")
         every = np.array(marks, dtype=np.int64)
         self.labels, self.classes = every[self.chosen], class_numbers(every, self.label())
 
@@ -131,8 +130,7 @@ def _pictures(tar: Tar) -> list[str]:
             shown = ", ".join(name[len(key):] for name in names[:4]) + (" ..." if len(names) > 4 else "")
             raise UserError(f"{tar.path}: the example {key!r} has {len(names)} pictures ({shown}): WebDataset takes "
                             "what follows the first dot for the kind of a file; leave one picture an example, or "
-                            "unpack the "
-                            "shards and name their folder")
+                            "unpack the shards and name their folder")
         chosen += plain
     return chosen
 

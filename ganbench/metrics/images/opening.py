@@ -1,4 +1,4 @@
-"""What stands after --fake and --real, as a set of images."""
+"""What is named by --fake and --real, as a set of images."""
 
 import zipfile
 from collections.abc import Mapping
@@ -54,6 +54,7 @@ def open_images(spec: Any, *, n: int | None = None, side: int | None = None, cha
     Example:
         reals = open_images("photos.zip", side=64, split="test"); print(reals.describe())
     """
+    # options are refused by name where this kind of input has no use for them
     asked = {"split": split, "crop": crop, "root": root, "latent": latent,
              "range": value_range and f"{value_range[0]:g},{value_range[1]:g}"}
     compat = find_compat(compat)
@@ -69,6 +70,7 @@ def open_images(spec: Any, *, n: int | None = None, side: int | None = None, cha
     for option, value in asked.items():
         if value is not None and option not in opened.takes:
             raise UserError(f"--{option} {value} cannot be used for {spec}, which is {opened.kind}: leave it out")
+    # a store or a generator has the side that it has
     if side is not None and opened.side not in (side, 0):
         raise UserError(f"{spec} holds images of side {opened.side}, the others have {side}: "
                         "bring them to one side (pictures in a folder are resized by --side)")
@@ -88,8 +90,7 @@ def _of_object(images: Any, n: int | None, seed: int, output: generators.Output)
     if callable(images):
         return generators.from_function(images, n, seed, "function", output), "the function"
     raise UserError(f"a {type(images).__name__} cannot be scored: give a folder, a file, a data set, an array or "
-                    "tensor of "
-                    "images, a run, or a function (n, seed) -> images")
+                    "tensor of images, a run, or a function (n, seed) -> images")
 
 
 def _open(spec: str, n: int | None, side: int | None, channels: int | None, split: str | None, crop: str | None,
@@ -105,6 +106,8 @@ def _open(spec: str, n: int | None, side: int | None, channels: int | None, spli
             return generators.from_torchscript(path, n, seed, device, latent, output)
         if suffix in ARRAYS and (statistics := _statistics(path)) is not None:
             return statistics
+
+    # a function in a module; a data set's name before the colon goes first
     module, colon, attribute = spec.partition(":")
     dotted = colon and all(part.isidentifier() for part in f"{module}.{attribute}".split("."))
     if dotted and not Path(attribute).exists() and canonical(module) not in names("dataset"):
@@ -169,7 +172,7 @@ def _statistics(path: Path) -> Statistics | None:
                 found = torch.load(path, map_location="cpu", weights_only=True)
         else:
             return None
-    except Exception:  # whatever is wrong with the file is said where it is opened as images
+    except Exception:  # whatever is wrong with the file is reported where it is opened as images
         return None
     if not isinstance(found, Mapping):
         return None

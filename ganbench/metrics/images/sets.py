@@ -63,10 +63,12 @@ class ImageSet:
         """How many images were taken, of what, and what was left out and why, in one line."""
         if not self.side:
             return f"statistics in {shown(self.description)}, of {self.n or 'an unknown number of'} images"
+        # how many, of what, brought to which shape
         taken = f"{self.n:,} of {self.available:,}" if self.available > self.n else f"{self.n:,}"
         size = "each in its own size" if self.native else f"{self.channels}x{self.side}x{self.side}"
         settings = [size, *(f"{name} {value}" for name, value in
                                                                  (("split", self.split), ("crop", self.crop)) if value)]
+        # what is not among them, and why
         out = [f"left out: {reason} {count:,}" for reason, count in self.left_out.items()]
         return "; ".join([f"{taken} images of {shown(self.description)}, {', '.join(settings)}", *out, *self.remarks])
 
@@ -120,6 +122,7 @@ class StoreSet(ImageSet):
                             f"ask for at most {store.n // (part + 1)} with --n")
         self.dataset, self.split, self.crop = store.name, store.split, store.crop or ""
         self.mirror = bool(store.mirror)
+        # one order for all models; part 1 takes what follows part 0
         chosen = shuffled(store.n, seed)[part * self.n:(part + 1) * self.n]
         self.indices = np.sort(chosen)  # a memory map likes to be read in order
         self._seed, self._part = seed, part
@@ -171,6 +174,7 @@ class GeneratedSet(ImageSet):
         return self._content
 
     def _batches(self, size: int) -> Iterator[Tensor]:
+        # hashed as they pass: nobody can say beforehand what a generator will give
         pixels = hashlib.sha256(repr((self.n, self.channels, self.side)).encode())
         for batch in self.make(size):
             pixels.update(batch.contiguous().numpy().data)
@@ -186,9 +190,9 @@ class ArraySet(ImageSet):
     def __init__(self, array: np.ndarray, description: str, n: int | None = None):
         super().__init__(description)
         if array.dtype != np.uint8:
-            raise UserError(f"{description} holds {array.dtype} numbers: images have to be uint8, so that everybody "
-                            "scores the "
-                            "same bytes (from [-1,1]: round(127.5 * x + 127.5), clipped to 0..255)")
+            raise UserError(f"{description} holds {array.dtype} numbers: images have to be uint8, so that all "
+                            "scores the same bytes (from [-1,1]: round(127.5 * x + 127.5), clipped to 0..255)")
+        # to (N,C,S,S), from channels last or none
         if array.ndim == 3:
             array = array[:, None]
         elif array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
@@ -222,12 +226,10 @@ class Statistics(ImageSet):
         super().__init__(description)
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
             raise UserError(f"{description} holds a mean of shape {mean.shape} and a covariance of shape "
-                            f"{covariance.shape}: "
-                            "expected (d,) and (d,d)")
+                            f"{covariance.shape}: expected (d,) and (d,d)")
         self.mean, self.covariance, self.n, self.side, self.channels = mean, covariance, n, 0, 0
         self.warnings.append(f"{description} does not say how its features were made: they must come from the same "
-                             "network, "
-                             "layer and resize")
+                             "network, layer and resize")
 
     @property
     def content_hash(self) -> str:
@@ -261,6 +263,8 @@ class SourceSet(ImageSet):
         # a sample of fewer is drawn before anything is read
         n = min(n or len(source), len(source))
         self.indices = np.arange(len(source)) if n == len(source) else np.sort(shuffled(len(source))[:n])
+
+        # what each file says of itself: from that come count, side and channels, where they are not given
         looks = self._look(skip_bad)
         self.n = len(self.indices)
         _note_sample(self)
@@ -269,7 +273,10 @@ class SourceSet(ImageSet):
         self.channels = 3 if native else channels or source.channels or (3 if any(look.colour for look, _ in looks) else 1)
         self.crop, self._box = source.crop_for(self.side, crop)
         self._looks = [digest for _, digest in looks]
+        # arrays cost nothing to read again; picture files are decoded
         self.at_hand = source.encoded(int(self.indices[0])) is None
+
+        # what may spoil a comparison
         others = sum(count for size, count in sizes.items() if size != (self.side, self.side))
         self.native = native and others > 0  # of one square size they are as they would be anyway
         if others and not native:
@@ -287,6 +294,8 @@ class SourceSet(ImageSet):
         """
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             looks = list(pool.map(lambda index: _look_at(self.source, int(index), skip_bad), self.indices))
+
+        # the unreadable: a reason in place of a header
         bad = [(index, look) for index, look in zip(self.indices, looks) if isinstance(look, str)]
         if bad:
             named = "; ".join(f"{shown(self.source.names[index])}: {reason}" for index, reason in bad[:5])
@@ -294,6 +303,7 @@ class SourceSet(ImageSet):
             if not skip_bad:
                 raise UserError(f"cannot read {len(bad)} of {len(looks)} images of {self.description} ({named}): "
                                 "replace them, or leave them out with --skip-bad")
+            # left out, counted and named
             self.left_out["unreadable"] = len(bad)
             self.warnings.append(f"left out {len(bad)} unreadable files of {self.description}: {named}")
         self.indices = np.array([i for i, look in zip(self.indices, looks) if not isinstance(look, str)],
@@ -306,6 +316,7 @@ class SourceSet(ImageSet):
     @cached_property
     def content_hash(self) -> str:  # type: ignore[override]
         """Of the files' bytes in order (or the pixels of arrays), and of how they are brought to one size."""
+        # arrays that are square already are not cropped: the same pixels from elsewhere have the same hash
         crop = "" if self.at_hand and self.crop == "centre" else self.crop
         return _digest(*self._looks, *(("native",) if self.native else (self.side, self.channels, crop)))
 
@@ -326,14 +337,14 @@ class SourceSet(ImageSet):
                            pad=self.source.pad, smooth=self.source.smooth)
         except Unreadable as error:
             raise UserError(f"cannot decode {shown(self.source.names[index])} of {self.description} ({error}): replace "
-                            "the file, "
-                            "or leave such files out with --skip-bad") from None
+                            "the file, or leave such files out with --skip-bad") from None
 
 
 def _look_at(source: Source, index: int, whole: bool) -> tuple[Header, str] | str:
     """Header and digest of one image, or why it cannot be read. whole: decode it, too."""
     try:
         data = source.encoded(index)
+        # a whole decoding only where it is asked for, or where there is no file to look at
         picture = source.picture(index) if whole or data is None else None
         if data is None:
             assert picture is not None
