@@ -254,11 +254,11 @@ class WGANGP(Family):
             labels = engine.random("labels").integers(n, high=self.images.classes)
             scores, logits = self.judge(self.generator(z, labels))
             logs["class_fake"] = F.cross_entropy(logits, labels)
-            engine.update(-scores.mean() + c.class_generator * logs["class_fake"], "generator")
+            engine.update(losses.wasserstein_generator(scores) + c.class_generator * logs["class_fake"], "generator")
             logs["class_fake"] = logs["class_fake"].detach()
             return {**logs, "generator_loss": -scores.detach().mean()}
         # plain: raise the critic's score of fakes
-        score = self.critic(self.generator(z)).mean()
+        score = -losses.wasserstein_generator(self.critic(self.generator(z)))
         engine.update(-score, "generator")
         return {**logs, "generator_loss": -score.detach()}
 

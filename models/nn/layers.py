@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganbench.models.nn.equalized import widened
+
 LEAK = 0.2  # slope of the leaky ReLU, in every family here
 
 
@@ -121,7 +123,8 @@ class NormedMinibatchDiscrimination(nn.Module):
     def distances(self, x: Tensor) -> Tensor:
         """Between all pairs of samples, by kernel: (B,B,kernels)."""
         # the tensor's scale is learned by kernel and dimension, its direction in theta
-        m = torch.tensordot(x, self.theta * (self.log_scale.exp() / self.theta.norm(dim=0)), 1)
+        with torch.autocast(x.device.type, enabled=False):  # exp(-distance) wants more than bfloat16 has
+            m = torch.tensordot(widened(x), self.theta * (self.log_scale.exp() / self.theta.norm(dim=0)), 1)
         return (m[:, None] - m[None]).abs().sum(3)
 
     @torch.no_grad()

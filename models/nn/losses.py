@@ -1,7 +1,8 @@
 """Losses that several families share: plain functions of scores, images and networks.
 
 Scores are raw (no sigmoid), shape (B,): r = D(x) for reals, f = D(G(z)) for fakes. Every function returns a scalar to
-be minimised by the player it is named after.
+be minimised by the player it is named after. Scores and gradients in half precision are widened to float32 first: the
+differences that count are small beside them.
 """
 
 import math
@@ -10,6 +11,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ganbench.models.nn.equalized import widened
 
 LN2 = math.log(2)
 
@@ -21,17 +24,17 @@ Scores = Callable[[Tensor], Tensor]
 
 def logistic_critic(real: Tensor, fake: Tensor) -> Tensor:
     """-log D(x) - log(1 - D(G(z))), D = sigmoid of the score. The sum of both terms, 2 ln 2 for a blind critic."""
-    return F.softplus(-real).mean() + F.softplus(fake).mean()
+    return F.softplus(-widened(real)).mean() + F.softplus(widened(fake)).mean()
 
 
 def non_saturating_generator(fake: Tensor) -> Tensor:
     """-log D(G(z)): the generator's loss in practice (section 3, below equation 1). ln 2 against a blind critic."""
-    return F.softplus(-fake).mean()
+    return F.softplus(-widened(fake)).mean()
 
 
 def minimax_generator(fake: Tensor) -> Tensor:
     """log(1 - D(G(z))): the generator's side of equation 1. Its gradient vanishes when the critic is sure."""
-    return -F.softplus(fake).mean()
+    return -F.softplus(widened(fake)).mean()
 
 
 def js_bound(critic_loss: Tensor) -> Tensor:
@@ -46,11 +49,11 @@ def js_bound(critic_loss: Tensor) -> Tensor:
 
 def wasserstein_critic(real: Tensor, fake: Tensor) -> Tensor:
     """mean f - mean r. Its negative is the Wasserstein estimate, up to the critic's unknown Lipschitz constant."""
-    return fake.mean() - real.mean()
+    return widened(fake).mean() - widened(real).mean()
 
 
 def wasserstein_generator(fake: Tensor) -> Tensor:
-    return -fake.mean()
+    return -widened(fake).mean()
 
 
 def gradient_norms(critic: Scores, real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
@@ -66,7 +69,7 @@ def gradient_norms(critic: Scores, real: Tensor, fake: Tensor, eps: Tensor) -> T
     between = (eps * real.detach() + (1 - eps) * fake.detach()).requires_grad_()
     gradient, = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     # The square root has no derivative at 0; 1e-12 moves a norm near the target 1 by 5e-13.
-    return (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
+    return (widened(gradient).flatten(1).square().sum(1) + 1e-12).sqrt()
 
 
 def gradient_penalty(norms: Tensor, target: float = 1.0) -> Tensor:
@@ -78,22 +81,23 @@ def gradient_penalty(norms: Tensor, target: float = 1.0) -> Tensor:
 
 def least_squares_critic(real: Tensor, fake: Tensor, fake_target: float = 0.0, real_target: float = 1.0) -> Tensor:
     """Half the mean squared distances to the targets b (reals) and a (fakes): equation 2, first line."""
+    real, fake = widened(real), widened(fake)
     return 0.5 * (real - real_target).square().mean() + 0.5 * (fake - fake_target).square().mean()
 
 
 def least_squares_generator(fake: Tensor, target: float = 1.0) -> Tensor:
     """Half the mean squared distance to the target c: equation 2, second line."""
-    return 0.5 * (fake - target).square().mean()
+    return 0.5 * (widened(fake) - target).square().mean()
 
 
 # --- hinge (Lim and Ye 2017, arXiv 1705.02894) ----------------------------------------------------------------------
 
 def hinge_critic(real: Tensor, fake: Tensor) -> Tensor:
-    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    return F.relu(1 - widened(real)).mean() + F.relu(1 + widened(fake)).mean()
 
 
 def hinge_generator(fake: Tensor) -> Tensor:
-    return -fake.mean()
+    return -widened(fake).mean()
 
 
 # --- R1 (Mescheder et al. 2018, arXiv 1801.04406) -------------------------------------------------------------------
@@ -105,7 +109,7 @@ def r1_penalty(critic: Scores, real: Tensor, gamma: float = 10.0) -> Tensor:
     """
     real = real.detach().requires_grad_()
     gradient, = torch.autograd.grad(critic(real).sum(), real, create_graph=True)
-    return 0.5 * gamma * gradient.flatten(1).square().sum(1).mean()
+    return 0.5 * gamma * widened(gradient).flatten(1).square().sum(1).mean()
 
 
 # --- relativistic pairing (Jolicoeur-Martineau 2018, 1807.00734; with R1 and R2: Huang et al. 2024, 2501.05441) -------
@@ -114,14 +118,13 @@ def relativistic_critic(real: Tensor, fake: Tensor) -> Tensor:
     """-log sigmoid(r - f), each real paired with one fake (arXiv 2501.05441, equation 2). ln 2 for a blind critic.
 
     ln 2 minus this is a lower bound, in nats, on a divergence between the two distributions: 0 where they are equal.
-    Scores in half precision are widened, for their difference is small beside them.
     """
-    return F.softplus(fake.float() - real.float()).mean()
+    return F.softplus(widened(fake) - widened(real)).mean()
 
 
 def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
     """-log sigmoid(f - r): the critic's loss with the roles exchanged, non-saturating."""
-    return F.softplus(real.float() - fake.float()).mean()
+    return F.softplus(widened(real) - widened(fake)).mean()
 
 
 def squared_gradients(scores: Tensor, images: Tensor) -> Tensor:
@@ -132,15 +135,15 @@ def squared_gradients(scores: Tensor, images: Tensor) -> Tensor:
     Args:
         scores: (B,), each made from its own image alone. images: (B,C,S,S), a leaf that requires a gradient.
     """
-    gradient, = torch.autograd.grad(scores.float().sum(), images, create_graph=True)
-    return gradient.float().flatten(1).square().sum(1)
+    gradient, = torch.autograd.grad(widened(scores).sum(), images, create_graph=True)
+    return widened(gradient).flatten(1).square().sum(1)
 
 
 # --- energies (Zhao et al. 2016, arXiv 1609.03126) ------------------------------------------------------------------
 
 def energy_critic(real: Tensor, fake: Tensor, margin: float) -> Tensor:
     """mean E(x) + mean max(0, m - E(G(z))), the hinge on each sample by itself (equation 1). Energies are (B,) >= 0."""
-    return real.mean() + F.relu(margin - fake).mean()
+    return widened(real).mean() + F.relu(margin - widened(fake)).mean()
 
 
 def pulling_away(code: Tensor) -> Tensor:
@@ -158,5 +161,6 @@ def pulling_away(code: Tensor) -> Tensor:
 @torch.no_grad()
 def probabilities(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
     """Mean D(x) and D(G(z)), and the shares of reals and fakes that the critic tells right."""
+    real, fake = widened(real), widened(fake)
     return {"prob_real": real.sigmoid().mean(), "prob_fake_before": fake.sigmoid().mean(),
             "accuracy_real": (real > 0).float().mean(), "accuracy_fake": (fake < 0).float().mean()}

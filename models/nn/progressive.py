@@ -22,6 +22,7 @@ from ganbench.models.nn.equalized import (
     blur,
     downsample,
     scale_noise,
+    widened,
 )
 from ganbench.models.nn.growing import TICK_KIMG, Channels, Growing, Growth, by_side, mix
 from ganbench.models.nn.layers import NormedMinibatchDiscrimination, one_hot
@@ -149,7 +150,7 @@ class ProgressiveCritic(Growing):
         x = self.conv_finish(self.conv(scale_noise(x, noise)))
         x = self.dense(scale_noise(x, noise).flatten(1))
         x = self.dense_finish(x[:, :, None, None])[:, :, 0, 0]
-        return self.out(x if self.discrimination is None else self.discrimination(x))
+        return widened(self.out(x if self.discrimination is None else self.discrimination(x)))
 
     def noise_strength(self) -> Tensor | None:
         """0.2 * max(d - 0.5, 0)^2 for the running d (appendix B), a scalar; None = no noise."""
