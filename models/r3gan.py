@@ -17,17 +17,21 @@ from torch import Tensor, nn
 
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
+from ganbench.models import dcgan, sngan, wgan_gp
 from ganbench.models.nn import losses
 from ganbench.models.nn.equalized import blur, downsample, upsample
-from ganbench.models.nn.layers import LEAK
+from ganbench.models.nn.layers import LEAK, normal_weights
+from ganbench.models.nn.spectral import normalise_spectrally
 from ganbench.models.nn.stripped import LRELU_GAIN, StrippedCritic, StrippedGenerator
 from ganbench.random import Random
 
 
 class R3GANConfig(FamilyConfig):
     # networks
-    net: Literal["bottleneck", "stripped"] = setting(
-        "bottleneck", "the paper's own networks, or StyleGAN2's without its tricks", "table 2: E, or B and C", later=True)
+    net: Literal["bottleneck", "stripped", "dcgan", "wgan_gp", "sngan"] = setting(
+        "bottleneck", "the paper's networks; StyleGAN2's without its tricks; or the convolutional ones of another "
+        "family, with no batch norm in the critic", "table 2: E, or B and C", later=True)
+    dim: int = setting(64, "dcgan, wgan_gp, sngan: finest maps, as that family counts them", ge=1, later=True)
     fmap_base: int = setting(24576, "maps at side s are min(base / s, max)", "code", ge=1)
     fmap_max: int = setting(768, "most maps in a stage", "code", ge=1)
     blocks: int = setting(2, "residual blocks a stage", "code", ge=1)
@@ -187,6 +191,25 @@ class Critic(nn.Module):
         return (out * self.embedding[labels]).sum(1)
 
 
+def borrowed(config: R3GANConfig, images: ImageSpec) -> tuple[nn.Module, nn.Module]:
+    """Generator and critic of another family; no batch norm in the critic, for penalties are about single images."""
+    side, colours, latent, dim = images.side, images.channels, config.latent, config.dim
+    if config.net == "sngan":
+        critic: nn.Module = sngan.ConvCritic(side, dim, colours)
+        normalise_spectrally(critic)
+        return sngan.ConvGenerator(latent, side, dim, colours), critic
+    falling = dcgan.widths(side, dim)
+    if config.net == "wgan_gp":
+        generator = nn.Sequential(wgan_gp.ConvGenerator(latent, falling, colours, norm=True), nn.Tanh())
+        return generator, wgan_gp.ConvCritic(colours, falling[::-1], "none")
+    plan = [(width, 2) for width in falling]
+    networks = (dcgan.Generator(latent, falling[0], plan[1:], colours, 4),
+                dcgan.Discriminator(colours, plan[::-1], 4, norm=False))
+    for network in networks:
+        normal_weights(network, 0.02)
+    return networks
+
+
 # --- the family -----------------------------------------------------------------------------------------------------
 
 _IMAGENET: dict[str, Any] = {"fmap_base": 98304, "fmap_max": 1536, "group_width": 16, "conditional": True,
@@ -234,6 +257,8 @@ class R3GAN(Family):
                                       "are ours; not measured here", side=32, kimg=2000.0,
                                       **{**_SMALL, "fmap_base": 2048, "fmap_max": 256, "gamma": 1.0,
                                          "gamma_end": 0.1, "batch": 64, "ema_kimg": 20.0, "schedule_kimg": 1000.0}),
+        "laptop-dcgan": Preset("the loss on DCGAN's small networks; not measured", kimg=120.0, net="dcgan", dim=32,
+                               **{**_SMALL, "batch": 32}),
         "laptop": Preset("small networks for 32 pixels; not measured", kimg=120.0, **_SMALL),
         "smoke": Preset("seconds: does it run?", kimg=0.5, **{**_SMALL, "fmap_max": 16, "batch": 8, "latent": 8}),
     }
@@ -265,12 +290,14 @@ class R3GAN(Family):
         self.needs_labels = config.conditional  # type: ignore[misc]  # a matter of configuration here
         self.classes = images.classes if config.conditional else 0
         widths, colours = self.widths(config, images.side), images.channels
-        if config.net == "stripped":
+        if config.net == "bottleneck":
+            self.generator = Generator(config, widths, colours, self.classes)
+            self.critic = Critic(config, widths[::-1], colours, self.classes)
+        elif config.net == "stripped":
             self.generator = StrippedGenerator(config.latent, widths, colours)
             self.critic = StrippedCritic(widths[::-1], colours)
         else:
-            self.generator = Generator(config, widths, colours, self.classes)
-            self.critic = Critic(config, widths[::-1], colours, self.classes)
+            self.generator, self.critic = borrowed(config, images)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.register_buffer("gamma", torch.tensor(config.gamma), persistent=False)
 
@@ -281,9 +308,11 @@ class R3GAN(Family):
         if config.conditional and images.classes < 2:
             raise UserError("r3gan with conditional=true needs labels, and this data has none: use a labelled data "
                             "set, a folder with one subfolder a class, or --preset paper")
-        if config.net == "stripped":
+        if config.net != "bottleneck":
             if config.conditional:
                 raise UserError("r3gan takes labels with net=bottleneck only: set conditional=false or net=bottleneck")
+            if images.side < 16:
+                raise UserError(f"side {images.side} is too small for net={config.net}: choose --side 32 or more")
             return
         for width in cls.widths(config, images.side):
             groups = max(1, width // config.group_width)

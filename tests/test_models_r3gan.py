@@ -161,12 +161,12 @@ def test_schedules():
 
 
 def test_the_ladders_lower_rungs_have_the_published_sizes():
-    """Table 2: 18.890M and 23.996M; layer by layer at side 32."""
+    """Table 2: 18.890M and 23.996M; layer by layer at side 16."""
     family = build("r3gan", "config-c", side=256, channels=3)
     assert (count(family.generator), count(family.critic)) == (18_890_453, 23_996_481)
-    small = build("r3gan", "config-b", side=8, channels=1, fmap_max=4, latent=2)
-    generator = 2 * 4 + 4 * 16 + 3 * (9 * 16 + 4) + 2 * (4 + 1)
-    critic = 4 + 4 + 2 * (9 * 16 + 4) + 16 + (9 * 16 + 4) + (16 * 16 + 4) + 5
+    small = build("r3gan", "config-b", side=16, channels=1, fmap_max=4, latent=2)
+    generator = 2 * 4 + 4 * 16 + 5 * (9 * 16 + 4) + 3 * (4 + 1)
+    critic = 4 + 4 + 2 * (2 * (9 * 16 + 4) + 16) + (9 * 16 + 4) + (16 * 16 + 4) + 5
     assert (count(small.generator), count(small.critic)) == (generator, critic)
     assert small.config.loss == "logistic" and small.config.penalties == "r1"
     assert family.config.loss == "relativistic" and family.config.penalties == "r1+r2"
@@ -183,6 +183,21 @@ def test_stripped_networks_keep_the_scale_and_train():
     assert [name for name, _ in engine.updates] == ["critic", "generator"]
     with pytest.raises(UserError, match="net=bottleneck"):
         build("r3gan", "config-c", conditional=True)
+
+
+@pytest.mark.parametrize("net, other, settings", [
+    ("dcgan", "dcgan", {"ngf": 8, "ndf": 8, "kernel": 4, "per_unit_norm": False, "critic_norm": False, "latent": 64}),
+    ("wgan_gp", "wgan_gp", {"dim": 8, "latent": 64}),
+    ("sngan", "sngan", {"generator_dim": 8, "critic_dim": 8, "latent": 64})])
+def test_networks_of_other_families(net, other, settings):
+    family, theirs = build("r3gan", "paper", net=net, dim=8, batch=4), build(other, "paper", **settings)
+    assert [(n.replace("0.", ""), p.shape) for n, p in family.critic.named_parameters()] == \
+        [(n.replace("0.", ""), p.shape) for n, p in theirs.critic.named_parameters()]
+    assert count(family.generator) == count(theirs.generator)
+    assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in family.critic.modules())
+    engine = WatchedEngine(family)
+    logs = engine.steps(Reals(engine))
+    assert {"r1", "r2", "bound"} <= set(logs)
 
 
 def test_labels_and_groups_are_checked():
