@@ -309,3 +309,22 @@ def test_more_mistakes_are_named_before_anything_runs(write, change, line, says)
     with pytest.raises(UserError, match=says) as caught:
         plan(write(change))
     assert f"line {line}:" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_suite_decides_the_split_and_says_where_a_preset_means_another(write, tmp_path):
+    (tmp_path / "whole.py").write_text(PICKY.replace("needs_labels = True", "").replace("Picky", "Whole").replace(
+        'Preset("any")', 'Preset("any", split="all")'))
+    path = write((f'name = "{TOY}"\npresets = ["paper", "fast"]', 'name = "whole.py"\npreset = "paper"'))
+    planned = plan(path)
+    arguments = planned.cells[0].arguments()
+    assert arguments[arguments.index("--split") + 1] == "train"  # as the references and the suite's hash have it
+    assert any("whole paper is made for split all and trains on train here" in note for note in planned.notes)
+
+
+@pytest.mark.parametrize(("name", "lengths"), [("pggan-table1", [10_000] * 8 + [20_000]),
+                                               ("stylegan-ladder", [12_000] + [25_000] * 5)])
+def test_the_papers_ladders_take_all_images_and_each_rung_its_own_length(name, lengths):
+    planned = plan(next(path for path in SUITES if path.stem == name), dry=True)
+    assert [cell.budget.kimg for cell in planned.cells] == lengths
+    assert {cell.split for cell in planned.cells} == {"all"}
+    assert planned.cells[0].evaluation.n_of in ({"ms_ssim": 20_000}, {"ppl": 100_000})

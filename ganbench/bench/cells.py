@@ -12,7 +12,7 @@ from typing import Any
 from ganbench import records
 from ganbench.bench.schema import Budget, Evaluation, Suite
 from ganbench.errors import UserError, nearest
-from ganbench.family import family_hash
+from ganbench.family import family_hash, find_family
 
 # Evaluation's keys that came after the first manifests: they count in a cell's identity only where they are given.
 LATER = ("n_of", "set")
@@ -76,7 +76,8 @@ class Cell:
                  "--seed", str(self.seed), f"--{self.budget.unit}", f"{self.budget.amount!r}",
                  "--precision", self.precision, "--n-eval", str(self.evaluation.n)]
         flags += ["--crop", self.crop] if self.crop else []
-        flags += ["--split", self.split] if self.split else []
+        if self.split or find_family(self.family).presets[self.preset].split != "train":  # else the preset would decide
+            flags += ["--split", self.split or "train"]
         if self.evaluation.every is not None:
             flags += ["--eval-every", repr(self.evaluation.every)]
         flags += ["--metric", ",".join(self.evaluation.metrics)]

@@ -103,6 +103,9 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
                 images = ImageSpec(found.side, found.channels, found.classes)
                 family = families.find_family(named[entry.name])
                 name, config = _fitting(family, preset, settings, images, data.name)
+            meant = family.presets[name].split
+            if data.split is None and meant != "train":
+                notes.append(f"{families.short_name(family)} {name} is made for split {meant} and trains on train here: split = \"{meant}\" in [[dataset]] of {data.name} would change that")
             budget = entry.budget or suite.budget
             suffix = f"-{budget.amount:g}{budget.unit}" if entry.budget and not budget.preset else ""
             if budget.preset:
@@ -122,7 +125,7 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
                                  tuple(suite.evaluation.metrics), suite.evaluation.n, data.split, settings_of_metrics,
                                  found.spec)
                        for data, found in zip(suite.dataset, looked_at)) if suite.evaluation.references else ()
-    return Planned(path, suite, tuple(cells), references, tuple(notes))
+    return Planned(path, suite, tuple(cells), references, tuple(dict.fromkeys(notes)))
 
 
 def _check_metrics(path: Path, suite: Suite, lines: dict[tomlfile.Place, int], dry: bool) -> None:
