@@ -105,7 +105,8 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
                 name, config = _fitting(family, preset, settings, images, data.name)
             meant = family.presets[name].split
             if data.split is None and meant != "train":
-                notes.append(f"{families.short_name(family)} {name} is made for split {meant} and trains on train here: split = \"{meant}\" in [[dataset]] of {data.name} would change that")
+                notes.append(f"{families.short_name(family)} {name} is made for split {meant} and trains on train here: "
+                             f'split = "{meant}" in [[dataset]] of {data.name} would change that')
             budget = entry.budget or suite.budget
             suffix = f"-{budget.amount:g}{budget.unit}" if entry.budget and not budget.preset else ""
             if budget.preset:
