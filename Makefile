@@ -2,7 +2,7 @@
 # Each sets up its own .venv on first use.
 PYTHON ?= python3
 
-.PHONY: demo test test-gpu lint docs clean
+.PHONY: demo test test-gpu test-faults lint docs clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -19,6 +19,10 @@ test: .venv/ready
 test-gpu: .venv/ready
 	.venv/bin/python -m pytest -n 0 tests/gpu
 	.venv/bin/python -m pytest -n 4 --ignore tests/gpu
+
+# what goes wrong: kills, signals, full disks, flipped bits; under half an hour on two cores (GANBENCH_FAULTS=0.2: a fifth)
+test-faults: .venv/ready
+	.venv/bin/python -m pytest -m slow -s tests/faults
 
 lint: .venv/ready
 	.venv/bin/ruff check .
