@@ -115,7 +115,7 @@ def append(path: str | Path, rows: Iterable[Mapping[str, Any]], warn: Callable[[
                 file.truncate(len(whole))
             fresh, remarks = _fresh(lines, former)
             if fresh and whole and _version(_header(whole)) != SCHEMA:
-                atomic_write(path, _as_csv([*former, *fresh], header=True), remedy="choose another with --results", sync=True)
+                atomic_write(path, _as_csv([*former, *fresh], header=True), remedy="choose another file for them", sync=True)
             else:
                 # a file that a hand has edited may lack its last line's end
                 end = "\n" if whole and not whole.endswith(b"\n") else ""
@@ -124,7 +124,7 @@ def append(path: str | Path, rows: Iterable[Mapping[str, Any]], warn: Callable[[
                 file.flush()
                 os.fsync(file.fileno())
     except OSError as error:
-        raise UserError(f"cannot write results to {path}: {error.strerror}; choose another with --results") from None
+        raise UserError(f"cannot write results to {path}: {error.strerror}; choose another file for them") from None
     for remark in remarks:
         warn(f"{path}: {remark}")
     return len(fresh)
@@ -148,9 +148,9 @@ def replace_rows(path: str | Path, rows: Iterable[Mapping[str, Any]], own: Calla
             raw = file.read()
             whole = _whole_lines(raw)
             kept = [row for row in (_parse(_decoded(whole, path), path) if whole else []) if not own(row)]
-            atomic_write(path, _as_csv([*lines, *kept], header=True), remedy="choose another with --results", sync=True)
+            atomic_write(path, _as_csv([*lines, *kept], header=True), remedy="choose another file for them", sync=True)
     except OSError as error:
-        raise UserError(f"cannot write results to {path}: {error.strerror}; choose another with --results") from None
+        raise UserError(f"cannot write results to {path}: {error.strerror}; choose another file for them") from None
     return list(dict.fromkeys(row["run"] for row in kept))
 
 

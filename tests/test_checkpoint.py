@@ -86,7 +86,7 @@ def test_a_damaged_mark_of_the_best_is_passed_over_with_a_note_and_written_anew(
     with pytest.raises(UserError, match=r"best\.json is damaged .*--which last") as caught:
         checkpoint.check_mark(tmp_path)
     assert "\n" not in str(caught.value)
-    with pytest.warns(UserWarning, match="passed over"):
+    with pytest.warns(UserWarning, match="until then it is passed over"):
         checkpoint.mark_if_best(tmp_path, path, "swd", 3.0, higher_is_better=False)
     assert checkpoint.best_of(tmp_path) == path
     checkpoint.check_mark(tmp_path)

@@ -40,6 +40,8 @@ def sample(
     video: Annotated[bool, typer.Option("--video", help="A film (.mp4) of --growth, --walk or --interpolate")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="The images alone: not enlarged, without labels")] = False,
     which: Annotated[str, typer.Option(help="Checkpoint: last or best")] = "last",
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a damaged checkpoint; else the one before is taken")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Run code that lies in the run's folder, or is not what it was")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
 ) -> None:
     """Draw images from a run: a grid, single files, or a picture that shows how its latent space is made."""
@@ -48,7 +50,7 @@ def sample(
 
     if which not in ("last", "best"):
         raise UserError(f"--which {which}: choose last or best")
-    run = load_run(path or newest_run(), device=choose_device(device), which=which)
+    run = load_run(path or newest_run(), device=choose_device(device), which=which, strict=strict, trust=trust)
     wanted = {"walk": walk, f"interpolate-{interpolate}": interpolate is not None, "embed": embed,
               "classes": classes,
               "truncation-sweep": truncation_sweep, "mixing-sheet": mixing_sheet, "noise-variation": noise_variation,

@@ -311,7 +311,7 @@ def growth_strip(grids: Sequence[Path], columns: int = 8) -> np.ndarray:
 def spread(grids: Sequence[Path], n: int = 8) -> list[Path]:
     """At most n of a run's sample grids, evenly spread, the first and last included."""
     if not grids:
-        raise UserError("this run has no sample grids yet: let it train on, or set --grid-every")
+        raise UserError("this run has no sample grids yet: let it train on, or begin one with `ganbench run --grid-every`")
     return [grids[round(float(i))] for i in np.linspace(0, len(grids) - 1, min(n, len(grids)))]
 
 

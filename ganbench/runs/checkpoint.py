@@ -120,22 +120,21 @@ def best_of(folder: Path) -> Path | None:
     try:
         found = _mark(folder)
     except UserError as error:
-        warnings.warn(f"{error}; it is passed over, and the next evaluation writes it anew", stacklevel=2)
+        warnings.warn(f"{error}; until then it is passed over", stacklevel=2)
         return None
     return folder / found["checkpoint"] if found and (folder / found["checkpoint"]).is_dir() else None
 
 
 def check_mark(folder: Path) -> None:
     """Raise UserError if the mark of the best checkpoint is there and cannot be read."""
-    _mark(folder)
+    _mark(folder, "take the last checkpoint (--which last), or let `ganbench resume` mark one anew")
 
 
-def _mark(folder: Path) -> dict[str, Any]:
+def _mark(folder: Path, remedy: str = "the next evaluation of the training writes it anew") -> dict[str, Any]:
     """What best.json says, {} where there is none. Raises UserError for a damaged one."""
     marker = folder / "best.json"
     if not os.path.lexists(marker):
         return {}
-    remedy = "take the last checkpoint (--which last), or let `ganbench resume` mark one anew"
     found = read_json(marker, keys={"checkpoint": str, "value": float}, remedy=remedy)
     if not math.isfinite(found["value"]) or not NAME.fullmatch(found["checkpoint"]):
         raise UserError(f"{marker} is damaged (no checkpoint with a finite value): {remedy}")

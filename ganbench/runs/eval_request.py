@@ -50,6 +50,8 @@ class EvalRequest:
     value_range: tuple[float, float] | None = option("", "Black and white of a generator's floats, e.g. 0,1; default: -1,1",
                                                      flag="--range", parse=parse_range)
     which: str = option("last", "Checkpoint of the run: last or best")
+    strict: bool = option(False, "Refuse a damaged checkpoint; else the one before is taken")
+    trust: bool = option(False, "Run code that lies in the run's folder, or is not what it was")
     skip_bad: bool = option(False, "Leave out unreadable pictures, listed by name")
 
     # --- how

@@ -262,7 +262,7 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
         run = newest_run()
         say(f"no --run and no --fake given: scoring the newest run, {run}")
     if not isinstance(run, Run):
-        run = load_run(run, device=device, which=asked.which)
+        run = load_run(run, device=device, which=asked.which, strict=asked.strict, trust=asked.trust)
     images = run.family.images
     if asked.side not in (None, images.side):
         raise UserError(f"{run.path} makes images of side {images.side}, not {asked.side}: leave out --side")

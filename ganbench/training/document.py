@@ -101,7 +101,7 @@ def recorded_options(path: Path, *, trust: bool = False) -> RunOptions:
     for key in given:
         if key not in known:
             raise UserError(f"{place}: unknown option '{key}' in \"options\".{nearest(key, known)} "
-                            "Remove it, or use the version of ganbench that began this run")
+                            "Take it out, or use the version of ganbench that began this run")
     check_code(path, document, trust=trust)
     try:
         return TypeAdapter(RunOptions).validate_python(given)

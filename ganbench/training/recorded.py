@@ -164,7 +164,7 @@ class Steps:
                 record.values = torch.stack([value.detach().double() for value in tensors.values()])
         except RuntimeError as error:
             raise UserError(f"this family's step cannot be recorded as a CUDA graph ({' '.join(str(error).split())[:200]}): "
-                            "train with --no-record") from error
+                            "train with `ganbench run --no-record`") from error
         record.places.check_all_used()
         record.names, record.graph = list(tensors), graph
         record.numbers = {name: value for name, value in scalars.items() if name not in tensors}

@@ -81,7 +81,7 @@ class FeatureNetwork:
 def check_precision(name: str) -> str:
     """The name of a precision. Raises UserError for an unknown one."""
     if name not in PRECISIONS:
-        raise UserError(f"--feature-precision {name}: choose {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
+        raise UserError(f"feature precision {name}: choose {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
     return name
 
 
