@@ -50,7 +50,6 @@ class EvalRequest:
     value_range: tuple[float, float] | None = option("", "Black and white of a generator's floats, e.g. 0,1; default: -1,1",
                                                      flag="--range", parse=parse_range)
     which: str = option("last", "Checkpoint of the run: last or best")
-    strict: bool = option(False, "Refuse a damaged checkpoint; else the one before is taken")
     trust: bool = option(False, "Run code that lies in the run's folder, or is not what it was")
     skip_bad: bool = option(False, "Leave out unreadable pictures, listed by name")
 
@@ -63,7 +62,7 @@ class EvalRequest:
     options: dict[str, Any] = option([], "A metric's setting, e.g. kid.subsets=50; repeatable", flag="--set",
                                      parse=parse_metric_settings)
     floor: bool = option(True, "Also measure the noise floor of metrics that have one", flag="--floor/--no-floor")
-    strict: bool = option(False, "Stop where one metric cannot be had, instead of measuring the others")
+    strict: bool = option(False, "Stop where one metric cannot be had, or the newest checkpoint is damaged")
     keep_going: bool = option(False, "Pass over misspelt metrics, too")
     use_cache: bool = option(True, "Use kept statistics of reals", flag="--cache/--no-cache")
     latex: bool = option(False, "Also print the numbers as a row of a LaTeX table")
