@@ -32,6 +32,7 @@ from PIL import Image
 from ganbench.data import open_dataset
 from ganbench.data.images import Unreadable
 from ganbench.errors import UserError
+from ganbench.metrics.images.opening import open_images
 
 GOLDEN = Path(__file__).parent / "golden" / "format-1"
 TRIES, SECONDS, MEMORY = 50, 90, 1.5e9  # damaged files of a kind; for one of them; bytes of the process that reads them
@@ -52,7 +53,15 @@ def pictures(kind, ending, pixels=None, **options):
 
 
 def prepared(home):
-    open_dataset(str(home), side=8, split="all", skip_bad=True)
+    """As training reads it and as eval does: both, whatever the first one says."""
+    refused = None
+    try:
+        open_dataset(str(home), side=8, split="all", skip_bad=True)
+    except UserError as error:
+        refused = error
+    list(open_images(str(home), side=8, split="all", skip_bad=True).batches(64))
+    if refused:
+        raise refused
 
 
 def rgba():

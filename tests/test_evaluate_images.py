@@ -252,6 +252,12 @@ def test_torchscript_generator(tmp_path):
     with pytest.raises(UserError, match="--latent"):
         open_images(str(tmp_path / "t.pt"), n=4)
     assert open_images(str(tmp_path / "t.pt"), n=4, latent=5).side == 16
+    with pytest.raises(UserError, match=r"t\.pt gives no images for latents of 4x7 .*--latent") as caught:
+        open_images(str(tmp_path / "t.pt"), n=4, latent=7)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "t.pt").write_bytes((tmp_path / "t.pt").read_bytes()[:-200])
+    with pytest.raises(UserError, match=r"cannot read .*t\.pt"):
+        open_images(str(tmp_path / "t.pt"), n=4, latent=5)
 
 
 def test_onnx_generator(tmp_path):

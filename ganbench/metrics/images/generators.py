@@ -1,7 +1,7 @@
 """Generators from elsewhere as sets of images: TorchScript, ONNX, or any Python callable `module:callable`.
 
-Networks take latents z ~ N(0, 1), float32 (B,d) or (B,d,1,1), and give images, uint8 or float, in [-1,1] unless a range is
-named. A callable takes (n, seed) and gives n images of either kind; tensors or arrays, (n,C,S,S).
+Networks take latents z ~ N(0, 1), float32 (B,d) or (B,d,1,1), and give images, uint8 or float, in [-1,1] unless a range
+is named. A callable takes (n, seed) and gives n images of either kind; tensors or arrays, (n,C,S,S).
 """
 
 import hashlib
@@ -47,18 +47,21 @@ class Output:
             shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise UserError(f"{description} gave {shape} where {n} images (n,1 or 3,S,S) were asked for")
         images = images.detach().cpu()
+        # bytes are taken as they are
         if images.dtype == torch.uint8:
             if self.value_range is not None:
                 raise UserError(f"{description} gives bytes: leave out --range, which is for floats")
             return images
+        # floats: in the range that was named, or in [-1,1] if nothing speaks against it
         low, high = self.value_range or (-1.0, 1.0)
         least, most, slack = float(images.min()), float(images.max()), (high - low) / 4
         seen = f"{description} gives {str(images.dtype).removeprefix('torch.')} numbers in [{least:g}, {most:g}]"
         if not images.is_floating_point() or most > high + slack or least < low - slack:
-            raise UserError(f"{seen}: give floats in [{low:g},{high:g}], or uint8, or say with --range BLACK,WHITE what they are")
+            raise UserError(f"{seen}: give floats in [{low:g},{high:g}], or uint8, or say with --range BLACK,WHITE "
+                            "what they are")
         if first and self.value_range is None and least >= 0:
-            raise UserError(f"{seen}, none of them below 0: say with --range 0,1 that black is 0, or with --range=-1,1 that "
-                            "it is -1")
+            raise UserError(f"{seen}, none of them below 0: say with --range 0,1 that black is 0, or with --range=-1,1 "
+                            "that it is -1")
         return self.compat.quantise((images.float() - low) * (2 / (high - low)) - 1 if self.value_range else images)
 
 
@@ -73,7 +76,9 @@ def from_callable(spec: str, n: int | None, seed: int, output: Output = AS_USUAL
     try:
         target: Any = importlib.import_module(module_name)
     except ImportError as error:
-        raise UserError(f"cannot import '{module_name}' of '{spec}' ({error}): run from its folder, or install it") from None
+        raise UserError(f"cannot import '{module_name}' of '{spec}' ({error}): run from its folder, "
+                        "or install it") from None
+    # the callable in the module, also as an attribute of an attribute
     for part in attribute.split("."):
         if not hasattr(target, part):
             raise UserError(f"'{module_name}' has nothing called '{attribute}': write MODULE:CALLABLE")
@@ -86,7 +91,8 @@ def from_callable(spec: str, n: int | None, seed: int, output: Output = AS_USUAL
 def from_function(make: Callable[[int, int], Any], n: int | None, seed: int, description: str,
                   output: Output = AS_USUAL) -> GeneratedSet:
     """A function (n, seed) -> n images, as the module's docstring has them."""
-    return _from_batches(lambda size, number: make(size, derived_seed(seed, "callable", number)), n, description, output)
+    return _from_batches(lambda size, number: make(size, derived_seed(seed, "callable", number)), n, description,
+                         output)
 
 
 def from_torchscript(path: Path, n: int | None, seed: int, device: torch.device, latent: int | None,
@@ -94,9 +100,11 @@ def from_torchscript(path: Path, n: int | None, seed: int, device: torch.device,
     """A network of latents in TorchScript. latent: how many it takes, where it has no attribute that says so."""
     try:
         network = torch.jit.load(str(path), map_location=device).eval()
-    except RuntimeError as error:
-        raise UserError(f"cannot read {path} as TorchScript ({str(error).splitlines()[0]})") from None
-    shape = _latent_shape(path, latent or next((int(getattr(network, a)) for a in LATENT_NAMES if hasattr(network, a)), None))
+    except Exception as error:  # a damaged file raises more than RuntimeError
+        raise UserError(f"cannot read {path} as TorchScript ({(str(error).splitlines() or ['damaged'])[0]})") from None
+    # the number of latents, where the network has an attribute that says it: there is no other place to ask
+    said = next((int(getattr(network, name)) for name in LATENT_NAMES if hasattr(network, name)), None)
+    shape = _latent_shape(path, latent or said)
 
     def run(z: Tensor) -> Tensor:
         with torch.no_grad():
@@ -131,9 +139,15 @@ def _latent_shape(path: Path, size: int | None) -> tuple[int, ...]:
 
 def _from_latents(run: Callable[[Tensor], Any], shape: tuple[int, ...], n: int | None, seed: int, path: Path,
                   output: Output) -> GeneratedSet:
-    """A network's images. They follow from its file, the seed and the number of latents, so these are the content hash."""
+    """A network's images. They follow from its file, the seed and the number of latents, so these are the content hash.
+    """
     def make(size: int, number: int) -> Any:  # a stream a batch is fine, since `_from_batches` fixes their size
-        return run(Random(derived_seed(seed, "sample", number)).normal(size, *shape))
+        try:
+            return run(Random(derived_seed(seed, "sample", number)).normal(size, *shape))
+        except Exception as error:  # a network of other latents, or of a damaged file, raises anything
+            reason = " ".join(str(error).split())[-120:]
+            raise UserError(f"{path} gives no images for latents of {'x'.join(map(str, (size, *shape)))} ({reason}): "
+                            "--latent names their number") from error
 
     content = hashlib.sha256(path.read_bytes())
     content.update(repr((n or DEFAULT_N, seed, shape, output.compat.rounding, output.value_range)).encode())
@@ -142,8 +156,10 @@ def _from_latents(run: Callable[[Tensor], Any], shape: tuple[int, ...], n: int |
 
 def _from_batches(make: Callable[[int, int], Any], n: int | None, description: str, output: Output,
                   content_hash: str | None = None) -> GeneratedSet:
-    """make(size, number of the batch) -> images. Batches are made with a fixed size, whatever size is asked for later."""
+    """make(size, number of the batch) -> images. Batches are made with a fixed size, whatever size is asked for later.
+    """
     n, chunk = n or DEFAULT_N, 64
+    # the first batch tells the shape; it is handed out again at the beginning of each pass
     first = output.as_bytes(make(min(chunk, n), 0), min(chunk, n), description, first=True)
 
     def made() -> Iterator[Tensor]:
@@ -152,7 +168,8 @@ def _from_batches(make: Callable[[int, int], Any], n: int | None, description: s
             size = min(chunk, n - start)
             images = output.as_bytes(make(size, number), size, description)
             if images.shape[1:] != first.shape[1:]:
-                raise UserError(f"{description} gives images of shapes {tuple(first.shape[1:])} and {tuple(images.shape[1:])}")
+                raise UserError(f"{description} gives images of shapes {tuple(first.shape[1:])} and "
+                                f"{tuple(images.shape[1:])}")
             yield images
 
     return GeneratedSet(lambda size: rebatched(made(), size), n=n, side=first.shape[-1], channels=first.shape[1],
@@ -166,6 +183,7 @@ def rebatched(batches: Iterator[Tensor], size: int) -> Iterator[Tensor]:
     for batch in batches:
         waiting.append(batch)
         count += len(batch)
+        # as many whole batches as there are images for
         while count >= size:
             joined = torch.cat(waiting)
             yield joined[:size]

@@ -199,7 +199,7 @@ def _is_torchscript(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any("/code/" in name for name in archive.namelist())
-    except zipfile.BadZipFile:
+    except Exception:  # no zip, or a damaged one
         return False
 
 
