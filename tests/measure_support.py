@@ -22,6 +22,7 @@ class FakeStore:
         self.name, self.n, self.channels, self.side = "memory", len(images), images.shape[1], images.shape[-1]
         self.classes = [str(i) for i in range(classes)]
         self.content_hash, self.split, self.crop, self.mirror = "0" * 64, "train", None, False
+        self.aligned_faces = False
 
     def level(self, side: int) -> np.ndarray:
         factor = self.side // side

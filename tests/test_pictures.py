@@ -206,3 +206,28 @@ def test_what_a_family_lacks_is_said_in_one_line(plain):
         pictures.walk(plain, plain.generator, z[:1])
     with pytest.raises(UserError, match="three concepts"):
         pictures.arithmetic(plain, plain.generator, z, z, z[:1])
+
+
+@pytest.mark.parametrize("name", ["pggan", "stylegan", "dcgan"])
+def test_filters_are_those_that_meet_the_image(name):
+    """fromRGB of the progressive critics is 1x1: its colours are shown."""
+    from ganbench.family import create
+    family = create(name, side=16, channels=3, preset="smoke")
+    weight = pictures.first_filters(family)
+    assert weight.shape[1] == 3 and weight.shape[-1] == (1 if name != "dcgan" else weight.shape[-1])
+    assert pictures.filters(weight).shape[2] == 3
+
+
+def test_guided_backpropagation_passes_over_dead_units():
+    critic = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU())
+    with torch.no_grad():
+        critic[0].weight.copy_(torch.tensor([-1.0, 0, 1, 2]).view(4, 1, 1, 1))
+        critic[0].bias.copy_(torch.tensor([-9.0, 1, 0, 0]))  # dead, the same for all, two that are alive
+    images = torch.tensor([-0.5, 0.9, 0.1, 0.5]).view(4, 1, 1, 1).repeat(1, 1, SIDE, SIDE)
+    family = Known(nn.Identity(), critic)
+    got = cells(pictures.guided(family, images, top=2, channels=3), 4, 2)  # two units, two rows each
+    np.testing.assert_array_equal(got[0, :, 0], grey_of([0.9, 0.5]))
+    assert (got[1] > 128).any() and (got[3] > 128).any()
+    critic[0].bias.data.fill_(-99)
+    with pytest.raises(UserError, match=r"no unit of .* answers to any of 4 images"):
+        pictures.guided(family, images)

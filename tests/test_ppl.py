@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from measure_support import Call, Known, Linear, subject_of
+from measure_support import Call, Known, Linear, noise_store, subject_of
 from scipy import stats
 from torch import nn
 
@@ -120,6 +120,39 @@ def test_the_same_seed_gives_the_same_value_and_another_seed_another(matrix):
         return Ppl(n=20, distance=squared).measure(subject)[0].value
 
     assert value(0) == value(0) != value(1)
+
+
+@pytest.mark.parametrize(("declared", "crop", "cropped"), [(True, None, True), (False, None, False), (True, False, False),
+                                                           (False, True, True)])
+def test_aligned_faces_are_cropped_where_the_data_set_declares_them(matrix, declared, crop, cropped):
+    """As the authors' code does it for CelebA-HQ and FFHQ always."""
+    store, seen = noise_store(channels=1), []
+    store.aligned_faces = declared
+
+    def watched(a, b):
+        seen.append(a.shape[-1])
+        return squared(a, b)
+
+    measure = Ppl(n=4, crop=crop, distance=watched)
+    measure.measure(subject_of(Known(Linear(matrix, 1, 8), latent=6), store))
+    assert set(seen) == {4 if cropped else 8}
+    assert f"crop={'face' if cropped else 'none'};" in measure.protocol()
+
+
+def test_data_sets_declare_aligned_faces(tmp_path):
+    from ganbench.data import Store, open_dataset
+    from ganbench.data.source import Source
+    from ganbench.plugins import load_plugin
+    declared = {name for name in ("celeba", "celeba-hq", "celeba-wild", "ffhq", "lsun", "digits", "folder")
+                if load_plugin("dataset", name, Source).aligned_faces}
+    assert declared == {"celeba", "celeba-hq", "ffhq"}
+    store = open_dataset("digits")
+    assert store.aligned_faces is False
+    del store.manifest["aligned_faces"]  # of a store from before it was kept, the source is asked
+    assert store.aligned_faces is False
+    store.manifest["source"] = "ffhq"
+    assert store.aligned_faces is True
+    assert isinstance(store, Store)
 
 
 def test_face_crop_and_averaging():

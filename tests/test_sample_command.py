@@ -148,3 +148,15 @@ def test_films_of_growth_and_of_a_walk(run: Path, tmp_path: Path) -> None:
         assert sorted(p.name for p in tmp_path.iterdir()) == ["film.mp4"]
     with pytest.raises(UserError, match="--video shows what moves"):
         sample(run, "--video")
+
+
+def test_a_label_that_would_change_nothing_is_refused_by_name(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--label 3: stylegan takes no labels"):
+        sample(run, "--label", 3, "--out", tmp_path / "a.png")
+    labelled = tmp_path / "conditional"
+    session.run(RunOptions("cgan", dataset="digits", steps=1, out=str(labelled), metrics=[], results=None, device="cpu",
+                           quiet=True))
+    assert sample(labelled, "--label", 3, "--out", tmp_path / "b.png") == [tmp_path / "b.png"]
+    for kind in ("filters", "classes", "guided"):
+        with pytest.raises(UserError, match=f"--label 3 cannot be used with --{kind}"):
+            sample(labelled, "--label", 3, f"--{kind}")

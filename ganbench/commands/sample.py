@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ganbench.runs.run_folder import Run
 
 
+UNLABELLED = ("classes", "embed", "filters", "guided", "growth")  # pictures that no one label makes
+
+
 def register(app: typer.Typer) -> None:
     app.command("sample")(sample)
 
@@ -56,6 +59,7 @@ def sample(
               "truncation-sweep": truncation_sweep, "mixing-sheet": mixing_sheet, "noise-variation": noise_variation,
               "arithmetic": arithmetic is not None, "filters": filters, "guided": guided, "growth": growth}
     kinds = [kind for kind, asked in wanted.items() if asked] or ["grid"]
+    _check_label(run, kinds, label)
     if folder is not None:
         if kinds != ["grid"]:
             raise UserError(f"--folder writes single images: leave out --{kinds[0]}, or write a picture with --out")
@@ -75,6 +79,17 @@ def sample(
         if not plain:
             picture = labelled(enlarged(picture), labels_of(run, kind, n=n, seed=seed))
         _say(save_png(picture, place))
+
+
+def _check_label(run: "Run", kinds: list[str], label: int | None) -> None:
+    """Raise UserError for a label that would change nothing."""
+    if label is None:
+        return
+    if not run.family.needs_labels:
+        raise UserError(f"--label {label}: {run.config['family']} takes no labels, as this run has it: leave it out")
+    for kind in kinds:
+        if kind in UNLABELLED:
+            raise UserError(f"--label {label} cannot be used with --{kind}: leave it out")
 
 
 def picture_of(run: "Run", kind: str, *, n: int, seed: int, label: int | None = None,

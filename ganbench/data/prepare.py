@@ -209,7 +209,8 @@ class _Preparation:
             "location": str(Path(source.location).expanduser().absolute()) if source.location else None,
             "split": source.split, "crop": job.crop, "side": job.side, "channels": job.channels, "n": len(good),
             "labelled": labels is not None, "classes": list(source.classes) if labels is not None else [],
-            "mirror": source.mirror, "attribute_names": list(source.attribute_names) if source.attributes is not None
+            "mirror": source.mirror, "aligned_faces": source.aligned_faces,
+            "attribute_names": list(source.attribute_names) if source.attributes is not None
                     else [],
             "remarks": list(source.remarks), "levels": job.levels,
             "converted": dict(sorted(rules.items())), "sizes": dict(sizes.most_common(100)),

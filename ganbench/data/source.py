@@ -66,6 +66,7 @@ class Source:
     default_side: ClassVar[int | None] = None  # None: the largest power of two that does not enlarge
     channels: ClassVar[int | None] = None  # 1, 3, or None: decided from the images
     mirror: ClassVar[bool] = False  # whether reals are mirrored in training by default
+    aligned_faces: ClassVar[bool] = False  # every image shows one face, upright in the middle: path lengths look there
     crops: ClassVar[dict[str, Box]] = {}  # named crops besides centre, fit and pad
     default_crops: ClassVar[dict[int, str]] = {}  # crop by side; key 0 for all others
     suffixes: ClassVar[tuple[str, ...]] = ()  # endings of paths that this source reads

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from ganbench.data.source import Source
 from ganbench.errors import UserError
 from ganbench.files import Kinds, read_json
+from ganbench.plugins import load_plugin
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -35,6 +37,17 @@ class Store:
     decided, a line each), name, side, channels, classes, n, crop, split, mirror, content_hash, path, levels, labels
     (int64 (N,) or None), attributes (uint8 (N,A) or None), attribute_names.
     """
+
+    @property
+    def aligned_faces(self) -> bool:
+        """Whether every image shows one face, upright in the middle. Stores from before it was kept ask their source."""
+        kept, name = self.manifest.get("aligned_faces"), self.manifest.get("source")
+        if isinstance(kept, bool) or not isinstance(name, str):
+            return kept is True
+        try:
+            return load_plugin("dataset", name, Source).aligned_faces
+        except UserError:  # a source that is no longer installed
+            return False
 
     def __init__(self, path: str | Path):
         self.path = Path(path)

@@ -118,21 +118,26 @@ def last_map(heard: list[Tensor]) -> Tensor:
     return heard[-1]
 
 
-class _FirstKernel(TorchFunctionMode):
-    """Remembers the weights of the first convolution larger than 1x1."""
+class _Kernels(TorchFunctionMode):
+    """Remembers the weights of all convolutions, in the order of their calls."""
 
-    weight: Tensor | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[Tensor] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in CONVOLUTIONS and self.weight is None:
+        if func in CONVOLUTIONS:
             weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
-            if weight.shape[-1] > 1:
-                self.weight = weight.detach().clone()
+            self.weights.append(weight.detach().clone())
         return func(*args, **(kwargs or {}))
 
 
 def first_kernel(family: Family) -> Tensor:
-    """The weights (O,I,k,k), as used, of the first convolution larger than 1x1 in the critic's forward pass."""
+    """The weights (O,I,k,k), as used, by which the critic looks at images.
+
+    Those of the first convolution larger than 1x1 if the image is its input; else of the first that sees the image, as
+    fromRGB of the progressive critics; else (the image is changed before) of the first larger than 1x1.
+    """
     assert family.critic is not None
     kernels, spec = convolutions(family.critic), family.images
     if not kernels:
@@ -142,11 +147,14 @@ def first_kernel(family: Family) -> Tensor:
     labels = torch.zeros(GROUP, dtype=torch.int64, device=device)
     with torch.no_grad(), frozen_modes(family.critic):
         family.critic.eval()
-        with _FirstKernel() as listener:
+        with _Kernels() as listener:
             critic_score(family, images, labels)
-    if listener.weight is None:
+    larger = [weight for weight in listener.weights if weight.shape[-1] > 1]
+    facing = [weight for weight in listener.weights if weight.shape[1] == spec.channels]
+    found = larger if larger and larger[0].shape[1] == spec.channels else facing or larger
+    if not found:
         raise UserError("all convolutions of this family's critic are 1x1: there are no filters to show")
-    return listener.weight
+    return found[0]
 
 
 def convolutions(network: nn.Module) -> list[Tensor]:

@@ -242,7 +242,7 @@ def filters(weight: Tensor, columns: int | None = None) -> np.ndarray:
 
 
 def first_filters(family: Family) -> Tensor:
-    """The weights of the first convolution, larger than 1x1, that the critic's input meets, (O,C,k,k)."""
+    """The weights of the convolution by which the critic looks at images, (O,C,k,k); see `activations.first_kernel`."""
     if family.critic is None:
         raise UserError(f"{short_name(type(family))} has no critic whose filters could be shown")
     return activations.first_kernel(family)
@@ -250,7 +250,9 @@ def first_filters(family: Family) -> Tensor:
 
 def guided(family: Family, images: Tensor, labels: Tensor | None = None, *, channels: int = 6, top: int = 4,
            control: Family | None = None, batch: int = 64) -> np.ndarray:
-    """For each of the last convolution's first channels, the images that excite it most, and what in them does.
+    """For some channels of the last convolution, the images that excite each most, and what in them does.
+
+    The first channels that are alive: that some image excites, and not all of them alike.
 
     Rows come in twos, or in threes with `control` (the same family with fresh weights): the images, then guided
     backpropagation through the critic, then through the control, each scaled to its own largest magnitude.
@@ -260,7 +262,11 @@ def guided(family: Family, images: Tensor, labels: Tensor | None = None, *, chan
     """
     rows: list[Tensor] = []
     strengths = _strengths(family, images, labels, batch)
-    for channel in range(min(channels, strengths.shape[1])):
+    alive = ((strengths.amax(0) > 0) & (strengths.amax(0) > strengths.amin(0))).nonzero().flatten().tolist()
+    if not alive:
+        raise UserError(f"no unit of {short_name(type(family))}'s last convolution answers to any of {len(images)} images: "
+                        "train longer, or look at another checkpoint with --which")
+    for channel in alive[:channels]:
         best = strengths[:, channel].topk(min(top, len(images))).indices
         x, y = images[best], None if labels is None else labels[best]
         rows.append(to_uint8(x).cpu())

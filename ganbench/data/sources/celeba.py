@@ -126,6 +126,7 @@ class CelebA(CelebASource):
     PGGAN paper does. Crops: c108 below 128 px and c128p at 128 px by default.
     """
 
+    aligned_faces = True
     title = "CelebA aligned, 202,599 faces of 178x218, 40 attributes (Liu et al. 2015)"
     default_side = 128
     crops = CELEBA

@@ -39,6 +39,7 @@ class CelebAHQ(Source):
     title = "CelebA-HQ, 30,000 faces of 1024x1024 (Karras et al. 2018); also made from CelebA in the wild"
     channels = 3
     mirror = True
+    aligned_faces = True
     default_side = 256
 
     def open(self) -> None:

@@ -20,6 +20,7 @@ class FFHQ(Source):
     title = "FFHQ, 70,000 faces of 1024x1024 or 128x128 (Karras et al. 2019)"
     channels = 3
     mirror = True
+    aligned_faces = True
     default_side = 256
 
     def open(self) -> None:

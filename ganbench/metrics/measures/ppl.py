@@ -18,6 +18,7 @@ from ganbench.pictures.walks import Path, between, lerp, natural_path
 from ganbench.random import derived_seed
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # two batches of images to (B,) squared-difference distances
+CROPS = {None: "as-data", True: "face", False: "none"}
 LARGEST_SIDE = 256  # images are averaged down to this before they are compared
 
 
@@ -32,7 +33,8 @@ class Ppl(ModelMetric):
     Args:
         n: pairs for each level; None = as many as the evaluation may use. Published values use 100,000.
         epsilon: the step.
-        crop: compare only the part where a centred face is: rows 3/8 to 7/8, columns 1/4 to 3/4; published values do.
+        crop: compare only the part where a centred face is: rows 3/8 to 7/8, columns 1/4 to 3/4. None = where the data
+            set declares aligned faces, as the authors do.
         batch: pairs rendered at once.
         path: "lerp" or "slerp" in z; None = what suits the latents.
         distance, distance_name: another distance than LPIPS-VGG16, on float images nominally in [-1,1].
@@ -43,7 +45,7 @@ class Ppl(ModelMetric):
     summary = ("Perceptual distance of two images whose latents lie a small step apart, divided by the step squared. "
                "Low means that the latent space is smooth.")
 
-    def __init__(self, n: PositiveInt | None = None, epsilon: float = 1e-4, crop: bool = False, batch: PositiveInt = 16,
+    def __init__(self, n: PositiveInt | None = None, epsilon: float = 1e-4, crop: bool | None = None, batch: PositiveInt = 16,
                  path: Path | None = None, distance: Distance | None = None, distance_name: str = "lpips-vgg16-v0.1"):
         if not epsilon > 0:
             raise UserError(f"ppl: epsilon = {epsilon} is not a step: use a small positive number such as 1e-4")
@@ -56,13 +58,15 @@ class Ppl(ModelMetric):
         return ""
 
     def protocol(self) -> str:
-        return (f"ppl;distance={self.distance_name};epsilon={self.epsilon:g};crop={'face' if self.crop else 'none'};"
+        return (f"ppl;distance={self.distance_name};epsilon={self.epsilon:g};crop={CROPS[self.crop]};"
                 f"z={self.path or 'natural'};end=t0;trim=1-99;truncation=none;noise=shared")
 
     def measure(self, subject: Subject) -> list[Score]:
         if self.distance is None:
             from ganbench.metrics.networks.lpips import load_lpips
             self.distance = load_lpips(subject.device)
+        if self.crop is None:
+            self.crop = subject.reals is not None and subject.reals.aligned_faces
         spaces = ["z", "w"] if subject.family.has_styles else ["z"]
         # TF32's 10 bits would drown an image difference made by a step of 1e-4
         with torch.no_grad(), tf32(False):

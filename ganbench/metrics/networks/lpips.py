@@ -81,7 +81,7 @@ class LPIPS(nn.Module):
         """The unit-length feature maps LPIPS compares, one tensor a block."""
         if min(images.shape[-2:]) < SMALLEST_SIDE:
             raise UserError(f"LPIPS needs images of at least {SMALLEST_SIDE} pixels a side, these have "
-                            f"{min(images.shape[-2:])}: use a larger side, or measure without the crop")
+                            f"{min(images.shape[-2:])}: use a larger side, or --set ppl.crop=false")
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         maps = self.vgg((images - self.shift) / self.scale)
