@@ -1,4 +1,4 @@
-"""Conditional GAN (Mirza, Osindero 2014, arXiv 1411.1784): generator and critic are told the class.
+"""Conditional GAN (Mirza, Osindero 2014, arXiv 1411.1784): generator and critic are given the class.
 
 The paper's dense networks (`paper`), and two convolutional ones: the DCGAN authors' (`alt:newmu`), and DCGAN with the
 class beside the latents, the critic's image and its last features (`alt:dcgan_cond`).
@@ -161,8 +161,8 @@ class EndsGenerator(nn.Module):
 class EndsCritic(nn.Module):
     """DCGAN's critic; the one-hot label is appended to the image, as constant maps, and to the 4x4 features.
 
-    At the features alone it comes too late: a class is not told apart there within a short training. The hidden layer
-    has no batch norm, which would take away just what all images of a batch, real or fake, have in common.
+    At the features alone it comes too late: a class is not distinguished there within a short training. The hidden
+    layer has no batch norm, which would take away just what all images of a batch, real or fake, have in common.
     """
 
     def __init__(self, config: CGANConfig, images: ImageSpec):

@@ -189,7 +189,7 @@ class EBGAN(Family):
     watches_held_out = True
     healthy = ("energy_real falls, energy_fake stays below the margin and above energy_real, hinge_active between 0.3 "
                "and 1.")
-    sick = ("hinge_active at 0: fakes stand above the margin and the critic no longer pushes them; the margin is too "
+    sick = ("hinge_active at 0: fakes are above the margin and the critic no longer pushes them; the margin is too "
             "small. energy_fake near 0 with pulling_away near 1: collapse onto what the autoencoder copies best.")
     misprints = ("The three ports most found get the pulling-away term wrong: on pixels instead of codes, without the "
                  "square, or normalised along the batch. The hinge is per image, not on the batch's mean. The margins "
@@ -234,7 +234,7 @@ class EBGAN(Family):
         return random.normal(n, size)
 
     def energy(self, images: Tensor) -> Tensor:
-        """Energies (B,) of images (B,C,S,S) under the critic as it stands (train or eval mode)."""
+        """Energies (B,) of images (B,C,S,S) under the critic in its present mode (train or eval)."""
         return self.distance(images, self.critic(images))
 
     def distance(self, images: Tensor, reconstructions: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ class PGGANConfig(ProgressiveConfig):
 
 
 class Generator(Growing):
-    """Latents (B,latent) and one-hot labels (B,L) or None -> images (B,C,S,S) at the side where it stands.
+    """Latents (B,latent) and one-hot labels (B,L) or None -> images (B,C,S,S) at its present side.
 
     Table 2, left. toRGB is linear; nothing bounds the output unless `tanh` is set.
     """
@@ -101,7 +101,7 @@ class Generator(Growing):
             # a level: double the side with the first convolution, refine with the second
             self.blocks[str(level)] = nn.Sequential(conv(nf(level - 1), nf(level), resample="up"),
                                                     conv(nf(level), nf(level)))
-        # every level a network may stand at has its own way to colours, from the start
+        # every level a network may be at has its own way to colours, from the start
         self.to_rgb = nn.ModuleDict({
             str(level): EqualizedConv2d(nf(level), images.channels, 1, gain=1.0, equalized=config.equalized)
             for level in range(config.lowest_level(images.side), top + 1)})

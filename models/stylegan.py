@@ -128,7 +128,7 @@ def adain(x: Tensor, style: Tensor) -> Tensor:
 
 
 class Generator(Growing):
-    """Latents (B,latent) and one-hot labels or None -> images (B,C,S,S) at the side where it stands.
+    """Latents (B,latent) and one-hot labels or None -> images (B,C,S,S) at its present side.
 
     `mapping(z, labels)` gives w (B,width), absent where there is no mapping network; `synthesis(w)` the images.
     `w_average` is the running mean of w, `layers` the number of layers that take a w of their own, at full side.

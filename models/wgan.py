@@ -95,7 +95,7 @@ class WGAN(Family):
         "wasserstein_dev": "the same on held-out images and fresh fakes, every 100 steps",
         "critic_loss": "-wasserstein", "generator_loss": "-mean f(G(z)); its level means nothing",
         "score_real": "mean f(x)", "score_fake": "mean f(G(z))",
-        "clipped": "share of the critic's weights that stand at the clip, just clipped",
+        "clipped": "share of the critic's weights that are at the clip, just clipped",
         "critic_steps": "critic updates that belonged to this step",
     }
     convergence = "wasserstein"
@@ -107,7 +107,7 @@ class WGAN(Family):
     sick = ("A sudden large drop of wasserstein: the critic is no longer near its optimum (rate or momentum too high). "
             "A rise that lasts (rising_alarm): the generator is losing. Close to 0 from the start: the clip is "
             "so small that the critic hardly depends on its input.")
-    misprints = ("The 100 critic updates at the start and at every 500th step stand in the authors' code, not in the "
+    misprints = ("The 100 critic updates at the start and at every 500th step are in the authors' code, not in the "
                  "paper. Their code clips before each critic update, algorithm 1 after it.")
 
     config: WGANConfig
@@ -208,8 +208,8 @@ class WGAN(Family):
 
     @torch.no_grad()
     def clipped(self) -> Tensor:
-        """Share of the critic's weights that stand at the clip."""
-        # a critic whose weights mostly stand at the clip has little room left
+        """Share of the critic's weights that are at the clip."""
+        # a critic whose weights are mostly at the clip has little room left
         weights = nn.utils.parameters_to_vector(self.critic.parameters())
         return (weights.abs() >= self.config.clip).float().mean()
 

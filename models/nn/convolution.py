@@ -91,7 +91,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, form: Form) -> Tens
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
-    # the bias stands outside: adding it needs no derivative of its own
+    # the bias is added outside: that needs no derivative of its own
     y = Convolution.apply(x, weight, form)
     return y if bias is None else y + bias.to(y.dtype).view(1, -1, 1, 1)
 

@@ -99,7 +99,7 @@ class Growth:
 
 
 class Growing(nn.Module):
-    """Base of networks that grow. Where they stand is in buffers, so checkpoints carry it, and again in Python, so that
+    """Base of networks that grow. Their position is in buffers, so checkpoints carry it, and again in Python, so that
     no pass has to read it from the device."""
 
     level: Tensor

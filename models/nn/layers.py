@@ -149,7 +149,7 @@ class NormedMinibatchDiscrimination(nn.Module):
 class MaskedConv2d(nn.Conv2d):
     """A convolution of stride 1 that sees only pixels before, in raster order (van den Oord et al. 2016, 1601.06759).
 
-    Channels stand for colours in order, in `colours` groups of nearly equal size on both sides. At the centre tap an
+    Channels belong to colours in order, in `colours` groups of nearly equal size on both sides. At the centre tap an
     output group sees the input groups of earlier colours; with mask "B" its own colour too, with "A" not.
 
     Args:

@@ -83,7 +83,7 @@ class ProgressiveConfig(FamilyConfig):
 
 
 class ProgressiveCritic(Growing):
-    """Images (B,C,S,S) at the side where it stands -> scores (B,).
+    """Images (B,C,S,S) at its present side -> scores (B,).
 
     Args:
         side: full side. image_channels: 1 or 3. channels: feature maps by level.
@@ -212,7 +212,7 @@ class ProgressiveFamily(Family):
                             "use a labelled data set, or leave conditional off")
 
     def stage(self, clock: Clock) -> Stage:
-        # where the schedule stands: side, fade, and the rate and batch that go with the side
+        # what the schedule says now: side, fade, and the rate and batch that go with the side
         images = self.growth.aligned(clock.images)
         side, fade = self.growth.position(images)
         rate = by_side(self.config.rate_by_side, side, self.config.rate) * self.ramp(images)
@@ -267,6 +267,6 @@ class ProgressiveFamily(Family):
         if not self.label_size:
             return None
         assert batch.labels is not None
-        # which labels can be drawn
+        # outside a run an engine knows no training set
         labels = batch.labels if engine.labels is None else engine.labels
         return labels[engine.random("labels").integers(len(batch.labels), high=len(labels))]
