@@ -131,6 +131,7 @@ class Encoder(_Carrying):
                 width = wider
             elif level < last and down == "D":
                 self.layers.append(nn.AvgPool2d(2))
+        # 8x8 maps to the code, without an activation
         self.head = nn.Linear(64 * width, config.hidden)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -326,6 +327,7 @@ class BEGAN(Family):
     def stage(self, clock: Clock) -> Stage:
         """The stage's fade is the carry of vanishing residuals."""
         c, rate = self.config, self.rate(clock)
+        # the carry of vanishing residuals falls to 0 linearly
         carry = max(0.0, 1 - clock.steps / c.carry_steps) if c.carry_steps else 0.0
         return Stage(self.images.side, c.batch, fade=carry, rates={"critic": rate, "generator": rate})
 
@@ -351,6 +353,7 @@ class BEGAN(Family):
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         x = next(reals).images
         random = engine.random("latents")
+        # fakes for the generator's loss, with its graph
         fake = self.generator(self.latents(len(x), random))
         # the paper draws latents for each loss, the common code once for both
         if self.config.share_latents:
@@ -369,6 +372,7 @@ class BEGAN(Family):
         # the controllers see the losses of all processes, and move after both updates
         real, fakes = engine.mean(loss_real.detach()), engine.mean(loss_fake.detach())
         logs: dict[str, Tensor | float] = {"k": self.balance.k.clone(), "rate": engine.rate("critic")}
+        # what is logged is of before the controllers' move
         m = self.balance.m_global(real, fakes)
         self.balance.update(real, fakes)
         self.stall.update(m.double())

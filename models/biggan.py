@@ -49,6 +49,7 @@ def orthogonal_penalty(weights: list[Tensor]) -> Tensor:
         weights: matrices or kernels; rows are outputs. Rows' lengths are left free.
     """
     total = weights[0].new_zeros(())
+    # rows of every weight against each other, without their own lengths
     for weight in weights:
         with full_precision(weight):
             rows = weight.flatten(1)
@@ -92,6 +93,8 @@ class BigGAN(SpectralFamily):
                "each row shows its class, and images within a row differ.")
     sick = ("bound near 1 for good, or score_real and score_fake running apart: training has collapsed, which with "
             "large networks comes suddenly; take the best checkpoint.")
+    sampling = ("By the averaged generator, whose batch norms' statistics are estimated anew on 1,024 of its own "
+                "samples; from truncated latents where that is set.")
     misprints = ("Equation 3's penalty has the whole weight beta; the code's gradient is half of that penalty's, as "
                  "here.")
 
@@ -102,15 +105,18 @@ class BigGAN(SpectralFamily):
         super().__init__(config, images)
         side, colours = images.side, images.channels
         doublings = side.bit_length() - 3
+        # one width everywhere, as the CIFAR-10 configuration has it
         self.generator = LabelledGenerator(config.latent, [config.generator_dim] * (doublings + 1), colours,
                                            self.class_norm if self.classes else None)
         # halves down to 8x8, then two blocks that keep the side
         plan = [(config.critic_dim, True)] * (doublings - 1) + [(config.critic_dim, False)] * 2
         self.critic = ProjectionCritic(colours, side, plan, self.classes)
+        # weights first, then the normalisation, which begins from them
         for network in (self.generator, self.critic):
             for layer in network.modules():
                 if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding):
                     nn.init.normal_(layer.weight, 0, 0.02)
+        # the classes' gains and biases are not normalised in the generator
         embeddings = [layer for layer in self.generator.modules() if isinstance(layer, nn.Embedding)]
         normalise_spectrally(self.generator, without=embeddings)
         normalise_spectrally(self.critic)
@@ -119,7 +125,9 @@ class BigGAN(SpectralFamily):
         return OffsetBatchNorm2d(width, self.classes)
 
     def stage(self, clock: Clock) -> AveragedStage:
+        # the common schedule, and how the average follows
         plain = super().stage(clock)
+        # until it starts, the average is the generator itself
         follows = self.config.ema if clock.steps >= self.config.ema_start else 0.0
         return AveragedStage(plain.side, plain.batch, rates=plain.rates, ema=follows)
 
@@ -129,6 +137,7 @@ class BigGAN(SpectralFamily):
 
     def latents(self, n: int, random: Random) -> Tensor:
         """What images are sampled from, (n,latent): truncated where that is set."""
+        # truncation is for samples alone, training draws from the whole distribution
         if not self.config.truncation:
             return super().latents(n, random)
         return truncated_normal(random.uniform(n, self.config.latent, low=-1.0), self.config.truncation)
@@ -136,5 +145,6 @@ class BigGAN(SpectralFamily):
     def penalty(self) -> tuple[Tensor | float, dict[str, Tensor]]:
         if not self.config.orthogonal:
             return super().penalty()
+        # on the trained weights, before their spectral normalisation
         term = orthogonal_penalty([weight for weight in self.generator.parameters() if weight.ndim > 1])
         return self.config.orthogonal * term, {"orthogonality": term.detach()}

@@ -240,6 +240,7 @@ class CGAN(Family):
     def __init__(self, config: CGANConfig, images: ImageSpec):
         super().__init__(config, images)
         self.latent_distribution = "normal" if config.latents_from == "normal" else "uniform"
+        # one of three pairs of networks
         generator, critic = NETS[config.net]
         self.generator, self.critic = generator(config, images), critic(config, images)
         self.alarm = CollapseAlarm()
@@ -314,6 +315,7 @@ class CGAN(Family):
                 "collapse_alarm": self.alarm(engine.mean(logs["prob_real"]), engine.mean(logs["prob_fake_before"]))}
 
     def update_generator(self, fake: Tensor, labels: Tensor, engine: Engine) -> Tensor:
+        # under the labels the fakes were made for
         loss = losses.non_saturating_generator(self.critic(fake, labels))
         engine.update(loss, "generator")
         return loss.detach()

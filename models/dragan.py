@@ -77,6 +77,7 @@ class DRAGAN(Family):
 
     def __init__(self, config: DRAGANConfig, images: ImageSpec):
         super().__init__(config, images)
+        # DCGAN's networks; the critic without batch norm, for the penalty is about single images
         first, *others = dcgan.widths(images.side, config.ngf)
         self.generator = dcgan.Generator(config.latent, first, [(w, 2) for w in others], images.channels, 4)
         rising = dcgan.widths(images.side, config.ndf)[::-1]
@@ -113,6 +114,7 @@ class DRAGAN(Family):
     def critic_update(self, x: Tensor, engine: Engine) -> dict[str, Tensor]:
         c = self.config
         with torch.no_grad():
+            # no gradient for the generator here: its images are data to the critic
             fake = self.generator(self.latents(len(x), engine.random("latents")))
         real_scores, fake_scores = self.critic(x), self.critic(fake)
         loss = losses.logistic_critic(real_scores.float(), fake_scores.float())
@@ -122,6 +124,7 @@ class DRAGAN(Family):
         penalty = losses.gradient_penalty(norms, c.target)
         engine.update(loss + c.penalty * penalty, "critic")
 
+        # what is logged is of the critic before its update
         logs = losses.probabilities(real_scores.detach().float(), fake_scores.detach().float())
         logs |= {"critic_loss": loss.detach(), "js_bound": losses.js_bound(loss.detach()), "penalty": penalty.detach(),
                  "gradient_norm": norms.detach().mean()}

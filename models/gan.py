@@ -170,6 +170,7 @@ class GAN(Family):
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         c = self.config
+        # plain SGD with momentum, or Adam as people use today
         networks = {"critic": self.critic, "generator": self.generator}
         if c.optimizer == "adam":
             return {name: torch.optim.Adam(n.parameters(), c.rate, (c.beta1, c.beta2)) for name, n in networks.items()}
@@ -193,6 +194,7 @@ class GAN(Family):
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         # both losses from one minibatch, and from one set of fakes
         x = next(reals).images
+        # the same fakes serve both players
         fake = self.generator(self.latents(len(x), engine.random("latents")))
         real_scores, fake_scores = self.critic(x), self.critic(fake.detach())
         critic_loss = losses.logistic_critic(real_scores, fake_scores) / 2
@@ -246,6 +248,7 @@ def hidden_layer(config: GANConfig, inputs: int) -> list[nn.Module]:
 
 def to_image(config: GANConfig, images: ImageSpec) -> list[nn.Module]:
     """From the generator's second hidden layer (B,hidden) to images (B,C,S,S)."""
+    # dense to pixels, or maps of 10x10 through one transposed convolution
     shape = (images.channels, images.side, images.side)
     if config.net == "conv":  # 10x10 -> 32x32
         # the hidden units as maps of 10x10; kernel 5 and stride 3 make 32 of them
@@ -271,6 +274,7 @@ def maxout_convolutions(channels: int, drop: float) -> list[nn.Module]:
 
 def uniform_everywhere(network: nn.Module, bound: float) -> None:
     """U(-bound, bound) for the weights of linear layers and convolutions, biases 0."""
+    # the authors' library draws every kind of weight from one interval
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.uniform_(layer.weight, -bound, bound)

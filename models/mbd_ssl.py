@@ -92,6 +92,7 @@ def make_generator(config: MBDSSLConfig, images: ImageSpec) -> nn.Sequential:
     """Latents (B,latent) -> images (B,C,S,S) in (-1,1): transposed 5x5 convolutions; batch norm with biases, no
     gains."""
     doublings = images.side.bit_length() - 3
+    # maps halve as the side doubles
     widths = [config.ngf << (doublings - 1 - i) for i in range(doublings)]
     units = widths[0] * 16
     layers: list[nn.Module] = [nn.Linear(config.latent, units, bias=False), nn.BatchNorm1d(units, NORM_EPS), nn.ReLU(),
@@ -196,6 +197,7 @@ class MBDSSL(Family):
         x, labels = next(reals)
         assert labels is not None
         with torch.no_grad():
+            # no gradient for the generator yet: its images are data to the critic
             fake = self.generator(self.latents(len(x), engine.random("latents")))
         logits = self.critic.logits(x)
         # log Z is the logit of being real, for fakes are a class with logit 0

@@ -19,6 +19,7 @@ from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models import dcgan, sngan, wgan_gp
 from ganbench.models.nn import losses
+from ganbench.models.nn.convolution import Conv2d
 from ganbench.models.nn.equalized import blur, downsample, upsample
 from ganbench.models.nn.layers import LEAK, normal_weights
 from ganbench.models.nn.spectral import normalise_spectrally
@@ -99,15 +100,16 @@ class BottleneckBlock(nn.Module):
     def __init__(self, width: int, config: R3GANConfig, depth: int):
         super().__init__()
         inner = width * config.expansion
-        self.narrow = nn.Conv2d(width, inner, 1)
-        self.grouped = nn.Conv2d(inner, inner, 3, padding=1, groups=max(1, width // config.group_width))
-        self.wide = nn.Conv2d(inner, width, 1, bias=False)
+        self.narrow = Conv2d(width, inner, 1)
+        self.grouped = Conv2d(inner, inner, 3, padding=1, groups=max(1, width // config.group_width))
+        self.wide = Conv2d(inner, width, 1, bias=False)
         gain = LRELU_GAIN * depth ** -0.25
         he_normal(self.narrow, gain)
         he_normal(self.grouped, gain)
         nn.init.zeros_(self.wide.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        # widen, convolve in groups, narrow again; no norms, hence the careful beginning
         h = F.leaky_relu(self.narrow(x), LEAK)
         return x + self.wide(F.leaky_relu(self.grouped(h), LEAK))
 
@@ -122,8 +124,9 @@ class Transition(nn.Module):
         super().__init__()
         self.up = direction == "up"
         self.conv: nn.Module = nn.Identity()
+        # only where the width changes is there anything to learn
         if inputs != outputs:
-            self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+            self.conv = Conv2d(inputs, outputs, 1, bias=False)
             he_normal(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -141,6 +144,7 @@ class Generator(nn.Module):
         super().__init__()
         inputs, depth = config.latent * (2 if classes else 1), config.blocks * len(widths)
         self.embedding = nn.Parameter(torch.randn(classes, config.latent) / math.sqrt(classes)) if classes else None
+        # the latent scales a learned 4x4 basis
         self.scales = nn.Linear(inputs, widths[0], bias=False)
         he_normal(self.scales)
         self.basis = nn.Parameter(torch.randn(widths[0], 4, 4))
@@ -149,12 +153,13 @@ class Generator(nn.Module):
             layers += [Transition(widths[index - 1], width, "up")] if index else []
             layers += [BottleneckBlock(width, config, depth) for _ in range(config.blocks)]
         self.layers = nn.Sequential(*layers)
-        self.to_image = nn.Conv2d(widths[-1], channels, 1, bias=False)
+        self.to_image = Conv2d(widths[-1], channels, 1, bias=False)
         he_normal(self.to_image)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         if self.embedding is not None:
             assert labels is not None
+            # a class is a learned part of the latent
             z = torch.cat([z, self.embedding[labels]], 1)
         return self.to_image(self.layers(self.basis * self.scales(z)[:, :, None, None]))
 
@@ -169,13 +174,14 @@ class Critic(nn.Module):
     def __init__(self, config: R3GANConfig, widths: list[int], channels: int, classes: int):
         super().__init__()
         depth, last = config.blocks * len(widths), widths[-1]
-        self.from_image = nn.Conv2d(channels, widths[0], 1, bias=False)
+        self.from_image = Conv2d(channels, widths[0], 1, bias=False)
         he_normal(self.from_image)
         layers: list[nn.Module] = []
         for index, width in enumerate(widths):
             layers += [Transition(widths[index - 1], width, "down")] if index else []
             layers += [BottleneckBlock(width, config, depth) for _ in range(config.blocks)]
         self.layers = nn.Sequential(*layers)
+        # the mirror of the generator's beginning: maps weighted by a basis and summed
         self.basis = nn.Parameter(torch.randn(last, 4, 4) / 4)
         self.head = nn.Linear(last, last if classes else 1, bias=False)
         he_normal(self.head)
@@ -287,13 +293,14 @@ class R3GAN(Family):
 
     def __init__(self, config: R3GANConfig, images: ImageSpec):
         super().__init__(config, images)
-        self.needs_labels = config.conditional  # type: ignore[misc]  # a matter of configuration here
+        self.needs_labels = config.conditional
         self.classes = images.classes if config.conditional else 0
         widths, colours = self.widths(config, images.side), images.channels
         if config.net == "bottleneck":
             self.generator = Generator(config, widths, colours, self.classes)
             self.critic = Critic(config, widths[::-1], colours, self.classes)
         elif config.net == "stripped":
+            # StyleGAN2's networks without its tricks, for the paper's ladder
             self.generator = StrippedGenerator(config.latent, widths, colours)
             self.critic = StrippedCritic(widths[::-1], colours)
         else:
@@ -315,6 +322,7 @@ class R3GAN(Family):
                 raise UserError(f"side {images.side} is too small for net={config.net}: choose --side 32 or more")
             return
         for width in cls.widths(config, images.side):
+            # grouped convolutions need maps that divide evenly
             groups = max(1, width // config.group_width)
             if width * config.expansion % groups:
                 raise UserError(f"a stage of {width} maps does not divide into groups of {config.group_width}: choose "
@@ -336,6 +344,7 @@ class R3GAN(Family):
     def stage(self, clock: Clock) -> Scheduled:
         # The unit is images of critic updates: with reals of its own for the generator, half of those drawn.
         c = self.config
+        # one progress drives all schedules
         progress = clock.steps * c.batch / (1000 * c.schedule_kimg) if c.schedule_kimg else 1.0
         rate = cosine(c.rate, c.rate_end, progress)
         return Scheduled(self.images.side, c.batch, rates={"critic": rate, "generator": rate},
@@ -350,6 +359,7 @@ class R3GAN(Family):
     def enter(self, stage: Stage) -> None:
         super().enter(stage)
         assert isinstance(stage, Scheduled)
+        # the weights that change during training are written where a step reads them
         self.gamma.fill_(stage.gamma)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:

@@ -32,12 +32,14 @@ class SAGANConfig(SpectralConfig):
 def doubling(side: int, dim: int, widest: int) -> list[int]:
     """Maps at S, S/2, ..., 4: `dim` at first, doubled down to 8 but at most `widest` times it; 4 has as many as 8."""
     halvings = side.bit_length() - 4  # from S to 8
+    # doubled at each halving, up to a limit
     rising = [dim * min(widest, 1 << i) for i in range(halvings + 1)]
     return [*rising, rising[-1]]
 
 
 def xavier(network: nn.Module) -> None:
     """Uniform, of standard deviation sqrt(2 / (fan_in + fan_out)); biases 0."""
+    # weights and embeddings alike; biases begin at 0
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding):
             nn.init.xavier_uniform_(layer.weight)
@@ -45,6 +47,7 @@ def xavier(network: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
+# the smallest networks that still have every part
 _SMOKE: dict[str, Any] = {"generator_dim": 4, "critic_dim": 4, "widest": 2, "batch": 8, "latent": 16, "attention": 16}
 
 
@@ -86,11 +89,13 @@ class SAGAN(SpectralFamily):
         side, colours = images.side, images.channels
         attention = min(config.attention, side // 2)  # the critic's largest maps are half as large as the image
         rising = doubling(side, config.generator_dim, config.widest)[::-1]
+        # the two networks mirror each other, each with attention at one side
         self.generator = LabelledGenerator(config.latent, rising, colours, self.class_norm if self.classes else None,
                                            attention)
         widths = doubling(side, config.critic_dim, config.widest)[:-1]  # at S/2, ..., 4
         plan = [(width, True) for width in widths] + [(widths[-1], False)]
         self.critic = ProjectionCritic(colours, side, plan, self.classes, attention=attention)
+        # weights first, then the normalisation, which begins from them
         for network in (self.generator, self.critic):
             xavier(network)
             normalise_spectrally(network)
@@ -99,6 +104,7 @@ class SAGAN(SpectralFamily):
         return ConditionalBatchNorm2d(width, self.classes)
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        # the gain tells whether attention is used at all
         logs = super().step(reals, engine)
         for block in self.generator.blocks.children():
             if isinstance(block, SelfAttention):

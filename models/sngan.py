@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ganbench.errors import UserError
 from ganbench.family import FamilyConfig, ImageSpec, Preset, setting
+from ganbench.models.nn.convolution import Conv2d
 from ganbench.models.nn.equalized import widened
 from ganbench.models.nn.layers import ConditionalBatchNorm2d, normal_weights
 from ganbench.models.nn.projection import LabelledGenerator, ProjectionCritic
@@ -41,6 +42,7 @@ class ConvGenerator(nn.Module):
 
     def __init__(self, latent: int, side: int, dim: int, channels: int):
         super().__init__()
+        # from S/8, three doublings, then colours
         base = side // 8
         self.project = nn.Sequential(nn.Linear(latent, 8 * dim * base ** 2), nn.Unflatten(1, (8 * dim, base, base)),
                                      nn.BatchNorm2d(8 * dim), nn.ReLU())
@@ -59,20 +61,23 @@ class ConvCritic(nn.Module):
 
     def __init__(self, side: int, dim: int, channels: int):
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(channels, dim, 3, padding=1), nn.LeakyReLU(SLOPE)]
+        layers: list[nn.Module] = [Conv2d(channels, dim, 3, padding=1), nn.LeakyReLU(SLOPE)]
+        # pairs: halve the side, then double the maps
         for width in (dim, 2 * dim, 4 * dim):
-            layers += [nn.Conv2d(width, width, 4, 2, 1), nn.LeakyReLU(SLOPE),
-                       nn.Conv2d(width, 2 * width, 3, padding=1), nn.LeakyReLU(SLOPE)]
+            layers += [Conv2d(width, width, 4, 2, 1), nn.LeakyReLU(SLOPE),
+                       Conv2d(width, 2 * width, 3, padding=1), nn.LeakyReLU(SLOPE)]
         self.layers = nn.Sequential(*layers, nn.Flatten())
         self.head = nn.Linear(8 * dim * (side // 8) ** 2, 1)
         normal_weights(self, 0.02)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         features = self.layers(images)
+        # scores in float32: they are differences of large sums
         with full_precision(features):
             return self.head(widened(features)).squeeze(1)
 
 
+# the residual networks' own settings (table 4 and the projection critic's code)
 _RESNET: dict[str, Any] = {"net": "resnet", "generator_dim": 256, "critic_dim": 128, "loss": "hinge", "n_critic": 5,
                            "beta1": 0.0, "beta2": 0.9, "generator_batch": 128, "decay_steps": 50_000}
 
@@ -113,6 +118,7 @@ class SNGAN(SpectralFamily):
     def __init__(self, config: SNGANConfig, images: ImageSpec):
         super().__init__(config, images)
         side, colours = images.side, images.channels
+        # table 3, or table 4 with or without labels
         if config.net == "cnn":
             self.generator = ConvGenerator(config.latent, side, config.generator_dim, colours)
             self.critic = ConvCritic(side, config.critic_dim, colours)
@@ -123,10 +129,12 @@ class SNGAN(SpectralFamily):
             # halves down to 8x8, then two blocks that keep the side
             plan = [(config.critic_dim, True)] * (doublings - 1) + [(config.critic_dim, False)] * 2
             self.critic = ProjectionCritic(colours, side, plan, self.classes, narrow=True, head_bias=False)
+            # He for the blocks' convolutions, Glorot for all else
             initialise_blocks(self.generator)
             initialise_blocks(self.critic)
             if self.critic.embedding is not None:
                 nn.init.xavier_uniform_(self.critic.embedding.weight)
+        # the critic alone; the generator has batch norm
         normalise_spectrally(self.critic, config.power_iterations)
 
     def class_norm(self, width: int) -> nn.Module:

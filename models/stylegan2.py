@@ -284,7 +284,7 @@ class StyleGAN2(Family):
 
     def __init__(self, config: StyleGAN2Config, images: ImageSpec):
         super().__init__(config, images)
-        self.needs_labels = config.conditional  # type: ignore[misc]  # a matter of configuration here
+        self.needs_labels = config.conditional
         self.classes = images.classes if config.conditional else 0
         self.generator, self.critic = Generator(config, images), Critic(config, images, self.classes)
         self.register_buffer("path_mean", torch.zeros(()))
@@ -318,11 +318,13 @@ class StyleGAN2(Family):
 
     def stage(self, clock: Clock) -> Regularised:
         c = self.config
+        # early on the average's half-life is a share of what was trained so far
         ema = min(c.ema_kimg, clock.kimg * c.ema_ramp) if c.ema_ramp else c.ema_kimg
         return Regularised(self.images.side, c.batch, r1=c.r1_gamma > 0 and clock.steps % c.r1_every == 0,
                            path=c.path_weight > 0 and clock.steps % c.path_every == 0, ema_kimg=ema)
 
     def recording_key(self, clock: Clock) -> Hashable:
+        # which penalties a step has decides what can be recorded for it
         stage = self.stage(clock)
         return stage.r1, stage.path
 
@@ -341,6 +343,7 @@ class StyleGAN2(Family):
     def styles(self, n: int, labels: Tensor | None, engine: Engine) -> Tensor:
         """w (n,layers,latent) as in training: its average moves, and two latents' styles are mixed."""
         w = self.generator.latent_to_w(self.latents(n, engine.random("latents")), labels)
+        # the running mean of w takes in every minibatch, before mixing
         average = self.generator.w_average
         average.lerp_(engine.mean(w.detach().mean(0)).to(average.dtype), 1 - self.config.w_decay)
         layers = self.generator.layers
@@ -365,6 +368,7 @@ class StyleGAN2(Family):
         Args:
             w: (B,layers,latent), part of a graph. noise: N(0,1) of the images' shape.
         """
+        # a random direction in images, brought back to w by one backward pass
         images = self.generator.synthesis(w)
         projected = (images.float() * noise).sum() / noise[0, 0].numel() ** 0.5
         gradient, = torch.autograd.grad(projected, w, create_graph=True)
@@ -380,6 +384,7 @@ class StyleGAN2(Family):
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         stage = engine.stage
         assert isinstance(stage, Regularised)
+        # the generator, its path penalty where due, the critic, R1 where due: four updates at most
         batch = next(reals)
         logs = self.update_generator(len(batch.images), engine)
         if stage.path:
@@ -392,6 +397,7 @@ class StyleGAN2(Family):
 
     def update_generator(self, n: int, engine: Engine) -> dict[str, Tensor]:
         labels = self.drawn_labels(n, engine)
+        # fresh latents and labels, mixed styles
         scores = self.critic(self.generator.synthesis(self.styles(n, labels, engine)), labels)
         loss = losses.non_saturating_generator(scores)
         engine.update(loss, "generator")
@@ -401,15 +407,18 @@ class StyleGAN2(Family):
         c = self.config
         n = max(1, n // c.path_shrink)
         images = self.images
+        # on a smaller minibatch, for second derivatives through the generator take memory
         noise = engine.random("path").normal(n, images.channels, images.side, images.side)
         lengths = self.path_lengths(self.styles(n, self.drawn_labels(n, engine), engine), noise)
         penalty = self.path_penalty(lengths)
         engine.update(c.path_every * c.path_weight * penalty, "generator")
+        # the running mean of lengths is moved once the penalty has been taken
         self.path_mean.lerp_(engine.mean(lengths.detach().mean()), c.path_decay)
         self.last[1:].copy_(torch.stack([lengths.detach().mean(), penalty.detach()]))
 
     def update_critic(self, batch: Batch, engine: Engine) -> dict[str, Tensor]:
         with torch.no_grad():
+            # no gradient for the generator here: its images are data to the critic
             fake_labels = self.drawn_labels(len(batch.images), engine)
             fake = self.generator.synthesis(self.styles(len(batch.images), fake_labels, engine))
         on_real = self.critic(batch.images, batch.labels if self.classes else None)
@@ -421,6 +430,7 @@ class StyleGAN2(Family):
             "score_fake": on_fake.mean()}.items()}
 
     def update_r1(self, batch: Batch, engine: Engine) -> None:
+        # applied every so many steps, it weighs as many times more
         square = self.r1(batch.images, batch.labels if self.classes else None)
         engine.update(self.config.r1_every * self.config.r1_gamma / 2 * square, "critic")
         self.last[0].copy_(square.detach())

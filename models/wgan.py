@@ -180,7 +180,8 @@ class WGAN(Family):
             x = next(reals).images
             logs = self.critic_update(x, engine)
         # then the generator once: raise the critic's mean score of fakes
-        score = -losses.wasserstein_generator(self.critic(self.generator(self.latents(len(x), engine.random("latents")))))
+        score = -losses.wasserstein_generator(self.critic(self.generator(self.latents(len(x),
+                                                                                      engine.random("latents")))))
         engine.update(-score, "generator")
         return {**logs, "generator_loss": -score.detach(), "critic_steps": float(n),
                 "rising_alarm": self.alarm(engine.mean(logs["wasserstein"]))}

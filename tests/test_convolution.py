@@ -110,12 +110,15 @@ def test_blur_as_two_pools_is_the_blur(shape):
 
 @pytest.mark.parametrize(("name", "preset"), [
     ("wgan_gp", "smoke"), ("wgan_gp", "resnet32"), ("wgan_gp", "resnet"), ("dcgan", "alt:r1"), ("pggan", "smoke"),
-    ("pggan", "paper-ablation-128-b"), ("stylegan", "smoke"), ("stylegan", "smoke-wgan")])
+    ("pggan", "paper-ablation-128-b"), ("stylegan", "smoke"), ("stylegan", "smoke-wgan"),
+    ("r3gan", "smoke"), ("r3gan", "config-c"), ("dragan", "smoke")])
 def test_all_convolutions_under_a_penalty_go_by_it(name, preset, monkeypatch):
     """With PyTorch's functions out of reach, the penalty's gradients are what they are with them."""
-    small = {"wgan_gp": {"dim": 4}, "dcgan": {"ndf": 4, "ngf": 4}, "pggan": {"fmap_max": 4}, "stylegan": {}}[name]
-    critic = build(name, preset, side=16 if name != "dcgan" else 32, **small).critic
-    x = torch.rand(2, 1, *[16 if name != "dcgan" else 32] * 2) * 2 - 1
+    small = {"wgan_gp": {"dim": 4}, "dcgan": {"ndf": 4, "ngf": 4}, "pggan": {"fmap_max": 4},
+             "r3gan": {"fmap_max": 16, "conditional": False}}.get(name, {})
+    side = 32 if name in ("dcgan", "dragan") else 16
+    critic = build(name, preset, side=side, **small).critic
+    x = torch.rand(2, 1, side, side) * 2 - 1
 
     def penalised():
         loss = r1_penalty(critic, x)
@@ -126,6 +129,7 @@ def test_all_convolutions_under_a_penalty_go_by_it(name, preset, monkeypatch):
     monkeypatch.setattr(F, "conv2d", None)
     monkeypatch.setattr("ganbench.models.nn.equalized.blur", pooled_blur)
     monkeypatch.setattr("ganbench.models.nn.progressive.blur", pooled_blur)
+    monkeypatch.setattr("ganbench.models.r3gan.blur", pooled_blur)
     monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", None)
     for ours, theirs in zip(penalised(), expected, strict=True):
         assert (ours is None) == (theirs is None)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganbench.models.nn.convolution import conv2d, conv_transpose2d
 from ganbench.models.nn.equalized import (
     LEAK,
     SQRT2,
@@ -52,7 +53,7 @@ class DownConv2d(EqualizedConv2d):
     def forward(self, x: Tensor) -> Tensor:
         # padded so that a convolution without padding of its own ends at half the side
         reach = 2 if self.weight.shape[-1] == 3 else 1
-        return F.conv2d(smooth(F.pad(x, (reach,) * 4)), self.scaled_weight(), self.scaled_bias(), stride=2)
+        return conv2d(smooth(F.pad(x, (reach,) * 4)), self.scaled_weight(), self.scaled_bias(), stride=2)
 
 
 class ModulatedConv2d(nn.Module):
@@ -66,20 +67,22 @@ class ModulatedConv2d(nn.Module):
                  demodulate: bool = True):
         super().__init__()
         self.up, self.demodulate, self.padding = up, demodulate, kernel // 2
+        # equalised: N(0,1) stored, scaled at every use
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.scale = 1 / math.sqrt(inputs * kernel ** 2)
         self.style = EqualizedLinear(width, inputs, gain=1.0)  # around 1
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        # scaled on the way in
         style = self.style(w) + 1
         weight = self.weight * self.scale
         x = x * style.to(x.dtype)[:, :, None, None]
         if self.up:
             # with zeros between pixels, then smoothed; a transposed convolution spreads its kernel mirrored
-            x = F.conv_transpose2d(x, weight.flip(2, 3).transpose(0, 1), stride=2)
+            x = conv_transpose2d(x, weight.flip(2, 3).transpose(0, 1), stride=2)
             x = smooth(F.pad(x, (1, 1, 1, 1))) * 4
         else:
-            x = F.conv2d(x, weight, padding=self.padding)
+            x = conv2d(x, weight, padding=self.padding)
         if not self.demodulate:
             return x
         with full_precision(x):
@@ -101,6 +104,7 @@ class StyledLayer(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None = None) -> Tensor:
         """noise: (B or 1,1,H',W'), None = drawn anew from torch's own stream."""
         x = self.conv(x, w)
+        # fresh noise in every pass, unless a caller needs the same twice
         if noise is None:
             noise = layer_normal(x.shape[0], 1, *x.shape[2:], like=x)
         return activate(x + noise.to(x.dtype) * self.noise_strength + self.bias.view(1, -1, 1, 1))

@@ -46,6 +46,7 @@ class LabelledGenerator(nn.Module):
         self.labelled = norm is not None
         self.project = nn.Sequential(nn.Linear(latent, widths[0] * 16), nn.Unflatten(1, (widths[0], 4, 4)))
         self.blocks = nn.ModuleList()
+        # from 4x4 up, a block for each doubling; attention behind the block of its side
         for level, (inputs, outputs) in enumerate(itertools.pairwise(widths), 3):
             block = ResNetBlock(inputs, outputs, "up", "none" if norm else "batch")
             if norm is not None:
@@ -59,6 +60,7 @@ class LabelledGenerator(nn.Module):
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.project(z)
         for block in self.blocks:
+            # only blocks whose norms go by the class take labels
             with_labels = self.labelled and isinstance(block, ResNetBlock)
             x = block(x, labels) if with_labels else block(x)
         return torch.tanh(self.to_image(F.relu(self.norm(x))))
@@ -80,6 +82,7 @@ class ProjectionCritic(nn.Module):
         blocks: list[nn.Module] = [FirstBlock(channels, width)]
         side //= 2
         blocks += [SelfAttention(width)] if side == attention else []
+        # the first block has no activation before its convolution, the others follow the plan
         for wider, halve in plan[1:]:
             blocks.append(ResNetBlock(width, wider, "down" if halve else "", "none", widen_late=narrow))
             width, side = wider, side // 2 if halve else side
@@ -91,9 +94,11 @@ class ProjectionCritic(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         maps = self.blocks(images)
         with full_precision(maps):
+            # sums over places and maps, in float32: scores are differences of large numbers
             features = F.relu(widened(maps)).sum((2, 3))
             scores = self.head(features).squeeze(1)
             if self.embedding is None:
                 return scores
             assert labels is not None
+            # the class's share: how far the features point in its direction
             return scores + (self.embedding(labels) * features).sum(1)

@@ -46,6 +46,7 @@ class SpectralNorm(nn.Module):
             with torch.no_grad():
                 u = self.u
                 v = F.normalize(matrix.T @ u, dim=0, eps=EPS)
+                # power iteration goes on from the vector of the last pass; weights move little in between
                 for step in range(self.iterations if self.training else 0):
                     if step:
                         v = F.normalize(matrix.T @ u, dim=0, eps=EPS)
@@ -60,6 +61,7 @@ def normalise_spectrally(network: nn.Module, iterations: int = 1, without: Itera
 
     Call it after weights were initialised. The trained parameter is then `parametrizations.weight.original`.
     """
+    # by identity: modules compare by it, and a set of ids says so
     left_out = {id(module) for module in without}
     for layer in list(network.modules()):
         if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding) and id(layer) not in left_out:
@@ -86,6 +88,7 @@ class SelfAttention(nn.Module):
         query = self.query(x).flatten(2)  # (B,C/8,HW)
         key = F.max_pool2d(self.key(x), 2).flatten(2)  # (B,C/8,HW/4)
         value = F.max_pool2d(self.value(x), 2).flatten(2)  # (B,C/2,HW/4)
+        # the softmax in float32 at least: its rows have to add up to 1
         weights = torch.softmax(widened(query.transpose(1, 2) @ key), -1)  # (B,HW,HW/4), each row adds up to 1
         attended = value @ weights.to(value.dtype).transpose(1, 2)
         return x + self.gain * self.out(attended.unflatten(2, x.shape[2:]))

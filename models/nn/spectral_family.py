@@ -51,7 +51,7 @@ class SpectralFamily(Family):
 
     def __init__(self, config: SpectralConfig, images: ImageSpec):
         super().__init__(config, images)
-        self.needs_labels = config.conditional  # type: ignore[misc]  # a matter of configuration here
+        self.needs_labels = config.conditional
         self.classes = images.classes if config.conditional else 0
 
     @classmethod
@@ -75,6 +75,7 @@ class SpectralFamily(Family):
         c = self.config
         if not c.decay_steps:
             return Stage(self.images.side, c.batch)
+        # both rates to 0, linearly
         left = max(0.0, 1 - clock.steps / c.decay_steps)
         rates = {"critic": c.critic_rate * left, "generator": c.generator_rate * left}
         return Stage(self.images.side, c.batch, rates=rates)
@@ -87,6 +88,7 @@ class SpectralFamily(Family):
     def critic_loss(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         """The loss from scores (B,), and the lower bound on a distance that it gives."""
         if self.config.loss == "hinge":
+            # either loss bounds a distance from below, which is what convergence is read from
             loss = losses.hinge_critic(real, fake)
             return loss, 1 - loss / 2
         loss = losses.logistic_critic(real, fake)
@@ -105,6 +107,7 @@ class SpectralFamily(Family):
 
     def fakes(self, n: int, engine: Engine) -> tuple[Tensor, Tensor | None]:
         """n fakes as in training, and their labels, drawn uniformly; labels are None without."""
+        # labels of fakes are drawn, for the generator has to know every class
         z = random_latents(self.config.latent, n, engine)
         if not self.classes:
             return self.generator(z), None
@@ -113,7 +116,9 @@ class SpectralFamily(Family):
 
     def critic_update(self, batch: Batch, engine: Engine) -> dict[str, Tensor]:
         with torch.no_grad():
+            # no gradient for the generator here: its images are data to the critic
             fake, fake_labels = self.fakes(len(batch.images), engine)
+        # reals and fakes as batches of their own, each image with its label
         on_real = self.critic(batch.images, batch.labels if self.classes else None)
         on_fake = self.critic(fake, fake_labels)
         loss, bound = self.critic_loss(on_real, on_fake)
@@ -123,9 +128,11 @@ class SpectralFamily(Family):
         return {name: value.detach() for name, value in logs.items()}
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        # the critic first, on fresh minibatches
         for _ in range(self.config.n_critic):
             batch = next(reals)
             logs = self.critic_update(batch, engine)
+        # then the generator, on a batch of its own size
         fake, labels = self.fakes(self.config.generator_batch // engine.world or len(batch.images), engine)
         loss = self.generator_loss(self.critic(fake, labels))
         penalty, more = self.penalty()

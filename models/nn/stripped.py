@@ -1,7 +1,8 @@
-"""StyleGAN2's networks without styles, noise, equalised rates and minibatch statistics: the lower rungs of R3GAN's ladder.
+"""StyleGAN2's networks without styles, noise, equalised rates and minibatch statistics: the lower rungs of R3GAN's
+ladder.
 
-What is left are plain convolutions and leaky ReLUs (Huang et al. 2024, arXiv 2501.05441, configurations B and C). Layer by
-layer they are a reconstruction: at side 256 they have the published numbers of weights, 18.890M and 23.996M.
+What is left are plain convolutions and leaky ReLUs (Huang et al. 2024, arXiv 2501.05441, configurations B and C). Layer
+by layer they are a reconstruction: at side 256 they have the published numbers of weights, 18.890M and 23.996M.
 """
 
 import itertools
@@ -43,6 +44,7 @@ class StrippedGenerator(nn.Module):
         x = self.basis * self.scales(z)[:, :, None, None]
         x = F.leaky_relu(self.first(x), LEAK)
         image = self.to_image[0](x)
+        # skip connections: every side adds its own image to the doubled one below
         for up, flat, to_image in zip(self.ups, self.flats, list(self.to_image)[1:]):
             x = F.leaky_relu(up(double(x)), LEAK)
             x = F.leaky_relu(flat(x), LEAK)
@@ -51,7 +53,8 @@ class StrippedGenerator(nn.Module):
 
 
 class StrippedCritic(nn.Module):
-    """Images (B,C,S,S) -> scores (B,): residual blocks down to 4x4, two dense layers. widths: maps at S, S/2, ..., 4."""
+    """Images (B,C,S,S) -> scores (B,): residual blocks down to 4x4, two dense layers. widths: maps at S, S/2, ...,
+    4."""
 
     def __init__(self, widths: list[int], channels: int):
         super().__init__()
@@ -66,10 +69,12 @@ class StrippedCritic(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.leaky_relu(self.from_image(images), LEAK)
+        # residual blocks; both branches have the variance of their input, hence the root of 2
         for flat, down, shortcut in zip(self.flats, self.downs, self.shortcuts):
             h = F.leaky_relu(down(F.leaky_relu(flat(x), LEAK)), LEAK)
             x = (h + shortcut(x)) / SQRT2
         x = F.leaky_relu(self.conv(x), LEAK).flatten(1)
         x = F.leaky_relu(self.dense(x), LEAK)
+        # scores in float32: they are differences of large sums
         with full_precision(x):
             return self.out(widened(x))[:, 0]
