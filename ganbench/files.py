@@ -126,15 +126,48 @@ def read_json(path: Path, *, remedy: str, shape: type = dict, keys: Mapping[str,
     >>> read_json(path, keys={"images": int}, remedy="name another run")
     {'images': 2000}
     """
+    return _checked(Path(path), _text(path, remedy), remedy, shape, keys)
+
+
+def read_json_lines(path: Path, *, remedy: str, keys: Mapping[str, Kinds] | None = None) -> list[dict[str, Any]]:
+    """Read a file of one JSON object a line. Half a line at the end, left by a killed writer, is left out.
+
+    Arguments and errors as `read_json`; an error names the line.
+    """
+    lines = _text(path, remedy).splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        try:
+            json.loads(lines[-1])
+        except ValueError:
+            lines.pop()
+    return [_checked(f"{path} line {number}", line, remedy, dict, keys) for number, line in enumerate(lines, start=1)]
+
+
+def size_text(size: float) -> str:
+    """Bytes as one would say them: 1.25 GB, 340 MB, 12 kB."""
+    for unit, bytes in (("GB", 1e9), ("MB", 1e6)):
+        if size >= bytes:
+            return f"{size / bytes:.3g} {unit}"
+    return f"{size / 1e3:.3g} kB"
+
+
+def _text(path: Path, remedy: str) -> str:
     try:
-        document: Any = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+        return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"no such file: {path}: {remedy}") from None
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}): {remedy}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): {remedy}") from None
+
+
+def _checked(path: Path | str, text: str, remedy: str, shape: type, keys: Mapping[str, Kinds] | None) -> Any:
+    """What a text holds, if it is JSON of that shape."""
+    try:
+        document: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is damaged ({reason}): {remedy}") from None
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): {remedy}") from None
     if not isinstance(document, shape):
         raise UserError(f"{path} is damaged (it holds {_kind(document)}, not {_NAMES[shape]}): {remedy}")
     for key, kinds in (keys or {}).items():

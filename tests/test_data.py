@@ -184,7 +184,7 @@ def test_a_stopped_preparation_goes_on_where_it_was(tmp_path, monkeypatch, own_c
 def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch, own_cache):
     folder = write_images(tmp_path / "pics")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10, 10))
-    with pytest.raises(UserError, match="GB are free: make room, or set GANBENCH_CACHE"):
+    with pytest.raises(UserError, match="are free: make room, or set GANBENCH_CACHE"):
         open_dataset(str(folder), split="all")
     assert leftovers(own_cache) == []
 

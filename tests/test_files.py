@@ -105,3 +105,27 @@ def test_the_cache_needs_a_home_or_the_variable(monkeypatch):
     monkeypatch.setattr(Path, "home", no_home)
     with pytest.raises(UserError, match="set GANBENCH_CACHE"):
         files.cache_dir()
+
+
+@pytest.mark.parametrize("text, says", [
+    ('{"kimg": 1}\n[2]\n', r"line 2 is damaged \(it holds a list"), ('{"kimg": 1}\n{"kimg": "x"}\n', r'line 2 .*"kimg" is text'),
+    ('{"kimg": 1}\n{"ki\n{"kimg": 3}\n', "line 2 is damaged"), ("\xff\n", "is damaged"), ('{"step": 1}\n', '"kimg" is missing'),
+])
+def test_lines_of_json_that_are_not_what_they_should_be_are_named(tmp_path, text, says):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=says) as caught:
+        files.read_json_lines(path, keys={"kimg": float}, remedy="mend the line")
+    assert "\n" not in str(caught.value)
+
+
+def test_half_a_line_at_the_end_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"kimg": 1}\n{"kimg": 2')
+    assert files.read_json_lines(path, remedy="") == [{"kimg": 1}]
+    path.write_text('{"kimg": 1}\n{"kimg": 2}')
+    assert files.read_json_lines(path, remedy="") == [{"kimg": 1}, {"kimg": 2}]
+
+
+def test_sizes_as_one_says_them():
+    assert [files.size_text(n) for n in (1.25e9, 3.4e8, 12_345, 0)] == ["1.25 GB", "340 MB", "12.3 kB", "0 kB"]

@@ -169,7 +169,7 @@ def test_a_cut_picture_and_a_damaged_log_are_named(frame: pd.DataFrame, runs: Pa
     grid.write_bytes(whole)
     log = runs / "alpha-s0" / "metrics.jsonl"
     log.write_text("not json\n" + log.read_text())
-    with pytest.raises(UserError, match=r"metrics\.jsonl line 1 is not JSON"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl line 1 is damaged"):
         render(frame, roots=[runs])
 
 

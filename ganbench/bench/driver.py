@@ -152,5 +152,5 @@ def how_far(folder: Path, unit: str) -> float:
             file.seek(max(0, file.tell() - 4096))
             lines = file.read().split(b"\n")[:-1]  # what follows the last newline may be half a line
         return float(json.loads(lines[-1])[unit]) if lines else 0.0
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return 0.0

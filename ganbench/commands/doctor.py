@@ -46,9 +46,15 @@ def examine() -> int:
 
 
 def _free(path: Path) -> float:
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free / 1e9
+    """GB free where a path is, or will be; 0 where that may not be looked at."""
+    for place in (path, *path.absolute().parents):
+        try:
+            return shutil.disk_usage(place).free / 1e9
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            break
+    return 0.0
 
 
 def _trains() -> bool:

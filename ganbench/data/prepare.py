@@ -17,7 +17,7 @@ from ganbench.data.source import MissingData, NoSplit, Source, digest, shown
 from ganbench.data.store import FORMAT, Store, content_hash, is_store
 from ganbench.environment import usable_cores
 from ganbench.errors import UserError, nearest
-from ganbench.files import atomic_write, cache_dir, lock_file
+from ganbench.files import atomic_write, cache_dir, lock_file, size_text
 from ganbench.plugins import canonical, load_plugin, names
 
 RULES = 3  # version of the rules that turn pictures into pixels
@@ -159,8 +159,8 @@ class _Preparation:
                          for level in self.job.levels) * copies) + 1_000_000
         free = shutil.disk_usage(self.target.parent).free
         if free < needed:
-            raise UserError(f"the store of {self.source.label()} needs {needed / 1e9:.2f} GB in {self.target.parent}, "
-                            f"{free / 1e9:.2f} GB are free: make room, or set GANBENCH_CACHE to another folder")
+            raise UserError(f"the store of {self.source.label()} needs {size_text(needed)} in {self.target.parent}, "
+                            f"{size_text(free)} are free: make room, or set GANBENCH_CACHE to another folder")
 
     def _readable(self, notes: list[Note]) -> np.ndarray:
         """Indices of the readable images. Raises UserError that names the others, unless they may be skipped."""

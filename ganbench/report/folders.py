@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ganbench.errors import UserError
+from ganbench.files import read_json, read_json_lines
 
 WIDEST = 1100  # pixels; larger pictures are made smaller before they are put into a page
 OWN = ("step", "images", "kimg", "seconds")
@@ -33,15 +33,11 @@ class RunFolder:
         """
         found: dict[str, tuple[list[float], list[float]]] = {}
         path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                if number == len(lines):
-                    break
-                raise UserError(f"{path} line {number} is not JSON: remove the line, or leave this run's folder "
-                                "out with --runs") from None
+        remedy = "mend the line, or leave this run's folder out with --runs"
+        records = read_json_lines(path, remedy=remedy, keys={"kimg": float}) if path.is_file() else []
+        for number, record in enumerate(records, start=1):
+            if not math.isfinite(record["kimg"]):
+                raise UserError(f'{path} line {number} is damaged ("kimg" is {record["kimg"]}): {remedy}')
             for key, value in record.items():
                 if key not in OWN and isinstance(value, int | float) and math.isfinite(value):
                     xs, ys = found.setdefault(key, ([], []))
@@ -69,11 +65,7 @@ def find_runs(names: Iterable[str], roots: Sequence[Path]) -> dict[str, RunFolde
         for path in sorted([*root.glob("*/config.json"), *root.glob("*/*/config.json")]):
             name = path.parent.name
             if name in wanted and name not in found:
-                try:
-                    config = json.loads(path.read_text(encoding="utf-8"))
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{path} is damaged ({error}): repair it, or choose other --runs") from None
-                found[name] = RunFolder(path.parent, config)
+                found[name] = RunFolder(path.parent, read_json(path, remedy="mend it, or choose other --runs"))
     return found
 
 
