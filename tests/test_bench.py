@@ -76,7 +76,8 @@ def run(suite, engine, only=(), threads=1, folder=None):
     planned = plan(suite)
     manifest = Manifest(folder or suite.parent / "runs", suite=str(suite), threads=threads)
     try:
-        return drive(planned, planned.only(only), manifest, engine, suite.parent / "table.csv", Console(file=io.StringIO()))
+        return drive(planned, planned.only(only), manifest, engine, suite.parent / "table.csv",
+                     Console(file=io.StringIO()))
     finally:
         manifest.close()
 
@@ -99,7 +100,8 @@ def test_rows_stand_in_the_order_of_the_cells_and_a_second_call_runs_nothing(sui
 
 
 def test_what_failed_is_a_row_with_its_reason_and_gets_another_try(suite):
-    endings = {"toy-paper-digits-16-s0": ("crashed", "ValueError: no"), "toy-paper-digits-16-s1": ("diverged", "at step 3"),
+    endings = {"toy-paper-digits-16-s0": ("crashed", "ValueError: no"),
+               "toy-paper-digits-16-s1": ("diverged", "at step 3"),
                "toy-fast-digits-16-s0": ("killed", "killed by SIGKILL (out of memory?)")}
     tally = run(suite, Scripted(endings))
     assert tally.failed == 2 and dict(tally.states) == {"ok": 2, "crashed": 1, "diverged": 1, "killed": 1}
@@ -124,7 +126,8 @@ def test_a_part_of_a_suite_keeps_the_rows_of_the_rest(suite):
 
 def test_rows_of_other_runs_and_of_cells_that_left_the_suite_are_kept_and_named(suite):
     run(suite, Scripted({}))
-    records.append(suite.parent / "table.csv", [{"run": "somebody-elses", "origin": "external", "metric": "swd", "value": 3.25,
+    records.append(suite.parent / "table.csv", [{"run": "somebody-elses", "origin": "external", "metric": "swd",
+                                                 "value": 3.25,
                                                  "status": "ok", "dataset": "digits"}])
     suite.write_text(SUITE.replace('presets = ["paper", "fast"]', 'preset = "paper"').replace("[0, 1]", "[0, 1, 2]"))
     console = Console(file=io.StringIO(), width=500)
@@ -215,7 +218,8 @@ def test_what_other_code_made_is_kept_and_marked_until_one_asks_for_it_anew(suit
     assert "mine-fast-digits-16-s1 was crashed by other code: it begins anew" in said
     assert said.count("was made by other code of its family and is kept") == 3
     assert f"ganbench bench {suite} --redo --only mine-paper-digits-16-s0" in said
-    assert [row[:3] for row in table(suite)][:2] == [("reference-digits-16", "ok", "1.5"), ("mine-paper-digits-16-s0", "ok", "1.5")]
+    assert [row[:3] for row in table(suite)][:2] == [("reference-digits-16", "ok", "1.5"),
+                                                     ("mine-paper-digits-16-s0", "ok", "1.5")]
     assert len(before) == len((tmp_path / "table.csv").read_bytes())
     console.file = io.StringIO()
     commands._what_is_there(plan(suite), tmp_path / "runs", console)  # as the dry run says it

@@ -194,7 +194,8 @@ def test_ray_runs_every_ending_and_survives_the_death_of_a_worker(tmp_path):
     finally:
         ray.shutdown()
     ended = {e.key: (e.status, e.reason) for e in events if e.kind == "ended"}
-    assert ended == {name: (status, reason) for name, (_, status, reason) in ENDINGS.items()} | {"worker_dies": ("ok", "")}
+    assert ended == {name: (status, reason) for name, (_, status, reason) in ENDINGS.items()} | {"worker_dies": ("ok",
+                                                                                                                 "")}
     assert (tmp_path / "worker_dies" / "results.csv").read_text() == "second try"
 
 

@@ -91,7 +91,8 @@ def test_a_cell_is_identified_by_what_its_result_depends_on(write):
                    ('title = "Toys"', 'title = "Toys"\nprecision = "bf16"')):
         assert not set(keys) & {c.key for c in plan(write(change)).cells}, change
     # a setting written out that is the preset's own value anyway is the same training
-    assert plan(write(('presets = ["paper", "fast"]', 'preset = "paper"\nset = { rate = 0.05 }'))).cells[0].key == keys[0]
+    assert plan(write(('presets = ["paper", "fast"]',
+                       'preset = "paper"\nset = { rate = 0.05 }'))).cells[0].key == keys[0]
 
 
 def test_arguments_are_those_of_the_run_command(write):
@@ -119,7 +120,8 @@ MISTAKES = {
     "unknown setting": (("{ batch = 4 }", "{ bach = 4 }"), 20, "no setting 'bach'", "'batch'"),
     "refused value": (("{ batch = 4 }", "{ batch = 1 }"), 20, "batch = 1 is refused", "greater than or equal to 2"),
     "set and swept": (("{ batch = 4 }", "{ batch = 4, rate = 1 }"), 17, "'rate' stands both in set and in sweep", ""),
-    "preset and presets": (('preset = "fast"', 'preset = "fast"\npresets = ["paper"]'), 17, "either preset or presets", ""),
+    "preset and presets": (('preset = "fast"', 'preset = "fast"\npresets = ["paper"]'), 17, "either preset or presets",
+                           ""),
     "a cell twice": (('presets = ["paper", "fast"]', 'presets = ["paper", "paper"]'), None, "stands twice", ""),
     "not TOML": (("seeds = [0, 1]", "seeds = [0, 1"), None, "not TOML", "line"),
     "a side that is none": (("side = 16", "side = 24"), None, "24", ""),
@@ -223,7 +225,8 @@ def test_keys_are_those_of_earlier_manifests(write):
 
     planned = plan(write())
     cell, reference = planned.cells[4], planned.references[0]
-    names = ("family", "preset", "config", "dataset", "data_hash", "side", "channels", "classes", "crop", "seed", "precision")
+    names = ("family", "preset", "config", "dataset", "data_hash", "side", "channels", "classes", "crop", "seed",
+             "precision")
     assert cell.key == old({name: vars(cell)[name] for name in names} | {
         "settings": None, "budget": {"kimg": 0.1, "steps": None, "seconds": None},
         "evaluation": {"metrics": ["swd"], "n": 100, "every": None}})
@@ -247,11 +250,13 @@ def test_two_splits_of_one_data_set_are_two_tables(write):
 
 
 def test_budgets_an_entry_and_the_presets_own(write):
-    planned = plan(write(("{ kimg = 0.1 }", '"preset"'), ("set = { batch = 4 }", "set = { batch = 4 }\nbudget = { steps = 9 }")))
+    planned = plan(write(("{ kimg = 0.1 }", '"preset"'), ("set = { batch = 4 }",
+                                                          "set = { batch = 4 }\nbudget = { steps = 9 }")))
     assert [(c.budget.unit, c.budget.amount) for c in planned.cells if c.seed == 0] == [
         ("kimg", 0.4), ("kimg", 0.2)] + [("steps", 9)] * 4  # each preset's own length
     assert planned.cells[4].name.startswith("toy-fast-batch=4-decay=0.0-rate=0.1-9steps-")
-    assert "9steps" in planned.cells[4].label and planned.cells[0].arguments()[10:14] == ["--seed", "0", "--kimg", "0.4"]
+    assert "9steps" in planned.cells[4].label and planned.cells[0].arguments()[10:14] == ["--seed", "0", "--kimg",
+                                                                                          "0.4"]
     assert planned.cells[4].columns == {"settings": "batch=4 decay=0.0 rate=0.1", "budget": "steps 9"}
     assert str(planned.suite.budget) == "each preset's own length"
 
@@ -272,7 +277,8 @@ def test_paths_start_at_the_suites_own_folder(write, tmp_path, monkeypatch):
     for i in range(8):
         Image.fromarray(np.full((16, 16, 3), 20 * i, np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
     (tmp_path / "mine.py").write_text("from toy import Toy\n\nclass Mine(Toy):\n    pass\n")
-    path = write(('"digits"', '"pictures"'), (f'name = "{TOY}"\npresets', 'name = "mine.py"\npresets'), ("n = 100", "n = 8"))
+    path = write(('"digits"', '"pictures"'), (f'name = "{TOY}"\npresets', 'name = "mine.py"\npresets'),
+                 ("n = 100", "n = 8"))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)

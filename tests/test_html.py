@@ -41,12 +41,14 @@ def _rows() -> list[dict[str, Any]]:
                 shared = BASE | {"run": f"{family}-s{seed}", "family": family, "seed": seed, "kimg": kimg,
                                  "seconds": kimg * number, "params_g": 1_000_000 * number,
                                  "flops_g": 10 ** number, "flops_train": 10 ** (9 - number)}
-                rows += [shared | {"metric": "swd", "level": level, "value": value * factor, "ci_low": value * factor - 0.5,
+                rows += [shared | {"metric": "swd", "level": level, "value": value * factor,
+                                   "ci_low": value * factor - 0.5,
                                    "ci_high": value * factor + 0.5, "ci_method": "t"}
                          for level, factor in (("32", 1.2), ("16", 0.8), ("avg", 1.0))]
     rows.append(BASE | {"run": "alpha-s3", "family": "alpha", "seed": 3, "kimg": 12.0, "status": "diverged",
                         "reason": "loss <not finite>", "higher_is_better": None})
-    rows.append(BASE | {"run": "p1", "origin": "published", "family": "delta", "metric": "swd", "level": "avg", "value": 4.5,
+    rows.append(BASE | {"run": "p1", "origin": "published", "family": "delta", "metric": "swd", "level": "avg",
+                        "value": 4.5,
                         "source": "D et al. 2017", "note": "recalled, not re-read", "data_hash": ""})
     return rows
 
@@ -66,11 +68,13 @@ def runs(tmp_path: Path) -> Path:
         (folder / "grids").mkdir(parents=True)
         for kimg in (0, 30):
             Image.fromarray(np.full((20, 20, 3), 7 * kimg, np.uint8)).save(folder / "grids" / f"kimg-{kimg:010.3f}.png")
-        options = {"family": folder.name[:-3], "dataset": "digits", "kimg": 30.0, "seed": int(name[-1]), "metrics": ["swd"],
+        options = {"family": folder.name[:-3], "dataset": "digits", "kimg": 30.0, "seed": int(name[-1]),
+                   "metrics": ["swd"],
                    "overrides": {"width": 8}, "n_eval": 100}
         config = {"run": folder.name, "preset": "paper", "options": options, "dataset": {"side": 32}}
         (folder / "config.json").write_text(json.dumps(config))
-        lines = [{"step": i, "images": 1000 * i, "kimg": float(i), "seconds": float(i), "k": i / 30, "m_global": 1 / (i + 1),
+        lines = [{"step": i, "images": 1000 * i, "kimg": float(i), "seconds": float(i), "k": i / 30,
+                  "m_global": 1 / (i + 1),
                   "ratio": 0.5, "d_loss": "nan", "m_smooth": 5.0 - i / 10} for i in range(30)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 30, "im')
     Image.new("RGB", (2500, 50), "red").save(root / "alpha-s0" / "growth.png")
@@ -342,9 +346,11 @@ def test_keys_alone_reach_the_heads_and_sort(tmp_path: Path, frame: pd.DataFrame
         assert browser.evaluate(outline) == "solid"  # one sees where one is
         state = 'document.activeElement.closest("th").getAttribute("aria-sort")'
         browser.press("Enter")
-        assert (browser.evaluate(NAMES), browser.evaluate(state)) == ("alpha (paper)|beta (paper)|gamma (paper)", "ascending")
+        assert (browser.evaluate(NAMES), browser.evaluate(state)) == ("alpha (paper)|beta (paper)|gamma (paper)",
+                                                                      "ascending")
         browser.press(" ")
-        assert (browser.evaluate(NAMES), browser.evaluate(state)) == ("gamma (paper)|beta (paper)|alpha (paper)", "descending")
+        assert (browser.evaluate(NAMES), browser.evaluate(state)) == ("gamma (paper)|beta (paper)|alpha (paper)",
+                                                                      "descending")
         browser.press("Tab")  # on from where we were
         browser.press("Tab")
         browser.press("Enter")
@@ -374,7 +380,8 @@ def test_one_cost_is_shown_and_keys_choose_another(tmp_path: Path, frame: pd.Dat
 @needs_browser
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
-def test_light_and_dark_on_a_phone_and_a_desk(tmp_path: Path, frame: pd.DataFrame, runs: Path, width: int, dark: bool) -> None:
+def test_light_and_dark_on_a_phone_and_a_desk(tmp_path: Path, frame: pd.DataFrame, runs: Path, width: int,
+                                              dark: bool) -> None:
     """The page follows the system's colours, its text stands out, and it never scrolls sideways."""
     (tmp_path / "page.html").write_text(render(frame, roots=[runs]))
     with Browser(tmp_path / "profile") as browser:

@@ -19,7 +19,8 @@ from ganbench.report.reproduce import recipe
 
 PUBLISHED = Path(__file__).parent.parent / "results" / "published.csv"
 ROW = {"run": "0001-dcgan-digits-s3", "origin": "ganbench", "family": "dcgan", "preset": "small", "config_hash": "c1",
-       "dataset": "digits", "split": "train", "crop": "none", "side": 32, "channels": 1, "metric": "swd", "level": "avg",
+       "dataset": "digits", "split": "train", "crop": "none", "side": 32, "channels": 1, "metric": "swd",
+       "level": "avg",
        "value": 5.0, "protocol": "p", "n_real": 64, "n_fake": 64, "higher_is_better": False, "seed": 3, "eval_seed": 0,
        "kimg": 2.048, "precision": "fp32", "status": "ok", "git_commit": "abc", "git_dirty": False}
 
@@ -37,10 +38,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     records.append("results/results.csv", [ROW, ROW | {"metric": "fid", "level": ""}, ROW | {"kimg": 1.0},
                                            ROW | {"run": "0002-dcgan-digits-s4", "seed": 4, "value": 6.0},
-                                           ROW | {"run": "reals", "origin": "reference", "family": "reals against reals",
+                                           ROW | {"run": "reals", "origin": "reference",
+                                                  "family": "reals against reals",
                                             "value": 1.0}])
-    records.append("results/published.csv", [ROW | {"run": "p1", "origin": "published", "source": "A 2017", "kimg": None},
-                                             ROW | {"run": "p2", "origin": "published", "source": "B 2018", "kimg": None,
+    records.append("results/published.csv", [ROW | {"run": "p1", "origin": "published", "source": "A 2017",
+                                                    "kimg": None},
+                                             ROW | {"run": "p2", "origin": "published", "source": "B 2018",
+                                                    "kimg": None,
                                                     "dataset": "elsewhere"}])
     return tmp_path
 
@@ -106,7 +110,8 @@ def test_reproduce_from_the_row_alone(app: typer.Typer, folder: Path) -> None:
 def test_reproduce_from_the_runs_folder(app: typer.Typer, folder: Path) -> None:
     run = folder / "runs" / "suite" / "0001-dcgan-digits-s3"
     run.mkdir(parents=True)
-    options = {"family": "dcgan", "dataset": "digits", "side": None, "seed": 3, "steps": 10, "kimg": None, "mirror": False,
+    options = {"family": "dcgan", "dataset": "digits", "side": None, "seed": 3, "steps": 10, "kimg": None,
+               "mirror": False,
                "skip_bad": True, "metrics": ["swd"], "overrides": {"width": 8, "flag": True}, "root": "some where"}
     (run / "config.json").write_text(json.dumps({"options": options, "preset": "small", "dataset": {"side": 32}}))
     result = _run(app, "reproduce", "0001")
@@ -150,16 +155,19 @@ def test_a_budget_in_seconds_is_made_again_by_its_steps(folder: Path) -> None:
 
 
 def test_an_own_family_is_made_again_by_its_path(folder: Path) -> None:
-    config = {"options": {"family": "/home/me/mine.py", "dataset": "digits", "kimg": 2.0, "metrics": []}, "preset": "small",
+    config = {"options": {"family": "/home/me/mine.py", "dataset": "digits", "kimg": 2.0, "metrics": []},
+              "preset": "small",
               "training": {"kimg": 2.0}, "dataset": {"side": 32}}
     assert _recipe(folder, ROW | {"family": "mine"}, config)[0].startswith("ganbench run /home/me/mine.py ")
     assert "give the path of its file" in _recipe(folder, ROW | {"family": "mine", "run": "other"})[1]
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
-def test_values_that_are_no_numbers_crash_neither_report_nor_reproduce(app: typer.Typer, folder: Path, value: str) -> None:
+def test_values_that_are_no_numbers_crash_neither_report_nor_reproduce(app: typer.Typer, folder: Path,
+                                                                       value: str) -> None:
     records.append("results/results.csv", [ROW | {"run": "0003-broken", "seed": 5, "value": float(value), "kimg": 3.0}])
-    assert "failed" in _run(app, "report", "results/results.csv", "--html", "p.html", "--csv", "t.csv", "--latex", "t.tex",
+    assert "failed" in _run(app, "report", "results/results.csv", "--html", "p.html", "--csv", "t.csv", "--latex",
+                            "t.tex",
                             "--markdown", "t.md").output
     assert "ganbench run dcgan" in _run(app, "reproduce", "0003").output
 

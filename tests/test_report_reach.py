@@ -17,7 +17,8 @@ CURVES = {"fast": [[90, 30, 20], [90, 30, 20], [90, 80, 30]], "slow": [[90, 90, 
 
 
 def _block(tmp_path: Any, extra: list[dict[str, Any]], references: bool = True) -> TableBlock:
-    rows = [BASE | {"run": f"{family}-{seed}", "family": family, "seed": seed, "kimg": 10.0 * (i + 1), "value": float(v),
+    rows = [BASE | {"run": f"{family}-{seed}", "family": family, "seed": seed, "kimg": 10.0 * (i + 1),
+                    "value": float(v),
                     "seconds": 10.0 * (i + 1)}
             for family, seeds in CURVES.items() for seed, curve in enumerate(seeds) for i, v in enumerate(curve)]
     if references:
@@ -63,7 +64,8 @@ def test_the_suite_may_fix_the_target_and_without_any_there_is_no_table(tmp_path
 def test_only_sides_are_joined_as_levels(tmp_path: Any) -> None:
     shared = {"kimg": 30.0, "seconds": 30.0, "seed": 0, "run": "a", "family": "a"}
     rows = [BASE | shared | {"metric": metric, "level": level, "value": 1.0, "higher_is_better": False}
-            for metric, levels in (("swd", ("32", "16", "avg")), ("m_global", ("", "L_fake", "ratio"))) for level in levels]
+            for metric, levels in (("swd", ("32", "16", "avg")), ("m_global", ("", "L_fake", "ratio")))
+            for level in levels]
     records.append(tmp_path / "r.csv", rows)
     block, = build_table(records.load_results(tmp_path / "r.csv"))
     charts = {c.metric: [h["heading"] for h in metric_charts(block, c, {"a (p)": 0}, {})["charts"]]

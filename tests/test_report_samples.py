@@ -92,7 +92,8 @@ def test_two_grids_are_no_strip(tmp_path: Path) -> None:
     assert samples.through_training(_folder(tmp_path, {0.0: _grid(_images(64)), 1.0: _grid(_images(64))})) is None
 
 
-def test_neighbours_come_from_the_prepared_images_of_equal_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbours_come_from_the_prepared_images_of_equal_content(tmp_path: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANBENCH_CACHE", str(tmp_path / "cache"))
     from ganbench.data import open_dataset
     store = open_dataset("digits", side=SIDE)

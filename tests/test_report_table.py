@@ -189,7 +189,8 @@ def test_references_stand_on_top_and_do_not_compete(tmp_path: Path) -> None:
 
 def test_images_from_elsewhere_are_entries_of_their_own_not_seeds_of_one(tmp_path: Path) -> None:
     other = {"origin": "external", "preset": "", "config_hash": "", "kimg": None}
-    block, = _blocks(tmp_path, [_row("", None, 5.0, **other, run="folder-a"), _row("", None, 9.0, **other, run="folder-b")])
+    block, = _blocks(tmp_path, [_row("", None, 5.0, **other, run="folder-a"),
+                                _row("", None, 9.0, **other, run="folder-b")])
     assert [(e.label, list(e.cells[block.columns[0]].last.values())) for e in block.entries] == [
         ("folder-a", [5.0]), ("folder-b", [9.0])]
 
@@ -257,7 +258,8 @@ def test_latex_has_balanced_booktabs_and_escapes(tmp_path: Path) -> None:
     assert r"wgan\_gp (paper)" in text and r"reals \& noise" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 2, 1]
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert len(body) == 3 and {line.replace(r"\&", "").count("&") for line in body} == {2 + 2}  # fid and the average of swd
+    # fid and the average of swd
+    assert len(body) == 3 and {line.replace(r"\&", "").count("&") for line in body} == {2 + 2}
     assert r"\begin{tabular}{@{}lrrrr@{}}" in text and r"fid $\downarrow$ & swd $\downarrow$" in text
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1 and "How it is tested" in text
 
@@ -284,14 +286,17 @@ AWKWARD = "a&b_c%d#e{f}~g^h\\i$j<k>l|m – é × \"n\""
 
 def _awkward(tmp_path: Path) -> str:
     """A document with tables whose names hold every character that means something to TeX, in all kinds of entries."""
-    rows = [_row(AWKWARD, seed, 5.0 + seed / 10) for seed in range(3)] + [_row("b", seed, 9.0 + seed / 7) for seed in range(3)]
+    rows = [_row(AWKWARD, seed, 5.0 + seed / 10) for seed in range(3)] + [_row("b", seed, 9.0 + seed / 7)
+                                                                          for seed in range(3)]
     rows += [_row("b", 0, 0.5, metric="own_metric[a]", level="32_x", higher_is_better=True),
              _row("c", 0, None, metric="", kimg=None, status="crashed", reason="100% \\undefined & {"),
              _row(records.FLOOR, None, 1.0, origin="reference", preset="", run="r", n_fake=50)]
-    rows += [_row("d", 0, 1.0, dataset="other_data & more", protocol="p%{"), _row("生成对抗网络 σ ж", 0, 4.0, preset="試験"),
+    rows += [_row("d", 0, 1.0, dataset="other_data & more", protocol="p%{"),
+             _row("生成对抗网络 σ ж", 0, 4.0, preset="試験"),
              _row("a family with a name that is longer than any sensible column", 0, 4.0)]
     body = table.to_latex(_blocks(tmp_path, rows))
-    return "\n".join([r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", body, r"\end{document}", ""])
+    return "\n".join([r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", body,
+                      r"\end{document}", ""])
 
 
 def test_latex_with_awkward_names_is_balanced(tmp_path: Path) -> None:
@@ -365,7 +370,8 @@ def test_a_floor_on_fewer_images_stands_beside_the_models_and_says_so(tmp_path: 
     assert "1.000†" in text and "90.00†" not in text
     assert "† floor: measured on 50 real and 50 generated images" in text
     assert r"$^{\dagger}$" in table.to_latex([block])
-    two = comparison.build_table(_frame(tmp_path, [_row("b", 0, 5.0, n_fake=70)]))  # now there is no one column it belongs beside
+    # now there is no one column it belongs beside
+    two = comparison.build_table(_frame(tmp_path, [_row("b", 0, 5.0, n_fake=70)]))
     assert len(two[0].columns) == 3 and not any(c.borrowed for e in two[0].entries for c in e.cells.values())
 
 
@@ -411,7 +417,8 @@ def test_costs_come_from_the_last_stage_and_stand_in_the_tidy_table(tmp_path: Pa
 
 
 def test_what_most_entries_have_comes_first(tmp_path: Path) -> None:
-    rows = [_row("dcgan", 0, 1.0, metric="swd"), _row("wgan", 0, 1.0, metric="swd"), _row("wgan", 0, 1.0, metric="bits_per_dim")]
+    rows = [_row("dcgan", 0, 1.0, metric="swd"), _row("wgan", 0, 1.0, metric="swd"),
+            _row("wgan", 0, 1.0, metric="bits_per_dim")]
     assert [c.metric for c in _blocks(tmp_path, rows)[0].columns] == ["swd", "bits_per_dim"]
 
 
@@ -450,7 +457,8 @@ def test_precision_and_kind_of_budget_make_entries_of_their_own(tmp_path: Path) 
     rows = [_row("a", s, 21.0 + s / 10, precision="fp32", run=f"x{s}") for s in range(3)]
     rows += [_row("a", s, 61.0 + s / 10, precision="bf16", run=f"y{s}") for s in range(3)]
     block, = _blocks(tmp_path, rows)
-    assert [(e.label, round(e.cells[block.columns[0]].last_summary.mean, 1)) for e in block.entries] == [  # type: ignore[union-attr]
+    # type: ignore[union-attr]
+    assert [(e.label, round(e.cells[block.columns[0]].last_summary.mean, 1)) for e in block.entries] == [
         ("a (paper) fp32", 21.1), ("a (paper) bf16", 61.1)]
     (tmp_path / "kinds").mkdir()
     rows = [_row("a", s, 21.0, budget="kimg 10", run=f"x{s}") for s in range(3)]
@@ -480,7 +488,8 @@ def test_runs_of_unlike_hardware_and_code_are_named(tmp_path: Path) -> None:
     block, = _blocks(tmp_path, rows)
     assert any("different hardware (CPU; NVIDIA H100)" in note for note in block.notes)
     assert any("different versions of the code (aaaaaaaa, bbbbbbbb)" in note for note in block.notes)
-    alike, = _blocks(tmp_path, [r | {"device": made[0][0], "git_commit": made[0][1], "dataset": "other"} for r in rows])[1:]
+    alike, = _blocks(tmp_path, [r | {"device": made[0][0], "git_commit": made[0][1], "dataset": "other"}
+                                for r in rows])[1:]
     assert not any("different" in note for note in alike.notes)
 
 
@@ -521,12 +530,14 @@ def test_a_spreadsheet_computes_nothing_in_the_csv(tmp_path: Path, name: str) ->
 
 def test_markdown_shows_names_and_runs_nothing_of_them(tmp_path: Path) -> None:
     name = "<img src=x onerror=alert(1)> [a](javascript:b) `c` *d* & |"
-    rows = [_row(name, 0, 5.0, dataset=name), _row("b", 0, None, metric="", status="crashed", reason=name, dataset=name),
+    rows = [_row(name, 0, 5.0, dataset=name), _row("b", 0, None, metric="", status="crashed", reason=name,
+                                                   dataset=name),
             _row("c", 0, 1.0, origin="published", source=name, note=name)]
     frame = _frame(tmp_path, rows)
     published = [{"dataset": name, "side": 32, "family": name, "preset": "", "metric": "fid", "level": "", "value": 1.0,
                   "source": name, "protocol": name, "note": name}]
-    text = table.to_markdown(comparison.build_table(frame), published, [{"run": "b", "status": "crashed", "reason": name}])
+    text = table.to_markdown(comparison.build_table(frame), published,
+                             [{"run": "b", "status": "crashed", "reason": name}])
     assert "<img" not in text and "&lt;img src=x" in text and "[a](" not in text and r"\[a\](javascript:b)" in text
     assert r"\`c\` \*d\* &amp; \|" in text
 

@@ -61,7 +61,8 @@ class Cell:
 
     @property
     def source(self) -> str:
-        """Hash of the family's code as it is now. Not part of the key: what was made by other code is kept, and marked."""
+        """Hash of the family's code as it is now. Not part of the key: what was made by other code is kept, and
+        marked."""
         return family_hash(self.family)
 
     @property

@@ -41,16 +41,16 @@ def drive(planned: Planned, chosen: Planned, manifest: Manifest, engine: Launche
     missing = {item.key: item for item in everything
                if not manifest.finished(item) or (redo and manifest.stale(item))}
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     for item in missing.values():
         if manifest.stale(item):  # a training is never continued by other code than began it
-            say(f"{item.name} was {manifest.state(item)['state']} by other code: it begins anew")
+            report(f"{item.name} was {manifest.state(item)['state']} by other code: it begins anew")
             manifest.discard(item)
     for item in everything:
         if manifest.stale(item):
-            say(stale_line(item.name, planned.path))
+            report(stale_line(item.name, planned.path))
     tasks = [task(item, manifest) for item in missing.values()]
     by_key = {t.key: t for t in tasks}
     # first, so that a file which cannot be written is found before anything runs
@@ -58,8 +58,9 @@ def drive(planned: Planned, chosen: Planned, manifest: Manifest, engine: Launche
     manifest.bind(results)
     left = [entry["name"] for entry in manifest.left(planned)]
     if left:
-        say(f"{len(left)} finished {'cell has' if len(left) == 1 else 'cells have'} left the suite; their rows in {results} "
-            f"are kept: {', '.join(left[:6])}{' ...' if len(left) > 6 else ''}")
+        have = "cell has" if len(left) == 1 else "cells have"
+        report(f"{len(left)} finished {have} left the suite; their rows in {results} are kept: "
+            f"{', '.join(left[:6])}{' ...' if len(left) > 6 else ''}")
     board = Board(console, chosen, manifest, total=len(everything), done=len(everything) - len(missing))
     with board:
         for event in engine.run(tasks) if tasks else ():
@@ -79,7 +80,8 @@ def drive(planned: Planned, chosen: Planned, manifest: Manifest, engine: Launche
 
 def stale_line(name: str, suite: Path) -> str:
     """What there is to know about a finished cell whose family's file has changed since."""
-    return f"{name} was made by other code of its family and is kept: `ganbench bench {suite} --redo --only {name}` makes it anew"
+    return (f"{name} was made by other code of its family and is kept: "
+            f"`ganbench bench {suite} --redo --only {name}` makes it anew")
 
 
 def task(item: Cell | Reference, manifest: Manifest) -> Task:

@@ -79,7 +79,7 @@ def launch(task: Task) -> "subprocess.Popen[bytes]":
 def execute(task: Task, job: "Requeued | None" = None) -> tuple[Event, str]:
     """Run a task to its end here. Returns how it ended and the text of its results, for a driver on another machine.
 
-    job: is told of the process, to end it when the job is to make room.
+    job: is given the process, to end it when the job is to make room.
     """
     begun = time.monotonic()
     process = launch(task)
@@ -98,9 +98,9 @@ def ended(task: Task, code: int, seconds: float) -> Event:
     """What an exit code means."""
     if code == 0:
         return Event("ended", task.key, "ok", "", seconds)
-    said = last_line(task.log)
+    last = last_line(task.log)
     if code == EXIT_DIVERGED:
-        return Event("ended", task.key, "diverged", said, seconds)
+        return Event("ended", task.key, "diverged", last, seconds)
     if code in ASKED_TO_END:
         return Event("ended", task.key, "killed", f"asked to end by {ASKED_TO_END[code]}, with a checkpoint", seconds)
     if code < 0:
@@ -110,7 +110,7 @@ def ended(task: Task, code: int, seconds: float) -> Event:
             name = f"signal {-code}"
         hint = " (out of memory?)" if name == "SIGKILL" else ""
         return Event("ended", task.key, "killed", f"killed by {name}{hint}", seconds)
-    return Event("ended", task.key, "crashed", said or f"exit code {code}", seconds)
+    return Event("ended", task.key, "crashed", last or f"exit code {code}", seconds)
 
 
 def last_line(path: str | Path, most: int = 500) -> str:
@@ -129,7 +129,8 @@ def _die_with_parent(parent: int) -> Any:
     """What the child does before it becomes its program: ask the kernel (Linux) to be killed when its parent dies."""
     try:
         prctl = ctypes.CDLL(None, use_errno=True).prctl
-    except (OSError, AttributeError, TypeError):  # not Linux: the child's own lock on its folder then keeps two writers apart
+    # not Linux: the child's own lock on its folder then keeps two writers apart
+    except (OSError, AttributeError, TypeError):
         return None
 
     def before_exec() -> None:
@@ -263,8 +264,8 @@ class RayEngine:
 # --- Slurm ----------------------------------------------------------------------------------------------------------
 
 class Requeued:
-    """`execute` as a Slurm job that comes back: when its time is up or it is preempted, submitit calls `checkpoint`, the
-    training writes one and ends, and the job queues again and goes on from there."""
+    """`execute` as a Slurm job that comes back: when its time is up or it is preempted, submitit calls `checkpoint`,
+    the training writes one and ends, and the job queues again and goes on from there."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None

@@ -1,7 +1,7 @@
 """`ganbench bench --dry-run`: what a suite would do, and about what it would cost on this machine.
 
-Time and memory come from real steps: each kind of cell is built once and takes a couple of steps at every side its budget
-leads through, on random images. Where a step would be long, it is taken with a smaller batch and scaled.
+Time and memory come from real steps: each kind of cell is built once and takes a couple of steps at every side its
+budget leads through, on random images. Where a step would be long, it is taken with a smaller batch and scaled.
 """
 
 import json
@@ -42,7 +42,8 @@ class Estimate:
 
 
 class Measured:
-    """A family's speed at every moment of its schedule; each side and batch is measured once, when it is first asked for.
+    """A family's speed at every moment of its schedule; each side and batch is measured once, when it is first asked
+    for.
 
     Args:
         name: what is measured, for the error of a machine that is too small for it.
@@ -131,18 +132,22 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
                       _long(cost.seconds), f"{cost.bytes / 1e9:.1f} GB")
     console.print(table)
     wall = max(longest, total / min(jobs, len(planned.cells)))
-    say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
-    say("G, D: trainable parameters of generator and critic; FLOPs/sample: operations to generate one image; FLOPs/image: "
-        "of training, for each real image shown, where it ends (matrix products and convolutions; a multiply-add is two)")
-    say("time: of training one cell; memory: of its process")
-    say(f"about {_long(math.ceil(total))} of training in all, {_long(math.ceil(wall))} with {jobs} at once, "
+
+    def report(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    report("G, D: trainable parameters of generator and critic; FLOPs/sample: operations to generate one image; "
+        "FLOPs/image: of training, for each real image shown, where it ends (matrix products and convolutions; "
+        "a multiply-add is two)")
+    report("time: of training one cell; memory: of its process")
+    report(f"about {_long(math.ceil(total))} of training in all, {_long(math.ceil(wall))} with {jobs} at once, "
         "and the scoring on top of it: "
         + ", ".join(planned.suite.evaluation.metrics) + f" on {planned.suite.evaluation.n:,} images "
         + (f"every {planned.suite.evaluation.every:g} kimg" if planned.suite.evaluation.every else "at the end"))
-    say(f"measured in {time.monotonic() - begun:.0f} s on this machine ({device.type}) from real steps at each side; "
+    report(f"measured in {time.monotonic() - begun:.0f} s on this machine ({device.type}) from real steps at each side; "
         "where a step is long, with a smaller batch and scaled. Nothing was trained.")
     for note in planned.notes:
-        say(note)
+        report(note)
 
 
 def _long(seconds: float) -> str:

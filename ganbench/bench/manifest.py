@@ -54,8 +54,8 @@ class Manifest:
                 raise UserError(f"{self.path} has format {self.document['format']}, this version reads {FORMAT}: "
                                 "choose another folder with --out")
             if not same_suite(self.document["suite"], suite):
-                raise UserError(f"{folder} belongs to another suite of that name, {self.document['suite']}: choose another "
-                                "folder with --out (and another table with --results), or rename one of them")
+                raise UserError(f"{folder} belongs to another suite of that name, {self.document['suite']}: choose "
+                                "another folder with --out (and another table with --results), or rename one of them")
         self.document["suite"] = str(Path(suite).absolute())
         self.save()
 
@@ -84,7 +84,8 @@ class Manifest:
         """Finished cells that the suite does not name any more."""
         known = {cell.key for cell in planned.cells}
         return [entry for key, entry in self.document["cells"].items()
-                if key not in known and entry.get("state") in FINISHED and not entry.get("name", "").startswith("reference-")]
+                if key not in known and entry.get("state") in FINISHED
+                and not entry.get("name", "").startswith("reference-")]
 
     def discard(self, cell: Cell | Reference) -> None:
         """Remove what is there of a cell, so that it begins anew."""
@@ -141,13 +142,14 @@ def table_of(suite: Path, folder: Path) -> Path:
         return usual
     document = read_json(folder / "manifest.json", remedy="name the results CSV instead of the suite", keys=KEYS)
     if not same_suite(document["suite"], suite):
-        raise UserError(f"{folder} and {usual} are of another suite of that name, {document['suite']}: name the results CSV "
-                        "instead of the suite")
+        raise UserError(f"{folder} and {usual} are of another suite of that name, {document['suite']}: name the "
+                        "results CSV instead of the suite")
     return Path(document.get("results", usual))
 
 
 def states(folder: Path) -> Mapping[str, Mapping[str, Any]]:
-    """The states of cells by key, as another call left them; none where nothing was run. Takes no lock, writes nothing."""
+    """The states of cells by key, as another call left them; none where nothing was run. Takes no lock, writes
+    nothing."""
     try:
         return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError):
@@ -158,7 +160,8 @@ def gather(manifest: Manifest, planned: Planned, target: Path) -> tuple[int, lis
     """Write the suite's table from what its cells have so far, whole or not at all.
 
     Rows stand in the order of the cells, whatever order they ended in, so that the same suite gives the same file. Only
-    rows of the suite's own cells are replaced: those of other runs, and of finished cells that have left the suite, stay.
+    rows of the suite's own cells are replaced: those of other runs, and of finished cells that have left the suite,
+    stay.
 
     Returns:
         How many rows the suite has, and the other runs in the table.

@@ -28,7 +28,8 @@ from ganbench.runs.scoring import as_row, by_count, without_counts
 
 
 class NoiseImages(ImageSet):
-    """n images of which every byte is drawn uniformly; each from a seed of its own, so the batch size changes nothing."""
+    """n images of which every byte is drawn uniformly; each from a seed of its own, so the batch size changes
+    nothing."""
 
     def __init__(self, n: int, channels: int, side: int, seed: int):
         super().__init__(records.NOISE)
@@ -43,7 +44,8 @@ class NoiseImages(ImageSet):
 
 
 def measure(dataset: str, side: int, channels: int, crop: str | None, metrics: list[str], n: int, *, run: str,
-            eval_seed: int = 0, split: str = "train", settings: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+            eval_seed: int = 0, split: str = "train",
+            settings: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """The reference rows of one data set. Metrics that measure a model have none and are left out.
 
     Args:
@@ -62,14 +64,18 @@ def measure(dataset: str, side: int, channels: int, crop: str | None, metrics: l
               "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
     rows: list[dict[str, Any]] = []
     for wanted, together in by_count(names, n, settings or {}):
-        # the floor has as many images on each side as a model's score has, unless the data set is too small for two halves
+        # the floor has as many images on each side as a model's score has, unless the data set is too small for two
+        # halves
         half, whole = min(wanted, store.n // 2), min(wanted, store.n)
-        note = "" if half == whole else f"on {half:,} images a side, models on {whole:,}: it would be lower with as many"
+        fewer = f"on {half:,} images a side, models on {whole:,}: it would be lower with as many"
+        note = "" if half == whole else fewer
         noise, options = NoiseImages(whole, channels, side, eval_seed), without_counts(settings or {})
         floor = noise_floor(together, StoreSet(store, whole), half, device=device, seed=eval_seed, options=options)
-        ceiling = evaluate(together, fakes=noise, reals=StoreSet(store, whole), side=side, channels=channels, device=device,
+        ceiling = evaluate(together, fakes=noise, reals=StoreSet(store, whole), side=side, channels=channels,
+                           device=device,
                            seed=eval_seed, options=options)
-        for short, label, remark, results in (("reals", records.FLOOR, note, floor), ("noise", records.NOISE, "", ceiling)):
+        for short, label, remark, results in (("reals", records.FLOOR, note, floor),
+                                              ("noise", records.NOISE, "", ceiling)):
             rows += [common | row | {"run": f"{run}-{short}", "family": label,
                                      "note": "; ".join(t for t in (row["note"], remark) if t)}
                      for row in map(as_row, results)]

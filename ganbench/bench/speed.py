@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,8 @@ class Speed:
     images_per_step: int  # real images a step draws; a critic updated five times draws five batches
     seconds_per_step: float
     state_bytes: int  # weights, gradients, optimizers, averaged generator
-    activation_bytes: int  # most that was kept for a backward pass at once; on a GPU all that was allocated above the state
+    # most that was kept for a backward pass at once; on a GPU all that was allocated above the state
+    activation_bytes: int
 
     @property
     def images_per_second(self) -> float:
@@ -39,7 +40,7 @@ class Bench:
     """A family built once, to be measured at several stages.
 
     Args:
-        total_kimg: length of training that the family's schedule is told.
+        total_kimg: length of training for the family's schedule.
     """
 
     def __init__(self, family: type[Family], config: FamilyConfig, images: ImageSpec, *, device: torch.device,
@@ -82,7 +83,8 @@ class Bench:
             self._step(stage)  # makes optimizer state and picks algorithms besides
         first, drawn_first = self._now() - begun, self.drawn
         state = self._state_bytes()
-        activations = (torch.cuda.max_memory_allocated(self.device) - state if self.device.type == "cuda" else kept.peak)
+        activations = (torch.cuda.max_memory_allocated(self.device) - state if self.device.type == "cuda"
+                       else kept.peak)
         if self.device.type == "cpu" and first > LONG:
             return Speed(stage.side, stage.batch, drawn_first, first, state, max(0, activations))
         self.drawn, steps, begun = 0, 0, self._now()
@@ -121,7 +123,9 @@ class Bench:
         return time.monotonic()
 
     def _state_bytes(self) -> int:
-        size = lambda tensors: sum(t.numel() * t.element_size() for t in tensors)
+        def size(tensors: Iterable[Tensor]) -> int:
+            return sum(t.numel() * t.element_size() for t in tensors)
+
         parameters = list(self.family.parameters())
         total = size(parameters) + size(p for p in parameters if p.requires_grad) + size(self.family.buffers())
         if self.engine.averaged is not None:

@@ -86,13 +86,15 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
         with _at(path, lines, "dataset", index, "name"):
             spec = _beside(path, data.name)
             try:
-                store = open_dataset(spec, side=data.side, crop=data.crop, channels=data.channels, split=data.split or "train")
+                store = open_dataset(spec, side=data.side, crop=data.crop, channels=data.channels,
+                                     split=data.split or "train")
                 looked_at.append(_Images(spec, store.side, store.channels, len(store.classes), store.content_hash))
             except UserError as error:
                 if not dry or data.side is None or data.channels is None:
                     raise
                 looked_at.append(_Images(spec, data.side, data.channels, data.classes or 0, ""))
-                notes.append(f"{data.name} is not at hand, its side, channels and classes are taken from the suite ({error})")
+                notes.append(f"{data.name} is not at hand, its side, channels and classes are taken from the suite "
+                             f"({error})")
 
     cells: list[Cell] = []
     for (data, found), (index, entry) in itertools.product(zip(suite.dataset, looked_at), enumerate(suite.family)):
@@ -105,8 +107,8 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
                 name, config = _fitting(family, preset, settings, images, data.name)
             meant = family.presets[name].split
             if data.split is None and meant != "train":
-                notes.append(f"{families.short_name(family)} {name} is made for split {meant} and trains on train here: "
-                             f'split = "{meant}" in [[dataset]] of {data.name} would change that')
+                notes.append(f"{families.short_name(family)} {name} is made for split {meant} and trains on train "
+                             f'here: split = "{meant}" in [[dataset]] of {data.name} would change that')
             budget = entry.budget or suite.budget
             suffix = f"-{budget.amount:g}{budget.unit}" if entry.budget and not budget.preset else ""
             if budget.preset:
@@ -143,17 +145,20 @@ def _check_metrics(path: Path, suite: Suite, lines: dict[tomlfile.Place, int], d
 
 
 def _check_families(path: Path, suite: Suite, lines: dict[tomlfile.Place, int]) -> dict[str, str]:
-    """Refuse families, presets and settings that there are not. Returns each family's name as `ganbench run` takes it."""
+    """Refuse families, presets and settings that there are not. Returns each family's name as `ganbench run` takes
+    it."""
     named: dict[str, str] = {}
-    files: dict[str, str] = {}  # results rows call a family by its file's name: two files of one name would be one there
+    # results rows call a family by its file's name: two files of one name would be one there
+    files: dict[str, str] = {}
     for index, entry in enumerate(suite.family):
         with _at(path, lines, "family", index, "name"):
             if entry.name.endswith(".py"):
                 named[entry.name] = str((path.parent / entry.name).resolve())
                 other = files.setdefault(Path(entry.name).stem, named[entry.name])
                 if other != named[entry.name]:
-                    raise UserError(f"two families are called {Path(entry.name).stem}, {other} and {named[entry.name]}: "
-                                    "their results could not be told apart; rename one of the files")
+                    raise UserError(f"two families are called {Path(entry.name).stem}, {other} and "
+                                    f"{named[entry.name]}: their results could not be told apart; rename one of the "
+                                    "files")
             else:
                 named[entry.name] = canonical(entry.name)
             family = families.find_family(named[entry.name])

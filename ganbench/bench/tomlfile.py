@@ -26,7 +26,8 @@ def read_toml(path: Path, model: type[Model]) -> tuple[Model, dict[Place, int]]:
         text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text)
     except FileNotFoundError:
-        raise UserError(f"no such suite: {path} (`ganbench bench --list` shows those that come with ganbench)") from None
+        raise UserError(f"no such suite: {path} (`ganbench bench --list` shows those that come with "
+                        "ganbench)") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     except tomllib.TOMLDecodeError as error:

@@ -86,7 +86,8 @@ def _print_shipped(console: Any) -> None:
         table.add_row(name, f"{title}. {about}" if about else title)
     console.print(table)
     console.print("\nrun one: ganbench bench NAME; its cost first: ganbench bench NAME --dry-run; "
-                  f"copy one to change it: they are in {suites_folder()}", markup=False, highlight=False, soft_wrap=True)
+                  f"copy one to change it: they are in {suites_folder()}", markup=False, highlight=False,
+                  soft_wrap=True)
 
 
 def _what_is_there(planned: Any, folder: Path, console: Any) -> None:

@@ -32,7 +32,8 @@ def report(
     picture: Annotated[Path | None, typer.Option(help="Write a small picture (SVG) of the first table.")] = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Comparison of GANs",
     runs: Annotated[list[Path] | None, typer.Option(
-        help="Folder with the runs' folders (samples, curves); repeatable. Default: runs/.", show_default=False)] = None,
+        help="Folder with the runs' folders (samples, curves); repeatable. Default: runs/.",
+        show_default=False)] = None,
     published: Annotated[str, typer.Option(
         help="Figures from the literature, in tables of their own: matching (same data and metric), all, none.",
     )] = "matching",
@@ -45,7 +46,8 @@ def report(
     from ganbench.report import comparison, selection, table
 
     if published not in PUBLISHED:
-        raise UserError(f"--published {published}: choose one of {', '.join(PUBLISHED)}.{nearest(published, PUBLISHED)}")
+        raise UserError(f"--published {published}: choose one of {', '.join(PUBLISHED)}."
+                        f"{nearest(published, PUBLISHED)}")
     console = Console()
     frame = load_results(*map(_table_of, results or ()))
     targets = _targets(results or ())

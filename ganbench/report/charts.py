@@ -76,7 +76,8 @@ def _curves(trained: list[TableEntry], rows: list[Any], axis: str, x_label: str,
         for row in whole:
             stations.setdefault(row.kimg, {}).setdefault(row.seed_key, []).append(row.value)
         # Only where every finished seed has a value: a mean over those that happen to be there would jump.
-        full = {kimg: [_mean(v) for v in found.values()] for kimg, found in sorted(stations.items()) if len(found) == len(seeds)}
+        full = {kimg: [_mean(v) for v in found.values()] for kimg, found in sorted(stations.items())
+                if len(found) == len(seeds)}
         if full:
             places = [kimg if axis == "kimg" else _mean([r.seconds for r in whole if r.kimg == kimg]) for kimg in full]
             series.append(Series(entry.label, numbers[entry.label], places, [_mean(v) for v in full.values()],
@@ -120,8 +121,9 @@ def _cost(trained: list[TableEntry], column: Column, attribute: str, x_label: st
     for entry in trained:
         summary, cost = entry.cells[column].last_summary, getattr(entry, attribute)
         if summary and cost:
-            bounds = ([summary.low], [summary.high]) if summary.low is not None and summary.high is not None else (None, None)
-            series.append(Series(entry.label, numbers[entry.label], [float(cost)], [summary.mean], *bounds))
+            low = None if summary.low is None else [summary.low]
+            high = None if summary.high is None else [summary.high]
+            series.append(Series(entry.label, numbers[entry.label], [float(cost)], [summary.mean], low, high))
     costs = [s.x[0] for s in series]
     if len(series) < 2 or max(costs) < ALIKE * min(costs):  # equal budgets are no axis to set anything against
         return ""
@@ -166,8 +168,10 @@ def _reach(block: TableBlock, rows: list[Any], column: Column, targets: Mapping[
         for row in rows:
             if row.run in curves and row.outcome == "ok":  # nor one that failed, wherever it was on its way
                 curves[row.run].append(row)
-        images = [reached([(r.kimg, r.value) for r in curve], target, column.higher_is_better) for curve in curves.values()]
-        seconds = [reached([(r.seconds, r.value) for r in curve if pd.notna(r.seconds)], target, column.higher_is_better)
+        images = [reached([(r.kimg, r.value) for r in curve], target, column.higher_is_better)
+                  for curve in curves.values()]
+        seconds = [reached([(r.seconds, r.value) for r in curve if pd.notna(r.seconds)], target,
+                           column.higher_is_better)
                    for curve in curves.values()]
         kimg, time, got = median_time(images), median_time(seconds), sum(t is not None for t in images)
         lines.append({"label": entry.label, "reached": got, "of": len(images), "kimg": kimg,

@@ -46,7 +46,8 @@ def build_table(frame: pd.DataFrame) -> list[TableBlock]:
     numbers = {"side", "channels", "n_real", "n_fake"}
     text = [c for c in (*BLOCK, *COLUMN, *CONFIGURATION, "run", "status", "date", "ci_method", "settings", "budget",
                         "device", "git_commit") if c not in numbers]
-    rows[text] = rows[text].astype("object").where(rows[text].notna(), "")  # a column that is empty throughout has no type
+    # a column that is empty throughout has no type
+    rows[text] = rows[text].astype("object").where(rows[text].notna(), "")
     rows, replaced = newest(rows)
     external = rows["origin"] == "external"  # images from elsewhere: each its own entry, not seeds of one
     rows.loc[external, "config_hash"] = rows.loc[external, "run"]
@@ -58,10 +59,11 @@ def build_table(frame: pd.DataFrame) -> list[TableBlock]:
         raise UserError(f"these results hold no measured value ({what}): train something with `ganbench run`")
     blocks = []
     for where, part in groups(compared, BLOCK):
+        side = where["side"] or -1
         # A run that failed before its first evaluation has no number, but it counts all the same.
-        lost = rows[(rows["dataset"] == where["dataset"]) & (rows["side"].fillna(-1) == (where["side"] or -1))
+        lost = rows[(rows["dataset"] == where["dataset"]) & (rows["side"].fillna(-1) == side)
                     & (rows["outcome"] != "ok") & (rows["origin"] != "reference") & ~rows["run"].isin(part["run"])]
-        old = replaced[(replaced["dataset"] == where["dataset"]) & (replaced["side"].fillna(-1) == (where["side"] or -1))]
+        old = replaced[(replaced["dataset"] == where["dataset"]) & (replaced["side"].fillna(-1) == side)]
         blocks.append(_block(where, part, lost, old))
     _tell_apart(blocks)
     return blocks
@@ -76,7 +78,8 @@ def build_if_any(frame: pd.DataFrame) -> list[TableBlock]:
 def _completed(rows: pd.DataFrame) -> pd.DataFrame:
     """What only some rows of a run say (its budget, its settings) stands in all of them; likewise the precision of runs
     of one configuration, if there is only one."""
-    for column, by in (("settings", ["run"]), ("budget", ["run"]), ("precision", ["origin", "family", "preset", "config_hash"])):
+    for column, by in (("settings", ["run"]), ("budget", ["run"]),
+                       ("precision", ["origin", "family", "preset", "config_hash"])):
         for _, group in rows[rows["origin"] != "reference"].groupby(by, dropna=False):
             known = set(group[column]) - {""}
             if len(known) == 1:
@@ -91,7 +94,8 @@ def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame, replac
     part = part.assign(column=[number[tuple(map(optional, key))] for key in zip(*(part[name] for name in COLUMN))])
     entries: list[TableEntry] = []
     trained = part[part["origin"] != "reference"]
-    lost = lost.assign(borrowed="", config_hash=[_adopted(row, trained, "config_hash") for row in lost.to_dict("records")],
+    lost = lost.assign(borrowed="", config_hash=[_adopted(row, trained, "config_hash")
+                                                 for row in lost.to_dict("records")],
                        precision=[_adopted(row, trained, "precision") for row in lost.to_dict("records")])
     failures = {tuple(key.values()): gone for key, gone in groups(lost, CONFIGURATION)}
     for key, group in groups(trained, CONFIGURATION):
@@ -114,7 +118,8 @@ def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame, replac
     _order(entries, columns)
     return TableBlock(dataset=where["dataset"], side=optional(where["side"]), channels=optional(where["channels"]),
                  split=where["split"], crop=where["crop"], data_hash=where["data_hash"], columns=columns,
-                 entries=references + entries, notes=notes_of(columns, references, entries, replaced), rows=finite(part))
+                 entries=references + entries, notes=notes_of(columns, references, entries, replaced),
+                 rows=finite(part))
 
 
 def _adopted(failed: Mapping[Any, Any], trained: pd.DataFrame, column: str) -> str:
@@ -128,7 +133,8 @@ def _columns(part: pd.DataFrame) -> list[Column]:
     found: list[Column] = []
     for key, group in groups(part, COLUMN):
         direction = group["higher_is_better"].dropna()
-        found.append(Column(key["metric"], key["level"], key["protocol"], optional(key["n_real"]), optional(key["n_fake"]),
+        found.append(Column(key["metric"], key["level"], key["protocol"], optional(key["n_real"]),
+                            optional(key["n_fake"]),
                             bool(direction.iloc[0]) if len(direction) else None))
     found.sort(key=lambda c: (c.metric, c.protocol, c.n_real or 0, c.n_fake or 0, level_order(c.level)))
     times = Counter((c.metric, c.level) for c in found)
@@ -145,7 +151,8 @@ def _columns(part: pd.DataFrame) -> list[Column]:
 
 
 def _difference(conditions: list[tuple[str, int | None, int | None]], index: int) -> str:
-    """In a few words what tells one of several conditions (protocol, n_real, n_fake) from the others; "" if it takes more."""
+    """In a few words what tells one of several conditions (protocol, n_real, n_fake) from the others; "" if it takes
+    more."""
     protocols = [conditions[i][0].split(";") for i in range(len(conditions))]
     common = set.intersection(*map(set, protocols))
     parts = [part.strip() for part in protocols[index] if part not in common and not part.startswith("n=")]
@@ -153,8 +160,8 @@ def _difference(conditions: list[tuple[str, int | None, int | None]], index: int
         if len({c[place] for c in conditions}) > 1:
             parts.append(f"{name} = {conditions[index][place] or 'unknown'}")
             break
-    told = ", ".join(parts)
-    return told if len(told) <= LONGEST else ""
+    words = ", ".join(parts)
+    return words if len(words) <= LONGEST else ""
 
 
 def _order(entries: list[TableEntry], columns: list[Column]) -> None:

@@ -1,4 +1,5 @@
-"""One summary over several data sets: mean ranks where there are enough of them, else how often an entry is near the best.
+"""One summary over several data sets: mean ranks where there are enough of them, else how often an entry is near the
+best.
 
 A mean over data sets of values in different units says nothing, and a rank says nothing of by how much. With few data
 sets: performance profiles (Dolan and More 2002; Agarwal et al. 2021), the share of runs that are within a factor of the
@@ -49,10 +50,10 @@ class Overall:
         """What it says, in words."""
         where = f"{self.metric} over {len(self.datasets)} data sets"
         if self.profiles:
-            return (f"{where}: share of runs within a factor of the best entry's mean, failed runs within none; 95% intervals "
-                    f"over runs. Mean ranks need {ENOUGH} data sets to be tested")
-        told = "differ" if (self.p or 0.0) < 1 - CONFIDENCE else "are not shown to differ at all"
-        return (f"{where}: the entries {told} (Friedman p = {self.p:.2g}); mean ranks that lie less than "
+            return (f"{where}: share of runs within a factor of the best entry's mean, failed runs within none; 95% "
+                    f"intervals over runs. Mean ranks need {ENOUGH} data sets to be tested")
+        verdict = "differ" if (self.p or 0.0) < 1 - CONFIDENCE else "are not shown to differ at all"
+        return (f"{where}: the entries {verdict} (Friedman p = {self.p:.2g}); mean ranks that lie less than "
                 f"{self.critical:.2f} apart are not told apart (Nemenyi, 5%)")
 
     @property
@@ -63,7 +64,8 @@ class Overall:
     @property
     def lines(self) -> list[tuple[str, ...]]:
         """One line an entry: its name and its numbers, as they are printed."""
-        shares = [(p.label, *(f"{share:.0%} ({low:.0%} to {high:.0%})" for share, low, high in p.shares)) for p in self.profiles]
+        shares = [(p.label, *(f"{share:.0%} ({low:.0%} to {high:.0%})" for share, low, high in p.shares))
+                  for p in self.profiles]
         return [*shares, *((label, f"{rank:.2f}") for label, rank in self.ranks)]
 
 
@@ -73,7 +75,8 @@ def overall(blocks: Sequence[TableBlock]) -> list[Overall]:
     Entries are matched by their labels, and only those that are on every data set take part.
     """
     found = []
-    for title in dict.fromkeys(c.title for block in blocks for c in block.headlines() if c.higher_is_better is not None):
+    for title in dict.fromkeys(c.title for block in blocks for c in block.headlines()
+                               if c.higher_is_better is not None):
         places: list[tuple[TableBlock, Column]] = []
         for block in blocks:
             column = next((c for c in block.headlines() if c.title == title), None)
@@ -100,7 +103,8 @@ def _profiles(labels: list[str], cells: list[dict[str, TableCell]], higher: bool
     rng = np.random.default_rng(SEED)
     distances: dict[str, list[np.ndarray]] = {label: [] for label in labels}  # of each run from the best, as a factor
     for table in cells:
-        means = [np.mean(list(table[label].last.values())) for label in labels if table[label].last and not table[label].failed]
+        means = [np.mean(list(table[label].last.values())) for label in labels
+                 if table[label].last and not table[label].failed]
         means = means or [np.mean(list(table[label].last.values())) for label in labels if table[label].last]
         if not means:
             continue

@@ -17,7 +17,8 @@ from ganbench.report.selection import optional
 from ganbench.report.statistics import evaluation_deviation, evaluation_noise
 
 SAME_KIMG, SAME_SECONDS = 0.01, 0.03  # runs whose lengths differ by less than these shares had the same budget
-# Where rows do not say what their budget was: equal time is taken for it only if it is that equal, and the images nearly.
+# Where rows do not say what their budget was: equal time is taken for it only if it is that equal, and the images
+# nearly.
 ABOUT_SECONDS, ABOUT_KIMG = 0.01, 0.25
 
 
@@ -69,7 +70,8 @@ def _kind(budget: str) -> str:
     return budget.partition(" ")[0]
 
 
-def entry_of(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFrame, columns: list[Column]) -> TableEntry:
+def entry_of(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFrame,
+             columns: list[Column]) -> TableEntry:
     """One line from its rows; arguments as `entries_of`."""
     everything = pd.concat([group, lost]) if len(lost) else group
     outcomes = everything.drop_duplicates("run")["outcome"]

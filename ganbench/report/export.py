@@ -49,7 +49,8 @@ def to_markdown(blocks: list[TableBlock], literature: list[dict[str, Any]] | Non
     if summaries := overall(blocks):
         lines = ["### Over all data sets", ""]
         for summary in summaries:
-            lines += [*_pipe_table(list(summary.head), [[markdown_text(t) for t in line] for line in summary.lines]), "",
+            lines += [*_pipe_table(list(summary.head), [[markdown_text(t) for t in line] for line in summary.lines]),
+                      "",
                       f"- {markdown_text(summary.sentence)}", ""]
         parts.append("\n".join(lines))
     for block in blocks:
@@ -59,7 +60,8 @@ def to_markdown(blocks: list[TableBlock], literature: list[dict[str, Any]] | Non
         lines += [f"- {markdown_text(note)}" for note in [*block.notes, LEGEND]]
         parts.append("\n".join([*lines, ""]))
     if failed:
-        parts.append("\n".join([f"### {FAILED_TITLE}", "", *(f"- {markdown_text(failure_line(row))}" for row in failed), ""]))
+        parts.append("\n".join([f"### {FAILED_TITLE}", "", *(f"- {markdown_text(failure_line(row))}" for row in failed),
+                                ""]))
     if literature:
         parts.append(_published_markdown(literature))
     return "\n".join(parts)
@@ -80,7 +82,8 @@ def _pipe_table(head: list[str], lines: list[list[str]]) -> list[str]:
 
 def _published_markdown(rows: list[dict[str, Any]]) -> str:
     lines = [[markdown_text(str(text)) for text in (
-        r["dataset"], r["side"], published_label(r), f"{r['metric']} {r['level']}".strip(), f"{r['value']:.10g}", r["source"],
+        r["dataset"], r["side"], published_label(r), f"{r['metric']} {r['level']}".strip(), f"{r['value']:.10g}",
+        r["source"],
         r["protocol"], r["note"])] for r in rows]
     head = ["data", "side", "family", "metric", "value", "source", "protocol", "note"]
     return "\n".join([f"### {PUBLISHED_TITLE}", "", *_pipe_table(head, lines), ""])

@@ -41,7 +41,8 @@ def strips_of(trained: list[TableEntry], folders: dict[str, RunFolder]) -> list[
         for entry in trained:
             result = next((r for f in _first(entry, folders) if (r := made(f)) is not None), None)
             if result is not None:
-                found.append(_picture(result[0], f"{entry.label}: {about}; {result[1]}", f"{entry.label}, {about} ({result[1]})"))
+                found.append(_picture(result[0], f"{entry.label}: {about}; {result[1]}",
+                                      f"{entry.label}, {about} ({result[1]})"))
     for entry in trained:
         path = next((p for f in _first(entry, folders) if (p := f.picture("growth"))), None)
         if path is not None:
@@ -49,13 +50,15 @@ def strips_of(trained: list[TableEntry], folders: dict[str, RunFolder]) -> list[
     return found
 
 
-def _picture(picture: np.ndarray, told: str, caption: str) -> dict[str, Any]:
+def _picture(picture: np.ndarray, description: str, caption: str) -> dict[str, Any]:
     address, (width, height) = embedded(picture)
-    return {"address": address, "width": width, "height": height, "told": told, "caption": caption}
+    return {"address": address, "width": width, "height": height, "description": description, "caption": caption}
 
 
-def dynamics_of(trained: list[TableEntry], folders: dict[str, RunFolder], numbers: dict[str, int]) -> list[dict[str, Any]]:
-    """Each family's own convergence measure (smoothed), all its runs; the scales of different families do not compare."""
+def dynamics_of(trained: list[TableEntry], folders: dict[str, RunFolder],
+                numbers: dict[str, int]) -> list[dict[str, Any]]:
+    """Each family's own convergence measure (smoothed), all its runs; the scales of different families do not
+    compare."""
     charts = []
     for entry in trained:
         runs = list(_first(entry, folders))
@@ -64,12 +67,14 @@ def dynamics_of(trained: list[TableEntry], folders: dict[str, RunFolder], number
         if series:
             label = name.removesuffix("_smooth") if name else ""
             charts.append({"heading": entry.label, "caption": f"{label}, smoothed; a line a run",
-                           "svg": plots.line_chart(series, title=f"{entry.label}: {label}", x_label="thousands of real images",
+                           "svg": plots.line_chart(series, title=f"{entry.label}: {label}",
+                                                   x_label="thousands of real images",
                                                    y_label=label, markers=False, height=220)})
     return charts
 
 
-def equilibrium_of(trained: list[TableEntry], folders: dict[str, RunFolder], numbers: dict[str, int]) -> list[dict[str, Any]]:
+def equilibrium_of(trained: list[TableEntry], folders: dict[str, RunFolder],
+                   numbers: dict[str, int]) -> list[dict[str, Any]]:
     charts = []
     for entry in trained:
         runs = [f for f in _first(entry, folders) if EQUILIBRIUM[0][0] in f.curves]
@@ -78,9 +83,11 @@ def equilibrium_of(trained: list[TableEntry], folders: dict[str, RunFolder], num
             if series:
                 target = runs[0].config.get("config", {}).get(WANTED.get(name, ""))
                 charts.append({"heading": f"{entry.label}: {name}", "caption": label,
-                               "svg": plots.line_chart(series, title=f"{entry.label}: {label}", y_label=name, markers=False,
+                               "svg": plots.line_chart(series, title=f"{entry.label}: {label}", y_label=name,
+                                                       markers=False,
                                                        x_label="thousands of real images", height=220,
-                                                       levels=[("gamma", float(target))] if target is not None else [])})
+                                                       levels=[("gamma", float(target))] if target is not None
+                                                       else [])})
     return charts
 
 

@@ -54,15 +54,18 @@ def render(frame: pd.DataFrame, *, title: str = "Comparison of GANs", roots: Seq
     folders = find_runs(measured["run"], roots)
     numbers = _numbers(blocks)
     assets = files("ganbench.report")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                                     undefined=jinja2.StrictUndefined)
     template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
     summaries = [{"sentence": s.sentence, "head": s.head, "lines": s.lines} for s in overall(blocks)]
     return template.render(
         title=title, summaries=summaries, command=command, legend=LEGEND, published_title=PUBLISHED_TITLE,
-        style=(assets / "page.css").read_text(encoding="utf-8"), script=(assets / "page.js").read_text(encoding="utf-8"),
+        style=(assets / "page.css").read_text(encoding="utf-8"),
+        script=(assets / "page.js").read_text(encoding="utf-8"),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), runs=measured["run"].nunique(), folders=len(folders),
-        blocks=[_block(f"t{i}", block, frame, folders, numbers, targets or {}) for i, block in enumerate(blocks, start=1)],
-        failed=[f | {"told": failure_line(f)} for f in selection.failures(frame)], failed_title=FAILED_TITLE,
+        blocks=[_block(f"t{i}", block, frame, folders, numbers, targets or {})
+                for i, block in enumerate(blocks, start=1)],
+        failed=[f | {"line": failure_line(f)} for f in selection.failures(frame)], failed_title=FAILED_TITLE,
         published=[r | {"label": published_label(r), "shown": f"{r['value']:.10g}"}
                    for r in selection.published(frame, everything=all_published)])
 
@@ -76,7 +79,8 @@ def picture(blocks: Sequence[TableBlock]) -> str:
     charts = metric_charts(blocks[0], columns[0], _numbers(blocks), {})["charts"][:2] if columns else []
     if not charts:
         raise UserError("there is nothing to draw: no value was measured at the end of a training; leave out --picture")
-    return plots.side_by_side([(c["heading"], c["svg"]) for c in charts], title=f"{blocks[0].title}: {columns[0].title}",
+    return plots.side_by_side([(c["heading"], c["svg"]) for c in charts],
+                              title=f"{blocks[0].title}: {columns[0].title}",
                               style=(files("ganbench.report") / "page.css").read_text(encoding="utf-8"))
 
 
@@ -90,15 +94,19 @@ def _block(name: str, block: TableBlock, frame: pd.DataFrame, folders: dict[str,
     trained = [e for e in block.entries if not e.reference]
     heads, sections = block.headlines(), block.sections()
     # what only one of several entries has is nothing to compare: it stands in a section of its own
-    compared = [c for c in heads if len(trained) < 2 or sum(bool(e.cells[c].last or e.cells[c].best) for e in trained) > 1]
+    compared = [c for c in heads if len(trained) < 2 or sum(bool(e.cells[c].last or e.cells[c].best)
+                                                            for e in trained) > 1]
 
     def lines(entries: list[TableEntry], columns: list[Column], references: bool) -> list[dict[str, Any]]:
-        return [_line(e, columns, None if references else numbers[e.label]) for e in entries if e.reference == references]
+        return [_line(e, columns, None if references else numbers[e.label])
+                for e in entries if e.reference == references]
 
     return {
         "id": name, "title": block.title, "notes": block.notes,
-        "summary": [_verdict(block, column) for column in heads if column.higher_is_better is not None and column in compared],
-        "legend": [{"label": e.label, "number": numbers[e.label], "swatch": plots.swatch(numbers[e.label])} for e in trained],
+        "summary": [_verdict(block, column) for column in heads if column.higher_is_better is not None
+                    and column in compared],
+        "legend": [{"label": e.label, "number": numbers[e.label], "swatch": plots.swatch(numbers[e.label])}
+                   for e in trained],
         "tables": [{"id": f"{name}-table{i or ''}", "columns": chosen, "references": lines(rest, chosen, True),
                     "entries": lines(rest, chosen, False)}
                    for i, (columns, rest) in enumerate(sections) if (chosen := [c for c in columns if c in heads])],
@@ -118,7 +126,8 @@ def _block(name: str, block: TableBlock, frame: pd.DataFrame, folders: dict[str,
 
 def _line(entry: TableEntry, columns: list[Column], colour: int | None) -> dict[str, Any]:
     return {"label": entry.label, "number": colour, "swatch": "" if colour is None else plots.swatch(colour),
-            "n": runs_of(entry), "seeds": len(entry.seeds), "kimg": entry.kimg, "kimg_shown": number_or_blank(entry.kimg),
+            "n": runs_of(entry), "seeds": len(entry.seeds), "kimg": entry.kimg,
+            "kimg_shown": number_or_blank(entry.kimg),
             "seconds": entry.seconds, "time": duration(entry.seconds), "params": entry.params_g,
             "params_shown": _millions(entry.params_g), "cells": [_cell(entry, c) for c in columns]}
 
@@ -127,23 +136,23 @@ def _cell(entry: TableEntry, column: Column) -> dict[str, Any]:
     cell = entry.cells[column]
     last, best, standing = cell.last_summary, cell.best_summary, cell.standing
     mark = standing.mark if standing else ""
-    lent = f"measured on {cell.borrowed} images" if cell.borrowed else ""
+    borrowed = f"measured on {cell.borrowed} images" if cell.borrowed else ""
     interval = (f"95% interval {number(last.low, last.half)} to {number(last.high, last.half)} over {last.n} seeds"
                 if last and last.low is not None else "one seed: no interval" if last and not entry.reference else "")
     return {
         "last": spread(last) + ("†" if cell.borrowed else ""), "last_value": last.mean if last else None, "mark": mark,
-        "told": "; ".join(t for t in (lent, interval, VERDICTS[mark]) if t),
+        "description": "; ".join(t for t in (borrowed, interval, VERDICTS[mark]) if t),
         "best": "" if entry.reference else number(best.mean, best.half) if best else "–",
-        "best_value": best.mean if best and not entry.reference else None, "best_told": _best_told(cell),
+        "best_value": best.mean if best and not entry.reference else None, "best_description": _best_description(cell),
         "noise": "" if cell.noise is None else f"± {number(cell.noise, cell.noise)}", "noise_value": cell.noise,
-        "noise_told": cell.noise_method,
+        "noise_description": cell.noise_method,
         "rank": "" if standing is None else f"{standing.rank_low}" if standing.rank_low == standing.rank_high
                 else f"{standing.rank_low}–{standing.rank_high}",
         "rank_value": (standing.rank_low + standing.rank_high) / 2 if standing else None,
     }
 
 
-def _best_told(cell: TableCell) -> str:
+def _best_description(cell: TableCell) -> str:
     places = sorted(set(cell.best_kimg.values()))
     if not places:
         return ""
@@ -172,9 +181,9 @@ def _verdict(block: TableBlock, column: Column) -> str:
                 "whether it leads is open.")
     rivals = [e.label for e, _, s in placed if e is not leader and s and s.mark == "tied"]
     worse = [e.label for e, _, s in placed if s and s.mark == "worse"]
-    told = f"{column.title}: {leader.label} leads with {value}, but is not distinguishable from {_list(rivals)}"
+    sentence = f"{column.title}: {leader.label} leads with {value}, but is not distinguishable from {_list(rivals)}"
     verb = "is" if len(worse) == 1 else "are"
-    return f"{told}; {_list(worse)} {verb} worse{_by_how_much(cell, placed)}." if worse else f"{told}."
+    return f"{sentence}; {_list(worse)} {verb} worse{_by_how_much(cell, placed)}." if worse else f"{sentence}."
 
 
 def _by_how_much(leader: TableCell, placed: Sequence[tuple[TableEntry, TableCell, Standing | None]]) -> str:
@@ -184,7 +193,8 @@ def _by_how_much(leader: TableCell, placed: Sequence[tuple[TableEntry, TableCell
     if not means:
         return ""
     if best > 0 and min(means) > 0:
-        factors = sorted({f"{max(m / best, best / m):.2g}": max(m / best, best / m) for m in means}.items(), key=lambda f: f[1])
+        factors = sorted({f"{max(m / best, best / m):.2g}": max(m / best, best / m) for m in means}.items(),
+                         key=lambda f: f[1])
         return f", by a factor of {factors[0][0]}" + (f" to {factors[-1][0]}" if len(factors) > 1 else "")
     gaps = sorted(abs(m - best) for m in means)
     return f", by {gaps[0]:.3g}" + (f" to {gaps[-1]:.3g}" if len(gaps) > 1 else "")
@@ -200,7 +210,8 @@ def _list(names: Sequence[str]) -> str:
 def _environments(block: TableBlock) -> list[dict[str, Any]]:
     by = ["device", "precision", "versions", "git_commit", "git_dirty"]
     rows = block.rows.assign(**{c: block.rows[c].astype("object").where(block.rows[c].notna(), "") for c in by})
-    return [{**key, "runs": part["run"].nunique(), "dates": " to ".join(sorted({min(part["date"])[:10], max(part["date"])[:10]}))}
+    return [{**key, "runs": part["run"].nunique(),
+             "dates": " to ".join(sorted({min(part["date"])[:10], max(part["date"])[:10]}))}
             for key, part in selection.groups(rows, by)]
 
 

@@ -22,7 +22,8 @@ DEFINITIONS = {
 SPECIAL = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
            "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
            ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "–": "--", "×": r"$\times$", "±": r"$\pm$",
-           "≈": r"$\approx$", "▾": r"$^{-}$", "†": r"$^{\dagger}$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "…": r"\ldots{}",
+           "≈": r"$\approx$", "▾": r"$^{-}$", "†": r"$^{\dagger}$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
+           "…": r"\ldots{}",
            "’": "'", "“": "``", "”": "''"}
 
 

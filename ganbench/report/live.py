@@ -26,9 +26,9 @@ def snapshot(roots: Sequence[Path]) -> list[dict[str, Any]]:
     """Every run in the folders (directly, or in a suite's folder there), the one last written to first.
 
     Returns:
-        For each: name, family, preset, dataset, seed, state ("training", "done", "stopped", "diverged" or "damaged"), kimg,
-        fraction of its budget, seconds, left (seconds, or None), images_per_second, curves (name -> [[kimg, value], ...]),
-        grid (when the newest was drawn, or None), problem (why a run cannot be read, or "").
+        For each: name, family, preset, dataset, seed, state ("training", "done", "stopped", "diverged" or "damaged"),
+        kimg, fraction of its budget, seconds, left (seconds, or None), images_per_second, curves (name -> [[kimg,
+        value], ...]), grid (when the newest was drawn, or None), problem (why a run cannot be read, or "").
     """
     places = {path.parent for root in roots for path in (*root.glob("*/config.json"), *root.glob("*/*/config.json"))}
     return [_run(place) for place in sorted(places, key=_touched, reverse=True)]
@@ -45,7 +45,8 @@ def _run(place: Path) -> dict[str, Any]:
         return _readable_run(place, *(_mark(place / name) for name in ("config.json", "metrics.jsonl", "results.csv")))
     except (UserError, ValueError, KeyError, TypeError, OSError) as error:
         return {"name": place.name, "path": str(place), "family": "", "preset": "", "dataset": "", "seed": "",
-                "state": "damaged", "kimg": 0.0, "fraction": 0.0, "seconds": 0.0, "left": None, "images_per_second": 0.0,
+                "state": "damaged", "kimg": 0.0, "fraction": 0.0, "seconds": 0.0, "left": None,
+                "images_per_second": 0.0,
                 "curves": {}, "grid": None, "problem": " ".join(str(error).split())}
 
 
@@ -95,7 +96,8 @@ def _scores(path: Path) -> tuple[dict[str, list[tuple[float, float]]], str]:
     found: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         if row["value"] and row["kimg"] and math.isfinite(float(row["value"])):
-            found.setdefault(f"{row['metric']} {row['level']}".strip(), []).append((float(row["kimg"]), float(row["value"])))
+            found.setdefault(f"{row['metric']} {row['level']}".strip(),
+                             []).append((float(row["kimg"]), float(row["value"])))
     return found, "diverged" if any(row["status"] == "diverged" for row in rows) else ""
 
 

@@ -32,7 +32,8 @@ def notes_of(columns: list[Column], references: list[TableEntry], entries: list[
                      "and more seeds would tell whether it was luck")
     for entry in entries:
         if entry.failed:
-            notes.append(f"{entry.label}: {counted(entry.failed)}; not in the last value, counted as worst in tests and ranks")
+            notes.append(f"{entry.label}: {counted(entry.failed)}; not in the last value, counted as worst in tests "
+                         "and ranks")
     for column in columns:
         lost = [f"{e.label} ({n})" for e in entries if (n := e.cells[column].not_a_number)]
         if lost:
@@ -77,18 +78,18 @@ class Spread:
     def sentence(self) -> str:
         """What a claim of a fifth would take, in words."""
         seeds = seeds_needed(self.variance, self.claim, self.entries)
-        told = f"to show a difference of {CLAIM - 1:.0%} in four cases of five takes " + (
+        text = f"to show a difference of {CLAIM - 1:.0%} in four cases of five takes " + (
             f"{seeds} seeds an entry" if seeds else "more than a thousand seeds an entry")
         if self.noise is None or self.share is None:
-            return told
+            return text
         factor = images_needed(self.variance, min(self.noise, self.variance), self.claim, self.entries, self.seeds)
         fewest = seeds_needed(max(self.variance - self.noise, 0.0), self.claim, self.entries)
         if factor is not None and factor > 1:
-            told += f", or {factor:.3g} times the images with {self.seeds}"
+            text += f", or {factor:.3g} times the images with {self.seeds}"
         elif factor is None and fewest and seeds and fewest < seeds:
-            told += f"; with any number of images still {fewest}"
+            text += f"; with any number of images still {fewest}"
         more = ": more images would help" if self.share > 0.25 else ""
-        return f"{self.share:.0%} of the variance between seeds is noise of the evaluation{more}; {told}"
+        return f"{self.share:.0%} of the variance between seeds is noise of the evaluation{more}; {text}"
 
 
 def _conditions(columns: list[Column]) -> list[str]:
@@ -131,7 +132,8 @@ def _unlike(entries: list[TableEntry]) -> list[str]:
     for what, lists in (("on different hardware", [e.devices for e in entries if e.devices]),
                         ("by different versions of the code", [e.commits for e in entries if e.commits])):
         if any(values != lists[0] for values in lists):
-            notes.append(f"the entries were not all made alike: {what} ({_few(sorted({v for values in lists for v in values}))})")
+            kinds = sorted({value for values in lists for value in values})
+            notes.append(f"the entries were not all made alike: {what} ({_few(kinds)})")
     return notes
 
 

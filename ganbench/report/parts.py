@@ -142,8 +142,8 @@ class TableBlock:
         return [entry for entry in self.entries if not entry.reference]
 
     def sections(self) -> list[tuple[list[Column], list[TableEntry]]]:
-        """The columns that most entries have (at least half as many as have the commonest), with every entry; then those
-        that fewer have, each kind with the entries that have it, so that no table is mostly dashes."""
+        """The columns that most entries have (at least half as many as have the commonest), with every entry; then
+        those that fewer have, each kind with the entries that have it, so that no table is mostly dashes."""
         trained = self.trained
         owners = {column: tuple(i for i, e in enumerate(trained) if e.cells[column].last or e.cells[column].best)
                   for column in self.columns}

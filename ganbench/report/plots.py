@@ -1,8 +1,8 @@
 """Charts as SVG text: drawn in the page's own colours, readable by a screen reader, nothing fetched.
 
-A series has a number. Number k gets colour k mod 12 (Okabe and Ito's palette, safe for the colour-blind, and five more that
-differ in lightness, set in page.css), and marker k mod 5, so that colour is never the only difference: no two of sixty
-entries share both.
+A series has a number. Number k gets colour k mod 12 (Okabe and Ito's palette, safe for the colour-blind, and five more
+that differ in lightness, set in page.css), and marker k mod 5, so that colour is never the only difference: no two of
+sixty entries share both.
 """
 
 import math
@@ -93,7 +93,7 @@ def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: s
         parts.append(f'<path class="band c{s.number % COLOURS}" data-entry="{s.number}" d="{_path(edge, x, y)}Z"/>')
     for s in series:
         parts += _curve(s, x, y, markers)
-    return _svg(parts, title, _told(series, x_label, y_label), height)
+    return _svg(parts, title, _description(series, x_label, y_label), height)
 
 
 def interval_chart(rows: Sequence[tuple[Series, float | None, float | None]], *, title: str, x_label: str,
@@ -121,8 +121,8 @@ def interval_chart(rows: Sequence[tuple[Series, float | None, float | None]], *,
         parts.append(f'<path class="level" d="M{x(value):.1f} {line}V{height - BOTTOM}"><title>{escape(name)}: '
                      f'{value:.4g}</title></path><text class="tick" x="{x(value) + (4 if start else -4):.1f}" '
                      f'y="{line + 9}" text-anchor="{"start" if start else "end"}">{escape(name)}</text>')
-    told = "; ".join(f"{s.label} {sum(s.x) / len(s.x):.4g}" for s, _, _ in rows)
-    return _svg(parts, title, f"{x_label}. {told}", height)
+    description = "; ".join(f"{s.label} {sum(s.x) / len(s.x):.4g}" for s, _, _ in rows)
+    return _svg(parts, title, f"{x_label}. {description}", height)
 
 
 def scatter(series: Sequence[Series], *, title: str, x_label: str, y_label: str,
@@ -140,12 +140,13 @@ def scatter(series: Sequence[Series], *, title: str, x_label: str, y_label: str,
         points = [_marker(s.number, x(px), y(py), f"{s.label}: {x_label} {px:.4g}, {py:.4g}", size=5)
                   for px, py in zip(s.x, s.y)]
         parts.append(f'<g data-entry="{s.number}">{"".join([*whiskers, *points])}</g>')
-    return _svg(parts, title, _told(series, x_label, y_label), HEIGHT)
+    return _svg(parts, title, _description(series, x_label, y_label), HEIGHT)
 
 
 def level_chart(series: Sequence[Series], names: Sequence[str], *, title: str, y_label: str, x_label: str = "level",
                 references: Sequence[tuple[str, Sequence[tuple[float, float]]]] = ()) -> str:
-    """Values at named places side by side; series.x are indices into `names`. `references` are dashed (index, value)."""
+    """Values at named places side by side; series.x are indices into `names`. `references` are dashed (index,
+    value)."""
     values = [v for s in series for v in s.y] + [v for _, points in references for _, v in points]
     x = Axis(x_label, [-0.3, len(names) - 0.7], LEFT, WIDTH - RIGHT)
     y = Axis(y_label, values, HEIGHT - BOTTOM, TOP)
@@ -158,10 +159,11 @@ def level_chart(series: Sequence[Series], names: Sequence[str], *, title: str, y
         ends = [(px + d, py) for px, py in points for d in ((-0.25, 0.25) if len(points) == 1 else (0,))]
         parts.append(f'<path class="level" d="{_path(ends, x, y)}"><title>{escape(name)}</title></path>')
         if len(points) > 1:
-            parts.append(f'<text class="tick" x="{x(points[0][0]):.1f}" y="{y(points[0][1]) - 6:.1f}">{escape(name)}</text>')
+            parts.append(f'<text class="tick" x="{x(points[0][0]):.1f}" y="{y(points[0][1]) - 6:.1f}">'
+                         f'{escape(name)}</text>')
     for s in series:
         parts += _curve(s, x, y, True)
-    return _svg(parts, title, _told(series, x_label, y_label), HEIGHT)
+    return _svg(parts, title, _description(series, x_label, y_label), HEIGHT)
 
 
 def swatch(number: int) -> str:
@@ -174,18 +176,23 @@ def thinned(x: Sequence[float], y: Sequence[float], most: int = 240) -> tuple[li
     """At most about `most` points: means of equal stretches."""
     stride = max(1, math.ceil(len(x) / most))
     pieces = [slice(i, i + stride) for i in range(0, len(x), stride)]
-    mean = lambda values: sum(values) / len(values)
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / len(values)
+
     return [mean(x[p]) for p in pieces], [mean(y[p]) for p in pieces]
 
 
 def side_by_side(charts: Sequence[tuple[str, str]], *, title: str, style: str) -> str:
     """Charts beside each other as an SVG file of its own, light and dark. `style` is the page's style sheet."""
-    rules = style[style.index(":root"):style.index("* {")] + style[style.index("/* charts */"):style.index("/* pictures")]
+    rules = (style[style.index(":root"):style.index("* {")]
+             + style[style.index("/* charts */"):style.index("/* pictures")])
     heights = [float(svg.split('viewBox="0 0 ', 1)[1].split('"')[0].split()[1]) for _, svg in charts]
     width, height = (WIDTH + 20) * len(charts) + 20, max(heights) + 70
     font = 'font-family="system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif"'
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:g}" width="{width}" '
-             f'height="{height:g}" {font}><title>{escape(title)}</title><style>{rules}.name,.head{{fill:var(--ink)}}</style>'
+             f'height="{height:g}" {font}><title>{escape(title)}</title>'
+             f'<style>{rules}.name,.head{{fill:var(--ink)}}</style>'
              f'<rect width="100%" height="100%" fill="var(--paper)"/>'
              f'<text class="head" x="20" y="26" font-size="16" font-weight="600">{escape(title)}</text>']
     for index, ((heading, svg), tall) in enumerate(zip(charts, heights)):
@@ -195,12 +202,12 @@ def side_by_side(charts: Sequence[tuple[str, str]], *, title: str, style: str) -
     return "".join([*parts, "</svg>\n"])
 
 
-def _svg(parts: Sequence[str], title: str, told: str, height: float) -> str:
+def _svg(parts: Sequence[str], title: str, description: str, height: float) -> str:
     return (f'<svg class="chart" viewBox="0 0 {WIDTH} {height:g}" role="img"><title>{escape(title)}</title>'
-            f'<desc>{escape(told)}</desc>{"".join(parts)}</svg>')
+            f'<desc>{escape(description)}</desc>{"".join(parts)}</svg>')
 
 
-def _told(series: Sequence[Series], x_label: str, y_label: str) -> str:
+def _description(series: Sequence[Series], x_label: str, y_label: str) -> str:
     """What a screen reader says: where each series ends."""
     ends = "; ".join(f"{s.label} {s.y[-1]:.4g} at {s.x[-1]:.4g}" for s in series if len(s.y) and not s.faint)
     return f"{y_label} against {x_label}. {ends}"
@@ -214,7 +221,8 @@ def _grid_y(y: Axis, height: int) -> list[str]:
     parts = []
     for value in y.ticks():
         parts.append(f'<path class="grid" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>'
-                     f'<text class="tick" x="{LEFT - 7}" y="{y(value) + 4:.1f}" text-anchor="end">{_tick(value)}</text>')
+                     f'<text class="tick" x="{LEFT - 7}" y="{y(value) + 4:.1f}" text-anchor="end">'
+                     f'{_tick(value)}</text>')
     middle = (TOP + height - BOTTOM) / 2
     scale = ", logarithmic" if y.log else ""
     parts.append(f'<text class="label" transform="translate(13 {middle:.1f}) rotate(-90)" text-anchor="middle">'
@@ -237,8 +245,10 @@ def _grid_x(x: Axis, height: float, lines: bool = True, top: float = TOP) -> lis
 
 
 def _levels(levels: Sequence[tuple[str, float]], y: Axis) -> list[str]:
-    # The name stands under its line, away from the curves, unless that is where the axis is.
-    below = lambda at: at + 13 if at + 16 < y.start else at - 4
+    def below(at: float) -> float:
+        # The name stands under its line, away from the curves, unless that is where the axis is.
+        return at + 13 if at + 16 < y.start else at - 4
+
     return [f'<path class="level" d="M{LEFT} {y(v):.1f}H{WIDTH - RIGHT}"/><text class="tick" x="{WIDTH - RIGHT - 2}" '
             f'y="{below(y(v)):.1f}" text-anchor="end">{escape(name)}</text>' for name, v in levels]
 
@@ -248,7 +258,9 @@ def _curve(s: Series, x: Axis, y: Axis, markers: bool) -> list[str]:
     if not points:
         return []
     colour, faint = f"c{s.number % COLOURS}", " faint" if s.faint else ""
-    drawn = [f'<path class="line {colour}{faint}"{_dash(s.number)} d="{_path(points, x, y)}"/>'] if len(points) > 1 else []
+    drawn = []
+    if len(points) > 1:
+        drawn.append(f'<path class="line {colour}{faint}"{_dash(s.number)} d="{_path(points, x, y)}"/>')
     if markers and not s.faint:
         drawn += [_marker(s.number, x(px), y(py), f"{s.label}: {py:.4g} at {px:.4g}") for px, py in points]
     if s.ends_badly:
@@ -273,11 +285,12 @@ def _marker(number: int, x: float, y: float, title: str = "", size: float = 3.5)
         f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0Z",  # circle
         f"M{x - r:.1f} {y - r:.1f}h{2 * r}v{2 * r}h{-2 * r}Z",  # square
         f"M{x:.1f} {y - r * 1.2:.1f}l{r * 1.15:.1f} {r * 2.1:.1f}h{-r * 2.3:.1f}Z",  # triangle
-        f"M{x:.1f} {y - r * 1.3:.1f}l{r * 1.3:.1f} {r * 1.3:.1f}l{-r * 1.3:.1f} {r * 1.3:.1f}l{-r * 1.3:.1f} {-r * 1.3:.1f}Z",
+        f"M{x:.1f} {y - r * 1.3:.1f}l{r * 1.3:.1f} {r * 1.3:.1f}l{-r * 1.3:.1f} {r * 1.3:.1f}"
+        f"l{-r * 1.3:.1f} {-r * 1.3:.1f}Z",
         f"M{x:.1f} {y + r * 1.2:.1f}l{r * 1.15:.1f} {-r * 2.1:.1f}h{-r * 2.3:.1f}Z",  # triangle, point down
     )
-    told = f"<title>{escape(title)}</title>" if title else ""
-    return f'<path class="mark c{number % COLOURS}" d="{shapes[number % len(shapes)]}">{told}</path>'
+    description = f"<title>{escape(title)}</title>" if title else ""
+    return f'<path class="mark c{number % COLOURS}" d="{shapes[number % len(shapes)]}">{description}</path>'
 
 
 def near(value: float, span: tuple[float, float]) -> bool:

@@ -16,7 +16,8 @@ from ganbench.report.folders import RunFolder
 # options of a run as config.json keeps them -> flags; what only says where things go is left out
 FLAGS = {
     "dataset": "--dataset", "preset": "--preset", "side": "--side", "crop": "--crop", "channels": "--channels",
-    "split": "--split", "root": "--root", "seed": "--seed", "kimg": "--kimg", "steps": "--steps", "seconds": "--seconds",
+    "split": "--split", "root": "--root", "seed": "--seed", "kimg": "--kimg", "steps": "--steps",
+    "seconds": "--seconds",
     "n_eval": "--n-eval", "eval_seed": "--eval-seed", "eval_every": "--eval-every", "precision": "--precision",
 }
 
@@ -54,7 +55,8 @@ def recipe(rows: pd.DataFrame, folder: RunFolder | None = None) -> Reproduction:
         return Reproduction(_from_options(folder.config, length), remarks)
     arguments = ["run", str(row["family"])]
     columns = {"dataset": row["dataset"], "preset": row["preset"], "side": row["side"], "crop": row["crop"],
-               "channels": row["channels"], "split": row["split"], "seed": row["seed"], **length, "n_eval": row["n_fake"],
+               "channels": row["channels"], "split": row["split"], "seed": row["seed"], **length,
+               "n_eval": row["n_fake"],
                "eval_seed": row["eval_seed"], "precision": row["precision"]}
     for name, value in columns.items():
         if value not in (None, "") and (name, value) != ("split", "train"):
@@ -64,8 +66,8 @@ def recipe(rows: pd.DataFrame, folder: RunFolder | None = None) -> Reproduction:
     for pair in str(row["settings"] or "").split():
         arguments += ["--set", pair]
     if canonical(str(row["family"])) not in names("family"):
-        remarks.append(f"'{row['family']}' is none of the families here and the run's folder was not found: give the path of "
-                       "its file instead of its name")
+        remarks.append(f"'{row['family']}' is none of the families here and the run's folder was not found: give the "
+                       "path of its file instead of its name")
     if not row["budget"]:  # as rows of earlier versions
         remarks.append("the run's folder was not found, so settings beyond the preset (--set) are unknown; the row's "
                        f"configuration hash is {row['config_hash'] or '(none)'}")
@@ -82,7 +84,8 @@ def _length(row: Mapping[str, Any], folder: RunFolder | None) -> tuple[dict[str,
     if options.get("seconds"):
         kind, amount = "seconds", f"{options['seconds']:g}"
     if kind == "seconds" and row["step"] is not None:
-        return {"steps": int(row["step"])}, [f"it was given {amount} seconds, which were {int(row['step']):,} steps on its machine"]
+        steps = int(row["step"])
+        return {"steps": steps}, [f"it was given {amount} seconds, which were {steps:,} steps on its machine"]
     if options:
         return {name: options.get(name) for name in ("kimg", "steps", "seconds")}, []
     if kind == "steps":
@@ -98,7 +101,8 @@ def rows_of(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         raise UserError(f"no run '{name}' in these results.{nearest(name, map(str, runs))} "
                         f"The first column of the CSV names {len(runs)} runs")
     if len(matching) > 1:
-        raise UserError(f"'{name}' fits {len(matching)} runs ({', '.join(map(str, matching[:4]))} ...): give more of the name")
+        raise UserError(f"'{name}' fits {len(matching)} runs ({', '.join(map(str, matching[:4]))} ...): give more of "
+                        "the name")
     return frame[frame["run"] == matching[0]]
 
 

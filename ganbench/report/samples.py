@@ -1,4 +1,5 @@
-"""Pictures made from a run's sample grids: the same latents through training, and samples beside their nearest reals."""
+"""Pictures made from a run's sample grids: the same latents through training, and samples beside their nearest
+reals."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ def tiles(picture: np.ndarray, side: int) -> np.ndarray | None:
         return None
     small = picture[::factor, ::factor]
     rows = (small.shape[0] + GAP) // step
-    return np.stack([small[y * step:y * step + side, x * step:x * step + side] for y in range(rows) for x in range(COLUMNS)])
+    return np.stack([small[y * step:y * step + side, x * step:x * step + side] for y in range(rows)
+                     for x in range(COLUMNS)])
 
 
 def through_training(folder: RunFolder) -> tuple[np.ndarray, str] | None:
@@ -45,7 +47,8 @@ def through_training(folder: RunFolder) -> tuple[np.ndarray, str] | None:
 
 
 def beside_reals(folder: RunFolder) -> tuple[np.ndarray, str] | None:
-    """Samples (top row), each above the training images nearest to it. None where the images are not on this machine."""
+    """Samples (top row), each above the training images nearest to it. None where the images are not on this
+    machine."""
     data = folder.config["dataset"]
     pixels = _training_images(data.get("content_hash", ""), min(data["side"], SEARCH_SIDE), data["side"])
     samples = tiles(opened(folder.grids[-1]), data["side"]) if folder.grids else None

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 # What one measurement is of: rows that agree in all of it are the same number, measured again.
-MEASUREMENT = ["run", "origin", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "side", "channels", "crop",
+MEASUREMENT = ["run", "origin", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "side", "channels",
+               "crop",
                "split", "data_hash", "n_real", "n_fake"]
 
 
@@ -35,7 +36,8 @@ def with_outcome(rows: pd.DataFrame) -> pd.DataFrame:
     # External images and references have no training seed: each is its own unit.
     codes = {run: -1 - i for i, run in enumerate(dict.fromkeys(rows["run"]))}
     seeds = [codes[run] if pd.isna(seed) else int(seed) for run, seed in zip(rows["run"], rows["seed"])]
-    return rows.assign(outcome=[final.get(run, "ok") for run in rows["run"]], final_kimg=rows["run"].map(ended), seed_key=seeds)
+    return rows.assign(outcome=[final.get(run, "ok") for run in rows["run"]], final_kimg=rows["run"].map(ended),
+                       seed_key=seeds)
 
 
 def newest(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -80,7 +82,8 @@ def finite(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def failures(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The runs that did not come to their end, in the order of the table: their last failed row (run, status, reason ...)."""
+    """The runs that did not come to their end, in the order of the table: their last failed row (run, status, reason
+    ...)."""
     rows = with_outcome(frame[frame["origin"] != "published"].reset_index(drop=True))
     failed = rows[(rows["outcome"] != "ok") & (rows["status"] == rows["outcome"])].drop_duplicates("run", keep="last")
     return [{str(k): optional(v, "") for k, v in row.items()} for row in failed.to_dict("records")]
@@ -90,8 +93,8 @@ def borrowed_references(rows: pd.DataFrame) -> pd.DataFrame:
     """Put references that were measured on other counts of images into the column they belong beside.
 
     A floor needs two sets of reals, so on small data it has fewer images than a model's score. Where exactly one column
-    of the same metric, level and protocol holds models, the reference moves there, and `borrowed` says what it was measured
-    on. It is marked wherever it is shown, and takes no part in any test.
+    of the same metric, level and protocol holds models, the reference moves there, and `borrowed` says what it was
+    measured on. It is marked wherever it is shown, and takes no part in any test.
     """
     rows = rows.assign(borrowed="")
     mine = rows["origin"] == "reference"

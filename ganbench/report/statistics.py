@@ -204,7 +204,8 @@ def standings(entries: Sequence[Mapping[int, float]], higher_is_better: bool,
         if not others:
             mark = ""
         elif leader == i:
-            mark = "best" if found.better[i, others].all() else "tied" if found.testable[i, others].any() else "untested"
+            tied = "tied" if found.testable[i, others].any() else "untested"
+            mark = "best" if found.better[i, others].all() else tied
         elif leader is None or not found.testable[leader, i]:
             mark = "untested"
         else:
@@ -223,7 +224,8 @@ def seeds_needed(variance: float, difference: float, entries: int) -> int | None
     return next((n for n in range(2, MOST_SEEDS) if _power(variance, difference, entries, n) >= POWER), None)
 
 
-def images_needed(seed_variance: float, noise_variance: float, difference: float, entries: int, seeds: int) -> float | None:
+def images_needed(seed_variance: float, noise_variance: float, difference: float, entries: int,
+                  seeds: int) -> float | None:
     """By what factor the images of an evaluation would have to grow for the same with `seeds` seeds an entry.
 
     Args:
@@ -234,7 +236,8 @@ def images_needed(seed_variance: float, noise_variance: float, difference: float
     if seeds < 2 or _power(training, difference, entries, seeds) < POWER:
         return None
     factors = (2.0 ** (step / 4) for step in range(81))
-    return next((f for f in factors if _power(training + noise_variance / f, difference, entries, seeds) >= POWER), None)
+    return next((f for f in factors if _power(training + noise_variance / f, difference, entries, seeds) >= POWER),
+                None)
 
 
 def reached(curve: Sequence[tuple[float, float]], target: float, higher_is_better: bool) -> float | None:

@@ -30,7 +30,8 @@ from ganbench.report.text import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["long_table", "number", "print_blocks", "print_comparison", "print_scores", "to_csv", "to_latex", "to_markdown",
+__all__ = ["long_table", "number", "print_blocks", "print_comparison", "print_scores", "to_csv", "to_latex",
+           "to_markdown",
            "write_text"]
 
 def print_comparison(frame: pd.DataFrame, console: "Console | None" = None, *, all_published: bool = False) -> None:
@@ -46,7 +47,8 @@ def print_comparison(frame: pd.DataFrame, console: "Console | None" = None, *, a
 
 def print_blocks(blocks: list[TableBlock], literature: list[dict[str, Any]], console: "Console",
                  failed: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Print tables that were built already, runs that failed with the reason, and the literature in tables of its own."""
+    """Print tables that were built already, runs that failed with the reason, and the literature in tables of its
+    own."""
     from rich.text import Text
 
     for block in blocks:
@@ -78,7 +80,8 @@ def print_scores(rows: Sequence[Mapping[str, Any]], title: str = "", console: "C
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(shown(title)) if title else None, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(shown(title)) if title else None,
+                  title_justify="left")
     for name in ("metric", "level", "value", "95% (evaluation)", "protocol"):
         table.add_column(name, justify="right" if name in ("value", "95% (evaluation)") else "left")
     for row in sorted((r for r in rows if r.get("metric")), key=lambda r: (r["metric"], level_order(str(r["level"])))):
@@ -131,7 +134,8 @@ def _rich_table(columns: list[Column], entries: list[TableEntry]) -> Any:
         marks = [mark_of(entry, column) for column in columns]
         ends = entry.reference and index + 1 < len(entries) and not entries[index + 1].reference
         style = "cyan" if entry.reference else ""
-        table.add_row(Text(shown(entry.label)), runs_of(entry), number_or_blank(entry.kimg), "" if entry.reference else "last",
+        table.add_row(Text(shown(entry.label)), runs_of(entry), number_or_blank(entry.kimg), "" if entry.reference
+                      else "last",
                       *(Text(last if mark or last.endswith("†") else f"{last} ", style="bold" if mark == "best" else "")
                         for (last, _), mark in zip(cells, marks)),
                       style=style, end_section=ends)

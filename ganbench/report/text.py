@@ -12,8 +12,9 @@ PUBLISHED_TITLE = "Published figures (other code and protocols: for orientation,
 FAILED_TITLE = "Runs that failed"
 LEGEND = ("last = where training ended, best = the best checkpoint on the way (chosen by looking). "
           "± half of the 95% t-interval over an entry's own training seeds. * better than every other entry; "
-          "≈ leads, or not distinguishable from the leading entry; ▾ worse than the leading entry; ? not testable: no entry "
-          f"has two seeds. How it is tested: {RULE}. Failed runs count as worst, and no entry with failures leads.")
+          "≈ leads, or not distinguishable from the leading entry; ▾ worse than the leading entry; ? not testable: "
+          f"no entry has two seeds. How it is tested: {RULE}. Failed runs count as worst, and no "
+          "entry with failures leads.")
 
 
 def failure_line(failure: Mapping[str, Any]) -> str:
