@@ -93,6 +93,7 @@ def shortened(line):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)  # a page is a dozen commands
 @pytest.mark.parametrize("page", [p for p in PAGES if any(why is None for _, _, why in blocks(p))], ids=lambda p: p.name)
 def test_every_block_of_a_page_runs(page, home):
     script = home / "page.py"

@@ -72,7 +72,7 @@ class Evaluation:
 
     def latex(self) -> str:
         """One row of a LaTeX table, under a comment that names its columns."""
-        heads = [_name(row) + {True: r" $\uparrow$", False: r" $\downarrow$", None: ""}[row["higher_is_better"]]
+        heads = [_name(row).replace("_", r"\_") + {True: r" $\uparrow$", False: r" $\downarrow$", None: ""}[row["higher_is_better"]]
                  for row in self.rows]
         cells = [f"{row['value']:.4g}" for row in self.rows]
         name = str(self.rows[0]["run"]).replace("_", r"\_") if self.rows else ""
