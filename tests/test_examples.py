@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ganbench.metrics import functional
+
 ROOT = Path(__file__).parent.parent
 MODULES = ["ganbench.family", "ganbench.runs.evaluation", "ganbench.runs.run_folder", "ganbench.records",
+           "ganbench.runs.scoring", "ganbench.runs.eval_request",
            "ganbench.bench.shipped"]
 
 
@@ -23,6 +26,14 @@ def trained(tmp_path_factory):
     (home / "results").mkdir()
     shutil.copy(ROOT / "results" / "zoo-fashion-short.csv", home / "results")
     return home
+
+
+@pytest.mark.parametrize("name", functional.__all__)
+def test_every_plain_metric_has_an_example(name):
+    function = getattr(functional, name)
+    found, = doctest.DocTestFinder(recurse=False).find(function, name, globs={name: function})
+    done = doctest.DocTestRunner().run(found)
+    assert done.failed == 0 and done.attempted > 0
 
 
 @pytest.mark.parametrize("name", MODULES)

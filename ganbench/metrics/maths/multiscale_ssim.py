@@ -59,6 +59,12 @@ def ms_ssim(a: Tensor, b: Tensor, *, batch: int = 16) -> Tensor:
         float64 (N,), in [0, 1], 1 for equal images; on the CPU.
     Raises:
         UserError: images that are not uint8, too small, or of unequal shapes.
+
+    Example:
+        >>> import torch
+        >>> images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+        >>> [round(value, 6) for value in ms_ssim(images, images).tolist()]
+        [1.0, 1.0, 1.0, 1.0]
     """
     a, b = as_numbers(a, "the first images"), as_numbers(b, "the second images")
     if a.dtype != torch.uint8 or b.dtype != torch.uint8:

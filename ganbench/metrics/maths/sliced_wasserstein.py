@@ -379,6 +379,11 @@ def laplacian_pyramid(images: Tensor, min_side: int = MIN_SIDE) -> list[Tensor]:
         float32 levels (N,C,s,s), finest first; the last one is the low-pass residual.
     Raises:
         UserError: a side below `min_side`, or odd where it has to be halved.
+
+    Example:
+        >>> import torch
+        >>> [tuple(level.shape) for level in laplacian_pyramid(torch.zeros(2, 3, 64, 64))]
+        [(2, 3, 64, 64), (2, 3, 32, 32), (2, 3, 16, 16)]
     """
     images = as_numbers(images, "laplacian_pyramid")
     if images.ndim != 4 or images.shape[2] != images.shape[3]:
@@ -407,6 +412,13 @@ def sliced_wasserstein_distance(real: Tensor, fake: Tensor, *, seed: int = 0, pa
         Level's side -> distance x 1e3, finest first; `.average` is the mean of the levels.
     Raises:
         UserError: images that are not uint8, too small, unequal in shape or number, or constant.
+
+    Example:
+        >>> import torch
+        >>> real = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
+        >>> found = sliced_wasserstein_distance(real, 255 - real, patches_per_image=16, repeats=1)
+        >>> list(found), found.average == (found[32] + found[16]) / 2
+        ([32, 16], True)
     """
     draws = SeededDraws(seed, patches_per_image, patch_size, directions)
     return SlicedWasserstein(swd(real, fake, draws, size=patch_size, repeats=repeats))

@@ -18,6 +18,12 @@ def inception_score(logits: Any, splits: int = 10) -> dict[str, float]:
         splits: number of parts; part i holds rows i*N//splits ... (i+1)*N//splits - 1.
     Returns:
         {"mean": mean over splits, "std": their population standard deviation}, each score in [1, classes].
+
+    Example:
+        >>> import numpy as np
+        >>> sure = 100 * np.tile(np.eye(4), (10, 1))  # four classes, each as often, without doubt
+        >>> round(inception_score(sure, splits=10)["mean"], 6)
+        4.0
     """
     scores = split_scores(as_matrix(logits, "logits"), splits)
     return {"mean": float(np.mean(scores)), "std": float(np.std(scores))}
