@@ -197,9 +197,9 @@ def test_settings_of_a_wrong_type_are_one_line(name, setting, value, says):
 
 def test_settings_that_nobody_takes_are_refused_by_name():
     from ganbench.metrics.evaluate import check
-    with pytest.raises(UserError, match=r"--set kid\.subsets: 'kid' is not among the metrics"):
+    with pytest.raises(UserError, match=r"--set kid\.subsets is for kid, which is not among the metrics"):
         check(["swd"], {"kid": {"subsets": 5}})
-    with pytest.raises(UserError, match=r"'subsetz': no such setting of swd, kid\. Did you mean 'subsets'"):
+    with pytest.raises(UserError, match=r"swd, kid: no setting 'subsetz'\. Did you mean 'subsets'"):
         check(["swd", "kid"], {"subsetz": 5})
     check(["swd", "prdc"], {"k": 5, "layer": None, "compat": "clean-fid", "network": "random-vgg16"})
 

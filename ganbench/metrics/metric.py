@@ -187,10 +187,10 @@ def check_settings(names: list[str], options: Mapping[str, Any]) -> None:
     for key, value in options.items():
         if isinstance(value, Mapping) and key not in chosen:
             setting = next(iter(value), "")
-            raise UserError(f"--set {key}.{setting}: '{key}' is not among the metrics asked for ({', '.join(chosen)})")
+            raise UserError(f"--set {key}.{setting} is for {key}, which is not among the metrics: {', '.join(chosen)}")
         if value is not None and not isinstance(value, Mapping) and not any(key in known for known in chosen.values()):
             known = {setting for found in chosen.values() for setting in found}
-            raise UserError(f"'{key}': no such setting of {', '.join(chosen)}.{nearest(key, known)} "
+            raise UserError(f"{', '.join(chosen)}: no setting '{key}'.{nearest(key, known)} "
                             f"Known: {', '.join(sorted(known))}")
 
 
