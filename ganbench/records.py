@@ -294,7 +294,10 @@ def _version(header: list[str]) -> int | None:
 
 def _header(raw: bytes) -> list[str]:
     line = raw.split(b"\n", 1)[0].decode("utf-8-sig", errors="replace")
-    return next(csv.reader([line]), [])
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:  # a carriage return in the middle, say: no header of ours
+        return []
 
 
 def _checked(row: Mapping[str, Any]) -> dict[str, str]:
@@ -339,7 +342,10 @@ def _whole_lines(raw: bytes) -> bytes:
         half = any(",".join(_columns(v)).encode().startswith(raw) for v in range(1, SCHEMA + 1))
         return b"" if half else raw  # half a header, or a file that is not ours
     version = _version(_header(raw))
-    fields = next(csv.reader([raw[start:].decode("utf-8", errors="replace")]), [])
+    try:
+        fields = next(csv.reader([raw[start:].decode("utf-8", errors="replace")]), [])
+    except csv.Error:  # not even the beginning of a row
+        fields = []
     complete = version is not None and len(fields) == len(_columns(version)) and fields[-1] == str(version)
     return raw if complete else raw[:start]
 

@@ -12,6 +12,7 @@ import subprocess
 import tarfile
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ from ganbench.data.prepare import find_source
 from ganbench.data.tfrecord import crc32c
 from ganbench.errors import UserError
 from ganbench.metrics.images.opening import open_images
+from ganbench.records import read
 
 PICTURE = picture_bytes(noise(8, 8))
 
@@ -480,3 +482,13 @@ def test_tars_do_not_need_their_directory_entries(tmp_path):
             member.size = len(PICTURE)
             file.addfile(member, io.BytesIO(PICTURE))
     assert find_source(str(tmp_path / "a.tar"), split="all").classes == ["cat", "dog"]
+
+
+def test_results_with_a_carriage_return_in_them(tmp_path):
+    whole = (Path(__file__).parent / "golden" / "format-1" / "results.csv").read_bytes()
+    (tmp_path / "r.csv").write_bytes(whole + b"half\ra row")
+    with pytest.warns(UserWarning, match="ends in half a line"):
+        assert len(read(tmp_path / "r.csv")) == 2
+    (tmp_path / "r.csv").write_bytes(whole[:40] + b"\r" + whole[40:])
+    with pytest.raises(UserError, match=r"r\.csv has another schema"):
+        read(tmp_path / "r.csv")
