@@ -12,18 +12,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models import dcgan, sngan, wgan_gp
 from ganbench.models.nn import losses
+from ganbench.models.nn.bottleneck import BottleneckBlock, Transition, he_normal
 from ganbench.models.nn.convolution import Conv2d
-from ganbench.models.nn.equalized import blur, downsample, upsample
-from ganbench.models.nn.layers import LEAK, normal_weights
+from ganbench.models.nn.layers import normal_weights
 from ganbench.models.nn.spectral import normalise_spectrally
-from ganbench.models.nn.stripped import LRELU_GAIN, StrippedCritic, StrippedGenerator
+from ganbench.models.nn.stripped import StrippedCritic, StrippedGenerator
 from ganbench.random import Random
 
 
@@ -64,6 +63,10 @@ class R3GANConfig(FamilyConfig):
         5000.0, "half-life of the generator's average at the end, kimg; it begins at 0", "code, CIFAR-10", ge=0)
     batch: int = setting(512, "images a minibatch", "code, CIFAR-10", ge=2)
 
+    def groups(self, width: int) -> int:
+        """Groups of a stage's grouped convolutions."""
+        return max(1, width // self.group_width)
+
 
 def cosine(first: float, last: float, progress: float) -> float:
     """From `first` at progress 0 to `last` at 1 and after, along half a cosine."""
@@ -82,58 +85,6 @@ class Scheduled(Stage):
 
 # --- networks -------------------------------------------------------------------------------------------------------
 
-def he_normal(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> None:
-    """Weights N(0, gain^2 / fan_in), bias 0."""
-    nn.init.normal_(layer.weight, 0, gain / math.sqrt(layer.weight[0].numel()))
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-
-
-class BottleneckBlock(nn.Module):
-    """x + (1x1, leaky ReLU, grouped 3x3, leaky ReLU, 1x1)(x): (B,width,H,W) -> the same.
-
-    The last layer begins at 0, so that the block begins as the identity; the others begin smaller by depth^(-1/4),
-    which keeps the first updates of a network of `depth` blocks as large as those of one (Fixup, Zhang et al. 2019,
-    arXiv 1901.09321).
-    """
-
-    def __init__(self, width: int, config: R3GANConfig, depth: int):
-        super().__init__()
-        inner = width * config.expansion
-        self.narrow = Conv2d(width, inner, 1)
-        self.grouped = Conv2d(inner, inner, 3, padding=1, groups=max(1, width // config.group_width))
-        self.wide = Conv2d(inner, width, 1, bias=False)
-        gain = LRELU_GAIN * depth ** -0.25
-        he_normal(self.narrow, gain)
-        he_normal(self.grouped, gain)
-        nn.init.zeros_(self.wide.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # widen, convolve in groups, narrow again; no norms, hence the careful beginning
-        h = F.leaky_relu(self.narrow(x), LEAK)
-        return x + self.wide(F.leaky_relu(self.grouped(h), LEAK))
-
-
-class Transition(nn.Module):
-    """Change the side by two, bilinearly (taps 1,3,3,1), and the width by a 1x1 convolution where it differs.
-
-    The convolution comes where the map is smaller.
-    """
-
-    def __init__(self, inputs: int, outputs: int, direction: Literal["up", "down"]):
-        super().__init__()
-        self.up = direction == "up"
-        self.conv: nn.Module = nn.Identity()
-        # only where the width changes is there anything to learn
-        if inputs != outputs:
-            self.conv = Conv2d(inputs, outputs, 1, bias=False)
-            he_normal(self.conv)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # Replicating and blurring is what a transposed convolution with the taps 1,3,3,1 does; likewise downwards.
-        return blur(upsample(self.conv(x))) if self.up else self.conv(downsample(blur(x)))
-
-
 class Generator(nn.Module):
     """Latents (B,latent), labels int64 (B,) where conditional -> images (B,C,S,S), not squashed.
 
@@ -151,7 +102,8 @@ class Generator(nn.Module):
         layers: list[nn.Module] = []
         for index, width in enumerate(widths):
             layers += [Transition(widths[index - 1], width, "up")] if index else []
-            layers += [BottleneckBlock(width, config, depth) for _ in range(config.blocks)]
+            layers += [BottleneckBlock(width, config.expansion, config.groups(width), depth)
+                       for _ in range(config.blocks)]
         self.layers = nn.Sequential(*layers)
         self.to_image = Conv2d(widths[-1], channels, 1, bias=False)
         he_normal(self.to_image)
@@ -179,7 +131,8 @@ class Critic(nn.Module):
         layers: list[nn.Module] = []
         for index, width in enumerate(widths):
             layers += [Transition(widths[index - 1], width, "down")] if index else []
-            layers += [BottleneckBlock(width, config, depth) for _ in range(config.blocks)]
+            layers += [BottleneckBlock(width, config.expansion, config.groups(width), depth)
+                       for _ in range(config.blocks)]
         self.layers = nn.Sequential(*layers)
         # the mirror of the generator's beginning: maps weighted by a basis and summed
         self.basis = nn.Parameter(torch.randn(last, 4, 4) / 4)
@@ -263,9 +216,12 @@ class R3GAN(Family):
                                       "are ours; not measured here", side=32, kimg=2000.0,
                                       **{**_SMALL, "fmap_base": 2048, "fmap_max": 256, "gamma": 1.0,
                                          "gamma_end": 0.1, "batch": 64, "ema_kimg": 20.0, "schedule_kimg": 1000.0}),
-        "laptop-dcgan": Preset("the loss on DCGAN's small networks; not measured", kimg=120.0, net="dcgan", dim=32,
+        "laptop-dcgan": Preset("the loss on DCGAN's small networks: digits in outline after 7 kimg; longer not "
+                               "measured",
+                               kimg=120.0, net="dcgan", dim=32,
                                **{**_SMALL, "batch": 32}),
-        "laptop": Preset("small networks for 32 pixels; not measured", kimg=120.0, **_SMALL),
+        "laptop": Preset("small networks for 32 pixels: strokes of digits after 5 kimg; longer not measured",
+                         kimg=120.0, **_SMALL),
         "smoke": Preset("seconds: does it run?", kimg=0.5, **{**_SMALL, "fmap_max": 16, "batch": 8, "latent": 8}),
     }
     quantities = {
@@ -323,8 +279,7 @@ class R3GAN(Family):
             return
         for width in cls.widths(config, images.side):
             # grouped convolutions need maps that divide evenly
-            groups = max(1, width // config.group_width)
-            if width * config.expansion % groups:
+            if width * config.expansion % config.groups(width):
                 raise UserError(f"a stage of {width} maps does not divide into groups of {config.group_width}: choose "
                                 "fmap_base and fmap_max as multiples of group_width")
 

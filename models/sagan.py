@@ -64,8 +64,8 @@ class SAGAN(SpectralFamily):
         "paper": Preset("the code's ImageNet networks with labels at any side, 1,000,000 updates (published at 128 "
                         "pixels: inception score 52.52, FID 18.65); GPUs, weeks; not measured here"),
         "unconditional": Preset("the same without labels; not measured here", conditional=False),
-        "laptop": Preset("small networks for 32 pixels with labels; not "
-                         "measured", kimg=120.0, generator_dim=16, critic_dim=16,
+        "laptop": Preset("small networks for 32 pixels with labels; not measured", kimg=120.0,
+                         generator_dim=16, critic_dim=16,
                          widest=4, batch=32, attention=16),
         "smoke": Preset("seconds: does it run?", kimg=1.0, conditional=False, **_SMOKE),
         "smoke-labels": Preset("seconds: as smoke, with labels", kimg=1.0, **_SMOKE),

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn import losses
-from ganbench.models.nn.equalized import SQRT2, EqualizedConv2d, EqualizedLinear, MinibatchStddev, pixel_norm, widened
-from ganbench.models.nn.modulated import DownConv2d, StyledLayer, ToImage, activate, double, halve
+from ganbench.models.nn.equalized import SQRT2, EqualizedConv2d, EqualizedLinear, MinibatchStddev, widened
+from ganbench.models.nn.modulated import DownConv2d, Mapping, StyledLayer, ToImage, activate, double, halve
 from ganbench.models.nn.spectral import full_precision
 from ganbench.models.stylegan import mixed_styles
 from ganbench.random import Random
@@ -77,28 +77,6 @@ class Regularised(Stage):
 
 # --- networks -------------------------------------------------------------------------------------------------------
 
-class Mapping(nn.Module):
-    """z (B,latent) and labels int64 (B,) or None -> w (B,latent)."""
-
-    def __init__(self, config: StyleGAN2Config, classes: int):
-        super().__init__()
-        self.embedding = nn.Parameter(torch.randn(classes, config.latent)) if classes else None
-        self.layers = nn.ModuleList(
-            EqualizedLinear(config.latent * (2 if classes and not i else 1), config.latent, gain=1.0,
-                            rate=config.mapping_rate) for i in range(config.mapping_layers))
-
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        # in full precision, as w is added up over eight layers of tiny weights and steers everything
-        with full_precision(z):
-            if self.embedding is not None:
-                assert labels is not None
-                z = torch.cat([z, self.embedding[labels]], 1)
-            w = pixel_norm(z)
-            for layer in self.layers:
-                w = activate(layer(w))
-        return w
-
-
 class Generator(nn.Module):
     """Latents (B,latent), labels int64 (B,) where conditional -> images (B,C,S,S), not squashed.
 
@@ -112,7 +90,8 @@ class Generator(nn.Module):
         super().__init__()
         top, nf, width = images.side.bit_length() - 1, config.channels, config.latent
         self.architecture, self.layers = config.generator_architecture, 2 * top - 2
-        self.mapping = Mapping(config, images.classes if config.conditional else 0)
+        classes = images.classes if config.conditional else 0
+        self.mapping = Mapping(config.latent, config.mapping_layers, config.mapping_rate, classes)
         self.register_buffer("w_average", torch.zeros(width))
         self.constant = nn.Parameter(torch.randn(1, nf(2), 4, 4))
         # one layer at 4x4, two at each further side, the first of which doubles it
@@ -250,7 +229,8 @@ class StyleGAN2(Family):
                                    critic_architecture="skip", **_E),
         "table2-resnet-resnet": Preset("table 2, both networks residual; not measured here",
                                        generator_architecture="resnet", **_E),
-        "laptop": Preset("small networks for 32 pixels; not measured", kimg=120.0, fmap_base=512, fmap_max=64,
+        "laptop": Preset("small networks for 32 pixels: blobs after 2 kimg of digits; longer not measured", kimg=120.0,
+                         fmap_base=512, fmap_max=64,
                          latent=64, mapping_layers=4, batch=16, ema_kimg=2.0, r1_gamma=0.3),
         "smoke": Preset("seconds: does it run?", **_SMOKE),
         "smoke-labels": Preset("seconds: as smoke, with labels", conditional=True, **_SMOKE),

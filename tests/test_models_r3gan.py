@@ -12,7 +12,8 @@ from torch import nn
 from ganbench.errors import UserError
 from ganbench.family import Clock
 from ganbench.models.nn import losses
-from ganbench.models.r3gan import BottleneckBlock, R3GANConfig, Transition, cosine
+from ganbench.models.nn.bottleneck import BottleneckBlock, Transition
+from ganbench.models.r3gan import cosine
 from ganbench.random import Random
 
 
@@ -40,7 +41,7 @@ def test_parameter_counts(preset, side, widths, group, classes):
 
 def test_a_block_begins_as_the_identity_and_its_weights_shrink_with_depth():
     torch.manual_seed(0)
-    block = BottleneckBlock(64, R3GANConfig(), depth=16)
+    block = BottleneckBlock(64, expansion=2, groups=8, depth=16)
     x = torch.randn(2, 64, 5, 5)
     assert torch.equal(block(x), x)
     gain = math.sqrt(2 / 1.04) / 2  # 16^(-1/4) = 1/2

@@ -18,6 +18,7 @@ from ganbench.models.nn.equalized import (
     EqualizedLinear,
     blur,
     downsample,
+    pixel_norm,
     upsample,
     widened,
 )
@@ -120,3 +121,25 @@ class ToImage(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         return self.conv(x, w) + self.bias.view(1, -1, 1, 1)
+
+
+class Mapping(nn.Module):
+    """z (B,latent) and labels int64 (B,) or None -> w (B,latent); learns `rate` times as fast."""
+
+    def __init__(self, latent: int, depth: int, rate: float, classes: int = 0):
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(classes, latent)) if classes else None
+        self.layers = nn.ModuleList(
+            EqualizedLinear(latent * (2 if classes and not i else 1), latent, gain=1.0, rate=rate)
+            for i in range(depth))
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        # in full precision, as w is added up over eight layers of tiny weights and steers everything
+        with full_precision(z):
+            if self.embedding is not None:
+                assert labels is not None
+                z = torch.cat([z, self.embedding[labels]], 1)
+            w = pixel_norm(z)
+            for layer in self.layers:
+                w = activate(layer(w))
+        return w
