@@ -9,7 +9,6 @@ from data_support import noise, write_png
 from ganbench.data import open_dataset
 from ganbench.data.source import NoSplit
 from ganbench.errors import UserError
-from ganbench.runs import scoring as metrics_scoring
 from ganbench.runs.scoring import held_out_split
 from ganbench.training import session
 
@@ -19,19 +18,15 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("GANBENCH_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture(params=["scoring", "session", "metrics"])
+@pytest.fixture(params=["scoring", "session"])
 def held_out(request):
-    """The three places that ask for the held-out images; each called as (store, spec) -> store or None."""
+    """The places that ask for the held-out images; each called as (store, spec) -> store or None."""
     def in_session(store, spec):
         options = SimpleNamespace(dataset=spec, crop=None, root=None, skip_bad=False, seed=0)
         stream = session._held_out(options, SimpleNamespace(watches_held_out=True), store, {})
         return stream and stream.store
 
-    def in_metrics(store, spec):
-        run = SimpleNamespace(store=lambda split: open_dataset(spec, side=store.side, split=split))
-        return metrics_scoring._held_out(run, store.split)
-
-    return {"scoring": held_out_split, "session": in_session, "metrics": in_metrics}[request.param]
+    return {"scoring": held_out_split, "session": in_session}[request.param]
 
 
 def write_both(home):
