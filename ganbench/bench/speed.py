@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ganbench.family import Batch, Clock, Family, FamilyConfig, ImageSpec, Stage
 from ganbench.training.engine import TrainingEngine
+from ganbench.training.recorded import WARM_UP, Steps
 
 LONG = 5.0  # seconds; a first step longer than that, on a CPU, is the measurement: what it does besides is little
 
@@ -40,18 +41,20 @@ class Bench:
     """A family built once, to be measured at several stages.
 
     Args:
-        total_kimg: length of training for the family's schedule.
+        total_kimg: length of training for the family's schedule. record: steps on a GPU, as training does.
     """
 
     def __init__(self, family: type[Family], config: FamilyConfig, images: ImageSpec, *, device: torch.device,
-                 precision: str = "fp32", total_kimg: float = 1000.0, seed: int = 0):
+                 precision: str = "fp32", total_kimg: float = 1000.0, seed: int = 0, record: bool = True):
         torch.manual_seed(seed)
         family.check(config, images)
         self.family = family(config, images).to(device)
         self.clock = Clock(dataset_size=50_000, total_images=round(1000 * total_kimg))
         self.device, self.images = device, images
         self.engine = TrainingEngine(self.family, self.clock, device=device, seed=seed, precision=precision)
-        self.drawn = 0
+        self.steps = Steps(self.engine, self, record=record)
+        self.drawn = 0  # images that the last steps took
+        self.batch: Batch | None = None
         self.prepared = False
 
     @property
@@ -87,6 +90,8 @@ class Bench:
                        else kept.peak)
         if self.device.type == "cpu" and first > LONG:
             return Speed(stage.side, stage.batch, drawn_first, first, state, max(0, activations))
+        for _ in range(WARM_UP + 2 if self.steps.records_steps else 0):  # until a replay is what is measured
+            self._step(stage)
         self.drawn, steps, begun = 0, 0, self._now()
         while steps == 0 or (self._now() - begun < at_least and steps < most):
             self._step(stage)
@@ -97,25 +102,25 @@ class Bench:
     def _prepare(self, stage: Stage) -> None:
         self.engine.enter(stage)
         if not self.prepared:
-            self.family.before_training(next(self._reals(stage)).images)
+            self.family.before_training(self.next(stage.side, stage.batch).images)
             self.prepared = True
         self.drawn = 0
 
     def _step(self, stage: Stage) -> None:
         self.engine.enter(stage)
-        reals = self._reals(stage)
         self.engine.average()
-        with self.engine.autocast():
-            self.family.step(reals, self.engine)
+        self.steps.take(stage)
         self.clock.steps += 1
 
-    def _reals(self, stage: Stage) -> Iterator[Batch]:
-        shape = (stage.batch, self.images.channels, stage.side, stage.side)
-        images = torch.rand(shape, device=self.device) * 2 - 1
-        labels = torch.arange(stage.batch, device=self.device) % self.images.classes if self.images.classes else None
-        while True:
-            self.drawn += stage.batch
-            yield Batch(images, labels)
+    def next(self, side: int, batch: int) -> Batch:
+        """The same random images each time, with labels where there are classes."""
+        shape = (batch, self.images.channels, side, side)
+        if self.batch is None or self.batch.images.shape != shape:
+            images = torch.rand(shape, device=self.device) * 2 - 1
+            labels = torch.arange(batch, device=self.device) % self.images.classes if self.images.classes else None
+            self.batch = Batch(images, labels)
+        self.drawn += batch
+        return self.batch
 
     def _now(self) -> float:
         if self.device.type == "cuda":

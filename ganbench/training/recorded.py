@@ -8,13 +8,12 @@ side, batch, whether it fades, numbers that optimizers hold in Python, and the f
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ganbench import distributed
-from ganbench.data import Stream
 from ganbench.errors import UserError
 from ganbench.family import Batch, Stage
 from ganbench.random import taped, to_device
@@ -23,6 +22,12 @@ from ganbench.training.engine import TrainingEngine, rate_may_be_tensor
 WARM_UP = 2  # steps of a kind that are taken as they are before one is recorded: they make optimizer state, choose kernels
 
 Scalars = dict[str, Tensor | float]
+
+
+class Batches(Protocol):
+    """Where real images come from: a `ganbench.data.Stream`, or random ones where only the speed counts."""
+
+    def next(self, side: int, batch: int) -> Batch: ...
 
 
 class Places:
@@ -79,7 +84,7 @@ class Steps:
             would compute, without a graph. For tests.
     """
 
-    def __init__(self, engine: TrainingEngine, stream: Stream, *, record: bool = True, rehearse: bool = False):
+    def __init__(self, engine: TrainingEngine, stream: Batches, *, record: bool = True, rehearse: bool = False):
         self.engine, self.stream, self.rehearse = engine, stream, rehearse
         self.records_steps = rehearse or (record and engine.device.type == "cuda" and engine.world == 1
                                           and engine.precision != "fp16")
