@@ -8,8 +8,9 @@ from toy import Toy
 
 from ganbench.bench import estimate as estimating
 from ganbench.bench import speed as speed_module
+from ganbench.bench.cells import Cell
+from ganbench.bench.schema import Budget, Evaluation
 from ganbench.bench.speed import Bench, SavedTensors, Speed
-from ganbench.bench.suite import Budget, Cell, Evaluation
 from ganbench.family import ImageSpec, Stage
 
 CPU = torch.device("cpu")
@@ -79,7 +80,7 @@ def test_an_estimate_follows_the_schedule_through_the_budget(monkeypatch):
         return Speed(side, batch, 3 * batch, seconds, state_bytes=1000, activation_bytes=side * batch)
 
     monkeypatch.setattr(Bench, "measure", measure)
-    monkeypatch.setattr(estimating.families, "find", lambda name: Greedy)
+    monkeypatch.setattr(estimating.families, "find_family", lambda name: Greedy)
     monkeypatch.setattr(estimating, "PIXELS", 4 * 16 * 16)  # batches of at most 4 at side 16
     cell = Cell("greedy", "paper", (), '{"batch": 64}', "digits", "", 16, 1, 10, None, 0, Budget(kimg=20),
                 Evaluation(metrics=["swd"]), "fp32")
