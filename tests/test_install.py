@@ -52,6 +52,7 @@ def test_the_wheel_brings_its_suites(site, elsewhere):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_the_wheel_trains_a_family_of_a_suite_away_from_the_repository(site, elsewhere):
     suite = elsewhere / "tiny.toml"
     suite.write_text('title = "t"\nbudget = { steps = 2 }\nevaluation = { metrics = ["swd"], n = 64, references = false }\n'
@@ -78,6 +79,7 @@ def test_a_suite_that_does_not_exist_is_one_line_with_the_nearest():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_two_folders_become_a_latex_row_in_one_command_and_in_three_lines(site, elsewhere):
     import numpy as np
     from PIL import Image
