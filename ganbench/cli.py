@@ -37,7 +37,8 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 # Rooms that bring commands of their own; each has a function register(app).
 ROOMS = ("ganbench.commands.run", "ganbench.commands.list", "ganbench.commands.doctor", "ganbench.commands.eval",
          "ganbench.commands.weights", "ganbench.commands.data", "ganbench.commands.bench", "ganbench.commands.report",
-         "ganbench.commands.sample", "ganbench.commands.show", "ganbench.commands.clean", "ganbench.commands.watch_runs")
+         "ganbench.commands.sample", "ganbench.commands.show", "ganbench.commands.clean",
+         "ganbench.commands.watch_runs")
 
 
 def _print_version(asked: bool) -> None:
@@ -73,14 +74,14 @@ def main() -> NoReturn:
         line += _how_to_go_on()
     distributed = sys.modules.get("ganbench.distributed")  # loaded only by what may have joined a group
     if code and distributed and not distributed.failing(code):
-        line = ""  # another process failed first, and has said why
+        line = ""  # another process failed first, and has printed why
     try:
         if line:
             note(line)
         sys.stdout.flush()
         sys.stderr.flush()
     except OSError as error:  # nobody reads what we print, or the disk behind it is full
-        code = _unprinted(error, said=bool(line)) or code
+        code = _unprinted(error, explained=bool(line)) or code
     if distributed:
         distributed.exit_process(code)
     sys.exit(code)
@@ -124,17 +125,17 @@ def _defect(error: Exception) -> tuple[int, str]:
     if distributed and (gone := distributed.lost_contact(error)):
         return EXIT_DEFECT, gone + _how_to_go_on()
     text = "".join(traceback.format_exception(error))
-    said = f"{type(error).__name__}: {_one_line(error)[:300]}"
+    summary = f"{type(error).__name__}: {_one_line(error)[:300]}"
     run = _current_run()
     for folder in (run, Path(tempfile.gettempdir())):
         if folder is not None and folder.is_dir():
             path = folder / f"traceback-{os.getpid()}.txt"
             try:
                 path.write_text(f"{shlex.join(sys.argv)}\n\n{text}", encoding="utf-8", errors="backslashreplace")
-                return EXIT_DEFECT, f"{said}: this is a defect of ganbench; please report it with {path}"
+                return EXIT_DEFECT, f"{summary}: this is a defect of ganbench; please report it with {path}"
             except OSError:
                 continue
-    return EXIT_DEFECT, f"{text}\n{said}: this is a defect of ganbench; please report it"
+    return EXIT_DEFECT, f"{text}\n{summary}: this is a defect of ganbench; please report it"
 
 
 def _current_run() -> Path | None:
@@ -168,11 +169,11 @@ def _usable_streams() -> None:
         del os.environ["COLUMNS"]  # a width of 0 would print nothing
 
 
-def _unprinted(error: OSError, *, said: bool = False) -> int:
+def _unprinted(error: OSError, *, explained: bool = False) -> int:
     """The exit code when output could not be written. What is still to be written must not fail again at the end."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
-    if not said and not isinstance(error, BrokenPipeError):  # somebody who has stopped reading (head) knows that
+    if not explained and not isinstance(error, BrokenPipeError):  # somebody who has stopped reading (head) knows that
         with contextlib.suppress(OSError):
             note(f"output: {error.strerror}")
     return EXIT_DEFECT

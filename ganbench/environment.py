@@ -10,7 +10,8 @@ from typing import Any
 
 from ganbench.errors import UserError
 
-LIBRARIES = ("ganbench", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "torchmetrics", "torch-fidelity", "pillow")
+LIBRARIES = ("ganbench", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "torchmetrics", "torch-fidelity",
+             "pillow")
 
 
 @cache
@@ -90,7 +91,8 @@ def choose_device(name: str) -> Any:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}; try --device cpu") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device '{name}' cannot be used here: {reason}; try --device cpu") from None
     return device
 
 

@@ -20,7 +20,7 @@ class Diverged(Exception):
 
 
 class Stopped(Exception):
-    """A training that was asked to end by a signal, and has written its checkpoint. The message says where it stands."""
+    """A training that a signal asked to end, and that has written its checkpoint. The message says where it got to."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

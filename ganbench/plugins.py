@@ -82,11 +82,11 @@ def _module_from_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except UserError:
         raise
-    except Exception as error:  # whatever the file's own code does wrong is for its author to mend
+    except Exception as error:  # whatever the file's own code does wrong is for its author to correct
         sys.modules.pop(name, None)
-        said = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
-        raise UserError(f"{_where(error, path)}: {type(error).__name__}: {said}: "
-                        "this file cannot be imported, mend it") from error
+        reason = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+        raise UserError(f"{_where(error, path)}: {type(error).__name__}: {reason}: "
+                        "this file cannot be imported, correct it") from error
     return module
 
 
@@ -130,7 +130,7 @@ def source_hash(module: str) -> str:
 
 
 def _collect(module: ModuleType, found: dict[Path, str], *, root: Path, own: str) -> None:
-    """Add the text of a module and of everything it imports from `root`. own: the family's package, "" for a single file."""
+    """Add the text of a module and of everything it imports from `root`. own: the plugin's package, "" for a file."""
     path = Path(str(module.__file__)).resolve()
     if path in found:
         return

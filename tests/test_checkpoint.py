@@ -138,7 +138,8 @@ def test_files_are_readable_for_whom_the_umask_lets_read(tmp_path, umask, mode):
 def test_a_closed_file_or_folder_is_not_a_missing_one(readable_folder):
     path = checkpoint.save_checkpoint(readable_folder, 10, {}, tensors())
     (path / "tensors.safetensors").chmod(0o600)
-    with another_account(), pytest.raises(UserError, match=r"cannot read .*tensors\.safetensors .*Permission denied") as caught:
+    says = r"cannot read .*tensors\.safetensors .*Permission denied"
+    with another_account(), pytest.raises(UserError, match=says) as caught:
         checkpoint.load_newest(readable_folder)
     assert "incomplete" not in str(caught.value) and "\n" not in str(caught.value)
     readable_folder.chmod(0o700)

@@ -151,9 +151,10 @@ def test_code_that_has_changed_is_not_gone_on_with_unsaid(family):
     family.write_text(Path(TOY).read_text() + "\n# changed\n")
     with pytest.raises(UserError, match=rf"{family} is other code .*--trust"):
         resume("run", steps=6)
-    with pytest.raises(UserError, match=r"code of mine has changed.*--force"), pytest.warns(UserWarning, match="is trusted"):
+    changed = r"code of mine has changed.*--force"
+    with pytest.raises(UserError, match=changed), pytest.warns(UserWarning, match="is trusted"):
         resume("run", steps=6, trust=True)
-    with pytest.raises(UserError, match=r"code of mine has changed.*--force"):  # named on the command line: no question of trust
+    with pytest.raises(UserError, match=changed):  # named on the command line: no question of trust
         run(options(str(family), steps=6, metrics=[], preset=None, resume=True))
     assert run(options(str(family), steps=6, metrics=[], preset=None, resume=True, force=True)).status == "ok"
     assert ganbench.load_run("run").step == 6  # what was forced is recorded
@@ -166,7 +167,8 @@ def test_code_that_has_changed_is_not_gone_on_with_unsaid(family):
 def test_a_renamed_optimizer_is_one_line(family):
     family.write_text(family.read_text().replace('"critic": torch.optim', '"judge": torch.optim').replace(
         'loss, "critic")', 'loss, "judge")'))
-    with pytest.raises(UserError, match="optimizers critic, generator, the code as it is now has generator, judge") as caught:
+    says = "optimizers critic, generator, the code as it is now has generator, judge"
+    with pytest.raises(UserError, match=says) as caught:
         run(options(str(family), steps=6, metrics=[], preset=None, resume=True, force=True))
     assert "\n" not in str(caught.value)
 
@@ -236,8 +238,10 @@ def test_a_state_without_a_key_is_one_line(elsewhere, monkeypatch):
         resume("run", steps=12)
 
 
-@pytest.mark.parametrize("fail, says", [({"fail_at": 6}, "19 of 25 updates of the critic skipped .*, 19 of them at the end"),
-                                        ({"fail_every": 2}, "13 of 25 updates of the critic skipped .*, 1 of them at the end")])
+@pytest.mark.parametrize("fail, says", [
+    ({"fail_at": 6}, "19 of 25 updates of the critic skipped .*, 19 of them at the end"),
+    ({"fail_every": 2}, "13 of 25 updates of the critic skipped .*, 1 of them at the end"),
+])
 def test_half_dead_training_is_not_ok(elsewhere, fail, says):
     outcome = run(options(steps=25, eval_every=0.2, overrides=fail))
     assert outcome.status == "diverged"

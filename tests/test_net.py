@@ -28,8 +28,8 @@ def ended(monkeypatch, capsys, command):
     return end.value.code, capsys.readouterr().err
 
 
-CPU_FULL = ('[enforce fail at alloc_cpu.cpp:128] err == 0. DefaultCPUAllocator: can\'t allocate memory: you tried to allocate '
-            "1152921504606846976 bytes. Error code 12 (Cannot allocate memory)")
+CPU_FULL = ("[enforce fail at alloc_cpu.cpp:128] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+            "allocate 1152921504606846976 bytes. Error code 12 (Cannot allocate memory)")
 
 
 @pytest.mark.parametrize("error, code, says", [
@@ -79,14 +79,15 @@ def test_our_warnings_are_one_line(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("shell, variables, code", [
-    ("{} --help > /dev/full", {}, 1), ("{} --help >&-", {}, 0), ("{} --help 2>&-", {}, 0), ("{} --help <&- >&- 2>&-", {}, 0),
+    ("{} --help > /dev/full", {}, 1), ("{} --help >&-", {}, 0), ("{} --help 2>&-", {}, 0),
+    ("{} --help <&- >&- 2>&-", {}, 0),
     ("{} --help", {"COLUMNS": "0"}, 0), ("{} --help", {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}, 0),
     ("{} --help | head -c 10", {}, 0), ("{} weights get 2>&-", {}, 2),
 ])
 def test_closed_full_and_narrow_streams(shell, variables, code, tmp_path):
     # --help needs no torch: what is tested is the same for all commands
-    done = subprocess.run(["bash", "-c", shell.format(f"{sys.executable} -m ganbench")], capture_output=True, cwd=tmp_path,
-                          env=os.environ | variables)
+    done = subprocess.run(["bash", "-c", shell.format(f"{sys.executable} -m ganbench")], capture_output=True,
+                          cwd=tmp_path, env=os.environ | variables)
     said = done.stderr.decode()
     assert "Traceback" not in said and "Exception ignored" not in said
     assert done.returncode in (code, 2 if "full" in shell else code), said

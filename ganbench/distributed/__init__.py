@@ -3,7 +3,8 @@
 Parameters are the same on every process, each holds its share of the batch, and gradients are averaged after backward.
 That alone is not enough wherever samples of a batch meet: batch norm, minibatch statistics, dropout's draws. What is
 here makes those see the whole batch, with the gradient (of any order) that one process would have. It acts inside
-`shared_batch()`, which the training loop opens around a step; elsewhere (sampling, scoring, one process) it does nothing.
+`shared_batch()`, which the training loop opens around a step; elsewhere (sampling, scoring, one process) it does
+nothing.
 
 When a process dies, hangs or meets an error, the others end within seconds, or after the time limit of a step, and one
 line says which process it was: each one has a thread that shows the others once a second that it is alive.
@@ -144,7 +145,7 @@ def mean_of_scalars(scalars: Mapping[str, Tensor | float]) -> dict[str, Tensor |
 def failing(code: int) -> bool:
     """This process ends with an exit code that is not 0: the others are to end too.
 
-    Returns whether to say why: not if another process has failed before, and has said so.
+    Returns whether to say why: not if another process has failed before, and has printed it.
     """
     return _watch is None or _watch.fail(code)
 
@@ -160,7 +161,9 @@ def lost_contact(error: BaseException) -> str:
         return ""
     silent = ", ".join(map(str, _watch.silent())) or "another process"
     when = "before the first step" if _step is None else f"at step {_step}"
-    waited = f" for {_step_limit().total_seconds() / 60:g} minutes (GANBENCH_STEP_LIMIT)" if "imed out" in str(error) else ""
+    waited = ""
+    if "imed out" in str(error):
+        waited = f" for {_step_limit().total_seconds() / 60:g} minutes (GANBENCH_STEP_LIMIT)"
     return f"lost contact {when}: of {world()} processes, rank {silent} has died or does not answer{waited}"
 
 
@@ -170,7 +173,7 @@ def lost_contact(error: BaseException) -> str:
 def shared_batch(step: int | None = None) -> Iterator[None]:
     """Inside, the functions and layers below see the batches of all processes as one.
 
-    step: the training step that begins, for what is said if another process fails in it.
+    step: the training step that begins, for the message if another process fails in it.
     """
     global _shared, _step
     _step = step

@@ -71,7 +71,7 @@ def save_checkpoint(folder: Path, images: int, document: dict[str, Any], tensors
                 state = json.loads(json.dumps({"format": FORMAT, **document}))
                 state["sha256"] = {"tensors": _file_hash(scratch / TENSORS), "state": _state_hash(state)}
                 (scratch / STATE).write_text(json.dumps(state), encoding="utf-8")
-                # safetensors makes its file readable for its owner alone; it gets the mode that the umask gives to files
+                # safetensors makes its file readable for its owner alone; the umask is to decide
                 os.chmod(scratch / TENSORS, (scratch / STATE).stat().st_mode & 0o777)
         _remove_older(folder, keep)
     except (OSError, SafetensorError) as error:

@@ -63,7 +63,7 @@ class Run:
         return self.config["run"]
 
     def store(self, split: str | None = None) -> Store:
-        """The images this run was trained on, or another split of the same data set. Raises UserError if they changed."""
+        """The images this run was trained on, or another split of the data set. Raises UserError if they changed."""
         data = self.config["dataset"]
         check_code(self.path, self.config, "dataset", trust=self.trust)
         store = open_dataset(data["spec"], side=data["side"], split=split or data["split"], crop=data.get("crop"),
@@ -251,7 +251,8 @@ def changed_code(config: dict[str, Any], now: str) -> str:
     recorded = config.get("source_hash")
     if recorded in (None, now):
         return ""
-    return f"the code of {Path(config['family_source']).stem} has changed since this run was begun ({recorded}, now {now})"
+    name = Path(config["family_source"]).stem
+    return f"the code of {name} has changed since this run was begun ({recorded}, now {now})"
 
 
 def _sha256(file: Path) -> str:
@@ -277,7 +278,12 @@ def newest_run(runs: Path = RUNS) -> Path:
     found = [p.parent for p in runs.glob("*/config.json")]
     if not found:
         raise UserError(f"no run in {runs.resolve()}: train one with `ganbench run dcgan`, or name its folder")
-    return max(found, key=lambda p: ((p / "metrics.jsonl").stat().st_mtime_ns if (p / "metrics.jsonl").exists() else 0, p))
+
+    def worked_on(run: Path) -> int:
+        log = run / "metrics.jsonl"
+        return log.stat().st_mtime_ns if log.exists() else 0
+
+    return max(found, key=lambda run: (worked_on(run), run))
 
 
 def new_run_folder(family: str, dataset: str, seed: int, runs: Path = RUNS) -> Path:
@@ -300,14 +306,16 @@ def new_run_folder(family: str, dataset: str, seed: int, runs: Path = RUNS) -> P
 
 def write_json(path: Path, document: Any) -> None:
     """Whole or not at all, and on the disk when this returns."""
-    atomic_write(path, json.dumps(document, indent=2) + "\n", remedy="free some space, or choose another folder", sync=True)
+    remedy = "free some space, or choose another folder"
+    atomic_write(path, json.dumps(document, indent=2) + "\n", remedy=remedy, sync=True)
 
 
 # --- images ---------------------------------------------------------------------------------------------------------
 
 def sample_batches(family: Family, generator: nn.Module, n: int, seed: int, device: torch.device, *,
                    labels: Tensor | None = None, label_pool: Tensor | None = None, batch: int | None = None,
-                   share: tuple[int, int] = (0, 1), quantise: Callable[[Tensor, int], Tensor] = to_uint8) -> Iterator[Tensor]:
+                   share: tuple[int, int] = (0, 1), quantise: Callable[[Tensor, int], Tensor] = to_uint8,
+                   ) -> Iterator[Tensor]:
     """Generated images as uint8 (B,C,S,S) on the CPU, at the full side; a pure function of weights, n and seed.
 
     Args:

@@ -227,9 +227,9 @@ class TrainingEngine:
             reason = str(error).splitlines()[-1].strip()
             raise UserError(f"the checkpoint holds other networks than this configuration makes: {reason}") from None
         if set(document["optimizers"]) != set(self.optimizers):
-            raise UserError(f"the checkpoint is of the optimizers {', '.join(sorted(document['optimizers']))}, the code as "
-                            f"it is now has {', '.join(sorted(self.optimizers))}: use the code that it was trained with, "
-                            "or begin a new run")
+            before, now = (", ".join(sorted(names)) for names in (document["optimizers"], self.optimizers))
+            raise UserError(f"the checkpoint is of the optimizers {before}, the code as it is now has {now}: "
+                            "use the code that it was trained with, or begin a new run")
         for name, optimizer in self.optimizers.items():
             saved = document["optimizers"][name]
             state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in saved["plain"].items()}

@@ -123,7 +123,8 @@ class Log:
         """Why this log cannot be continued from a checkpoint with that state; "" if it can."""
         if self.path is None or self.path.stat().st_size >= state["bytes"]:
             return ""
-        return f"{self.path.name} has {self.path.stat().st_size:,} bytes, and had {state['bytes']:,} when it was written"
+        size = self.path.stat().st_size
+        return f"{self.path.name} has {size:,} bytes, and had {state['bytes']:,} when it was written"
 
     def restore(self, state: dict[str, Any]) -> None:
         """Forget what was written after the checkpoint: those steps are about to be done again.

@@ -219,7 +219,8 @@ class Trainer:
         name = distributed.broadcast(found and found.path.name)
         if name is None or self.engine.rank == 0:
             return found
-        return checkpoint.Loaded(self.checkpoints / name, *checkpoint.load_checkpoint(self.checkpoints / name, STATE), [])
+        path = self.checkpoints / name
+        return checkpoint.Loaded(path, *checkpoint.load_checkpoint(path, STATE), [])
 
     def _log_is_short(self, document: dict[str, Any]) -> str:
         return self.log.unfit(document["log"])

@@ -13,7 +13,8 @@ COMMANDS = {
     "list": ["list"],
     "show": ["show", "dcgan"],
     "doctor": ["doctor"],
-    "run": ["run", TOY, "--dataset", "digits", "--steps", "2", "--n-eval", "32", "--out", "run", "--resume", "--results", "r.csv"],
+    "run": ["run", TOY, "--dataset", "digits", "--steps", "2", "--n-eval", "32", "--out", "run", "--resume",
+            "--results", "r.csv"],
     "eval": ["eval", "--run", "run", "--n", "32", "--results", ""],
     "report": ["report", "r.csv"],
     "wrong": ["resume", "no/such/run"],
@@ -63,7 +64,8 @@ def test_every_command_in(name, tmp_path_factory):
 
 def test_a_closed_cache_is_one_line(tmp_path):
     Path(tmp_path / "file").write_text("")
-    done = subprocess.run([sys.executable, "-m", "ganbench", "run", TOY, "--dataset", "digits", "--steps", "2"], cwd=tmp_path,
-                          env=os.environ | {"GANBENCH_CACHE": str(tmp_path / "file" / "cache")}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "ganbench", "run", TOY, "--dataset", "digits", "--steps", "2"],
+                          cwd=tmp_path, env=os.environ | {"GANBENCH_CACHE": str(tmp_path / "file" / "cache")},
+                          capture_output=True, text=True)
     print(done.stderr)
     assert done.returncode == 2 and "Traceback" not in done.stderr and "GANBENCH_CACHE" in done.stderr

@@ -84,7 +84,8 @@ def test_signals_at_any_moment(name, code):
 
 
 def test_a_second_signal_ends_at_once():
-    process = start("run", TOY, "--dataset", "digits", "--steps", "1000000", "--metric", "", "--results", "", "--out", "twice",
+    process = start("run", TOY, "--dataset", "digits", "--steps", "1000000", "--metric", "", "--results", "",
+                    "--out", "twice",
                     "--log-every", "1", "--quiet")
     wait_for(lambda: steps_of("twice") > 5, process)
     process.send_signal(signal.SIGSTOP)  # so that both are there when it looks
@@ -173,6 +174,7 @@ def _is_ray_worker(pid, folder):
     try:
         name = Path(f"/proc/{pid}/cmdline").read_bytes()
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return name.startswith(b"ray::") and any(folder.encode() in Path(f"/proc/{c}/cmdline").read_bytes() for c in children)
+        begun = [Path(f"/proc/{child}/cmdline").read_bytes() for child in children]
+        return name.startswith(b"ray::") and any(folder.encode() in command for command in begun)
     except OSError:
         return False

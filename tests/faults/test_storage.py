@@ -64,7 +64,8 @@ main()
 def test_a_disk_that_is_full_at_every_write():
     """The n-th write that is to last finds the disk full, for n over the whole run; then there is room again."""
     def full(limit, out):
-        return subprocess.run([sys.executable, "-c", FULL, str(limit), *RUN, "--out", out], capture_output=True, text=True)
+        return subprocess.run([sys.executable, "-c", FULL, str(limit), *RUN, "--out", out], capture_output=True,
+                              text=True)
 
     assert full(10 ** 9, "straight").returncode == 0
     writes, tries, good = int(Path("writes").read_text()), scaled(12), 0
@@ -72,7 +73,8 @@ def test_a_disk_that_is_full_at_every_write():
         out = f"full{n}"
         done = full(n * writes // tries, out)
         lines = [line for line in done.stderr.splitlines() if line.startswith("ganbench: ")]
-        fine = done.returncode == 2 and "Traceback" not in done.stderr and len(lines) == 1 and "No space left" in lines[0]
+        fine = done.returncode == 2 and "Traceback" not in done.stderr and len(lines) == 1
+        fine = fine and "No space left" in lines[0]
         code, _, said = call(*RUN, "--out", out, "--resume")
         same = code == 0 and not difference("straight", out) and not left_behind(out)
         good += fine and same
@@ -84,7 +86,8 @@ def test_a_disk_that_is_full_at_every_write():
 def test_a_small_disk():
     """A tmpfs that fills up while training writes to it."""
     Path("disk").mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", "disk"], capture_output=True).returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", "disk"]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no right to mount")
     try:
         filler = Path("disk/filler")
