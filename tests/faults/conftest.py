@@ -13,3 +13,4 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if HERE in Path(item.path).parents:
             item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.timeout(3600))
