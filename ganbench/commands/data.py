@@ -78,7 +78,7 @@ def list_() -> None:
         print(f"{store.name}  {store.split}  {store.n:,} x {store.channels}x{store.side}x{store.side}  crop "
               f"{store.crop}  {size:,.0f} MB  {store.path}")
     for scratch in sorted(home.glob(".*.partial")):
-        print(f"unfinished (the same command again goes on with it, or remove it): {scratch}")
+        print(f"unfinished (the same command again goes on with it): {scratch}")
     if not found:
         print(f"no store in {home} yet: `ganbench data prepare digits` makes one")
 
