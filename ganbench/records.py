@@ -3,10 +3,10 @@
 One row per (run, kimg, metric, level). The header is fixed: a new metric adds rows, never columns. Rows are appended
 under a lock, so several processes may write to one file; values keep full float precision.
 
-What was measured is in a row's identity: a content hash of both inputs, their side, channels, crop, split and counts, and the
-protocol (KEY). A row that is there already, with its value, is not written twice. Another value under the same key is
-added, and so is the value of other inputs under the same name: of all rows that agree in PLACE, the newest counts, which is
-the one with the latest `date`, and of equal dates the one further down in the file.
+What was measured is in a row's identity: a content hash of both inputs, their side, channels, crop, split and counts,
+and the protocol (KEY). A row that is there already, with its value, is not written twice. Another value under the same
+key is added, and so is the value of other inputs under the same name: of all rows that agree in PLACE, the newest
+counts, which is the one with the latest `date`, and of equal dates the one further down in the file.
 
 A new column means a new schema version, and files of older versions stay good: they are read with the columns they lack
 empty, and brought up to date when rows are appended to them.
@@ -66,13 +66,15 @@ COLUMNS: dict[str, str] = {
 # schema version -> the columns that came with it
 ADDED = {2: ("flops_g", "flops_train"), 3: ("settings", "budget", "fake_hash", "verified_by")}
 FLOATS = ("kimg", "value", "ci_low", "ci_high", "seconds")
-WHOLE = ("side", "channels", "img_seen", "step", "n_real", "n_fake", "seed", "eval_seed", "params_g", "params_d", "flops_g",
+WHOLE = ("side", "channels", "img_seen", "step", "n_real", "n_fake", "seed", "eval_seed", "params_g", "params_d",
+         "flops_g",
          "flops_train", "schema")
 TRUTHS = ("higher_is_better", "git_dirty")
 DEFAULT_N = 2048  # images on each side of an evaluation, where nobody says how many
 FLOOR, NOISE = "reals against reals", "noise images"  # what reference rows call themselves, in the column family
 # Rows that agree in these answer the same question, and the newest of them counts.
-PLACE = ("run", "config_hash", "seed", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "split", "crop", "side",
+PLACE = ("run", "config_hash", "seed", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "split", "crop",
+         "side",
          "channels", "n_real", "n_fake", "status")
 KEY = (*PLACE, "data_hash", "fake_hash")  # rows that agree in these were made from the same inputs in the same way
 SAME = 1e-6  # two values that differ by less, relatively, are one: the rest is the rounding of another processor
@@ -115,7 +117,8 @@ def append(path: str | Path, rows: Iterable[Mapping[str, Any]], warn: Callable[[
                 file.truncate(len(whole))
             fresh, remarks = _fresh(lines, former)
             if fresh and whole and _version(_header(whole)) != SCHEMA:
-                atomic_write(path, _as_csv([*former, *fresh], header=True), remedy="choose another file for them", sync=True)
+                atomic_write(path, _as_csv([*former, *fresh], header=True), remedy="choose another file for "
+                                                                                   "them", sync=True)
             else:
                 # a file that a hand has edited may lack its last line's end
                 end = "\n" if whole and not whole.endswith(b"\n") else ""
@@ -130,8 +133,10 @@ def append(path: str | Path, rows: Iterable[Mapping[str, Any]], warn: Callable[[
     return len(fresh)
 
 
-def replace_rows(path: str | Path, rows: Iterable[Mapping[str, Any]], own: Callable[[Mapping[str, str]], bool]) -> list[str]:
-    """Write `rows` in place of those that `own` says are the caller's, whole or not at all; all others are kept, behind.
+def replace_rows(path: str | Path, rows: Iterable[Mapping[str, Any]],
+                 own: Callable[[Mapping[str, str]], bool]) -> list[str]:
+    """Write `rows` in place of those that `own` says are the caller's, whole or not at all; all others are kept,
+    behind.
 
     Args:
         path: a results CSV, made if needed. own: is given each row that stands there.
@@ -165,7 +170,8 @@ def _fresh(lines: list[dict[str, str]], former: list[dict[str, str]]) -> tuple[l
             continue
         if found is not None:
             name = " ".join(filter(None, (line["run"], line["metric"], line["level"])))
-            remarks.append(f"{name} was {found['value']} and is now {line['value']}, by the same protocol from the same images: "
+            remarks.append(f"{name} was {found['value']} and is now {line['value']}, by the same protocol from the "
+                           f"same images: "
                            "both are kept, and the newer counts")
         known[_key(line)] = line
         fresh.append(line)
@@ -384,7 +390,8 @@ def _parse(text: str, path: Path) -> list[dict[str, str]]:
                                 f"'{row['schema']}'): remove the line or use another file")
             for column, value in row.items():
                 if value and not _fits(column, value):
-                    raise UserError(f"{path} line {begins}: '{value}' is no value for the column {column}: mend the line")
+                    raise UserError(f"{path} line {begins}: '{value}' is no value for the column {column}: mend the "
+                                    f"line")
             rows.append(row | {"schema": str(SCHEMA)})
             begins = reader.line_num + 1
     except csv.Error as error:

@@ -41,14 +41,14 @@ def test_learns_easy_classes_and_says_how_well():
 def test_is_trained_once_for_a_content(cache, monkeypatch):
     first = of_classes(quadrants(), recipe=QUICK)
     again = classifier.train_classifier
-    monkeypatch.setattr(classifier, "train", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr(classifier, "train_classifier", lambda *a: pytest.fail("trained again"))
     second = of_classes(quadrants(), recipe=QUICK)
     assert second.identity == first.identity and second.accuracy == first.accuracy
     for one, other in zip(first.network.parameters(), second.network.parameters(), strict=True):
         assert torch.equal(one, other)
     other_content = quadrants()
     other_content.content_hash = "1" * 64
-    monkeypatch.setattr(classifier, "train", again)
+    monkeypatch.setattr(classifier, "train_classifier", again)
     assert of_classes(other_content, recipe=QUICK).identity != first.identity
     assert len(list(cache.glob("classifiers/*.safetensors"))) == 2
 

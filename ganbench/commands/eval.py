@@ -49,7 +49,8 @@ def evaluate(asked: EvalRequest, given: set[str]) -> None:
         return
     rows = found.rows + found.floor
     if rows:
-        print_scores([*found.rows, *({**row, "metric": f"{row['metric']} floor"} for row in found.floor)], title=found.title)
+        print_scores([*found.rows, *({**row, "metric": f"{row['metric']} floor"} for row in found.floor)],
+                     title=found.title)
     if asked.latex:
         print(Evaluation.of(found).latex())
     _remarks(found)

@@ -1,8 +1,8 @@
 """What metrics have learnt about the real images, kept between calls.
 
-An entry's name is a hash of what went in: the images' content, their side and channels, the metric and its protocol (which
-names network, weights and precision). So one changed pixel misses, and a renamed folder hits. Entries are safetensors
-files, written whole under another name first; two writers of one entry write the same bytes.
+An entry's name is a hash of what went in: the images' content, their side and channels, the metric and its protocol
+(which names network, weights and precision). So one changed pixel misses, and a renamed folder hits. Entries are
+safetensors files, written whole under another name first; two writers of one entry write the same bytes.
 """
 
 import hashlib
@@ -66,7 +66,8 @@ def save_entry(name: str, tensors: Mapping[str, Tensor], what: str) -> bool:
         os.replace(scratch, path)
     except OSError as error:
         scratch.unlink(missing_ok=True)
-        raise UserError(f"cannot write to the cache {path.parent} ({error.strerror}): set GANBENCH_CACHE to a folder with "
+        raise UserError(f"cannot write to the cache {path.parent} ({error.strerror}): set GANBENCH_CACHE to a folder "
+                        f"with "
                         "space, or use --no-cache") from None
     return True
 

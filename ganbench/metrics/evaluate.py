@@ -59,7 +59,8 @@ class _Job:
     cached: bool = False
 
 
-def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channels: int, device: torch.device | str = "cpu",
+def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channels: int,
+             device: torch.device | str = "cpu",
              seed: int = 0, subject: Subject | None = None, options: Mapping[str, Any] | None = None,
              progress: Progress | None = None, keep_going: bool = False, use_cache: bool = False,
              report: Report | None = None) -> list[Result]:
@@ -187,17 +188,20 @@ def _measure(metric: ModelMetric, name: str, subject: Subject | None) -> list[Re
 def _job(name: str, metric: ImageMetric, fakes: Any, reals: Any) -> _Job:
     for needed, images, option in ((metric.needs_reals, reals, "--real"), (metric.needs_fakes, fakes, "--fake")):
         if needed and images is None:
-            raise UserError(f"{name} needs {'real' if option == '--real' else 'generated'} images: name them with {option}")
+            raise UserError(f"{name} needs {'real' if option == '--real' else 'generated'} images: name them with "
+                            f"{option}")
     for images in (reals, fakes):
         if images is not None and images.native and not metric.any_shape:
-            raise UserError(f"{name} needs square images of one size, and --compat takes the pictures of {images.description} as "
+            raise UserError(f"{name} needs square images of one size, and --compat takes the pictures of "
+                            f"{images.description} as "
                             "they are: bring them to one with --side, or leave the metric out")
     job = _Job(name, metric, {True: None, False: None})
 
     # statistics in place of images
     if isinstance(reals, Statistics) and metric.needs_reals:
         if not metric.takes_statistics:
-            raise UserError(f"{name} needs real images, and {reals.description} holds statistics only: name images with --real")
+            raise UserError(f"{name} needs real images, and {reals.description} holds statistics only: name images "
+                            f"with --real")
         metric.load_reference(reals.mean, reals.covariance, reals.n or None)
         job.cached = True
         return job
@@ -277,7 +281,8 @@ def _feed(images: ImageSet, real: bool, seed: int, jobs: list[_Job], networks: M
 
 
 def mirrored(batch: Tensor, start: int, seed: int) -> Tensor:
-    """A copy in which about half of the images are mirrored left to right: which, follows from the seed and their place.
+    """A copy in which about half of the images are mirrored left to right: which, follows from the seed and their
+    place.
 
     Args:
         batch: (B,C,H,W). start: place of the first one in its set, so that batch sizes do not matter.
@@ -296,9 +301,10 @@ def noise_floor(names: list[str], reals: ImageSet, n: int, *, device: torch.devi
                 options: dict[str, Any] | None = None) -> list[Result]:
     """What metrics say of n real images against n other real ones; nothing where there are fewer than 2n.
 
-    A distance between two samples of one distribution is not 0. No generator can be expected to score below the floor at
-    the same number of images, and differences much smaller than it mean nothing. At fewer images the floor is higher, so
-    it is not taken there. The images of the second half stand where generated ones do; they are never mirrored.
+    A distance between two samples of one distribution is not 0. No generator can be expected to score below the floor
+    at the same number of images, and differences much smaller than it mean nothing. At fewer images the floor is
+    higher, so it is not taken there. The images of the second half stand where generated ones do; they are never
+    mirrored.
     """
     pair = halves(reals, n)
     if pair is None:

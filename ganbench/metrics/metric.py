@@ -95,7 +95,9 @@ class ImageMetric(MetricBase, TorchMetric):
         raise NotImplementedError
 
     def forward(self, images: Tensor, real: bool = False) -> Any:
-        """Add images, and return the value of these alone; None where they have none, as one call cannot hold both sets."""
+        """Add images, and return the value of these alone; None where they have none, as one call cannot hold both
+        sets.
+        """
         if self.needs_reals and self.needs_fakes:
             self.update(images, real=real)
             return None
@@ -176,7 +178,8 @@ def build_metric(cls: type[Kind], name: str, options: Mapping[str, Any]) -> Kind
     own = own if isinstance(own, Mapping) else {}
     for key in own:
         if key not in known:
-            raise UserError(f"{name} has no setting '{key}'.{nearest(key, known)} Known: {', '.join(sorted(known)) or 'none'}")
+            raise UserError(f"{name} has no setting '{key}'.{nearest(key, known)} Known: "
+                            f"{', '.join(sorted(known)) or 'none'}")
     shared = {k: v for k, v in options.items() if k in known and v is not None and not isinstance(v, Mapping)}
     return cls(**{key: _checked(name, key, value, known[key]) for key, value in {**shared, **own}.items()})
 

@@ -44,7 +44,9 @@ def save_png(picture: np.ndarray, path: str | Path) -> Path:
 
 
 class ImageTensor(Tensor):
-    """A tensor of images, uint8 (N,C,H,W), that a notebook shows as a picture. Whatever is computed from it is plain."""
+    """A tensor of images, uint8 (N,C,H,W), that a notebook shows as a picture. Whatever is computed from it is
+    plain.
+    """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 

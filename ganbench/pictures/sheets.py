@@ -27,8 +27,8 @@ from ganbench.random import one_noise
 
 @contextmanager
 def noise_from(seed: int, device: torch.device) -> Iterator[None]:
-    """Noise drawn inside a network starts at `seed` and is one for all samples, so that pictures differ only in what they
-    are about; torch's global stream outside goes on undisturbed."""
+    """Noise drawn inside a network starts at `seed` and is one for all samples, so that pictures differ only in what
+    they are about; torch's global stream outside goes on undisturbed."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []), one_noise():
         torch.manual_seed(seed)
         yield
@@ -37,7 +37,9 @@ def noise_from(seed: int, device: torch.device) -> Iterator[None]:
 @torch.no_grad()
 def render(family: Family, generator: nn.Module, z: Tensor, labels: Tensor | None = None, *, seed: int = 0,
            batch: int = 32) -> Tensor:
-    """Images of latents, uint8 (n,C,S,S) on the CPU, at full side. All images get the same noise, drawn from the seed."""
+    """Images of latents, uint8 (n,C,S,S) on the CPU, at full side. All images get the same noise, drawn from the
+    seed.
+    """
     parts = []
     for start in range(0, len(z), batch):
         some = None if labels is None else labels[start:start + batch]
@@ -264,7 +266,8 @@ def guided(family: Family, images: Tensor, labels: Tensor | None = None, *, chan
     strengths = _strengths(family, images, labels, batch)
     alive = ((strengths.amax(0) > 0) & (strengths.amax(0) > strengths.amin(0))).nonzero().flatten().tolist()
     if not alive:
-        raise UserError(f"no unit of {short_name(type(family))}'s last convolution answers to any of {len(images)} images: "
+        raise UserError(f"no unit of {short_name(type(family))}'s last convolution answers to any of {len(images)} "
+                        f"images: "
                         "train longer, or look at another checkpoint with --which")
     for channel in alive[:channels]:
         best = strengths[:, channel].topk(min(top, len(images))).indices
@@ -317,7 +320,8 @@ def growth_strip(grids: Sequence[Path], columns: int = 8) -> np.ndarray:
 def spread(grids: Sequence[Path], n: int = 8) -> list[Path]:
     """At most n of a run's sample grids, evenly spread, the first and last included."""
     if not grids:
-        raise UserError("this run has no sample grids yet: let it train on, or begin one with `ganbench run --grid-every`")
+        raise UserError("this run has no sample grids yet: let it train on, or begin one with `ganbench run "
+                        "--grid-every`")
     return [grids[round(float(i))] for i in np.linspace(0, len(grids) - 1, min(n, len(grids)))]
 
 
@@ -328,7 +332,8 @@ def moment(grid: Path) -> str:
 
 def film(family: Family, generator: nn.Module, stops: Tensor, labels: Tensor | None = None, *, space: str = "z",
          steps: int = 30, seed: int = 0) -> Iterator[np.ndarray]:
-    """Frames of a journey that ends where it began: `steps` from each stop (stops, n, ...) to the next, n images in each.
+    """Frames of a journey that ends where it began: `steps` from each stop (stops, n, ...) to the next, n images in
+    each.
 
     space: as for `interpolation`.
     """

@@ -36,18 +36,22 @@ class EvalRequest:
 
     # --- what is compared
     run: str | None = option(None, "A run's folder; default: the newest in runs/")
-    fake: str | None = option(None, "Score these instead: run, folder, .zip, .npz, .npy, .pt, .safetensors, TorchScript, .onnx, "
+    fake: str | None = option(None, "Score these instead: run, folder, .zip, .npz, .npy, .pt, .safetensors, "
+                                    "TorchScript, .onnx, "
                                     "MODULE:CALLABLE")
-    real: str | None = option(None, "Against these: data set, folder, file of images or of statistics; default: the run's own "
+    real: str | None = option(None, "Against these: data set, folder, file of images or of statistics; default: the "
+                                    "run's own "
                                     "data")
-    n: int | None = option(None, "Images on each side; default: all, of a run as when it trained", flag="--n", minimum=1)
+    n: int | None = option(None, "Images on each side; default: all, of a run as when it trained", flag="--n",
+                           minimum=1)
     seed: int = option(0, "Seed of latents and of the metrics' own draws")
     side: int | None = option(None, "Bring pictures to this side")
     split: str | None = option(None, "Split of the real data set; default: the one trained on")
     crop: str | None = option(None, "Crop of the real data set")
     root: str | None = option(None, "Where the real data set's files are")
     latent: int | None = option(None, "Latents of a generator that does not say")
-    value_range: tuple[float, float] | None = option("", "Black and white of a generator's floats, e.g. 0,1; default: -1,1",
+    value_range: tuple[float, float] | None = option("", "Black and white of a generator's floats, e.g. 0,1; default: "
+                                                         "-1,1",
                                                      flag="--range", parse=parse_range)
     which: str = option("last", "Checkpoint of the run: last or best")
     trust: bool = option(False, "Run code that lies in the run's folder, or is not what it was")
@@ -57,7 +61,8 @@ class EvalRequest:
     compat: str | None = option(None, "Make every choice as torch-fidelity, pytorch-fid, clean-fid or stylegan3 does")
     network: str | None = option(None, "Another feature network, or MODULE:CALLABLE")
     layer: str | None = option(None, "Layer of the feature network")
-    feature_precision: str | None = option(None, "Arithmetic of feature networks: float32 (default), tf32, bf16 or float64")
+    feature_precision: str | None = option(None, "Arithmetic of feature networks: float32 (default), tf32, bf16 or "
+                                                 "float64")
     dtype: str | None = option(None, "The same, by its former name")
     options: dict[str, Any] = option([], "A metric's setting, e.g. kid.subsets=50; repeatable", flag="--set",
                                      parse=parse_metric_settings)
@@ -72,7 +77,8 @@ class EvalRequest:
     def settings(self) -> dict[str, Any]:
         """Settings of metrics, as ganbench.metrics.evaluate takes them. Raises UserError for two that contradict."""
         if self.dtype and self.feature_precision and self.dtype != self.feature_precision:
-            raise UserError(f"--dtype {self.dtype} and --feature-precision {self.feature_precision} are two names of one "
+            raise UserError(f"--dtype {self.dtype} and --feature-precision {self.feature_precision} are two names of "
+                            f"one "
                             "option: give one of them")
         named = {"compat": self.compat, "network": self.network, "layer": self.layer,
                  "dtype": self.feature_precision or self.dtype}

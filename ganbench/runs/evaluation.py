@@ -66,13 +66,16 @@ class Evaluation:
         return pd.DataFrame([{column: row[column] for column in SHOWN} for row in self.rows])
 
     def save(self, results: str | Path) -> int:
-        """Append the rows, and the floor's, to a results CSV that `ganbench report` reads. Returns how many were new."""
+        """Append the rows, and the floor's, to a results CSV that `ganbench report` reads. Returns how many were
+        new.
+        """
         from ganbench import records
         return records.append(results, self.rows + self.floor)
 
     def latex(self) -> str:
         """One row of a LaTeX table, under a comment that names its columns."""
-        heads = [_name(row).replace("_", r"\_") + {True: r" $\uparrow$", False: r" $\downarrow$", None: ""}[row["higher_is_better"]]
+        heads = [_name(row).replace("_", r"\_") + {True: r" $\uparrow$", False: r" $\downarrow$",
+                                                   None: ""}[row["higher_is_better"]]
                  for row in self.rows]
         cells = [f"{row['value']:.4g}" for row in self.rows]
         name = str(self.rows[0]["run"]).replace("_", r"\_") if self.rows else ""
@@ -92,10 +95,12 @@ class Evaluation:
         arrows = {True: "higher", False: "lower", None: ""}
         rows = [(_name(row), _with_interval(row), arrows[row["higher_is_better"]],
                  f"{row['n_fake']:,} / {row['n_real']:,}", row["protocol"]) for row in self.rows]
-        rows += [(f"{_name(row)} of reals against reals", _with_interval(row), "", f"{row['n_fake']:,} / {row['n_real']:,}",
+        rows += [(f"{_name(row)} of reals against reals", _with_interval(row), "", f"{row['n_fake']:,} / "
+                                                                                   f"{row['n_real']:,}",
                   row["protocol"]) for row in self.floor]
         return (f"<p><b>{html.escape(self.title)}</b></p>"
-                + html_table(("metric", "value [95% interval]", "better", "images (generated / real)", "protocol"), rows)
+                + html_table(("metric", "value [95% interval]", "better", "images (generated / real)", "protocol"),
+                             rows)
                 + "".join(f"<p>note: {html.escape(warning)}</p>" for warning in self.warnings))
 
 
@@ -104,7 +109,8 @@ def evaluate(fake: Images | Run, real: Images | None = None, metrics: str | Sequ
     """Score generated images, or a generator, against real images.
 
     Args:
-        fake: what is scored: a folder or .zip of pictures, a file (.npz, .npy, .pt, .safetensors, TorchScript, .onnx), an
+        fake: what is scored: a folder or .zip of pictures, a file (.npz, .npy, .pt, .safetensors, TorchScript, .onnx),
+        an
             array or tensor, a function (n, seed) -> n images, a run's folder, or a `Run`. Arrays and tensors are
             uint8 (N,C,S,S) or (N,S,S,C), or (N,S,S) for grey; a function may also give floats in [-1,1].
         real: the images to compare with, likewise, or a data set by name; may be left out for a run, which then is
@@ -137,7 +143,8 @@ def evaluate(fake: Images | Run, real: Images | None = None, metrics: str | Sequ
         asked.setdefault("device", str(own.device))
     asked.setdefault("strict", True)
     if not is_run and real is None:
-        raise UserError("these images need something to be compared with: name a data set, a folder or an array as `real`")
+        raise UserError("these images need something to be compared with: name a data set, a folder or an array as "
+                        "`real`")
     request = EvalRequest(names=names, run=own if is_run else None, fake=None if is_run else _plain(fake),
                           real=_plain(real), options=settings, **asked)
     found = run_request(request)
@@ -151,8 +158,8 @@ def features(images: Images, network: str = "inception-v3-compat", *, layer: str
 
     Args:
         images: as `evaluate` takes them, data sets by name included. network: a name, MODULE:CALLABLE or a TorchScript
-            file. layer: which of its outputs; default its usual one. n: how many images; default all. dtype: "float32" or
-            "float64". seed: of a generator's latents.
+            file. layer: which of its outputs; default its usual one. n: how many images; default all. dtype: "float32"
+            or "float64". seed: of a generator's latents.
     Returns:
         (N,d) on the CPU, in the order of the images.
     Raises:

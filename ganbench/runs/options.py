@@ -1,6 +1,7 @@
 """The options of a command, each written once: name, type, default and help.
 
-A dataclass whose fields are made with `option` and `argument` is the command line, the Python call and what is recorded:
+A dataclass whose fields are made with `option` and `argument` is the command line, the Python call and what is
+recorded:
 
     @dataclass
     class Request:

@@ -68,10 +68,12 @@ def score_model(names: list[str], model: Model, reals: ImageSet, *, n: int, seed
         return None
     fakes = GeneratedSet(distributed.generate_on_all(make, n, shape), n=n, side=images.side, channels=images.channels,
                          description=model.description, rounding=compat.rounding)
-    subject = Subject(family=model.family, generator=model.generator, reals=model.store, held_out=model.held_out, seed=seed,
+    subject = Subject(family=model.family, generator=model.generator, reals=model.store, held_out=model.held_out,
+                      seed=seed,
                       n=n, device=model.device)
     try:
-        results = evaluate(names, fakes=fakes, reals=reals, side=images.side, channels=images.channels, device=model.device,
+        results = evaluate(names, fakes=fakes, reals=reals, side=images.side, channels=images.channels,
+                           device=model.device,
                            seed=seed, subject=subject, **options)
     finally:
         distributed.release_helpers()
@@ -97,7 +99,8 @@ def score(family: Family, generator: nn.Module, store: Store, metrics: list[str]
         count = min(wanted, store.n)
         reals = StoreSet(store, count)
         reals.mirror = mirror
-        found = score_model(names, model, reals, n=count, seed=seed, options=without_counts(settings), progress=progress)
+        found = score_model(names, model, reals, n=count, seed=seed, options=without_counts(settings),
+                            progress=progress)
         rows += [as_row(result) for result in found[1]] if found is not None else []
     return rows
 
@@ -165,7 +168,8 @@ class EvalResult:
 
 def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: None,
                 progress: Progress | None = None) -> EvalResult | None:
-    """Score what was asked for. `progress` is as `evaluate` calls it. Raises UserError for whatever the caller can put right.
+    """Score what was asked for. `progress` is as `evaluate` calls it. Raises UserError for whatever the caller can put
+    right.
 
     A metric that cannot be had is named in the report, and the others are measured, unless `strict` is asked for. Under
     torchrun the processes share the making of a run's images, and the first one scores them; the others get None.
@@ -249,7 +253,8 @@ def _one_rounding(names: list[str], settings: dict[str, Any]) -> None:
         own = settings.get(name)
         wanted = find_compat((own.get("compat") if isinstance(own, dict) else None) or common)
         if wanted.rounding != common.rounding:
-            raise UserError(f"--set {name}.compat={wanted.name}: it rounds generated images otherwise than {common.name}, and "
+            raise UserError(f"--set {name}.compat={wanted.name}: it rounds generated images otherwise than "
+                            f"{common.name}, and "
                             f"all metrics see the same ones: give it to all with --compat {wanted.name}")
 
 
@@ -305,7 +310,8 @@ def _refuse_unused(asked: EvalRequest) -> None:
         settings |= {"--crop": asked.crop, "--root": asked.root, "--skip-bad": asked.skip_bad or None}
     for option, value in settings.items():
         if value is not None:
-            raise UserError(f"{option} cannot be used for a run{' and its own data' if asked.real is None else ''}: leave it "
+            raise UserError(f"{option} cannot be used for a run{' and its own data' if asked.real is None else ''}: "
+                            f"leave it "
                             "out, or name other images with --fake or --real")
 
 

@@ -83,8 +83,8 @@ class ImageSet:
         return self.content_hash
 
     def batches(self, size: int = BATCH) -> Iterator[Tensor]:
-        """All images in order, uint8 (B,C,S,S) on the CPU; B = size but for the last. Of a `native` set (B,3,H,W), where
-        images of one size follow each other, at most `size`."""
+        """All images in order, uint8 (B,C,S,S) on the CPU; B = size but for the last. Of a `native` set (B,3,H,W),
+        where images of one size follow each other, at most `size`."""
         for batch in self._batches(size):
             self.decoded += len(batch)
             yield batch
@@ -270,7 +270,8 @@ class SourceSet(ImageSet):
         _note_sample(self)
         sizes = Counter((look.width + 2 * source.pad, look.height + 2 * source.pad) for look, _ in looks)
         self.side = side or Counter(min(size) for size in sizes.elements()).most_common(1)[0][0]
-        self.channels = 3 if native else channels or source.channels or (3 if any(look.colour for look, _ in looks) else 1)
+        seen = 3 if any(look.colour for look, _ in looks) else 1
+        self.channels = 3 if native else channels or source.channels or seen
         self.crop, self._box = source.crop_for(self.side, crop)
         self._looks = [digest for _, digest in looks]
         # arrays cost nothing to read again; picture files are decoded

@@ -48,7 +48,8 @@ def as_matrix(values: Any, what: str, least: int = 1) -> Tensor:
     """
     tensor = as_numbers(values, what)
     if tensor.ndim == 1:
-        raise UserError(f"{what}: expected one row a sample, (N,d), and got the shape {tuple(tensor.shape)}: if each sample is "
+        raise UserError(f"{what}: expected one row a sample, (N,d), and got the shape {tuple(tensor.shape)}: if each "
+                        f"sample is "
                         "one number, write x[:, None]")
     if tensor.ndim != 2 or tensor.shape[1] == 0:
         raise UserError(f"{what}: expected one row a sample, (N,d), and got the shape {tuple(tensor.shape)}")
@@ -106,7 +107,9 @@ def exact_matmul() -> Iterator[None]:
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Inside, a GPU takes float32 products and convolutions in TF32 (10 bits of fraction) if, and only if, `allowed`."""
+    """Inside, a GPU takes float32 products and convolutions in TF32 (10 bits of fraction) if, and only if,
+    `allowed`.
+    """
     matmul, conv = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed

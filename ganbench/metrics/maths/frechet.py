@@ -19,7 +19,8 @@ from ganbench.metrics.maths import moments
 from ganbench.metrics.maths.arrays import as_numbers, as_pair
 
 EPS = torch.finfo(torch.float64).eps
-GOOD = 1e-11  # bound on the relative error of a sum of roots at which the fast way to them is taken; it errs by a fiftieth
+# bound on the relative error of a sum of roots at which the fast way to them is taken; it errs by a fiftieth
+GOOD = 1e-11
 TILE = 128  # rows of a matrix compared with its transpose at a time: they stay in the processor's cache
 
 
@@ -84,9 +85,11 @@ class Gaussian(NamedTuple):
             raise UserError(f"a mean of shape {tuple(mu.shape)} and a covariance of shape {tuple(sigma.shape)} do not "
                             "belong together: expected (d,) and (d,d)")
         # a sum is finite only if its terms are; the exact test is made only where the cheap one objects (or overflows)
-        if not torch.isfinite(mu.sum() + sigma.sum()) and not (torch.isfinite(mu).all() and torch.isfinite(sigma).all()):
+        suspect = not torch.isfinite(mu.sum() + sigma.sum())
+        if suspect and not (torch.isfinite(mu).all() and torch.isfinite(sigma).all()):
             raise UserError("the statistics hold values that are not finite")
-        skew = max(float((part - column.T).abs().max()) for part, column in zip(sigma.split(TILE), sigma.split(TILE, dim=1)))
+        tiles = zip(sigma.split(TILE), sigma.split(TILE, dim=1))
+        skew = max(float((part - column.T).abs().max()) for part, column in tiles)
         if (skew and skew > 1e-6 * float(sigma.abs().max())) or bool((sigma.diagonal() < 0).any()):
             raise UserError("the covariance is not symmetric with a diagonal >= 0: are these the right statistics?")
         return Gaussian(mu, (sigma + sigma.T) / 2 if skew else sigma, n)
@@ -125,8 +128,8 @@ def cross_trace(p: Gaussian, q: Gaussian) -> float:
 def nuclear_norm(a: Tensor) -> float:
     """Sum of the singular values of A (n,m), n <= m, whose columns sum to zero (so that one of n values is zero).
 
-    They are the roots of the eigenvalues of A A^T, in half the time, as long as rounding leaves enough of the small ones:
-    an eigenvalue is uncertain by about eps times the largest, its root by that over twice the root.
+    They are the roots of the eigenvalues of A A^T, in half the time, as long as rounding leaves enough of the small
+    ones: an eigenvalue is uncertain by about eps times the largest, its root by that over twice the root.
     """
     values = eigenvalues(moments.squared(a.T))
     roots = values[1:].clamp(min=0).sqrt()
@@ -180,10 +183,13 @@ def factor(covariance: Tensor, n: int = 0) -> Tensor:
 
 
 def check_definite(covariance: Tensor, values: Tensor | None = None) -> None:
-    """Raise UserError if a symmetric matrix has an eigenvalue below 0 by more than rounding. values: its eigenvalues."""
+    """Raise UserError if a symmetric matrix has an eigenvalue below 0 by more than rounding. values: its
+    eigenvalues.
+    """
     values = eigenvalues(covariance.clone()) if values is None else values
     if float(values[0]) < -1e-6 * float(values.abs().max()):
-        raise UserError(f"the covariance has a negative eigenvalue, {float(values[0]):.3g}: are these the right statistics?")
+        raise UserError(f"the covariance has a negative eigenvalue, {float(values[0]):.3g}: are these the right "
+                        f"statistics?")
 
 
 def _from_moments(a: Tensor, b: Tensor, ddof: int) -> float:

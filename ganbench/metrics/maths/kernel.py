@@ -84,7 +84,7 @@ def subset_distances(x: Any, y: Any, subsets: int, subset_size: int, seed: int) 
     return np.array(values)
 
 
-# --- kernels ------------------------------------------------------------------------------------------------------------
+# --- kernels ----------------------------------------------------------------------------------------------------------
 
 class Points(NamedTuple):
     """Centred features and what centring took away: x_i.y_j = rows_i.rows_j + along_i + along_j + origin."""
@@ -133,7 +133,9 @@ def _centred(x: Tensor, centre: Tensor, dtype: torch.dtype) -> Points:
 
 
 def _blocks(a: Points, b: Points, kernel: Kernel) -> Iterator[tuple[slice, Tensor]]:
-    """Row blocks of the kernel matrix. For a set with itself each block starts at the diagonal (the rest is mirrored)."""
+    """Row blocks of the kernel matrix. For a set with itself each block starts at the diagonal (the rest is
+    mirrored).
+    """
     for start in range(0, len(a.rows), BLOCK):
         part = a.take(slice(start, start + BLOCK))
         other = b.take(slice(start, None)) if a is b else b
@@ -220,7 +222,7 @@ def _unbiased(xx: float, yy: float, xy: float, n: int, m: int) -> float:
     return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
 
 
-# --- CMMD and variances -------------------------------------------------------------------------------------------------
+# --- CMMD and variances -----------------------------------------------------------------------------------------------
 
 def gaussian_mmd(x: Any, y: Any, sigma: float = 10.0, *, biased: bool = True) -> float:
     """Squared MMD under a Gaussian kernel (Jayasumana et al. 2024).
@@ -258,7 +260,8 @@ class Components(NamedTuple):
         first = 4 * self.first_x / n + 4 * self.first_y / m
         second = (2 * self.second_xx / (n * (n - 1)) + 2 * self.second_yy / (m * (m - 1))
                   + 4 * self.second_xy / (n * m))
-        # the first-order estimates are unbiased, so their sum may come out below 0; then the second order is all there is
+        # the first-order estimates are unbiased, so their sum may come out below 0; then the second order is all there
+        # is
         return max(0.0, first) + second
 
 

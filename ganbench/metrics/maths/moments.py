@@ -18,7 +18,9 @@ ROWS = 4096  # rows converted to float64 at a time
 
 
 def empty(d: int, device: torch.device | str = "cpu") -> Tensor:
-    """Moments of no samples: (d+2, d), rows: the count (repeated), the mean, then the scatter sum (x-mean)(x-mean)^T."""
+    """Moments of no samples: (d+2, d), rows: the count (repeated), the mean, then the scatter sum
+    (x-mean)(x-mean)^T.
+    """
     return torch.zeros(d + 2, d, dtype=torch.float64, device=device)
 
 

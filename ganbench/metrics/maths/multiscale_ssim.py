@@ -1,7 +1,7 @@
 """MS-SSIM between pairs of generated images, a measure of how varied they are (Wang et al. 2003; Odena et al. 2017).
 
-As in Karras et al. 2018 (arXiv 1710.10196, section 5): uint8 images on their 0..255 scale, five scales, an 11x11 Gaussian
-window of deviation 1.5 that shrinks with images smaller than itself.
+As in Karras et al. 2018 (arXiv 1710.10196, section 5): uint8 images on their 0..255 scale, five scales, an 11x11
+Gaussian window of deviation 1.5 that shrinks with images smaller than itself.
 """
 
 from functools import cache
@@ -28,7 +28,9 @@ def _window(size: int) -> Tensor:
 
 @cache
 def _blur_matrix(side: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The window as a matrix (side - size + 1, side), borders left out ("valid"): products are faster than convolutions."""
+    """The window as a matrix (side - size + 1, side), borders left out ("valid"): products are faster than
+    convolutions.
+    """
     window = _window(size)
     matrix = torch.stack([F.pad(window, (i, side - size - i)) for i in range(side - size + 1)])
     return matrix.to(device, dtype)

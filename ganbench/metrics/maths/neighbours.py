@@ -99,7 +99,8 @@ class Tallies(NamedTuple):
 
     def note(self, k: int) -> str:
         """What spoils the numbers, or ""."""
-        parts = [f"{count:,} of {total:,} {what} images have {k} copies or more of themselves in their set: their radius is 0, "
+        parts = [f"{count:,} of {total:,} {what} images have {k} copies or more of themselves in their set: their "
+                 f"radius is 0, "
                  f"and {spoilt} know nothing of them"
                  for count, total, what, spoilt in (
                      (self.empty[0], len(self.real_covered), "real", "precision, density and coverage"),

@@ -1,8 +1,8 @@
 """Sliced Wasserstein distance over Laplacian-pyramid patches (Karras et al. 2018, arXiv 1710.10196, section 5).
 
-Two sets of N uint8 images are taken apart into band-pass levels (Burt and Adelson 1983); from every image and level come
-128 patches of 7x7 pixels in all colours; each set's patches are normalised by its own mean and deviation per colour; and
-the average one-dimensional Wasserstein distance along 4 x 128 random directions is the level's distance.
+Two sets of N uint8 images are taken apart into band-pass levels (Burt and Adelson 1983); from every image and level
+come 128 patches of 7x7 pixels in all colours; each set's patches are normalised by its own mean and deviation per
+colour; and the average one-dimensional Wasserstein distance along 4 x 128 random directions is the level's distance.
 
 Everything random comes from a `Draws`, so the same draws can be handed to another implementation. On the CPU the arrays
 are NumPy's, because its float32 sort is many times faster than torch's there; on other devices they are torch's.
@@ -71,7 +71,8 @@ def level_sides(side: int, min_side: int = MIN_SIDE) -> list[int]:
     sides = [side]
     while sides[-1] >= 2 * min_side:
         if sides[-1] % 2:
-            raise UserError(f"side {side} cannot be halved down to {min_side}: use a power of two, such as 32, 64 or 128")
+            raise UserError(f"side {side} cannot be halved down to {min_side}: use a power of two, such as 32, 64 or "
+                            f"128")
         sides.append(sides[-1] // 2)
     return sides
 
@@ -128,7 +129,9 @@ def enlarge(x: Any) -> Any:
 
 
 def pyramid(x: Any, sides: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    """Laplacian levels of float32 images (N,C,S,S), finest first, as (side, level). The last one is the low-pass residual."""
+    """Laplacian levels of float32 images (N,C,S,S), finest first, as (side, level). The last one is the low-pass
+    residual.
+    """
     for side in sides[:-1]:
         smaller = shrink(x)
         yield side, x - enlarge(smaller)
@@ -208,7 +211,8 @@ class Extractor:
         self.arrays = device.type == "cpu"  # NumPy arrays, not tensors
         self.together = 1 if self.arrays else 32  # blocks at a time: a GPU wants more than a processor's cache holds
         self.values: Any = None
-        # What the next level is made of, by first block, where there is room; it is made again from the bytes elsewhere.
+        # What the next level is made of, by first block, where there is room; it is made again from the bytes
+        # elsewhere.
         self.shrunk: dict[int, Any] = {}
         self.keep = images.numel() <= KEPT_BUDGET  # a quarter of the pixels, four times the bytes
 
@@ -270,7 +274,8 @@ def sliced(a: Any, b: Any, directions: np.ndarray, scratch: _Scratch | None = No
 
     Args:
         a, b: descriptors float32 (d, n), NumPy arrays or tensors. directions: float32 (directions, d).
-        scratch: where a thread keeps its memory for projections (to take it afresh each time costs a tenth of the time).
+        scratch: where a thread keeps its memory for projections (to take it afresh each time costs a tenth of the
+        time).
     """
     if isinstance(a, np.ndarray):
         shape = (2, len(directions), a.shape[1])
@@ -334,11 +339,13 @@ def swd(real: Tensor, fake: Tensor, draws: Draws, *, size: int = 7, repeats: int
         raise UserError(f"SWD needs as many real as generated images, got {len(real)} and {len(fake)}: "
                         "leave out the surplus")
     if real.shape[-1] != fake.shape[-1]:
-        raise UserError(f"real images have side {real.shape[-1]}, generated ones {fake.shape[-1]}: bring them to one side")
+        raise UserError(f"real images have side {real.shape[-1]}, generated ones {fake.shape[-1]}: bring them to one "
+                        f"side")
     device = torch.device(device) if device is not None else real.device
     sides = level_sides(real.shape[-1])
     if min(sides) < size:
-        raise UserError(f"patches of {size} pixels do not fit into a level of {min(sides)}: use a smaller one, --set swd.size=N")
+        raise UserError(f"patches of {size} pixels do not fit into a level of {min(sides)}: use a smaller one, --set "
+                        f"swd.size=N")
     sets = [Extractor(images, which, draws, size, device) for which, images in enumerate((real, fake))]
     result, scratch = {}, _Scratch()
     with _workers(device, threads) as run:
@@ -400,8 +407,8 @@ def sliced_wasserstein_distance(real: Tensor, fake: Tensor, *, seed: int = 0, pa
                                 patch_size: int = 7, repeats: int = 4, directions: int = 128) -> SlicedWasserstein:
     """Sliced Wasserstein distance x 1e3 of two sets of images, by level (Karras et al. 2018, section 5).
 
-    Compare values only at equal N, side and settings; two samples of one distribution do not give 0 but a floor that falls
-    about as 1/sqrt(N): measure it with other real images.
+    Compare values only at equal N, side and settings; two samples of one distribution do not give 0 but a floor that
+    falls about as 1/sqrt(N): measure it with other real images.
 
     Args:
         real, fake: uint8 (N,C,S,S), C 1 or 3 (grey counts as three equal channels), S at least 16, the same N; computed

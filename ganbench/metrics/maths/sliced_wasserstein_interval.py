@@ -1,9 +1,9 @@
 """An honest 95% interval for SWD.
 
-The patches of one image belong together, so images are the independent unit; directions are drawn independently of them.
-The variance therefore has two parts: that of a mean over directions, given the images; and that which comes from the
-images, by the delete-a-group jackknife (a group is left out of both sets at once, and each set is normalised afresh by
-what is left). The jackknife's variance is not too small on average (Efron and Stein 1981). The interval is for the
+The patches of one image belong together, so images are the independent unit; directions are drawn independently of
+them. The variance therefore has two parts: that of a mean over directions, given the images; and that which comes from
+the images, by the delete-a-group jackknife (a group is left out of both sets at once, and each set is normalised afresh
+by what is left). The jackknife's variance is not too small on average (Efron and Stein 1981). The interval is for the
 *expected SWD at this number of images*, floor included; it says nothing about other numbers of images.
 """
 
@@ -51,7 +51,8 @@ class Jackknife:
         replicates = np.mean([self.left_out[s].mean(1) for s in sides], axis=0)
         images = scaled * np.sum((replicates - replicates.mean()) ** 2)
         for side in sides:
-            # So far the mean is over DIRECTIONS directions. Over more of them, what is each one's own averages out further.
+            # So far the mean is over DIRECTIONS directions. Over more of them, what is each one's own averages out
+            # further.
             table = self.left_out[side] - self.left_out[side].mean(0)
             count = table.shape[1]
             covariance = scaled * table.T @ table

@@ -18,16 +18,17 @@ PART = 1024  # rows of the distance matrix at a time
 class Authenticity(StoredFeatures):
     """AuthPct / 100: a generated image is authentic if its nearest real image is nearer to another real one than to it.
 
-    The reals must be the images that were trained on; how many there are is part of the protocol, since more real images
-    lie closer together. A generator that copies scores near 0; held-out real images say what to expect of one that does
-    not (score them as `--fake`).
+    The reals must be the images that were trained on; how many there are is part of the protocol, since more real
+    images lie closer together. A generator that copies scores near 0; held-out real images say what to expect of one
+    that does not (score them as `--fake`).
 
     Args: as of FeatureMetric.
     """
 
     title = "Authenticity"
     paper = "Alaa, van Breugel, Saveliev, van der Schaar 2022, ICML, arXiv 2102.08921, section 4"
-    summary = ("The share of generated images that are farther from their nearest training image than that one is from its "
+    summary = ("The share of generated images that are farther from their nearest training image than that one is from "
+               "its "
                "own neighbour. Low values are copies, or images of very low variety; high ones say nothing of quality.")
     higher_is_better = True  # type: ignore[misc]
 
@@ -43,7 +44,8 @@ class Authenticity(StoredFeatures):
         reals, fakes = self.reals(), self.fakes()
         hits = int(authentic(reals, fakes).sum())
         value, low, high = of_share(hits, len(fakes))
-        return [Score(value, "", low, high, "Wilson, over generated images, the real ones given", len(reals), len(fakes), True)]
+        return [Score(value, "", low, high, "Wilson, over generated images, the real ones given", len(reals),
+                      len(fakes), True)]
 
 
 def authentic(reals: Tensor, fakes: Tensor) -> Tensor:

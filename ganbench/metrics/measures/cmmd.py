@@ -18,10 +18,11 @@ ENOUGH = 2000  # images of each set from which the variance is estimated
 
 
 class Cmmd(StoredFeatures):
-    """CMMD (Jayasumana et al. 2024, section 4): 1000 x squared MMD, Gaussian kernel of sigma 10, unit-length embeddings.
+    """CMMD (Jayasumana et al. 2024, section 4): 1000 x squared MMD, Gaussian kernel of sigma 10, unit-length
+    embeddings.
 
-    The paper's embeddings are CLIP ViT-L/14 at 336 pixels, and its estimate is the biased one: between equal distributions
-    it is not 0 but falls as 1/n. Level "unbiased" has the bias taken off, and may come out below 0.
+    The paper's embeddings are CLIP ViT-L/14 at 336 pixels, and its estimate is the biased one: between equal
+    distributions it is not 0 but falls as 1/n. Level "unbiased" has the bias taken off, and may come out below 0.
 
     Args:
         sigma: width of the kernel. Others as of FeatureMetric.
@@ -62,7 +63,9 @@ class Cmmd(StoredFeatures):
             method = "variance components of the U-statistic"
             interval = around(value, error, f"{method}; of the value at these counts, bias included", floor=0.0)
             unbiased = around(value - bias, error, method)
-        note = f"{bias:.4g} of it is bias, which falls as 1/n: see the level unbiased, and the floor" if bias > value / 10 else ""
+        note = ""
+        if bias > value / 10:
+            note = f"{bias:.4g} of it is bias, which falls as 1/n: see the level unbiased, and the floor"
         return [Score(value, "", *interval, n_real=m, n_fake=n, higher_is_better=False, note=note),
                 Score(value - bias, "unbiased", *unbiased, n_real=m, n_fake=n, higher_is_better=False)]
 

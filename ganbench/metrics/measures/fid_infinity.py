@@ -26,9 +26,9 @@ class FidInfinity(StoredFeatures):
     at 1/N = 0. Reals are used whole; the generated images are what is extrapolated.
 
     The line is straight only where every subset has well more images than there are features: the smallest has at least
-    twice as many, and fewer images than that are refused. (In simulations with 32 normal features, a true distance of 5.9
-    and ten times as many images as the smallest subset, subsets of half as many images as features gave 4.7, of as many
-    5.5, of twice as many 5.8.) The bias of finitely many reals stays.
+    twice as many, and fewer images than that are refused. (In simulations with 32 normal features, a true distance of
+    5.9 and ten times as many images as the smallest subset, subsets of half as many images as features gave 4.7, of as
+    many 5.5, of twice as many 5.8.) The bias of finitely many reals stays.
 
     Args:
         points: sizes, evenly spaced from `least` to all images. least: the smallest, default a tenth of the images, or
@@ -53,8 +53,10 @@ class FidInfinity(StoredFeatures):
     def _check(self, n_fake: int, width: int) -> None:
         least = self._least(n_fake, width)
         if self.points < 3 or not 2 * width <= least or 2 * least > n_fake:
-            raise UserError(f"fid_infinity: {self.points} sizes from {least:,} to {n_fake:,} images cannot be extrapolated: with "
-                            f"{width:,} features it takes 3 sizes from {2 * width:,} images on, and {4 * width:,} in all: give "
+            raise UserError(f"fid_infinity: {self.points} sizes from {least:,} to {n_fake:,} images cannot be "
+                            f"extrapolated: with "
+                            f"{width:,} features it takes 3 sizes from {2 * width:,} images on, and {4 * width:,} in "
+                            f"all: give "
                             "more images, or leave --set fid_infinity.least and .points out")
 
     def _least(self, n_fake: int, width: int) -> int:
@@ -72,7 +74,8 @@ class FidInfinity(StoredFeatures):
 
         # delete-a-group jackknife: the line is fitted anew without each tenth of both sets
         group_r, group_f = (torch.arange(len(rows)) % GROUPS for rows in (reals, fakes))
-        without = [self._extrapolated(reals[(group_r != g).to(reals.device)], fakes, [s[group_f[s] != g] for s in subsets])
+        without = [self._extrapolated(reals[(group_r != g).to(reals.device)], fakes,
+                                      [s[group_f[s] != g] for s in subsets])
                    for g in range(GROUPS)]
         error = float(np.std(without)) * (GROUPS - 1) ** 0.5
         interval = around(value, error, f"delete-a-group jackknife ({GROUPS} groups), line included",

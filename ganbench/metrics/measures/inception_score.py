@@ -17,7 +17,8 @@ SEED = 2020  # torch-fidelity's, so that splits are the same
 
 
 class InceptionScore(StoredFeatures):
-    """Inception Score (Salimans et al. 2016): mean over splits, in [1, classes]. Weights without a classifier are refused.
+    """Inception Score (Salimans et al. 2016): mean over splits, in [1, classes]. Weights without a classifier are
+    refused.
 
     Args:
         splits: default as the compatibility mode, 10. shuffle: shuffle the images first (default as the mode).
@@ -26,14 +27,16 @@ class InceptionScore(StoredFeatures):
 
     title = "Inception Score"
     paper = "Salimans, Goodfellow, Zaremba, Cheung, Radford, Chen 2016, arXiv 1606.03498"
-    summary = ("How surely single images are classified, and how evenly the classes are used. Knows no real images, and "
+    summary = ("How surely single images are classified, and how evenly the classes are used. Knows no real images, "
+               "and "
                "means little far from ImageNet.")
     higher_is_better = True  # type: ignore[misc]
     needs_reals = False
     kind = "logits"
 
     def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, splits: PositiveInt | None = None,
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *,
+                 splits: PositiveInt | None = None,
                  shuffle: bool | None = None, shuffle_seed: int = SEED, **kwargs: Any):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
         self.splits = self.compat.splits if splits is None else splits

@@ -35,8 +35,10 @@ class Kid(StoredFeatures):
     higher_is_better = False  # type: ignore[misc]
 
     def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, subsets: PositiveInt | None = None,
-                 subset_size: PositiveInt | None = None, shrink: bool | None = None, subset_seed: int = SEED, **kwargs: Any):
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *,
+                 subsets: PositiveInt | None = None,
+                 subset_size: PositiveInt | None = None, shrink: bool | None = None, subset_seed: int = SEED,
+                 **kwargs: Any):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
         self.subsets = self.compat.kid_subsets if subsets is None else subsets
         self.subset_size = self.compat.kid_subset_size if subset_size is None else subset_size

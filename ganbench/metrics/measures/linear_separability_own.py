@@ -47,7 +47,8 @@ class LinearSeparabilityOwn(ModelMetric):
     summary = ("2 to the summed conditional entropies of attributes given linear classifications of the latents. 1 is "
                "perfectly separable. Own classifiers: not comparable with published scores.")
 
-    def __init__(self, n: PositiveInt | None = None, keep: float = 0.5, judge: Judge | None = None, judge_name: str = "",
+    def __init__(self, n: PositiveInt | None = None, keep: float = 0.5, judge: Judge | None = None,
+                 judge_name: str = "",
                  resamples: PositiveInt = 1000):
         if not 0 < keep <= 1:
             raise UserError(f"linear_separability_own: keep = {keep} is not a share: use a number in (0, 1]")
@@ -72,7 +73,8 @@ class LinearSeparabilityOwn(ModelMetric):
             found = [self._table(x, answers[:, a]) for a in range(answers.shape[1])]
             tables = [table for table in found if table is not None]
             if not tables:
-                raise UserError(f"linear_separability_own: of no attribute the classifier gave both answers {FEWEST} times among "
+                raise UserError(f"linear_separability_own: of no attribute the classifier gave both answers {FEWEST} "
+                                f"times among "
                                 f"{len(x)} images: use more images, or a generator that varies")
             value = 2 ** sum(map(conditional_entropy, tables))
             low, high = self._interval(tables, derived_seed(subject.seed, "separability", space))
@@ -103,7 +105,9 @@ class LinearSeparabilityOwn(ModelMetric):
         return spaces, torch.cat(answers).numpy()
 
     def _table(self, x: np.ndarray, probability: np.ndarray) -> np.ndarray | None:
-        """Counts (2,2): SVM's answer by classifier's answer, over the more confident images; None where one is too rare."""
+        """Counts (2,2): SVM's answer by classifier's answer, over the more confident images; None where one is too
+        rare.
+        """
         from sklearn.model_selection import StratifiedKFold, cross_val_predict
         from sklearn.svm import LinearSVC
 

@@ -41,8 +41,8 @@ class MGlobal(ModelMetric):
 
     The networks are in evaluation mode; fakes enter the autoencoder as the generator gives them, neither clamped nor
     rounded, as in training. Levels: "" = M_global, "L_real", "L_fake", "balance" = gamma L(x) - L(G(z)) and
-    "ratio" = L(G(z)) / L(x), which should come to gamma. Gamma is the family's `energy_ratio`: 1 for a plain energy-based
-    critic, at whose equilibrium reals and fakes have one energy (Zhao et al. 2016, theorem 2).
+    "ratio" = L(G(z)) / L(x), which should come to gamma. Gamma is the family's `energy_ratio`: 1 for a plain
+    energy-based critic, at whose equilibrium reals and fakes have one energy (Zhao et al. 2016, theorem 2).
 
     Args:
         n: number of real and of generated images; None = as many as the evaluation may use.
@@ -76,7 +76,8 @@ class MGlobal(ModelMetric):
             fake_energies = torch.cat([family.energy(f.images) for f in fakes(subject, n, "m_global")])
         real, fake = (e.double().cpu().numpy() for e in (real_energies, fake_energies))
         note = f"gamma = {self.gamma:g}"
-        return [Score(value, level, value - Z95 * error, value + Z95 * error, "delta method over images, networks fixed",
+        return [Score(value, level, value - Z95 * error, value + Z95 * error, "delta method over images, networks "
+                                                                              "fixed",
                       len(real), len(fake), False if level == "" else None, note)
                 for level, (value, error) in numbers(real, fake, self.gamma).items()]
 
@@ -84,8 +85,8 @@ class MGlobal(ModelMetric):
 def numbers(real: np.ndarray, fake: np.ndarray, gamma: float) -> dict[str, tuple[float, float]]:
     """M_global and its parts from energies of single images, each with its standard error.
 
-    M_global is one of two linear functions of the two means, by the sign of the balance; where the balance is within its
-    own noise both could hold, and the larger of their errors is given.
+    M_global is one of two linear functions of the two means, by the sign of the balance; where the balance is within
+    its own noise both could hold, and the larger of their errors is given.
     """
     a, b = float(real.mean()), float(fake.mean())
     error_a, error_b = (float(e.std(ddof=1) / np.sqrt(len(e))) if len(e) > 1 else float("nan") for e in (real, fake))

@@ -62,7 +62,9 @@ class Mifid(StoredFeatures):
 
 
 def memorisation_distance(fakes: Tensor, reals: Tensor) -> float:
-    """Mean over rows of fakes (M,d) of the least 1 - |cos| to a row of reals (N,d), in [0, 1]; rows of zeros are left out."""
+    """Mean over rows of fakes (M,d) of the least 1 - |cos| to a row of reals (N,d), in [0, 1]; rows of zeros are left
+    out.
+    """
     unit = [torch.nn.functional.normalize(rows[rows.abs().sum(1) > 0].double(), dim=1) for rows in (fakes, reals)]
     if not len(unit[0]) or not len(unit[1]):
         raise UserError("mifid: all features of one set are 0, so they have no direction")

@@ -21,10 +21,11 @@ METHOD = f"delete-a-group jackknife over images ({GROUPS} groups), directions fi
 
 
 class Mind(StoredFeatures):
-    """3 d times the mean over random directions of the squared 2-Wasserstein distance of projected features (d columns).
+    """3 d times the mean over random directions of the squared 2-Wasserstein distance of projected features (d
+    columns).
 
-    Where the sets differ in size, a random part of the larger one is taken. Values grow as n falls, so the count is part
-    of the protocol.
+    Where the sets differ in size, a random part of the larger one is taken. Values grow as n falls, so the count is
+    part of the protocol.
 
     Args:
         projections: random unit directions, 1000. Others as of FeatureMetric; `seed` draws the directions.
@@ -32,7 +33,8 @@ class Mind(StoredFeatures):
 
     title = "MIND"
     paper = "Berthet et al. 2026, arXiv 2605.06797"
-    summary = ("Monge Inception Distance: compares sorted projections of features, so it assumes no Gaussians as FID does, "
+    summary = ("Monge Inception Distance: compares sorted projections of features, so it assumes no Gaussians as FID "
+               "does, "
                "and its cost grows with n log n.")
     higher_is_better = False  # type: ignore[misc]
 
@@ -84,5 +86,7 @@ class Mind(StoredFeatures):
 
 
 def sliced_distance(x: Tensor, y: Tensor) -> float:
-    """Mean squared difference of the sorted columns of x and y, (n, k) each: the mean squared 1-D Wasserstein distance."""
+    """Mean squared difference of the sorted columns of x and y, (n, k) each: the mean squared 1-D Wasserstein
+    distance.
+    """
     return float((x.sort(0).values - y.sort(0).values).double().square().mean())

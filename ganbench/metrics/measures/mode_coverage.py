@@ -17,9 +17,9 @@ from ganbench.random import derived_seed
 class ModeCoverage(ModelMetric):
     """Classes found among the samples, and KL(samples' classes || reals' classes) in nats.
 
-    The evaluation classifier sorts the samples. Data whose classes are all words of one symbol a channel (stacked MNIST:
-    "000" to "999" in three channels) is sorted channel by channel, as Metz et al. 2016 do it. Levels: "" = classes found
-    at least once (of all classes), "kl".
+    The evaluation classifier sorts the samples. Data whose classes are all words of one symbol a channel (stacked
+    MNIST: "000" to "999" in three channels) is sorted channel by channel, as Metz et al. 2016 do it. Levels: "" =
+    classes found at least once (of all classes), "kl".
 
     Args:
         n: samples; None = as many as the evaluation may use (stacked MNIST: published with 25,600).

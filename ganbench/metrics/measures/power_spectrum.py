@@ -1,4 +1,6 @@
-"""Distance between radial power spectra: whether generated images have the frequencies of real ones. Needs no weights."""
+"""Distance between radial power spectra: whether generated images have the frequencies of real ones. Needs no
+weights.
+"""
 
 import math
 from typing import Any
@@ -24,7 +26,8 @@ class PowerSpectrum(ImageMetric):
 
     title = "Radial power spectrum, dB"
     paper = "the spectrum of Durall, Keuper, Keuper 2020, arXiv 2003.01826, section 3; the distance is ours"
-    summary = ("Compares how much of each spatial frequency images contain. It finds upsampling artefacts, blur and noise "
+    summary = ("Compares how much of each spatial frequency images contain. It finds upsampling artefacts, blur and "
+               "noise "
                "in any kind of picture without a pretrained network, and does not see what a picture shows.")
     higher_is_better = False  # type: ignore[misc]
 
@@ -76,7 +79,8 @@ def log_spectra(images: Tensor) -> Tensor:
     """
     side = images.shape[-1]
     if images.shape[-2] != side or side < 8:
-        raise UserError(f"power_spectrum needs square images of at least 8 pixels, not {images.shape[-1]}x{images.shape[-2]}")
+        raise UserError(f"power_spectrum needs square images of at least 8 pixels, not "
+                        f"{images.shape[-1]}x{images.shape[-2]}")
     grey = images.double().mean(1) / 255
     power = torch.fft.fft2(grey).abs().square() / side**2
     frequency = torch.fft.fftfreq(side, 1 / side, dtype=torch.float64, device=images.device)

@@ -45,7 +45,8 @@ class Ppl(ModelMetric):
     summary = ("Perceptual distance of two images whose latents lie a small step apart, divided by the step squared. "
                "Low means that the latent space is smooth.")
 
-    def __init__(self, n: PositiveInt | None = None, epsilon: float = 1e-4, crop: bool | None = None, batch: PositiveInt = 16,
+    def __init__(self, n: PositiveInt | None = None, epsilon: float = 1e-4, crop: bool | None = None,
+                 batch: PositiveInt = 16,
                  path: Path | None = None, distance: Distance | None = None, distance_name: str = "lpips-vgg16-v0.1"):
         if not epsilon > 0:
             raise UserError(f"ppl: epsilon = {epsilon} is not a step: use a small positive number such as 1e-4")

@@ -30,7 +30,8 @@ class PrecisionRecall(StoredFeatures):
     higher_is_better = True  # type: ignore[misc]
 
     def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, k: PositiveInt | None = None,
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *,
+                 k: PositiveInt | None = None,
                  strict: bool | None = None, **kwargs: Any):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
         self.k = self.compat.pr_k if k is None else k

@@ -18,23 +18,27 @@ RELATIVE = 500  # images of each set for the relative entropy, as the authors' c
 class RKE(StoredFeatures):
     """Mode counts and relative entropy of order 2 with a Gaussian kernel (Jalali, Li, Farnia 2023).
 
-    Level "modes": 1 / mean of k(x_i, x_j)^2 over all pairs of generated images, k(x, y) = exp(-|x - y|^2 / (2 sigma^2)).
-    Level "real modes": the same of the real ones. Level "relative" (RRKE): -log of the squared nuclear norm of the cross
-    kernel of both sets, 0 where the generated images have the modes of the real ones, larger the fewer they share.
+    Level "modes": 1 / mean of k(x_i, x_j)^2 over all pairs of generated images, k(x, y) = exp(-|x - y|^2 / (2
+    sigma^2)). Level "real modes": the same of the real ones. Level "relative" (RRKE): -log of the squared nuclear norm
+    of the cross kernel of both sets, 0 where the generated images have the modes of the real ones, larger the fewer
+    they share.
 
     Args:
         sigma: width of the kernel, in units of the features; default: the median distance between real images, which
-            the protocol then says (values are comparable against the same real images only). Others as of FeatureMetric.
+            the protocol then says (values are comparable against the same real images only). Others as of
+            FeatureMetric.
     """
 
     title = "Rényi kernel entropy"
     paper = "Jalali, Li, Farnia 2023, NeurIPS, sections 4 and 5"
-    summary = ("Counts modes by a kernel among features, and compares those of both sets. The counts depend on the kernel's "
+    summary = ("Counts modes by a kernel among features, and compares those of both sets. The counts depend on the "
+               "kernel's "
                "width: compare only at equal width.")
     higher_is_better = True  # type: ignore[misc]
 
     def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, sigma: float | None = None,
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *,
+                 sigma: float | None = None,
                  **kwargs: Any):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
         if sigma is not None and not (isinstance(sigma, int | float) and sigma > 0):
@@ -53,7 +57,8 @@ class RKE(StoredFeatures):
         values = self.compute()
         return [Score(values["modes"], "modes", None, None, method, 0, fakes, True),
                 Score(values["real modes"], "real modes", None, None, method, reals, 0, None),
-                Score(values["relative"], "relative", None, None, method, min(reals, RELATIVE), min(fakes, RELATIVE), False)]
+                Score(values["relative"], "relative", None, None, method, min(reals, RELATIVE), min(fakes, RELATIVE),
+                      False)]
 
     def _choices(self) -> list[str]:
         return [f"sigma={self.sigma:g}" if self.sigma else "sigma=median-of-reals", f"relative={RELATIVE}"]
@@ -77,7 +82,9 @@ def relative_entropy(x: Tensor, y: Tensor, sigma: float) -> float:
 
 
 def median_distance(rows: Tensor) -> float:
-    """Median distance between different rows, of the first 2,048. Raises UserError where more than half of them agree."""
+    """Median distance between different rows, of the first 2,048. Raises UserError where more than half of them
+    agree.
+    """
     distances = torch.pdist(rows[:2048])
     median = float(distances.median()) if len(distances) else 0.0
     if median == 0:

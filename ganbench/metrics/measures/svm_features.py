@@ -54,7 +54,8 @@ class SvmFeatures(ModelMetric):
         return ""
 
     def protocol(self) -> str:
-        return (f"svm_features;grid={GRID};svm=LinearSVC-squared-hinge;C=0.01..10;scale=standard;train={self.n or 5000};"
+        return (f"svm_features;grid={GRID};svm=LinearSVC-squared-hinge;C=0.01..10;scale=standard;"
+                f"train={self.n or 5000};"
                 "test=held-out")
 
     def measure(self, subject: Subject) -> list[Score]:

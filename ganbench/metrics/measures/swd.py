@@ -18,8 +18,8 @@ class SWD(ImageMetric):
 
     The number of images is part of the protocol: values at different N cannot be compared.
 
-    Memory: it keeps the images as bytes (nothing smaller gives the same number, since each set is normalised by its whole)
-    and, while it computes, one level's patches of both sets: 1.6 + 2.5 GB for twice 16,384 images of 3x128x128.
+    Memory: it keeps the images as bytes (nothing smaller gives the same number, since each set is normalised by its
+    whole) and, while it computes, one level's patches of both sets: 1.6 + 2.5 GB for twice 16,384 images of 3x128x128.
 
     Args:
         seed: of patch positions and directions. patches, size, repeats, directions: the paper's 128, 7, 4, 128.
@@ -27,8 +27,10 @@ class SWD(ImageMetric):
 
     title = "SWD x 1e3"
     paper = "Karras et al. 2018, arXiv 1710.10196, section 5"
-    summary = ("Distance between the patches of real and generated images, at every scale of a Laplacian pyramid: small "
-               "values mean that textures and structures of that size look alike. Brightness, contrast and colour casts "
+    summary = ("Distance between the patches of real and generated images, at every scale of a Laplacian pyramid: "
+               "small "
+               "values mean that textures and structures of that size look alike. Brightness, contrast and colour "
+               "casts "
                "of a whole set do not count.")
     higher_is_better = False  # type: ignore[misc]
     equal_counts = True
@@ -69,7 +71,8 @@ class SWD(ImageMetric):
         state = self.real_images if real else self.fake_images
         kept = _whole(state) if len(state) else images[:0].cpu()
         if kept.shape[1:] != images.shape[1:]:
-            raise UserError(f"SWD got images of shapes {tuple(kept.shape[1:])} and {tuple(images.shape[1:])}: bring them to one")
+            raise UserError(f"SWD got images of shapes {tuple(kept.shape[1:])} and {tuple(images.shape[1:])}: bring "
+                            f"them to one")
         buffer, count = self._room.get(real), len(kept)
         if buffer is None or count + len(images) > len(buffer):  # memory that nobody has written to costs nothing yet
             buffer = torch.empty((2 * count + max(len(images), 1024), *images.shape[1:]), dtype=torch.uint8)
@@ -121,7 +124,8 @@ class SWD(ImageMetric):
                 raise UserError(f"SWD has seen no {name} images: update it with both")
         real, fake = _whole(self.real_images), _whole(self.fake_images)
         self._n = len(fake)
-        return SlicedWasserstein(swd(real, fake, self._draws(), size=self.size, repeats=self.repeats, device=self.device,
+        return SlicedWasserstein(swd(real, fake, self._draws(), size=self.size, repeats=self.repeats,
+                                     device=self.device,
                                      on_level=on_level))
 
 

@@ -22,7 +22,8 @@ class Vendi(StoredFeatures):
 
     title = "Vendi score"
     paper = "Friedman, Dieng 2023, TMLR, arXiv 2210.02410"
-    summary = ("The effective number of different images among the generated ones. Knows nothing of quality: noise scores "
+    summary = ("The effective number of different images among the generated ones. Knows nothing of quality: noise "
+               "scores "
                "high. Compare with the level of the real images at the same count.")
     higher_is_better = True  # type: ignore[misc]
 
@@ -35,7 +36,8 @@ class Vendi(StoredFeatures):
         return {"generated": vendi_score(self.fakes()), "real": vendi_score(self.reals())}
 
     def scores(self) -> list[Score]:
-        reals, fakes, method = len(self.reals()), len(self.fakes()), "none: the score of a larger set is another quantity"
+        reals, fakes = len(self.reals()), len(self.fakes())
+        method = "none: the score of a larger set is another quantity"
         values = self.compute()
         return [Score(values["generated"], "generated", None, None, method, 0, fakes, True),
                 Score(values["real"], "real", None, None, method, reals, 0, None)]

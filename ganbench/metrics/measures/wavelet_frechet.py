@@ -13,8 +13,8 @@ from ganbench.metrics.metric import ImageMetric, Score
 class WaveletFrechet(ImageMetric):
     """Mean over Haar wavelet packets of the Fréchet distance between real and generated coefficients.
 
-    Each image, pixels on [0,1], is split `levels` times into four half-size bands (Haar, orthonormal), every band again;
-    the 4^levels packets of C (S / 2^levels)^2 coefficients are compared one by one and the distances averaged.
+    Each image, pixels on [0,1], is split `levels` times into four half-size bands (Haar, orthonormal), every band
+    again; the 4^levels packets of C (S / 2^levels)^2 coefficients are compared one by one and the distances averaged.
 
     Args:
         levels: how often to split, 4 as the paper; the side must be divisible by 2^levels.
@@ -22,7 +22,8 @@ class WaveletFrechet(ImageMetric):
 
     title = "Fréchet wavelet distance"
     paper = "Veeramacheneni, Wolter, Kuehne, Gall 2025, arXiv 2312.15289, section 3"
-    summary = ("A Fréchet distance between frequency bands instead of features of an ImageNet classifier: sees textures, "
+    summary = ("A Fréchet distance between frequency bands instead of features of an ImageNet classifier: sees "
+               "textures, "
                "noise and colours of any kind of picture, alike in all domains.")
     higher_is_better = False  # type: ignore[misc]
 
@@ -63,7 +64,8 @@ class WaveletFrechet(ImageMetric):
         return float(sum(distances)) / len(distances)
 
     def scores(self) -> list[Score]:
-        return [Score(self.compute(), "", None, None, "none: the mean of dependent distances, of which only sums are kept",
+        return [Score(self.compute(), "", None, None, "none: the mean of dependent distances, of which only sums are "
+                                                      "kept",
                       self._count(self.real_sums), self._count(self.fake_sums), False)]
 
     @staticmethod

@@ -103,7 +103,8 @@ def of_classes(store: Any, device: torch.device | str = "cpu", recipe: Classifie
         raise UserError(f"an evaluation classifier needs labels, and {store.name} has none: "
                         "use a labelled data set or a folder with one subfolder a class")
     targets = np.asarray(store.labels, dtype=np.int64)
-    return _cached(store, targets, list(store.classes), True, torch.device(device), recipe or ClassifierRecipe(), progress)
+    return _cached(store, targets, list(store.classes), True, torch.device(device), recipe or ClassifierRecipe(),
+                   progress)
 
 
 def of_attributes(store: Any, device: torch.device | str = "cpu", recipe: ClassifierRecipe | None = None,
@@ -151,15 +152,15 @@ class _ChannelView:
 
 def attributes_of(store: Any) -> tuple[np.ndarray | None, list[str]]:
     """Binary attributes uint8 (N,A) and their names; None where the data has none."""
-    attributes = getattr(store, "attributes", None)
-    if attributes is None:
+    if store.attributes is None:
         return None, []
-    attributes = np.asarray(attributes, dtype=np.uint8)
-    names = list(getattr(store, "attribute_names", None) or map(str, range(attributes.shape[1])))
+    attributes = np.asarray(store.attributes, dtype=np.uint8)
+    names = list(store.attribute_names or map(str, range(attributes.shape[1])))
     return attributes, names
 
 
-def _cached(store: Any, targets: np.ndarray, names: list[str], exclusive: bool, device: torch.device, recipe: ClassifierRecipe,
+def _cached(store: Any, targets: np.ndarray, names: list[str], exclusive: bool, device: torch.device,
+            recipe: ClassifierRecipe,
             progress: Callable[[str], None] | None) -> Classifier:
     from ganbench.data import cache_dir
 

@@ -11,7 +11,6 @@ A network is opened once with all layers that are wanted, and knows the part of 
 
 import hashlib
 import importlib
-import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +29,8 @@ from ganbench.metrics.networks.resize import resize
 from ganbench.random import Random, derived_seed
 
 Body = Callable[[Tensor], Mapping[str, Tensor]]
-DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "float64": torch.float64}  # of weights
+# of weights
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "float64": torch.float64}
 PRECISIONS = tuple(DTYPES)
 CHUNK = {"cpu": 32, "cuda": 256}  # images in a forward pass: activations of the first layers are large
 
@@ -48,7 +48,8 @@ class FeatureNetwork:
     """
 
     def __init__(self, name: str, layers: Sequence[str], body: Body, *, weights_hash: str, device: torch.device,
-                 dtype: str, resize: str = "own", has_classifier: bool = False, weights_note: str = "weights as published"):
+                 dtype: str, resize: str = "own", has_classifier: bool = False,
+                 weights_note: str = "weights as published"):
         self.name, self.layers, self.body = name, tuple(layers), body
         self.weights_hash, self.weights_note, self.has_classifier = weights_hash, weights_note, has_classifier
         self.device, self.dtype = device, effective_precision(dtype, device)
@@ -146,7 +147,7 @@ def default_layer(name: str, kind: str = "features") -> str:
     return {"inception-v3-compat": "2048", "vgg16": "fc2_relu"}.get(name, layers[0])
 
 
-# --- networks -----------------------------------------------------------------------------------------------------------
+# --- networks ---------------------------------------------------------------------------------------------------------
 
 def _opener(name: str) -> Callable[..., FeatureNetwork]:
     if name == "inception-v3-compat":
@@ -221,7 +222,8 @@ def _dinov2(name: str, layers: Sequence[str], device: torch.device, dtype: str, 
     hub, model = Path(torch.hub.get_dir()), DINOV2[name]
     where = hub / "checkpoints" / f"{model}_pretrain.pth"
     if not where.is_file() or not any(hub.glob("facebookresearch_dinov2_*")):
-        raise UserError(f"the weights of {name} are not here: {where.name} (no hash is published) and its code belong in "
+        raise UserError(f"the weights of {name} are not here: {where.name} (no hash is published) and its code belong "
+                        f"in "
                         f"{hub}; fetch both with python -c \"import torch; torch.hub.load('facebookresearch/dinov2', "
                         f"'{model}')\", or copy that folder from a machine that has them")
     from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
@@ -259,7 +261,7 @@ def _random_vgg16(name: str, layers: Sequence[str], device: torch.device, dtype:
                           weights_note="random weights")
 
 
-# --- one's own ----------------------------------------------------------------------------------------------------------
+# --- one's own --------------------------------------------------------------------------------------------------------
 
 def _is_own(name: str) -> bool:
     return ":" in name or name.endswith((".pt", ".pth", ".ts", ".jit"))
@@ -280,8 +282,10 @@ def _own(name: str, layers: Sequence[str], device: torch.device, dtype: str) -> 
                             f"returned {what}")
         return dict.fromkeys(layers, found.to(DTYPES[dtype]) if found.dtype != torch.float64 else found)
 
+    classifies = bool(getattr(function, "has_classifier", False))  # of somebody else's object
     return FeatureNetwork(label, layers, body, weights_hash=digest, device=device, dtype=dtype,
-                          has_classifier=bool(getattr(function, "has_classifier", False)), weights_note="one's own network")
+                          has_classifier=classifies,
+                          weights_note="one's own network")
 
 
 def _torchscript(where: Path, device: torch.device) -> tuple[Any, str, str]:
@@ -305,10 +309,12 @@ def _callable(name: str) -> tuple[Any, str, str]:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(f"{name}: cannot import {module_name} ({error}); run where it can be found") from None
-    function = getattr(module, attribute, None)
+    function = getattr(module, attribute, None)  # a name that the user gave
     if not callable(function):
         raise UserError(f"{name}: {module_name} has no callable '{attribute}'")
-    if inspect.isclass(function):
+    if isinstance(function, type):
         function = function()
-    source = Path(module.__file__).read_bytes() if getattr(module, "__file__", None) else name.encode()  # type: ignore[arg-type]
+    # a module without a file (typed in, or built in) is known by its name alone
+    file = vars(module).get("__file__")
+    source = Path(file).read_bytes() if file else name.encode()
     return function, hashlib.sha256(source).hexdigest()[:8], name

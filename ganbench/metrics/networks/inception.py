@@ -198,8 +198,8 @@ class Inception(nn.Module):
 def graph_names() -> dict[str, str]:
     """Name of each convolution in TensorFlow's graph (dots as underscores) -> our name for it.
 
-    In the graph a branch of one convolution is `conv`, the others are `tower`, `tower_1` ...; within one the convolutions
-    are counted, and those of a fork are counted apart, as `mixed_conv`.
+    In the graph a branch of one convolution is `conv`, the others are `tower`, `tower_1` ...; within one the
+    convolutions are counted, and those of a fork are counted apart, as `mixed_conv`.
     """
     def count(name: str, index: int) -> str:
         return f"{name}_{index}" if index else name

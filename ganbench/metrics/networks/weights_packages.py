@@ -35,7 +35,8 @@ def inception(requirement: str) -> dict[str, Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated; the file is what it is
         graph = torch.jit.load(io.BytesIO(packed), map_location="cpu").state_dict()
-    tensors = {key.removeprefix("net.layers.").replace(".", "_"): value.detach().float() for key, value in graph.items()}
+    tensors = {key.removeprefix("net.layers.").replace(".", "_"): value.detach().float()
+               for key, value in graph.items()}
     state = {}
     for theirs, ours in graph_names().items():
         state[f"{ours}.conv.weight"] = tensors[f"{theirs}_weight"].clone()
