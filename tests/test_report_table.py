@@ -24,7 +24,7 @@ BASE = {"origin": "ganbench", "preset": "paper", "config_hash": "c1", "dataset":
         "date": "2026-01-01T00:00:00+00:00"}
 
 
-def _row(family: str, seed: int | None, value: float | None, **more: Any) -> dict[str, Any]:
+def _row(family: str, seed: int | None, value: float | None = None, **more: Any) -> dict[str, Any]:
     return BASE | {"run": f"{family}-{more.get('preset', 'paper')}-s{seed}", "family": family, "seed": seed,
                    "value": value} | more
 
@@ -551,3 +551,12 @@ def test_no_escape_sequence_reaches_the_terminal(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=300)
     table.print_scores([{"metric": name, "level": name, "value": 1.0, "protocol": name}], name, console)
     assert "\x1b" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_runs_of_a_sweep_that_failed_before_they_could_say_so_stay_apart(tmp_path: Path) -> None:
+    lost = {"metric": "", "status": "crashed", "config_hash": "", "kimg": None, "budget": "kimg 1"}
+    rows = [_row("a", s, **lost, settings=f"rate={rate}", run=f"{rate}{s}") for rate in (0.1, 0.2) for s in range(2)]
+    rows += [_row("a", 7, 3.0, settings="rate=0.1", budget="kimg 1"), _row("b", 0, 5.0)]
+    block, = _blocks(tmp_path, rows)
+    assert {e.label: e.failed for e in block.entries} == {
+        "a (paper) rate=0.1": {"crashed": 2}, "a (paper) rate=0.2": {"crashed": 2}, "b (paper)": {}}

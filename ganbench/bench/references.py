@@ -69,7 +69,7 @@ def measure(dataset: str, side: int, channels: int, crop: str | None, metrics: l
         half, whole = min(wanted, store.n // 2), min(wanted, store.n)
         fewer = f"on {half:,} images a side, models on {whole:,}: it would be lower with as many"
         note = "" if half == whole else fewer
-        noise, options = NoiseImages(whole, channels, side, eval_seed), without_counts(settings or {})
+        noise, options = NoiseImages(whole, channels, side, eval_seed), without_counts(settings or {}, together)
         floor = noise_floor(together, StoreSet(store, whole), half, device=device, seed=eval_seed, options=options)
         ceiling = evaluate(together, fakes=noise, reals=StoreSet(store, whole), side=side, channels=channels,
                            device=device,

@@ -123,10 +123,18 @@ def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame, replac
 
 
 def _adopted(failed: Mapping[Any, Any], trained: pd.DataFrame, column: str) -> str:
-    """What a run that failed before it could state it has in a column: what its siblings have, if that is one thing."""
+    """What a run that failed before it could state it has in a column: what its siblings have, if that is one thing.
+
+    Siblings are of one family, preset and, where the rows state them, settings. A configuration that none shares is
+    known by its settings.
+    """
     siblings = trained[(trained["family"] == failed["family"]) & (trained["preset"] == failed["preset"])]
+    if failed["budget"]:  # as rows that state their settings do
+        siblings = siblings[siblings["settings"] == failed["settings"]]
     known = set(siblings[column])
-    return known.pop() if not failed[column] and len(known) == 1 else failed[column]
+    if failed[column] or len(known) != 1:
+        return str(failed[column] or (failed["settings"] if column == "config_hash" else ""))
+    return str(known.pop())
 
 
 def _columns(part: pd.DataFrame) -> list[Column]:

@@ -99,7 +99,7 @@ def score(family: Family, generator: nn.Module, store: Store, metrics: list[str]
         count = min(wanted, store.n)
         reals = StoreSet(store, count)
         reals.mirror = mirror
-        found = score_model(names, model, reals, n=count, seed=seed, options=without_counts(settings),
+        found = score_model(names, model, reals, n=count, seed=seed, options=without_counts(settings, names),
                             progress=progress)
         rows += [as_row(result) for result in found[1]] if found is not None else []
     return rows
@@ -122,10 +122,16 @@ def by_count(metrics: Sequence[str], n: int, settings: Mapping[str, Any]) -> lis
     return list(found.items())
 
 
-def without_counts(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that the metrics themselves take."""
+def without_counts(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The settings that these metrics themselves take: those meant for all, and their own but for `n`.
+
+    Example:
+        >>> without_counts({"kid": {"n": 500, "subsets": 9}, "swd": {"patches": 64}, "dtype": "float32"}, ["kid"])
+        {'kid': {'subsets': 9}, 'dtype': 'float32'}
+    """
+    own = {canonical(name) for name in names}
     return {key: {k: v for k, v in value.items() if k != "n"} if isinstance(value, Mapping) else value
-            for key, value in settings.items()}
+            for key, value in settings.items() if key in own or not isinstance(value, Mapping)}
 
 
 def held_out_split(store: Store, spec: str, **arguments: Any) -> Store | None:

@@ -56,7 +56,7 @@ def resolve(options: RunOptions) -> Resolved:
     device = choose_device(distributed.start(options.device))
     options = replace(options, precision=resolve_precision(options.precision, device))
     cls = find_family(options.family)
-    check_metrics(options.metrics, without_counts(options.metric_settings))
+    check_metrics(options.metrics, without_counts(options.metric_settings, options.metrics))
     config, preset, origin = configure(cls, options.preset, options.overrides)
 
     # the images, and whether preset, family and metrics can work with them
@@ -70,7 +70,7 @@ def resolve(options: RunOptions) -> Resolved:
                         f"{store.side}: use --side {preset.side}, or a preset that fits ({', '.join(fitting[:5])})")
     cls.check(config, images)
     for count, names in by_count(options.metrics, options.n_eval, options.metric_settings):
-        check_metrics(names, without_counts(options.metric_settings), n=min(count, store.n))
+        check_metrics(names, without_counts(options.metric_settings, names), n=min(count, store.n))
 
     plan = _plan(options, cls, preset)
     if options.results and distributed.rank() == 0:
