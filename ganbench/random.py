@@ -97,6 +97,7 @@ class Random:
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """float32 U[low, high)."""
+        # scaled on the device, so that what travels is the plain draw
         drawn = self._drawn(lambda whole: torch.rand(whole, generator=self.generator), shape)
         return drawn * (high - low) + low
 

@@ -38,7 +38,8 @@ class NoReads(TorchDispatchMode):
 
 
 def exempt(optimizer, mode):
-    """Optimizers on the CPU read their own step counters, which are the host's there; on a GPU they are the device's."""
+    """Optimizers on the CPU read their own step counters, which are the host's there; on a GPU they are the
+    device's."""
     step = optimizer.step
 
     def unwatched(*arguments, **kwargs):

@@ -51,7 +51,8 @@ def typed(f, kind):
         return ([no], False) if f.default else ([yes], True)
     if kind is bool:
         return [described.flag or flag], True
-    value = next(value for wanted, value in ((int, 7), (float, 1.5), (str, "word")) if wanted in (kind, *get_args(kind)))
+    samples = {int: 7, float: 1.5, str: "word"}
+    value = next(samples[wanted] for wanted in samples if wanted in (kind, *get_args(kind)))
     return [described.flag or flag, str(value)], value
 
 

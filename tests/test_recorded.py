@@ -1,5 +1,5 @@
-"""The recorded step, rehearsed without a GPU: steps whose draws and batches come from fixed places, filled beforehand in the
-order of the first time, against steps that were left alone. To the bit, and across a resumption."""
+"""The recorded step, rehearsed without a GPU: steps whose draws and batches come from fixed places, filled beforehand
+in the order of the first time, against steps that were left alone. To the bit, and across a resumption."""
 
 import pytest
 import torch
@@ -37,7 +37,8 @@ class Images:
 
     def next(self, side, batch):
         self.images += batch
-        return Batch(self.random.uniform(batch, 1, side, side, low=-1.0), self.random.integers(batch, high=self.classes))
+        images = self.random.uniform(batch, 1, side, side, low=-1.0)
+        return Batch(images, self.random.integers(batch, high=self.classes))
 
 
 def make(name, preset, settings, **how):

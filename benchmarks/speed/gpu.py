@@ -5,8 +5,8 @@
     python benchmarks/speed/gpu.py --check                                       the card's numbers against the CPU's
     python benchmarks/speed/gpu.py --tiny --device cpu                           a rehearsal: does it run?
 
-Whole training steps of every family at its usual sides, recorded and eager, in every precision; then Inception, SWD, Fréchet,
-KID and PRDC. --peer takes a checkout of pytorch_GAN_zoo or of rosinality's style-based-gan-pytorch as it comes.
+Whole training steps of every family at its usual sides, recorded and eager, in every precision; then Inception, SWD,
+Fréchet, KID and PRDC. --peer takes a checkout of pytorch_GAN_zoo or of rosinality's style-based-gan-pytorch as it comes.
 """
 
 import argparse
@@ -34,7 +34,8 @@ from ganbench.metrics.functional import (
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.recorded import Steps
 
-COLUMNS = ["what", "side", "batch", "precision", "how", "per_second", "milliseconds", "memory_mb", "device", "torch", "note"]
+COLUMNS = ["what", "side", "batch", "precision", "how", "per_second", "milliseconds", "memory_mb", "device",
+           "torch", "note"]
 GROWING = {"pggan": (4, 32, 128), "stylegan": (8, 32, 128)}  # measured where each side is stable; all others at SIDE
 SIDE, BATCH = 64, 16
 Row = dict[str, Any]
@@ -46,7 +47,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="families by name, `metrics`, `peer`; default: everything")
     parser.add_argument("--precision", nargs="+", default=["tf32", "bf16"])
     parser.add_argument("--seconds", type=float, default=0.5, help="of one measurement")
-    parser.add_argument("--peer", type=Path, action="append", default=[], help="a checkout to be timed beside; repeatable")
+    parser.add_argument("--peer", type=Path, action="append", default=[],
+                        help="a checkout to be timed beside; repeatable")
     parser.add_argument("--check", action="store_true", help="compare with the CPU instead of timing")
     parser.add_argument("--tiny", action="store_true", help="small presets and counts: a rehearsal")
     parser.add_argument("--csv", type=Path, help="append rows here as well")
@@ -55,7 +57,8 @@ def main() -> None:
     rows = checks(options) if options.check else timings(options)
     print("  ".join(f"{name:>12}" for name in COLUMNS[:8]) + "  note")
     for row in rows:
-        row = dict.fromkeys(COLUMNS, "") | row | {"device": environment.hardware(options.device), "torch": torch.__version__}
+        machine = {"device": environment.hardware(options.device), "torch": torch.__version__}
+        row = dict.fromkeys(COLUMNS, "") | row | machine
         print("  ".join(f"{row[name]!s:>12}" for name in COLUMNS[:8]) + f"  {row['note']}", flush=True)
         if options.csv:
             add(options.csv, row)
@@ -95,7 +98,8 @@ def family_rows(name: str, options: argparse.Namespace) -> Iterator[Row]:
                 yield row | attempt(lambda: family_row(name, preset, side, precision, record, options))  # noqa: B023
 
 
-def family_row(name: str, preset: str | None, side: int, precision: str, record: bool, options: argparse.Namespace) -> Row:
+def family_row(name: str, preset: str | None, side: int, precision: str, record: bool,
+               options: argparse.Namespace) -> Row:
     """One family's whole training step, at the end of its schedule or where a growing one is stable at this side."""
     cls = find_family(name)
     config, chosen, _ = configure(cls, preset)
@@ -156,7 +160,8 @@ def timed(function: Callable[[], Any], images: int, options: argparse.Namespace)
     sync()
     seconds = (time.perf_counter() - begun) / calls
     memory = torch.cuda.max_memory_allocated() / 1e6 if options.device.type == "cuda" else 0
-    return {"per_second": f"{images / seconds:.1f}", "milliseconds": f"{1000 * seconds:.2f}", "memory_mb": f"{memory:.0f}"}
+    return {"per_second": f"{images / seconds:.1f}", "milliseconds": f"{1000 * seconds:.2f}",
+            "memory_mb": f"{memory:.0f}"}
 
 
 def attempt(measure: Callable[[], Row]) -> Row:
@@ -193,8 +198,8 @@ def peer_rows(path: Path, options: argparse.Namespace) -> Iterator[Row]:
 def gan_zoo_step(side: int, device: torch.device) -> Callable[[], Any]:
     """pytorch_GAN_zoo's PGGAN with the paper's networks and losses."""
     module = importlib.import_module("models.progressive_gan")
-    model = module.ProgressiveGAN(dimLatentVector=512, depthScale0=512, miniBatchStdDev=True, lossMode="WGANGP", lambdaGP=10.0,
-                                  epsilonD=0.001, useGPU=device.type == "cuda", dimOutput=3)
+    model = module.ProgressiveGAN(dimLatentVector=512, depthScale0=512, miniBatchStdDev=True, lossMode="WGANGP",
+                                  lambdaGP=10.0, epsilonD=0.001, useGPU=device.type == "cuda", dimOutput=3)
     maps = {8: 512, 16: 512, 32: 512, 64: 256, 128: 128, 256: 64, 512: 32, 1024: 16}
     for level in range(3, side.bit_length()):
         model.addScale(maps[2 ** level])
@@ -207,7 +212,8 @@ def rosinality_step(side: int, device: torch.device) -> Callable[[], Any]:
     module, k = importlib.import_module("model"), side.bit_length() - 3
     generator, critic = module.StyledGenerator(512).to(device), module.Discriminator(from_rgb_activate=True).to(device)
     running = module.StyledGenerator(512).to(device).requires_grad_(False)
-    rates = [{"params": list(generator.generator.parameters())}, {"params": list(generator.style.parameters()), "lr": 1e-5}]
+    rates = [{"params": list(generator.generator.parameters())},
+             {"params": list(generator.style.parameters()), "lr": 1e-5}]
     of_generator = torch.optim.Adam(rates, lr=1e-3, betas=(0.0, 0.99))
     of_critic = torch.optim.Adam(critic.parameters(), lr=1e-3, betas=(0.0, 0.99))
     stored = torch.rand(BATCH, 3, side, side, device=device) * 2 - 1

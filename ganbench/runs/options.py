@@ -80,6 +80,7 @@ def as_command(options: type[Options], call: Callable[[Options, set[str]], None]
     def command(context: typer.Context, **typed: Any) -> None:
         values = {name: described[name].parse(value) if described[name].parse else value  # type: ignore[misc]
                   for name, value in typed.items()}
+        # ParameterSource is an enumeration of click, or of the copy of it inside typer: its name is the same in both
         given = {name for name in typed if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
         call(options(**values), given)
 

@@ -20,8 +20,8 @@ def tracked_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 
 @torch.no_grad()
 def estimate_statistics(family: Family, generator: nn.Module, seed: int, device: torch.device) -> None:
-    """Set the running statistics of a generator to the mean over minibatches of its own samples. Draws from `seed` alone,
-    and leaves torch's own stream as it was. Does nothing where there is no batch norm that keeps any."""
+    """Set the running statistics of a generator to the mean over minibatches of its own samples. Draws from `seed`
+    alone, and leaves torch's own stream as it was. Does nothing where there is no batch norm that keeps any."""
     norms = tracked_norms(generator)
     if not norms:
         return

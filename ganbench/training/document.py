@@ -72,6 +72,7 @@ def resolve(options: RunOptions) -> Resolved:
     for count, names in by_count(options.metrics, options.n_eval, options.metric_settings):
         check_metrics(names, without_counts(options.metric_settings, names), n=min(count, store.n))
 
+    # how long, and where rows go
     plan = _plan(options, cls, preset)
     if options.results and distributed.rank() == 0:
         records.append(options.results, [])  # a table that cannot take rows is better known now than at the end
@@ -103,6 +104,7 @@ def recorded_options(path: Path, *, trust: bool = False) -> RunOptions:
             raise UserError(f"{place}: unknown option '{key}' in \"options\".{nearest(key, known)} "
                             "Take it out, or use the version of ganbench that began this run")
     check_code(path, document, trust=trust)
+    # each of the right kind
     try:
         return TypeAdapter(RunOptions).validate_python(given)
     except ValidationError as error:
@@ -114,6 +116,7 @@ def recorded_options(path: Path, *, trust: bool = False) -> RunOptions:
 
 def _plan(options: RunOptions, cls: type[Family], preset: Preset) -> Plan:
     """Lengths and intervals, by default the preset's own length and tenths of it."""
+    # the preset's own length counts only where none is given
     kimg = options.kimg
     if kimg is None and options.steps is None and options.seconds is None:
         kimg = preset.kimg or cls.kimg
@@ -133,17 +136,17 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
     """config.json: every resolved value with its origin, so that the run can be made again.
 
     "origin" says for each of the family's settings whether it is the default, the preset's or a flag's; "flags" lists
-    the other options that were given; what they resolved to stands in "training" and "dataset".
+    the other options that were given; what they resolved to is in "training" and "dataset".
     """
     recorded = _with_absolute_paths(options)
     defaults = asdict(RunOptions(options.family, precision=resolve_precision(RunOptions.precision, device)))
-    data = {"spec": recorded["dataset"], "name": store.name, "side": store.side, "crop": store.crop, "split": store.split,
-            "channels": store.channels, "classes": list(store.classes), "n": store.n, "root": recorded["root"],
-            "content_hash": store.content_hash, "skip_bad": options.skip_bad,
+    data = {"spec": recorded["dataset"], "name": store.name, "side": store.side, "crop": store.crop,
+            "split": store.split, "channels": store.channels, "classes": list(store.classes), "n": store.n,
+            "root": recorded["root"], "content_hash": store.content_hash, "skip_bad": options.skip_bad,
             "mirror": store.mirror if options.mirror is None else options.mirror}
     # what the hash is made of decides what is trained; budget, seed, metrics and places are not part of it
-    decided = {"family": short_name(cls), "config": hashed_settings(config), "data": store.content_hash, "side": store.side,
-               "mirror": data["mirror"], "precision": options.precision}
+    decided = {"family": short_name(cls), "config": hashed_settings(config), "data": store.content_hash,
+               "side": store.side, "mirror": data["mirror"], "precision": options.precision}
     code = code_hashes({"options": recorded})
     return {"run": "",
             "family": short_name(cls),
@@ -200,6 +203,7 @@ def _folder(options: RunOptions, document: dict[str, Any]) -> Path:
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not options.resume:
         raise UserError(f"{folder} is not empty: choose another --out")
 
+    # it is ours: make it, with room for a checkpoint
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

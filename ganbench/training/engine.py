@@ -29,8 +29,8 @@ FP16_SEARCH = 16  # updates that fp16 may skip, halving its loss scale from 65,5
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """What is used where `name` is asked for: "auto" is tf32 on GPUs that have it, as PyTorch's own convolutions, and fp32
-    elsewhere. Raises UserError for an unknown one."""
+    """What is used where `name` is asked for: "auto" is tf32 on GPUs that have it, as PyTorch's own convolutions, and
+    fp32 elsewhere. Raises UserError for an unknown one."""
     if name == "auto":
         return "tf32" if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
     if name not in PRECISIONS:
@@ -54,12 +54,14 @@ class TrainingEngine:
         self.family, self.clock, self.device, self.seed, self.precision = family, clock, device, seed, precision
         self.labels = None if labels is None else labels.to(device)
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        # optimizers, with the settings they were made with: a stage may replace some, the next gives them back
         self.optimizers = family.make_optimizers()
         self.own_settings = {name: [dict(group) for group in optimizer.param_groups]
                              for name, optimizer in self.optimizers.items()}
         for optimizer in self.optimizers.values():
             _without_waits(optimizer, device)
-        self.scalers = {name: torch.amp.GradScaler(device.type, enabled=precision == "fp16") for name in self.optimizers}
+        self.scalers = {name: torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+                        for name in self.optimizers}
         self.streams: dict[str, Random] = {}
         self.stage = family.stage(clock)
         check_shares(family, clock, self.world)
@@ -78,6 +80,7 @@ class TrainingEngine:
     def update(self, loss: Tensor, optimizer: str, clip_norm: float | None = None) -> None:
         chosen, scaler = self.optimizers[optimizer], self.scalers[optimizer]
         parameters = [p for group in chosen.param_groups for p in group["params"] if p.requires_grad]
+        # gradients of this loss for these parameters alone, the same on all processes
         for parameter in parameters:
             parameter.grad = None
         scaler.scale(loss).backward(inputs=parameters)
@@ -119,10 +122,14 @@ class TrainingEngine:
     def enter(self, stage: Stage) -> None:
         """Make `stage` hold: learning rates, optimizer resets at a new phase, side and fade in the networks."""
         check_share(stage, self.world)
+
+        # a new phase begins without what the optimizers remember of the old one
         if self.phase is not None and stage.phase != self.phase:
             for optimizer in self.optimizers.values():
                 optimizer.state.clear()
         self.phase, self.stage = stage.phase, stage
+
+        # rates and momenta of this stage, or the optimizers' own
         for name, optimizer in self.optimizers.items():
             for group, own in zip(optimizer.param_groups, self.own_settings[name]):
                 _set_rate(group, stage.rates.get(name, own["lr"]))
@@ -168,8 +175,8 @@ class TrainingEngine:
             count, _, longest, _ = skips.read()
             total += count
             if longest >= NON_FINITE_LIMIT:
-                raise Diverged(f"{NON_FINITE_LIMIT} updates of the {name} in a row had losses or gradients that are not "
-                               f"finite (by generator step {self.clock.steps})")
+                raise Diverged(f"{NON_FINITE_LIMIT} updates of the {name} in a row had losses or gradients that are "
+                               f"not finite (by generator step {self.clock.steps})")
         return {"skipped_updates": float(total)} if total else {}
 
     def skipped_note(self) -> str:
@@ -190,9 +197,12 @@ class TrainingEngine:
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Everything that the next step depends on, as JSON and tensors."""
+        # networks
         tensors = {f"family/{k}": v for k, v in self.family.state_dict().items()}
         if self.averaged is not None:
             tensors |= {f"averaged/{k}": v for k, v in self.generator.state_dict().items()}
+
+        # optimizers: tensors apart from what is written as JSON
         optimizers: dict[str, Any] = {}
         for name, optimizer in self.optimizers.items():
             packed = optimizer.state_dict()
@@ -205,6 +215,8 @@ class TrainingEngine:
                         plain.setdefault(str(index), {})[key] = value
             groups = [group | {"lr": float(group["lr"])} for group in packed["param_groups"]]
             optimizers[name] = {"groups": groups, "plain": plain}
+
+        # every random stream
         tensors |= {f"random/{name}": stream.state() for name, stream in self.streams.items()}
         tensors["torch/cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
@@ -242,8 +254,8 @@ class TrainingEngine:
             try:
                 optimizer.load_state_dict({"state": state, "param_groups": groups})
             except ValueError as error:
-                raise UserError(f"the checkpoint's optimizer '{name}' is of other parameters than this version trains, so "
-                                f"that training cannot go on from it: {error}") from None
+                raise UserError(f"the checkpoint's optimizer '{name}' is of other parameters than this version trains, "
+                                f"so that training cannot go on from it: {error}") from None
             _without_waits(optimizer, self.device)
         for name, scaler in self.scalers.items():
             if scaler.is_enabled():
@@ -295,11 +307,13 @@ class _Skips:
 
 @torch.no_grad()
 def step_where(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """One step of the optimizer where `finite`, a bool scalar on its device, holds; else weights and state stay as they are.
+    """One step of the optimizer where `finite`, a bool scalar on its device, holds; else weights and state stay as
+    they are.
 
     Decided on the device, without the host waiting for it.
     """
-    if finite.device.type == "cpu":  # the host is the device: to look is not to wait, and nothing has to be kept for undoing
+    # the host is the device: to look is not to wait, and nothing has to be kept for undoing
+    if finite.device.type == "cpu":
         if finite.numpy():
             optimizer.step()
     elif optimizer.param_groups[0].get("fused"):
@@ -319,6 +333,7 @@ def select_step(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
     weights = [p.clone() for p in parameters]
     states = [{k: v.clone() for k, v in optimizer.state[p].items() if isinstance(v, Tensor)} for p in parameters]
     optimizer.step()
+    # what the step has made, or what was there before it
     for parameter, weight, state in zip(parameters, weights, states):
         parameter.copy_(torch.where(finite, parameter, weight))
         for key, value in optimizer.state[parameter].items():

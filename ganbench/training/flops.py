@@ -35,8 +35,8 @@ class Flops:
 
 
 def count_flops(engine: TrainingEngine, stage: Stage | None = None) -> Flops:
-    """Count at a stage, by default the engine's present one, on this process's share of the batch. A level that is still
-    fading in is counted as it will be.
+    """Count at a stage, by default the engine's present one, on this process's share of the batch. A level that is
+    still fading in is counted as it will be.
 
     Needs the memory of one more step. Raises whatever the family's step raises.
     """
@@ -44,6 +44,7 @@ def count_flops(engine: TrainingEngine, stage: Stage | None = None) -> Flops:
     with torch.random.fork_rng(devices=forked):
         torch.manual_seed(0)
         family = copy.deepcopy(engine.family).train()
+        # a step like any other, with nothing fading in
         counting = _CountingEngine(family, engine, replace(stage or engine.stage, fade=0.0))
         family.enter(counting.stage)
         drawn, reals = [0], _reals(family, counting)
@@ -53,10 +54,12 @@ def count_flops(engine: TrainingEngine, stage: Stage | None = None) -> Flops:
                 drawn[0] += len(batch.images)
                 yield batch
 
+        # one training step, its images counted
         with _counter() as training, engine.autocast():
             family.step(counted(), counting)
         for parameter in family.parameters():
             parameter.grad = None
+        # and a few samples
         latents = family.latents(SAMPLES, counting.random("sample"))
         labels = torch.zeros(SAMPLES, dtype=torch.int64, device=engine.device) if family.needs_labels else None
         with _counter() as sampling:
@@ -67,6 +70,7 @@ def count_flops(engine: TrainingEngine, stage: Stage | None = None) -> Flops:
 def count_with_smaller_batch(engine: TrainingEngine, batch: int) -> Flops:
     """As `count`, from steps with about `batch` images and with half as many, continued in a straight line to the
     stage's own batch: exact where the work is proportional to the batch, but for a constant part."""
+    # two points make a line; a batch that is small anyway is counted as it is
     wanted, few = engine.stage, max(2, batch // 2)
     if wanted.batch <= 2 * few:
         return count_flops(engine)
@@ -122,7 +126,8 @@ class _CountingEngine:
 
 def _reals(family: Family, engine: _CountingEngine) -> Iterator[Batch]:
     stage = engine.stage
-    images = torch.rand(engine.local_batch, family.images.channels, stage.side, stage.side, device=engine.device) * 2 - 1
+    shape = (engine.local_batch, family.images.channels, stage.side, stage.side)
+    images = torch.rand(shape, device=engine.device) * 2 - 1
     classes = family.images.classes
     labels = torch.arange(len(images), device=engine.device) % classes if classes else None
     while True:

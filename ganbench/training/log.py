@@ -88,15 +88,18 @@ class Log:
             self.write(clock, seconds, scalars)
 
     def write(self, clock: Clock, seconds: float, scalars: dict[str, Scalar]) -> None:
+        # here the device is waited for
         values = {key: float(value) for key, value in scalars.items()}
         self._settle()
         if self.smoother is not None:
             values[f"{self.convergence}_smooth"] = self.smoother.value
+        # one line of metrics.jsonl
         self.last = values
         record = {"step": clock.steps, "images": clock.images, "kimg": clock.kimg, "seconds": round(seconds, 3)}
         # JSON has no NaN: what is not finite is written as its name
         record |= {k: v if math.isfinite(v) else str(v) for k, v in values.items()}  # type: ignore[misc]
         self.file.write(json.dumps(record).encode() + b"\n")
+        # and the same for TensorBoard
         if self.board is not None:
             for key, value in values.items():
                 self.board.add_scalar(key, value, clock.images)

@@ -66,7 +66,8 @@ class Due:
     """When the next grid, score and checkpoint are due, in images shown. The first grid is due at once."""
 
     def __init__(self, plan: Plan):
-        self.at = {"grid": 0, "score": round(plan.score_every * 1000), "checkpoint": round(plan.checkpoint_every * 1000)}
+        self.at = {"grid": 0, "score": round(plan.score_every * 1000),
+                   "checkpoint": round(plan.checkpoint_every * 1000)}
 
     def now(self, what: str, images: int) -> bool:
         return images >= self.at[what]
@@ -146,7 +147,8 @@ class Trainer:
 
             # what the step was like
             self.log.add(clock, self.watch.seconds, scalars)
-            self.progress.show(clock, stage, plan.fraction(clock.images, clock.steps, self.watch.seconds), self.log.last)
+            share = plan.fraction(clock.images, clock.steps, self.watch.seconds)
+            self.progress.show(clock, stage, share, self.log.last)
 
             # is a grid due?
             if due.now("grid", clock.images):
@@ -228,10 +230,12 @@ class Trainer:
     def _fraction(self) -> float:
         """How much of the budget is used, the same on all processes."""
         share = self.plan.fraction(self.clock.images, self.clock.steps, self.watch.seconds)
-        return distributed.broadcast(share) if self.plan.seconds else share  # clocks differ, and all must stop at one step
+        # clocks differ, and all must stop at one step
+        return distributed.broadcast(share) if self.plan.seconds else share
 
     def _step(self, stage: Stage) -> dict[str, Tensor | float]:
-        """One generator update and the critic updates that belong to it. Returns the logged scalars, of all processes."""
+        """One generator update and the critic updates that belong to it. Returns the logged scalars, of all
+        processes."""
         engine, clock = self.engine, self.clock
         with explained_memory(stage, engine.device):
             scalars = self.steps.take(stage)

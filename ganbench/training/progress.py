@@ -22,7 +22,8 @@ class ProgressLine:
         self.first: tuple[float, int] | None = None  # fraction and images when this process began
         self.width = 0
 
-    def show(self, clock: Clock, stage: Stage, fraction: float, scalars: dict[str, float], *, last: bool = False) -> None:
+    def show(self, clock: Clock, stage: Stage, fraction: float, scalars: dict[str, float], *,
+             last: bool = False) -> None:
         now = time.monotonic()
         if self.first is None:
             self.first = (fraction, clock.images)

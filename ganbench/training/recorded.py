@@ -1,9 +1,9 @@
-"""The recorded step: on a GPU a step is captured once as a CUDA graph and then replayed, without Python between its kernels.
+"""The recorded step: on a GPU a step is captured once as a CUDA graph and then replayed, without Python in between.
 
-A step takes from outside what is drawn for it and its batches of real images. While it is recorded, each of these gets a
-place on the device that stays the same; before a replay all of them are drawn again, in the same order, and copied there.
-So a replayed step has the same numbers as one that was not recorded. What Python decides in a step is the key of a record:
-side, batch, whether it fades, numbers that optimizers hold in Python, and the family's own `recording_key`.
+A step takes from outside what is drawn for it and its batches of real images. While it is recorded, each of these gets
+a place on the device that stays the same; before a replay all of them are drawn again, in the same order, and copied
+there. So a replayed step has the same numbers as one that was not recorded. What Python decides in a step is the key of
+a record: side, batch, whether it fades, numbers that optimizers hold in Python, and the family's own `recording_key`.
 """
 
 from collections.abc import Callable, Hashable, Iterator
@@ -19,7 +19,8 @@ from ganbench.family import Batch, Stage
 from ganbench.random import taped, to_device
 from ganbench.training.engine import TrainingEngine, rate_may_be_tensor
 
-WARM_UP = 2  # steps of a kind that are taken as they are before one is recorded: they make optimizer state, choose kernels
+# steps of a kind that are taken as they are before one is recorded: they make optimizer state, choose kernels
+WARM_UP = 2
 
 Scalars = dict[str, Tensor | float]
 
@@ -79,7 +80,8 @@ class Steps:
     """Takes a run's steps, recorded where that is possible.
 
     Args:
-        record: whether to record at all. Only a GPU records, in one process, and not in fp16, whose loss scale Python moves.
+        record: whether to record at all. Only a GPU records, in one process, and not in fp16, whose loss scale is
+        moved by Python.
         rehearse: on any device, take the later steps of a kind by the same Python from the same places: what a replay
             would compute, without a graph. For tests.
     """
@@ -177,8 +179,8 @@ class Steps:
 
 @contextmanager
 def _on_stream(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """Work inside goes to a CUDA stream, after what was asked for before and before what is asked for later. None: on the
-    CPU, which has none."""
+    """Work inside goes to a CUDA stream, after what was asked for before and before what is asked for later. None: on
+    the CPU, which has none."""
     if stream is None:
         yield
         return

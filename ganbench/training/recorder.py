@@ -58,6 +58,7 @@ class Recorder:
         if self.family.needs_labels:
             labels = torch.arange(min(self.family.images.classes, 2 * GRID)).repeat_interleave(GRID)
             n = len(labels)
+        # samples as they are scored, enlarged so that one sees them
         images = torch.cat(list(sample_batches(self.family, copy.deepcopy(engine.generator), n, self.options.seed,
                                                engine.device, labels=labels)))
         path = self.folder / "grids" / f"kimg-{engine.clock.kimg:010.3f}.png"
@@ -66,13 +67,15 @@ class Recorder:
         self.log.picture("samples", engine.clock, picture)
 
     def score(self, engine: TrainingEngine, seconds: float) -> tuple[str, float, bool] | None:
-        """Evaluate and add rows. Returns the leading metric, its value and whether higher is better, on the first process."""
+        """Evaluate and add rows. Returns the leading metric, its value and whether higher is better, on the first
+        process."""
         if not self.metrics:
             return None
         results = score(self.family, copy.deepcopy(engine.generator), self.store, self.metrics,
                         n=self.options.n_eval, seed=self.options.eval_seed, device=engine.device, labels=self.labels,
                         held_out=self.test_split, mirror=self.document["dataset"]["mirror"],
                         settings=self.options.metric_settings, progress=self.progress.count)
+        # the first process alone has results, and writes them
         if engine.rank != 0:
             return None
         self._count(engine)
@@ -94,7 +97,8 @@ class Recorder:
                 self.flops[key] = count_flops(engine, stage)
             except Exception as error:  # a step may do anything, and not having a cost is no reason to lose a training
                 self.flops[key] = None
-                self.progress.say(f"  FLOPs could not be counted: {type(error).__name__}: {' '.join(str(error).split())}")
+                reason = " ".join(str(error).split())
+                self.progress.say(f"  FLOPs could not be counted: {type(error).__name__}: {reason}")
 
     @cached_property
     def test_split(self) -> Store | None:

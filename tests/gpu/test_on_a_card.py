@@ -48,7 +48,8 @@ class Images:
 def make(name, preset, settings, precision="fp32", **how):
     device = torch.device("cuda", 0)
     family = build(name, preset, side=32, **settings).to(device)
-    engine = TrainingEngine(family, Clock(dataset_size=1000, total_images=1000), device=device, seed=0, precision=precision)
+    clock = Clock(dataset_size=1000, total_images=1000)
+    engine = TrainingEngine(family, clock, device=device, seed=0, precision=precision)
     torch.manual_seed(5)
     torch.cuda.manual_seed_all(5)
     return engine, Steps(engine, Images(), **how)
