@@ -81,8 +81,8 @@ class BigGAN(SpectralFamily):
         "laptop": Preset("small networks: digits in outline, a class a row, after 5 kimg; longer not measured",
                          kimg=120.0, generator_dim=32, critic_dim=32, n_critic=2,
                          batch=16, ema=0.99, ema_start=100),
-        "smoke": Preset("seconds: does it run?", kimg=1.0, generator_dim=8, critic_dim=8, n_critic=2, batch=8, latent=16, ema=0.5,
-                        ema_start=1, orthogonal=1e-4),
+        "smoke": Preset("seconds: does it run?", kimg=1.0, generator_dim=8, critic_dim=8, n_critic=2, batch=8,
+                        latent=16, ema=0.5, ema_start=1, orthogonal=1e-4),
     }
     quantities = {
         **SpectralFamily.quantities,
