@@ -292,7 +292,7 @@ def _awkward(tmp_path: Path) -> str:
              _row("c", 0, None, metric="", kimg=None, status="crashed", reason="100% \\undefined & {"),
              _row(records.FLOOR, None, 1.0, origin="reference", preset="", run="r", n_fake=50)]
     rows += [_row("d", 0, 1.0, dataset="other_data & more", protocol="p%{"),
-             _row("生成对抗网络 σ ж", 0, 4.0, preset="試験"),
+             _row("生成对抗网络 σ ж", 0, 4.0, preset="实验"),
              _row("a family with a name that is longer than any sensible column", 0, 4.0)]
     body = table.to_latex(_blocks(tmp_path, rows))
     return "\n".join([r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", body,
