@@ -74,7 +74,7 @@ class BigGAN(SpectralFamily):
     needs_labels = True
     kimg = 25_000.0
     presets = {
-        "paper": Preset("the code's CIFAR-10 configuration, 500 epochs (published inception score 9.22, FID 14.73): a "
+        "paper": Preset("the code's CIFAR-10 configuration, 500 epochs: a "
                         "GPU, days; not measured here"),
         "orthogonal": Preset("the same with the orthogonal regularisation of the ImageNet runs; not measured "
                              "here", orthogonal=1e-4),

@@ -61,8 +61,8 @@ class SAGAN(SpectralFamily):
     Config = SAGANConfig
     kimg = 256_000.0
     presets = {
-        "paper": Preset("the code's ImageNet networks with labels at any side, 1,000,000 updates (published at 128 "
-                        "pixels: inception score 52.52, FID 18.65); GPUs, weeks; not measured here"),
+        "paper": Preset("the code's ImageNet networks with labels at any side, 1,000,000 updates (the paper's are of "
+                        "128 pixels); GPUs, weeks; not measured here"),
         "unconditional": Preset("the same without labels; not measured here", conditional=False),
         "laptop": Preset("small networks for 32 pixels with labels; not measured", kimg=120.0,
                          generator_dim=16, critic_dim=16,

@@ -91,14 +91,12 @@ class SNGAN(SpectralFamily):
     Config = SNGANConfig
     kimg = 6400.0
     presets = {
-        "paper": Preset("convolutional networks (table 3), 100,000 generator updates (published on CIFAR-10: "
-                        "inception score 7.42, FID 29.3 with the hyperparameters of table 1 C); a GPU, hours; not "
-                        "measured here"),
-        "paper-resnet32": Preset("CIFAR-10 ResNet (table 4), hinge, five critic updates each (published: inception "
-                                 "score 8.22, FID 21.7); a GPU, a day; not measured here", kimg=16_000.0, **_RESNET),
-        "paper-resnet32-labels": Preset("the same with labels: class-conditional batch norm, projection critic "
-                                        "(published FID 17.5); a GPU, a day; not measured "
-                                        "here", kimg=16_000.0, conditional=True, **_RESNET),
+        "paper": Preset("convolutional networks (table 3), 100,000 generator updates, the hyperparameters of "
+                        "table 1 C; a GPU, hours; not measured here"),
+        "paper-resnet32": Preset("CIFAR-10 ResNet (table 4), hinge, five critic updates each; a GPU, a day; "
+                                 "not measured here", kimg=16_000.0, **_RESNET),
+        "paper-resnet32-labels": Preset("the same with labels: class-conditional batch norm, projection critic; "
+                                        "a GPU, a day; not measured here", kimg=16_000.0, conditional=True, **_RESNET),
         "laptop": Preset("small convolutional networks: blobs after 5 kimg of digits; longer not measured",
                          kimg=120.0, generator_dim=16, critic_dim=16, batch=32),
         "laptop-resnet": Preset("small residual networks with hinge loss; not measured", kimg=120.0,

@@ -218,7 +218,7 @@ class StyleGAN2(Family):
                                 "length, plain critic; not measured here", side=32, kimg=100_000.0, mapping_layers=2,
                                 critic_architecture="orig", stddev_group=32, mixing=0.0, path_weight=0.0,
                                 r1_gamma=0.01, rate=0.0025, ema_kimg=500.0, ema_ramp=0.05, batch=64),
-        "config-e": Preset("table 1 E: nothing grows, half the maps, gamma 100 (published FID 3.31 on FFHQ at 1024); "
+        "config-e": Preset("table 1 E: nothing grows, half the maps, gamma 100; "
                            "not measured here", **_E),
         "config-f": Preset("table 1 F, E with large networks: the same as paper (2.84); not measured here"),
         "table2-orig-orig": Preset("table 2, plain generator and critic, nothing grows; not measured here",
