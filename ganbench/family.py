@@ -2,7 +2,7 @@
 
     class MyGAN(Family):
         paper = "Author et al. 2020, arXiv 2001.00001"
-        class Config(FamilyConfig): width: int = knob(64, "maps at the finest layer", "table 2")
+        class Config(FamilyConfig): width: int = setting(64, "maps at the finest layer", "table 2")
         presets = {"paper": Preset("as the paper"), "smoke": Preset("seconds", width=8)}
 
 The trainer (ganbench.training) knows families through this class alone.
@@ -39,7 +39,7 @@ def setting(default: Any, about: str, source: str = "", *, later: bool = False, 
 
 
 def hashed_settings(config: FamilyConfig) -> dict[str, Any]:
-    """The settings that a configuration's hash is made of, as JSON: all but later ones that stand at their default."""
+    """The settings that a configuration's hash is made of, as JSON: all but later ones that have their default."""
     def untouched(name: str) -> bool:
         field = type(config).model_fields[name]
         extra = field.json_schema_extra
@@ -77,7 +77,7 @@ class Batch(NamedTuple):
 
 @dataclass
 class Clock:
-    """Where training stands. The unit is real images shown to the critic, as the PGGAN line of work counts."""
+    """How far training is. The unit is real images shown to the critic, as the PGGAN line of work counts."""
 
     images: int = 0  # real images drawn so far, over all processes
     steps: int = 0  # generator updates done
@@ -119,7 +119,7 @@ class Engine(Protocol):
     clock: Clock
     stage: Stage
     world: int  # number of processes
-    labels: Tensor | None  # of the whole training set, int64 (N,) on the device; None where there are none, or not known
+    labels: Tensor | None  # of the whole training set, int64 (N,) on the device; None where there are none or not known
 
     def random(self, name: str) -> Random:
         """The run's random stream of that name."""
@@ -135,7 +135,10 @@ class Engine(Protocol):
         """A scalar averaged over processes (for controllers such as BEGAN's k_t)."""
 
     def whole_batch(self, x: Tensor) -> Tensor:
-        """(B/world, ...) of each process -> (B, ...) on all, in order and differentiable: for losses that compare samples."""
+        """(B/world, ...) of each process -> (B, ...) on all, in order and differentiable.
+
+        For losses that compare samples.
+        """
 
     @property
     def local_batch(self) -> int:
@@ -171,7 +174,8 @@ class Family(nn.Module):
     watches_held_out: ClassVar[bool] = False  # `held_out` says something of images kept from training
     has_likelihood: ClassVar[bool] = False  # `bits_per_dim` is there
     latent_distribution: Literal["normal", "uniform"] = "normal"  # __init__ may set it
-    has_styles: bool = False  # the generator maps z to w and draws from w: `to_style`, `from_style`; __init__ may set it
+    # the generator maps z to w and draws from w: `to_style`, `from_style`; __init__ may set it
+    has_styles: bool = False
     lipschitz_critic: bool = False  # the critic estimates a Wasserstein distance; __init__ may set it
     energy_ratio: float = 1.0  # L(G(z)) / L(x) that an autoencoder critic's training aims at; __init__ may set it
 
@@ -232,8 +236,8 @@ class Family(nn.Module):
         return 0.0
 
     def recording_key(self, clock: Clock) -> Hashable:
-        """What in the next step depends on the clock beside the stage, such as a number of critic updates or a penalty that
-        is due every 16th step: steps are recorded apart for each value. None: this step is not to be recorded."""
+        """What in the next step depends on the clock beside the stage, such as a number of critic updates or a penalty
+        that is due every 16th step: steps are recorded apart for each value. None: this step is not to be recorded."""
         return ()
 
     def tick_kimg(self, stage: Stage) -> float | None:

@@ -139,7 +139,7 @@ def replace_rows(path: str | Path, rows: Iterable[Mapping[str, Any]],
     behind.
 
     Args:
-        path: a results CSV, made if needed. own: is given each row that stands there.
+        path: a results CSV, made if needed. own: is given each row that is there.
     Returns:
         The runs whose rows were kept, each once.
     Raises:
@@ -340,7 +340,7 @@ def _is_results(path: Path) -> bool:
 
 
 def _whole_lines(raw: bytes) -> bytes:
-    """What stands in the file up to the last complete row (a killed writer leaves half a line)."""
+    """The file's content up to the last complete row (a killed writer leaves half a line)."""
     if not raw or raw.endswith(b"\n"):
         return raw
     start = raw.rfind(b"\n") + 1
@@ -390,8 +390,8 @@ def _parse(text: str, path: Path) -> list[dict[str, str]]:
                                 f"'{row['schema']}'): remove the line or use another file")
             for column, value in row.items():
                 if value and not _fits(column, value):
-                    raise UserError(f"{path} line {begins}: '{value}' is no value for the column {column}: mend the "
-                                    f"line")
+                    raise UserError(f"{path} line {begins}: '{value}' is no value for the column {column}: "
+                                    "correct the line")
             rows.append(row | {"schema": str(SCHEMA)})
             begins = reader.line_num + 1
     except csv.Error as error:

@@ -17,11 +17,11 @@ from ganbench.runs.run_folder import Run
 
 FAMILY = '''
 """A family for tests."""
-from ganbench.family import Family, FamilyConfig, Preset, knob
+from ganbench.family import Family, FamilyConfig, Preset, setting
 
 class MineConfig(FamilyConfig):
-    width: int = knob(64, "maps at the finest layer", "table 2")
-    rate: float = knob(1e-4, "learning rate | both", "section 4")
+    width: int = setting(64, "maps at the finest layer", "table 2")
+    rate: float = setting(1e-4, "learning rate | both", "section 4")
 
 class Mine(Family):
     title, paper, summary = "MineGAN", "Author 2020", "An idea. A second sentence. A third."
@@ -100,7 +100,8 @@ def test_presets_diff_names_what_differs_and_nothing_else(mine):
 def a_run(tmp_path, **options):
     family = Known(Call(lambda z, *_: (z[:, :1, None, None] / 3).expand(-1, 1, 8, 8)), **options)
     state = {"images": 0, "steps": 0, "seconds": 0.0}
-    return Run(tmp_path, {"run": "test"}, family, family.generator, state, torch.device("cpu"))
+    return Run(tmp_path, {"run": "test"}, family, family.generator, state, torch.device("cpu"), trust=False,
+               checkpoint=tmp_path)
 
 
 @pytest.mark.parametrize("n", [10, 64, 300])

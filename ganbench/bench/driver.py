@@ -147,7 +147,7 @@ class Board:
 
 
 def how_far(folder: Path, unit: str) -> float:
-    """Where a run stands by its log: its last kimg, step or seconds; 0 if it has not logged yet."""
+    """How far a run is by its log: its last kimg, step or seconds; 0 if it has not logged yet."""
     try:
         with open(folder / "metrics.jsonl", "rb") as file:
             file.seek(0, os.SEEK_END)

@@ -144,7 +144,8 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
         "and the scoring on top of it: "
         + ", ".join(planned.suite.evaluation.metrics) + f" on {planned.suite.evaluation.n:,} images "
         + (f"every {planned.suite.evaluation.every:g} kimg" if planned.suite.evaluation.every else "at the end"))
-    report(f"measured in {time.monotonic() - begun:.0f} s on this machine ({device.type}) from real steps at each side; "
+    took = time.monotonic() - begun
+    report(f"measured in {took:.0f} s on this machine ({device.type}) from real steps at each side; "
         "where a step is long, with a smaller batch and scaled. Nothing was trained.")
     for note in planned.notes:
         report(note)

@@ -63,17 +63,16 @@ def measure(dataset: str, side: int, channels: int, crop: str | None, metrics: l
               "channels": channels, "data_hash": store.content_hash, "eval_seed": eval_seed, "status": "ok",
               "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
     rows: list[dict[str, Any]] = []
-    for wanted, together in by_count(names, n, settings or {}):
+    for wanted, group in by_count(names, n, settings or {}):
         # the floor has as many images on each side as a model's score has, unless the data set is too small for two
         # halves
         half, whole = min(wanted, store.n // 2), min(wanted, store.n)
         fewer = f"on {half:,} images a side, models on {whole:,}: it would be lower with as many"
         note = "" if half == whole else fewer
-        noise, options = NoiseImages(whole, channels, side, eval_seed), without_counts(settings or {}, together)
-        floor = noise_floor(together, StoreSet(store, whole), half, device=device, seed=eval_seed, options=options)
-        ceiling = evaluate(together, fakes=noise, reals=StoreSet(store, whole), side=side, channels=channels,
-                           device=device,
-                           seed=eval_seed, options=options)
+        noise, options = NoiseImages(whole, channels, side, eval_seed), without_counts(settings or {}, group)
+        floor = noise_floor(group, StoreSet(store, whole), half, device=device, seed=eval_seed, options=options)
+        ceiling = evaluate(group, fakes=noise, reals=StoreSet(store, whole), side=side, channels=channels,
+                           device=device, seed=eval_seed, options=options)
         for short, label, remark, results in (("reals", records.FLOOR, note, floor),
                                               ("noise", records.NOISE, "", ceiling)):
             rows += [common | row | {"run": f"{run}-{short}", "family": label,

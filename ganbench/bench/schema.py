@@ -1,4 +1,4 @@
-"""What stands in a suite's file, key by key. What becomes of it: ganbench.bench.suite."""
+"""What a suite's file holds, key by key. What becomes of it: ganbench.bench.suite."""
 
 import math
 from typing import Any

@@ -102,7 +102,7 @@ def _fields(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
     for part in place:
         if isinstance(part, str):
             annotation = annotation.model_fields[part].annotation
-            for inner in getattr(annotation, "__args__", ()):
+            for inner in getattr(annotation, "__args__", ()):  # list[X], X | None; a plain class has no arguments
                 if isinstance(inner, type) and issubclass(inner, BaseModel):
                     annotation = inner
     return list(annotation.model_fields)

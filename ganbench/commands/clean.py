@@ -8,8 +8,8 @@ import typer
 
 from ganbench.errors import UserError, nearest
 
-# Part of the cache -> what is in it. What was downloaded by hand or by a data set (weights, downloads) is not among them:
-# it may not be had again.
+# Part of the cache -> what is in it. What was downloaded by hand or by a data set (weights, downloads) is not among
+# them: it may not be had again.
 PARTS = {"stores": "prepared data sets; made again from their files, as long as you have these",
          "statistics": "of real images; measured again when they are needed",
          "classifiers": "trained for metrics; trained again when they are needed"}
@@ -20,15 +20,18 @@ def register(app: typer.Typer) -> None:
 
 
 def clean(
-    parts: Annotated[list[str] | None, typer.Argument(help=f"What to remove: {', '.join(PARTS)}, or all of these")] = None,
+    parts: Annotated[list[str] | None,
+                     typer.Argument(help=f"What to remove: {', '.join(PARTS)}, or all of these")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this it is only shown")] = False,
 ) -> None:
-    """What can be made again, and how much room it takes; with --yes it is removed. Runs and results are never touched."""
+    """What can be made again, and how much room it takes; with --yes it is removed.
+    Runs and results are never touched."""
     from ganbench.files import cache_dir
     chosen = list(PARTS) if not parts or parts == ["all"] else parts
     for part in chosen:
         if part not in PARTS:
-            raise UserError(f"nothing called '{part}' can be cleaned.{nearest(part, PARTS)} Known: {', '.join(PARTS)}, all")
+            raise UserError(f"nothing called '{part}' can be cleaned.{nearest(part, PARTS)} "
+                            f"Known: {', '.join(PARTS)}, all")
     total = 0
     for part in chosen:
         folder = cache_dir() / part

@@ -26,12 +26,14 @@ def examine() -> int:
     import torch
     print("versions    " + ", ".join(f"{k} {v}" for k, v in versions().items()))
     commit, dirty = git_state()
-    print(f"code        {commit[:12] + (' with uncommitted changes' if dirty else '') if commit else 'installed, not a checkout'}")
+    changes = " with uncommitted changes" if dirty else ""
+    print(f"code        {commit[:12] + changes if commit else 'installed, not a checkout'}")
     print(f"processor   {processor()}, {usable_cores()} cores usable, torch uses {torch.get_num_threads()} threads")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
-            print(f"gpu {index}       {torch.cuda.get_device_name(index)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, "
+            print(f"gpu {index}       {torch.cuda.get_device_name(index)}, "
+                  f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free, "
                   f"bf16 {'yes' if torch.cuda.is_bf16_supported() else 'no'}")
     else:
         print("gpu         none that torch can see: everything runs on the CPU, take small sides and presets")

@@ -37,7 +37,8 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
     found_sources = [(name, load_plugin("dataset", name, Source)) for name in names("dataset")]
     return {
         "families": [{"name": name, "title": f.title, "paper": f.paper, "adversarial": f.adversarial,
-                      "needs_labels": f.needs_labels or f.trains_on_labels, "presets": list(f.presets), "summary": f.summarise()}
+                      "needs_labels": f.needs_labels or f.trains_on_labels, "presets": list(f.presets),
+                      "summary": f.summarise()}
                      for name, f in found_families],
         "datasets": [{"name": name.replace("_", "-"), "title": s.title,
                       "about": _first_line(s), "crops": list(s.crops)} for name, s in found_sources],

@@ -1,4 +1,7 @@
-"""A metric's page, made from what its class says of itself; `ganbench show FID` prints it, the documentation holds it."""
+"""A metric's page, made from what its class says of itself.
+
+`ganbench show FID` prints it, the documentation holds it.
+"""
 
 import inspect
 from collections.abc import Iterable
@@ -54,7 +57,7 @@ def _settings(metric: type[MetricBase]) -> list[tuple[str, str]]:
 
 
 def _protocol(metric: type[MetricBase]) -> str:
-    """The protocol with default settings; "" where it can be told only with weights or images at hand."""
+    """The protocol with default settings; "" where it can be known only with weights or images at hand."""
     try:
         return metric().protocol().replace("reals=0", "reals=N").replace("fakes=0", "fakes=N")
     except UserError:

@@ -43,8 +43,10 @@ def sample(
     video: Annotated[bool, typer.Option("--video", help="A film (.mp4) of --growth, --walk or --interpolate")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="The images alone: not enlarged, without labels")] = False,
     which: Annotated[str, typer.Option(help="Checkpoint: last or best")] = "last",
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse a damaged checkpoint; else the one before is taken")] = False,
-    trust: Annotated[bool, typer.Option("--trust", help="Run code that lies in the run's folder, or is not what it was")] = False,
+    strict: Annotated[bool, typer.Option(
+        "--strict", help="Refuse a damaged checkpoint; else the one before is taken")] = False,
+    trust: Annotated[bool, typer.Option(
+        "--trust", help="Run code that lies in the run's folder, or is not what it was")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
 ) -> None:
     """Draw images from a run: a grid, single files, or a picture that shows how its latent space is made."""
@@ -144,12 +146,14 @@ def labels_of(run: "Run", kind: str, *, n: int, seed: int) -> "Labels":
         columns = max(1, round(n ** 0.5))
         return Labels(name, [str(i) for i in range(0, n, columns)], [f"+{i}" for i in range(columns)])
     if kind == "growth":
-        return Labels(name, (), [pictures.moment(path) for path in pictures.spread(sorted(run.path.glob("grids/*.png")))])
+        grids = pictures.spread(sorted(run.path.glob("grids/*.png")))
+        return Labels(name, (), [pictures.moment(path) for path in grids])
     if kind == "walk":
         return Labels(f"{name}: from latent to latent", [f"{i} to {i + 1}" for i in range(rows - 1)])
     if kind.startswith("interpolate-"):
         space = kind.removeprefix("interpolate-")
-        return Labels(f"{name}: interpolation in {space}", [f"pair {i}" for i in range(rows)], [f"{i / 8:g}" for i in range(9)])
+        return Labels(f"{name}: interpolation in {space}", [f"pair {i}" for i in range(rows)],
+                      [f"{i / 8:g}" for i in range(9)])
     if kind == "embed":
         return Labels(f"{name}: real images at both ends", (), ["real", *(f"{i / 8:g}" for i in range(9)), "real"])
     if kind == "classes":
@@ -176,7 +180,8 @@ def frames_of(run: "Run", kind: str, *, n: int, seed: int, label: int | None) ->
 
     if kind == "growth":
         grids = pictures.spread(sorted(run.path.glob("grids/*.png")), 10_000)
-        return (labelled(np.asarray(Image.open(path).convert("RGB")), Labels(pictures.moment(path))) for path in grids), 4
+        return (labelled(np.asarray(Image.open(path).convert("RGB")), Labels(pictures.moment(path)))
+                for path in grids), 4
     if kind != "walk" and not kind.startswith("interpolate-"):
         raise UserError("--video shows what moves: add --growth, --walk or --interpolate z")
     stops = torch.stack([latents(run, n, seed, f"film/{i}") for i in range(4)])

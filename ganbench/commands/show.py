@@ -21,9 +21,11 @@ presets_app = typer.Typer(no_args_is_help=True, help="Compare a family's presets
 
 
 def show(
-    family: Annotated[str | None, typer.Argument(help="A family or a metric from `ganbench list`, or a Python file")] = None,
+    family: Annotated[str | None,
+                      typer.Argument(help="A family or a metric from `ganbench list`, or a Python file")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a file")] = False,
-    out: Annotated[str | None, typer.Option(help="Write Markdown pages here, of all families unless one is named")] = None,
+    out: Annotated[str | None,
+                   typer.Option(help="Write Markdown pages here, of all families unless one is named")] = None,
 ) -> None:
     """A family's page (paper, idea, presets, settings, logged quantities, health and sickness), or a metric's."""
     if out is not None:

@@ -28,7 +28,8 @@ def list_() -> None:
         here = "" if file is None else f"yes ({file.note})" if file.note else "yes"
         table.add_row(asset.name, here, str((file or asset.files[0]).megabytes), asset.what)
     Console().print(table)
-    print(f"in {weights.weights_folder()}; dinov2-vit-s-14, -b-14, -l-14, -g-14 come with torch.hub; random-vgg16 needs none")
+    print(f"in {weights.weights_folder()}; dinov2-vit-s-14, -b-14, -l-14, -g-14 come with torch.hub; "
+          "random-vgg16 needs none")
 
 
 def get(

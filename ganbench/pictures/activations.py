@@ -35,18 +35,18 @@ def critic_score(family: Family, images: Tensor, labels: Tensor | None = None) -
 
 
 class _Listen(TorchFunctionMode):
-    """Hands every rectified map (B,C,H,W) behind a convolution to `heard`, at once (it may be overwritten later)."""
+    """Hands every rectified map (B,C,H,W) behind a convolution to `receive`, at once (it may be overwritten later)."""
 
-    def __init__(self, heard: Callable[[Tensor], None]):
+    def __init__(self, receive: Callable[[Tensor], None]):
         super().__init__()
-        self.heard, self.convolved = heard, False
+        self.receive, self.convolved = receive, False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in CONVOLUTIONS:
             self.convolved = True
         elif func in RECTIFIERS and self.convolved and result.dim() == 4:
-            self.heard(result)
+            self.receive(result)
         return result
 
 
@@ -77,17 +77,18 @@ class _Guide(_Listen):
                  F.selu_: F.selu}.get(func, func)
         result = _GuidedRectifier.apply(x, lambda v: plain(v, *rest, **options))
         if self.convolved and result.dim() == 4:
-            self.heard(result)
+            self.receive(result)
         return result
 
 
-def maps(family: Family, images: Tensor, labels: Tensor | None, heard: Callable[[Tensor], None]) -> None:
-    """Run the critic in evaluation mode without gradients; each rectified map behind a convolution goes to `heard`."""
+def maps(family: Family, images: Tensor, labels: Tensor | None, receive: Callable[[Tensor], None]) -> None:
+    """Run the critic in evaluation mode without gradients; each rectified map behind a convolution
+    goes to `receive`."""
     if family.critic is None:
         raise UserError("this picture or measure looks into a critic, and this family has none")
     with torch.no_grad(), frozen_modes(family.critic):
         family.critic.eval()
-        with _Listen(lambda feature_map: heard(feature_map[:len(images)])):
+        with _Listen(lambda feature_map: receive(feature_map[:len(images)])):
             critic_score(family, images, labels)
 
 
@@ -100,22 +101,22 @@ def guided_gradients(family: Family, images: Tensor, labels: Tensor | None, chan
         d unit / d pixel, (B,C,S,S).
     """
     assert family.critic is not None
-    heard: list[Tensor] = []
+    found: list[Tensor] = []
     with torch.enable_grad(), frozen_modes(family.critic):
         family.critic.eval()
         images = images.detach().requires_grad_(True)
-        with _Guide(heard.append):
+        with _Guide(found.append):
             critic_score(family, images, labels)
-        last = last_map(heard)
+        last = last_map(found)
         chosen = last[torch.arange(len(images)), torch.tensor(channels)]
         gradients = torch.autograd.grad(chosen.flatten(1).amax(1).sum(), images)
     return gradients[0]
 
 
-def last_map(heard: list[Tensor]) -> Tensor:
-    if not heard:
+def last_map(found: list[Tensor]) -> Tensor:
+    if not found:
         raise UserError("this family's critic has no convolution followed by a rectifier: use a convolutional one")
-    return heard[-1]
+    return found[-1]
 
 
 class _Kernels(TorchFunctionMode):

@@ -284,10 +284,10 @@ def _strengths(family: Family, images: Tensor, labels: Tensor | None, batch: int
     """The largest activation of each channel of the last rectified map, (N,channels)."""
     parts = []
     for start in range(0, len(images), batch):
-        heard: list[Tensor] = []
+        found: list[Tensor] = []
         some = None if labels is None else labels[start:start + batch]
-        activations.maps(family, images[start:start + batch], some, heard.append)
-        parts.append(activations.last_map(heard).flatten(2).amax(2))
+        activations.maps(family, images[start:start + batch], some, found.append)
+        parts.append(activations.last_map(found).flatten(2).amax(2))
     return torch.cat(parts)
 
 

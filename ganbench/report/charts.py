@@ -83,7 +83,7 @@ def _curves(trained: list[TableEntry], rows: list[Any], axis: str, x_label: str,
             series.append(Series(entry.label, numbers[entry.label], places, [_mean(v) for v in full.values()],
                                  [min(v) for v in full.values()], [max(v) for v in full.values()]))
         for run in sorted({r.run for r in rows if r.run in entry.runs and r.outcome != "ok"}):
-            points = sorted((getattr(r, axis), r.value) for r in rows if r.run == run)
+            points = sorted((getattr(r, axis), r.value) for r in rows if r.run == run)  # axis: kimg or seconds
             series.append(Series(f"{entry.label}, {run}", numbers[entry.label], [x for x, _ in points],
                                  [y for _, y in points], faint=True, ends_badly=True))
     if not any(len(s.x) > 1 for s in series):
@@ -119,7 +119,8 @@ def _cost(trained: list[TableEntry], column: Column, attribute: str, x_label: st
           y_label: str, numbers: dict[str, int]) -> str:
     series = []
     for entry in trained:
-        summary, cost = entry.cells[column].last_summary, getattr(entry, attribute)
+        summary = entry.cells[column].last_summary
+        cost = getattr(entry, attribute)  # one of COSTS
         if summary and cost:
             low = None if summary.low is None else [summary.low]
             high = None if summary.high is None else [summary.high]

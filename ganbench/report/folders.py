@@ -33,7 +33,7 @@ class RunFolder:
         """
         found: dict[str, tuple[list[float], list[float]]] = {}
         path = self.path / "metrics.jsonl"
-        remedy = "mend the line, or leave this run's folder out with --runs"
+        remedy = "correct the line, or leave this run's folder out with --runs"
         records = read_json_lines(path, remedy=remedy, keys={"kimg": float}) if path.is_file() else []
         for number, record in enumerate(records, start=1):
             if not math.isfinite(record["kimg"]):
@@ -65,7 +65,7 @@ def find_runs(names: Iterable[str], roots: Sequence[Path]) -> dict[str, RunFolde
         for path in sorted([*root.glob("*/config.json"), *root.glob("*/*/config.json")]):
             name = path.parent.name
             if name in wanted and name not in found:
-                found[name] = RunFolder(path.parent, read_json(path, remedy="mend it, or choose other --runs"))
+                found[name] = RunFolder(path.parent, read_json(path, remedy="correct it, or choose other --runs"))
     return found
 
 

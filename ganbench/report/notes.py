@@ -93,7 +93,7 @@ class Spread:
 
 
 def _conditions(columns: list[Column]) -> list[str]:
-    """The protocol of each column, said once for the levels that share it."""
+    """The protocol of each column, given once for the levels that share it."""
     notes = []
     stated: dict[tuple[Any, ...], list[tuple[Column, str]]] = {}
     for column in columns:

@@ -121,4 +121,6 @@ def groups(rows: pd.DataFrame, by: list[str]) -> Iterator[tuple[dict[str, Any], 
 
 def optional(value: Any, default: Any = None) -> Any:
     """A number from pandas as a Python number; missing becomes the default."""
-    return default if value is None or pd.isna(value) else value.item() if hasattr(value, "item") else value
+    if value is None or pd.isna(value):
+        return default
+    return value.item() if hasattr(value, "item") else value  # NumPy's scalars have it, Python's own do not

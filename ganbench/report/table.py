@@ -1,4 +1,4 @@
-"""Comparison tables on the screen. What stands in them: ganbench.report.comparison. As files: export and latex."""
+"""Comparison tables on the screen. What they hold: ganbench.report.comparison. As files: export and latex."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence

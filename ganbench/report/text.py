@@ -83,6 +83,6 @@ def cell_texts(entry: TableEntry, column: Column) -> tuple[str, str]:
 
 
 def mark_of(entry: TableEntry, column: Column) -> str:
-    """How an entry stands in a column (`Standing.mark`), or nothing."""
+    """How an entry ranks in a column (`Standing.mark`), or nothing."""
     standing = entry.cells[column].standing
     return standing.mark if standing else ""

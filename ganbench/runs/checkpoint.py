@@ -61,9 +61,11 @@ def save_checkpoint(folder: Path, images: int, document: dict[str, Any], tensors
     """
     target = folder / f"images-{images:012d}"
     try:
+        # what killed processes have half written
         remove_abandoned(folder)
         for left_over in folder.glob(".writing-*"):  # so were half-written ones called once
             shutil.rmtree(left_over, ignore_errors=True)
+        # it is there already where the end of training falls on a step that wrote one
         if not target.exists():
             with atomic_folder(target, remedy=FULL, sync=True) as scratch:
                 # clone: safetensors refuses tensors that share memory
@@ -75,12 +77,13 @@ def save_checkpoint(folder: Path, images: int, document: dict[str, Any], tensors
                 os.chmod(scratch / TENSORS, (scratch / STATE).stat().st_mode & 0o777)
         _remove_older(folder, keep)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
         raise UserError(f"cannot write the checkpoint {target} ({reason}): {FULL}") from None
     return target
 
 
 def _remove_older(folder: Path, keep: int) -> None:
+    # the last ones, and the best one however old it is
     best = best_of(folder)
     for old in list_checkpoints(folder)[:-keep]:
         if old != best:
@@ -89,12 +92,14 @@ def _remove_older(folder: Path, keep: int) -> None:
 
 def mark_if_best(folder: Path, checkpoint: Path, metric: str, value: float, *, higher_is_better: bool) -> None:
     """Remember this checkpoint if none before had a better value; the best one is never removed."""
+    # every comparison with NaN is false: below it would pass for a new best
     if not math.isfinite(value):
         return
     if best_of(folder) is not None:
         former = _mark(folder)["value"]
         if (value <= former) if higher_is_better else (value >= former):
             return
+    # the first one, or better than the best so far
     mark = {"checkpoint": checkpoint.name, "metric": metric, "value": value}
     atomic_write(folder / "best.json", json.dumps(mark), remedy=FULL)
 
@@ -107,6 +112,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     Raises UserError for a folder that this account may not read: that is not the same as an empty one.
     """
     try:
+        # numbers are padded to 12 digits: the order of the names is that of the images
         return sorted(entry for entry in folder.iterdir() if NAME.fullmatch(entry.name))
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -122,6 +128,7 @@ def best_of(folder: Path) -> Path | None:
     except UserError as error:
         warnings.warn(f"{error}; until then it is passed over", stacklevel=2)
         return None
+    # a mark may outlive its checkpoint, removed by hand
     return folder / found["checkpoint"] if found and (folder / found["checkpoint"]).is_dir() else None
 
 
@@ -155,9 +162,11 @@ def load_checkpoint(checkpoint: Path, keys: Mapping[str, Kinds] | None = None,
         Damaged: incomplete, cut short, or other bytes than were written.
         UserError: of another format, or not readable for this account.
     """
+    # missing is damage, unreadable is not: find out before anything is parsed
     for name in (STATE, TENSORS):
         _check_readable(checkpoint, name)
     try:
+        # a file that is cut short does not parse
         document = read_json(checkpoint / STATE, keys={"format": int, **(keys or {})}, remedy="it cannot be used")
         tensors = load_file(checkpoint / TENSORS)
     except (UserError, SafetensorError, OSError) as error:
@@ -166,6 +175,7 @@ def load_checkpoint(checkpoint: Path, keys: Mapping[str, Kinds] | None = None,
     if document["format"] != FORMAT:
         raise UserError(f"the checkpoint {checkpoint} has format {document['format']}, this version reads {FORMAT}: "
                         "use the version of ganbench that wrote it")
+    # they parse; are they also the bytes that were written?
     written = document.pop("sha256", None)
     if written is not None:
         found = {"tensors": _file_hash(checkpoint / TENSORS), "state": _state_hash(document)}
@@ -187,6 +197,7 @@ def load_newest(folder: Path, *, keys: Mapping[str, Kinds] | None = None, strict
         UserError: the newest cannot be used and `strict`, or none of them can; or one that may not be read.
     """
     passed_over: list[str] = []
+    # from the newest back, until one is whole and fits
     for checkpoint in reversed(list_checkpoints(folder)):
         try:
             document, tensors = load_checkpoint(checkpoint, keys)
@@ -197,6 +208,7 @@ def load_newest(folder: Path, *, keys: Mapping[str, Kinds] | None = None, strict
             if strict:
                 raise UserError(f"{error}: leave out --strict to take the one before it") from None
             passed_over.append(str(error))
+    # there were some, and none can be used
     if passed_over:
         raise UserError(f"{passed_over[0]}, and no older one can be used: begin a new run (this folder stays as it is)")
     return None
@@ -223,6 +235,7 @@ def set_aside(folder: Path, taken: Path) -> list[Path]:
     renamed = []
     for checkpoint in list_checkpoints(folder):
         if checkpoint.name > taken.name:
+            # an earlier resumption may have left one of that name
             target, number = folder / f"unused-{checkpoint.name}", 2
             while target.exists():
                 target, number = folder / f"unused-{checkpoint.name}-{number}", number + 1

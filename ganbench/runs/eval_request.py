@@ -18,7 +18,7 @@ def parse_range(text: str) -> tuple[float, float] | None:
         return None
     try:
         low, high = map(float, text.split(","))
-    except ValueError:
+    except ValueError:  # NaN is refused below, like a range that is upside down
         low = high = float("nan")
     if not low < high:
         raise UserError(f"--range {text}: write BLACK,WHITE as two numbers, e.g. --range 0,1")
@@ -37,11 +37,9 @@ class EvalRequest:
     # --- what is compared
     run: str | None = option(None, "A run's folder; default: the newest in runs/")
     fake: str | None = option(None, "Score these instead: run, folder, .zip, .npz, .npy, .pt, .safetensors, "
-                                    "TorchScript, .onnx, "
-                                    "MODULE:CALLABLE")
+                                    "TorchScript, .onnx, MODULE:CALLABLE")
     real: str | None = option(None, "Against these: data set, folder, file of images or of statistics; default: the "
-                                    "run's own "
-                                    "data")
+                                    "run's own data")
     n: int | None = option(None, "Images on each side; default: all, of a run as when it trained", flag="--n",
                            minimum=1)
     seed: int = option(0, "Seed of latents and of the metrics' own draws")
@@ -50,14 +48,13 @@ class EvalRequest:
     crop: str | None = option(None, "Crop of the real data set")
     root: str | None = option(None, "Where the real data set's files are")
     latent: int | None = option(None, "Latents of a generator that does not say")
-    value_range: tuple[float, float] | None = option("", "Black and white of a generator's floats, e.g. 0,1; default: "
-                                                         "-1,1",
-                                                     flag="--range", parse=parse_range)
+    value_range: tuple[float, float] | None = option(
+        "", "Black and white of a generator's floats, e.g. 0,1; default: -1,1", flag="--range", parse=parse_range)
     which: str = option("last", "Checkpoint of the run: last or best")
     trust: bool = option(False, "Run code that lies in the run's folder, or is not what it was")
     skip_bad: bool = option(False, "Leave out unreadable pictures, listed by name")
 
-    # --- how
+    # --- how it is measured
     compat: str | None = option(None, "Make every choice as torch-fidelity, pytorch-fid, clean-fid or stylegan3 does")
     network: str | None = option(None, "Another feature network, or MODULE:CALLABLE")
     layer: str | None = option(None, "Layer of the feature network")
@@ -66,10 +63,14 @@ class EvalRequest:
     dtype: str | None = option(None, "The same, by its former name")
     options: dict[str, Any] = option([], "A metric's setting, e.g. kid.subsets=50; repeatable", flag="--set",
                                      parse=parse_metric_settings)
+
+    # --- what else is measured, and what ends it
     floor: bool = option(True, "Also measure the noise floor of metrics that have one", flag="--floor/--no-floor")
     strict: bool = option(False, "Stop where one metric cannot be had, or the newest checkpoint is damaged")
     keep_going: bool = option(False, "Pass over misspelt metrics, too")
     use_cache: bool = option(True, "Use kept statistics of reals", flag="--cache/--no-cache")
+
+    # --- where it runs, and where the numbers go
     latex: bool = option(False, "Also print the numbers as a row of a LaTeX table")
     device: str = option("auto", "auto, cpu, cuda, cuda:1")
     results: str | None = option(DEFAULT_RESULTS, "Results CSV to append to; '' for none", parse=path_or_none)
@@ -77,9 +78,10 @@ class EvalRequest:
     def settings(self) -> dict[str, Any]:
         """Settings of metrics, as ganbench.metrics.evaluate takes them. Raises UserError for two that contradict."""
         if self.dtype and self.feature_precision and self.dtype != self.feature_precision:
+            # which of the two is meant cannot be known
             raise UserError(f"--dtype {self.dtype} and --feature-precision {self.feature_precision} are two names of "
-                            f"one "
-                            "option: give one of them")
+                            "one option: give one of them")
+        # a setting that has an option of its own: the option wins over --set
         named = {"compat": self.compat, "network": self.network, "layer": self.layer,
                  "dtype": self.feature_precision or self.dtype}
         return {**self.options, **{key: value for key, value in named.items() if value is not None}}

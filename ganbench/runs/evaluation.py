@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Images = str | Path | np.ndarray | Tensor | Callable[[int, int], Any] | ImageSet
+# what `evaluate` takes beside the metrics' own settings; the rest of a request it makes itself
 SETTINGS = {f.name for f in fields(EvalRequest)} - {"names", "run", "fake", "real", "options", "results", "latex"}
 SHOWN = ("metric", "level", "value", "ci_low", "ci_high", "higher_is_better", "n_fake", "n_real", "protocol", "note")
 
@@ -66,14 +67,16 @@ class Evaluation:
         return pd.DataFrame([{column: row[column] for column in SHOWN} for row in self.rows])
 
     def save(self, results: str | Path) -> int:
-        """Append the rows, and the floor's, to a results CSV that `ganbench report` reads. Returns how many were
-        new.
+        """Append the rows, and the floor's, to a results CSV that `ganbench report` reads.
+
+        Returns how many were new.
         """
         from ganbench import records
         return records.append(results, self.rows + self.floor)
 
     def latex(self) -> str:
         """One row of a LaTeX table, under a comment that names its columns."""
+        # names with arrows that say which way is better; LaTeX takes a bare underscore for a subscript
         heads = [_name(row).replace("_", r"\_") + {True: r" $\uparrow$", False: r" $\downarrow$",
                                                    None: ""}[row["higher_is_better"]]
                  for row in self.rows]
@@ -93,11 +96,11 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         arrows = {True: "higher", False: "lower", None: ""}
+        # the scores, then the same metrics of reals against reals
         rows = [(_name(row), _with_interval(row), arrows[row["higher_is_better"]],
                  f"{row['n_fake']:,} / {row['n_real']:,}", row["protocol"]) for row in self.rows]
-        rows += [(f"{_name(row)} of reals against reals", _with_interval(row), "", f"{row['n_fake']:,} / "
-                                                                                   f"{row['n_real']:,}",
-                  row["protocol"]) for row in self.floor]
+        rows += [(f"{_name(row)} of reals against reals", _with_interval(row), "",
+                  f"{row['n_fake']:,} / {row['n_real']:,}", row["protocol"]) for row in self.floor]
         return (f"<p><b>{html.escape(self.title)}</b></p>"
                 + html_table(("metric", "value [95% interval]", "better", "images (generated / real)", "protocol"),
                              rows)
@@ -110,8 +113,7 @@ def evaluate(fake: Images | Run, real: Images | None = None, metrics: str | Sequ
 
     Args:
         fake: what is scored: a folder or .zip of pictures, a file (.npz, .npy, .pt, .safetensors, TorchScript, .onnx),
-        an
-            array or tensor, a function (n, seed) -> n images, a run's folder, or a `Run`. Arrays and tensors are
+            an array or tensor, a function (n, seed) -> n images, a run's folder, or a `Run`. Arrays and tensors are
             uint8 (N,C,S,S) or (N,S,S,C), or (N,S,S) for grey; a function may also give floats in [-1,1].
         real: the images to compare with, likewise, or a data set by name; may be left out for a run, which then is
             compared with the data it was trained on.
@@ -133,18 +135,23 @@ def evaluate(fake: Images | Run, real: Images | None = None, metrics: str | Sequ
         >>> low < found["swd avg"] < high
         True
     """
+    # apart: the metrics, what a request is asked, and what is left for the metrics themselves
     names = [name.strip() for name in metrics.split(",")] if isinstance(metrics, str) else list(metrics)
     asked = {key: settings.pop(key) for key in list(settings) if key in SETTINGS}
+    # a run comes loaded or as its folder, which config.json distinguishes from a folder of pictures
     own: Any = fake
     if isinstance(fake, str | Path) and (Path(fake) / "config.json").is_file():
         own, fake = str(fake), ""
     is_run = isinstance(own, Run) or (isinstance(fake, str) and fake == "")
     if isinstance(own, Run):
+        # it is scored where it was loaded to
         asked.setdefault("device", str(own.device))
+    # a metric that cannot be had is an error here, not a line in the report
     asked.setdefault("strict", True)
     if not is_run and real is None:
         raise UserError("these images need something to be compared with: name a data set, a folder or an array as "
                         "`real`")
+    # from here on the same as the command line
     request = EvalRequest(names=names, run=own if is_run else None, fake=None if is_run else _plain(fake),
                           real=_plain(real), options=settings, **asked)
     found = run_request(request)
@@ -174,6 +181,7 @@ def features(images: Images, network: str = "inception-v3-compat", *, layer: str
     place = choose_device(device)
     opened = open_images(_plain(images), n=n, seed=seed, device=place)
     model = open_network(network, [layer] if layer else [], device=place, dtype=dtype)
+    # batch by batch, of which only the features are kept
     parts = [model(batch)[model.layers[0]].cpu() for batch in opened.batches(sampling_batch(opened.side))]
     return torch.cat(parts)
 

@@ -43,9 +43,9 @@ class Run:
 
     Attributes:
         path: the folder. config: contents of config.json. family: networks with the checkpoint's weights.
-        generator: the averaged generator where the family averages, in sampling mode. images, kimg, step, seconds:
-        where training stood. trust: whether code that the folder brings along may be run. checkpoint: the folder that
-        its weights come from.
+        generator: the averaged generator where the family averages, in sampling mode.
+        images, kimg, step, seconds: how far training was.
+        trust: whether code that the folder brings along may be run. checkpoint: the folder that its weights come from.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], family: Family, generator: nn.Module, state: dict[str, Any],
@@ -65,9 +65,11 @@ class Run:
     def store(self, split: str | None = None) -> Store:
         """The images this run was trained on, or another split of the data set. Raises UserError if they changed."""
         data = self.config["dataset"]
+        # a data set may be a Python file: ask before it is imported
         check_code(self.path, self.config, "dataset", trust=self.trust)
         store = open_dataset(data["spec"], side=data["side"], split=split or data["split"], crop=data.get("crop"),
                              channels=data["channels"], root=data.get("root"), skip_bad=data.get("skip_bad", False))
+        # the split trained on must still hold the same images
         if split in (None, data["split"]) and store.content_hash != data["content_hash"]:
             raise UserError(f"the images of '{data['spec']}' are not those that {self.path} was trained on "
                             "(their content hash differs): score it against named images with `ganbench eval --real`")
@@ -91,6 +93,7 @@ class Run:
                  ("trained", f"{self.kimg:g} thousand images, {self.step:,} updates, {self.seconds:.0f} s"),
                  ("seed", self.config["seed"]), ("folder", self.path)]
         rows = "".join(f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in facts)
+        # inside the page: a notebook can be passed on as one file
         picture = base64.b64encode(png(magnified(tile(self.sample(16))))).decode()
         return f'<table>{rows}</table><img alt="16 samples" src="data:image/png;base64,{picture}">'
 
@@ -115,6 +118,7 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
         >>> run.sample(16, seed=0).shape
         torch.Size([16, 1, 32, 32])
     """
+    # config.json and the checkpoint; then code, once it is known to be trusted
     path, device = Path(path), torch.device(device)
     config = read_config(path, TRAINED)
     document, tensors, chosen = _chosen(path / "checkpoints", which, strict)
@@ -134,6 +138,7 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
     except RuntimeError as error:
         raise UserError(f"{chosen} does not fit the networks of {path / 'config.json'}: "
                         f"{str(error).splitlines()[-1].strip()}") from None
+    # evaluation mode, but for the generator that in which its family samples
     family.eval()
     family.sample_mode(generator)
     return Run(path, config, family, generator, document, device, trust, chosen)
@@ -180,6 +185,7 @@ def _followed(document: dict[str, Any], path: Path) -> dict[str, Any]:
     options, data = document.get("options"), document.get("dataset")
     if not isinstance(options, dict) or not isinstance(data, dict):
         return document
+    # where the run was made, and where it is
     former, now = str(options.get("out") or ""), os.path.abspath(path)
     if not os.path.isabs(former) or former == now:
         return document
@@ -190,6 +196,7 @@ def _followed(document: dict[str, Any], path: Path) -> dict[str, Any]:
             if place.startswith(f"{former}{os.sep}"):
                 holder[key] = f"{kind}{colon}{now}{place.removeprefix(former)}"
 
+    # everything that may be a path inside the folder
     follow(options, "family", "dataset", "root", "results")
     follow(document, "family_source")
     follow(data, "spec", "root")
@@ -202,8 +209,10 @@ def _followed(document: dict[str, Any], path: Path) -> dict[str, Any]:
 def code_files(config: dict[str, Any]) -> dict[Path, str]:
     """The Python files that a run is made of besides ganbench's own, and what each is: family, dataset or metric."""
     options, data = (part if isinstance(part := config.get(key), dict) else {} for key in ("options", "dataset"))
+    # every place that may name a file; the document may be damaged, so nothing is taken for granted
     named = [("family", config.get("family_source")), ("family", options.get("family")), ("dataset", data.get("spec")),
              ("dataset", options.get("dataset")), *(("metric", name) for name in list(options.get("metrics") or []))]
+    # FILE.py:NAME is of FILE.py
     files = [(what, str(name).partition(":")[0]) for what, name in named]
     return {Path(os.path.abspath(Path(file).expanduser())): what for what, file in files if file.endswith(".py")}
 
@@ -228,6 +237,7 @@ def check_code(path: Path, config: dict[str, Any], *which: str, trust: bool) -> 
     for file, what in code_files(config).items():
         if which and what not in which:
             continue
+        # is there a reason not to trust it?
         found = _sha256(file)
         if file.resolve().is_relative_to(path.resolve()):
             reason = f"{file} is code that lies in the run's folder"
@@ -288,10 +298,12 @@ def newest_run(runs: Path = RUNS) -> Path:
 
 def new_run_folder(family: str, dataset: str, seed: int, runs: Path = RUNS) -> Path:
     """Make runs/0001-family-dataset-s0, with the next free number."""
+    # of a path its last part, in characters that every file system takes
     label = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(dataset.rstrip("/")).name or dataset).strip("-")
     try:
         runs.mkdir(parents=True, exist_ok=True)
         while True:
+            # two processes may find the same number free: mkdir decides
             taken = [int(m[1]) for p in runs.iterdir() if (m := re.match(r"(\d{4,})-", p.name))]
             path = runs / f"{max(taken, default=0) + 1:04d}-{family}-{label}-s{seed}"
             try:
@@ -326,6 +338,7 @@ def sample_batches(family: Family, generator: nn.Module, n: int, seed: int, devi
         quantise: (images, side) -> uint8 at that side.
     """
     batch = batch or sampling_batch(family.images.side)
+    # latents and labels have streams of their own: images do not depend on what else was drawn
     stream = Random(derived_seed(seed, "sample"), device)
     if family.needs_labels and labels is None:
         chooser = Random(derived_seed(seed, "sample-labels"), device)
@@ -335,6 +348,7 @@ def sample_batches(family: Family, generator: nn.Module, n: int, seed: int, devi
             labels = label_pool.to(device)[labels]
     forked = [device] if device.type == "cuda" else []
     for number, start in enumerate(range(0, n, batch)):
+        # every process draws all latents, so that each makes the images that one alone would make
         size = min(batch, n - start)
         latents = family.latents(size, stream)
         if number % share[1] != share[0]:

@@ -63,20 +63,20 @@ def score_model(names: list[str], model: Model, reals: ImageSet, *, n: int, seed
                               share=share, quantise=compat.quantise)
 
     shape = (images.channels, images.side, images.side)
+    # the other processes make images for as long as the first one asks for them
     if distributed.rank():
         distributed.help_generate(make, n, shape)
         return None
     fakes = GeneratedSet(distributed.generate_on_all(make, n, shape), n=n, side=images.side, channels=images.channels,
                          description=model.description, rounding=compat.rounding)
+    # for metrics that measure the model itself rather than its images
     subject = Subject(family=model.family, generator=model.generator, reals=model.store, held_out=model.held_out,
-                      seed=seed,
-                      n=n, device=model.device)
+                      seed=seed, n=n, device=model.device)
     try:
         results = evaluate(names, fakes=fakes, reals=reals, side=images.side, channels=images.channels,
-                           device=model.device,
-                           seed=seed, subject=subject, **options)
+                           device=model.device, seed=seed, subject=subject, **options)
     finally:
-        distributed.release_helpers()
+        distributed.release_helpers()  # after an error too, or they would wait for ever
     return fakes, results
 
 
@@ -95,6 +95,7 @@ def score(family: Family, generator: nn.Module, store: Store, metrics: list[str]
     """
     model, settings = Model(family, generator, store, device, labels, held_out), settings or {}
     rows: list[dict[str, Any]] = []
+    # metrics that use as many images share one set of them
     for wanted, names in by_count(metrics, n, settings):
         count = min(wanted, store.n)
         reals = StoreSet(store, count)
@@ -106,7 +107,7 @@ def score(family: Family, generator: nn.Module, store: Store, metrics: list[str]
 
 
 def by_count(metrics: Sequence[str], n: int, settings: Mapping[str, Any]) -> list[tuple[int, list[str]]]:
-    """Metrics that use as many images, together: (count, names), in the order of the first of each.
+    """Metrics grouped by how many images they use: (count, names), in the order of the first of each.
 
     Example:
         >>> by_count(["fid", "kid", "ms_ssim"], 2048, {"kid": {"n": 500}})
@@ -114,6 +115,7 @@ def by_count(metrics: Sequence[str], n: int, settings: Mapping[str, Any]) -> lis
     """
     found: dict[int, list[str]] = {}
     for name in metrics:
+        # a metric's own count, or the common one
         own = settings.get(canonical(name))
         count = own["n"] if isinstance(own, Mapping) and "n" in own else n
         if not isinstance(count, int) or isinstance(count, bool) or count < 2:
@@ -174,8 +176,9 @@ class EvalResult:
 
 def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: None,
                 progress: Progress | None = None) -> EvalResult | None:
-    """Score what was asked for. `progress` is as `evaluate` calls it. Raises UserError for whatever the caller can put
-    right.
+    """Score what was asked for. `progress` is as `evaluate` calls it.
+
+    Raises UserError for whatever the caller can put right.
 
     A metric that cannot be had is named in the report, and the others are measured, unless `strict` is asked for. Under
     torchrun the processes share the making of a run's images, and the first one scores them; the others get None.
@@ -228,6 +231,7 @@ def _possible(asked: EvalRequest, report: Report) -> list[str]:
             except UserError as error:
                 report.failures[name] = str(error)
         names = [name for name in names if name not in report.failures]
+    # what is known without opening an image, such as weights that are not here
     found = obstacles(names, asked.settings())
     if found and asked.strict:
         raise UserError(next(iter(found.values())))
@@ -244,6 +248,7 @@ def _floor(asked: EvalRequest, results: list[Result], fakes: ImageSet, reals: Im
     names = list(dict.fromkeys(result.metric for result in results if find_metric(result.metric).with_floor))
     if not asked.floor or not names or not reals.n or reals.native:
         return []
+    # two halves of the reals against each other, each as large as the score's smaller side
     n = min(reals.n, fakes.n)
     found = noise_floor(names, reals, n, device=device, seed=asked.seed, options=settings)
     if not found:
@@ -257,17 +262,19 @@ def _one_rounding(names: list[str], settings: dict[str, Any]) -> None:
     common = find_compat(settings.get("compat") or "ganbench")
     for name in names:
         own = settings.get(name)
+        # a metric's own choice, or that of all
         wanted = find_compat((own.get("compat") if isinstance(own, dict) else None) or common)
         if wanted.rounding != common.rounding:
             raise UserError(f"--set {name}.compat={wanted.name}: it rounds generated images otherwise than "
-                            f"{common.name}, and "
-                            f"all metrics see the same ones: give it to all with --compat {wanted.name}")
+                            f"{common.name}, and all metrics see the same ones: give it to all with --compat "
+                            f"{wanted.name}")
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]) -> tuple[Run, Model, ImageSet, int]:
     """A run, its model, the reals to score it against, and how many images to make."""
+    # the run: the newest, a folder, or one that is loaded already
     run = cast(Any, asked.run)  # a folder, or a Run
     if run is None:
         run = newest_run()
@@ -293,6 +300,7 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
         reals = open_images(asked.real, n=asked.n, side=None if native else images.side,
                             channels=None if native else images.channels, split=asked.split, skip_bad=asked.skip_bad,
                             crop=asked.crop, root=asked.root, compat=asked.compat or "ganbench")
+    # conditional families draw labels as often as the training set has them
     labels = torch.from_numpy(own.labels) if own.labels is not None else None
     held_out = held_out_split(own, data["spec"], root=data["root"], skip_bad=data["skip_bad"])
     model = Model(run.family, run.generator, own, device, labels, held_out, str(run.path), asked.compat or "ganbench")
@@ -311,14 +319,14 @@ def _columns(run: Run) -> dict[str, Any]:
 
 def _refuse_unused(asked: EvalRequest) -> None:
     """Raise UserError for options that a run's own images and data cannot use."""
+    # its own generator and data are opened as config.json says
     settings: dict[str, Any] = {"--latent": asked.latent, "--range": asked.value_range}
     if asked.real is None:
         settings |= {"--crop": asked.crop, "--root": asked.root, "--skip-bad": asked.skip_bad or None}
     for option, value in settings.items():
         if value is not None:
             raise UserError(f"{option} cannot be used for a run{' and its own data' if asked.real is None else ''}: "
-                            f"leave it "
-                            "out, or name other images with --fake or --real")
+                            "leave it out, or name other images with --fake or --real")
 
 
 def _flops(run: Run) -> dict[str, str]:
@@ -350,6 +358,7 @@ def _outside(asked: EvalRequest, device: torch.device) -> tuple[ImageSet, ImageS
 
 
 def _doubts(asked: EvalRequest, fakes: ImageSet, reals: ImageSet) -> list[str]:
+    """What may mislead about these numbers although nothing is wrong, a line each."""
     found = []
     if asked.fake is not None and reals.split == "train":
         found.append("the reals are the training split, as is usual; a score against them cannot see memorised images "

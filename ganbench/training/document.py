@@ -53,6 +53,7 @@ class Resolved:
 
 def resolve(options: RunOptions) -> Resolved:
     """Look everything up and check that it fits together. Raises UserError; writes nothing but a prepared store."""
+    # what needs no images: device, precision, family, settings
     device = choose_device(distributed.start(options.device))
     options = replace(options, precision=resolve_precision(options.precision, device))
     cls = find_family(options.family)
@@ -64,11 +65,13 @@ def resolve(options: RunOptions) -> Resolved:
         store = open_dataset(options.dataset, side=options.side or preset.side, split=options.split or preset.split,
                              crop=options.crop, channels=options.channels, root=options.root, skip_bad=options.skip_bad)
     images = ImageSpec(store.side, store.channels, len(store.classes))
+    # a preset made for one side does not fit another
     if preset.side is not None and preset.side != store.side:
         fitting = [n for n, p in cls.presets.items() if p.side in (None, store.side)]
         raise UserError(f"preset '{options.preset}' of {options.family} is for side {preset.side}, the data has "
                         f"{store.side}: use --side {preset.side}, or a preset that fits ({', '.join(fitting[:5])})")
     cls.check(config, images)
+    # the metrics again, now that it is known how many images each will have
     for count, names in by_count(options.metrics, options.n_eval, options.metric_settings):
         check_metrics(names, without_counts(options.metric_settings, names), n=min(count, store.n))
 
@@ -83,6 +86,7 @@ def resolve(options: RunOptions) -> Resolved:
 def claim_folder(resolved: Resolved) -> Path:
     """The run's folder, made or found fit to go on in; the document then names it. Raises UserError."""
     options, document = resolved.options, resolved.document
+    # the first process chooses and makes the folder, the others get its name
     chosen = str(_folder(options, document)) if distributed.rank() == 0 else None
     folder = Path(distributed.broadcast(chosen))
     document["run"], document["options"]["out"] = folder.name, _absolute(str(folder))
@@ -99,10 +103,12 @@ def recorded_options(path: Path, *, trust: bool = False) -> RunOptions:
     place = path / "config.json"
     if not isinstance(given, dict) or "family" not in given:
         raise UserError(f"{place} says nothing of the options of this run: begin it anew with `ganbench run`")
+    # checked here: pydantic passes over names that it does not know, and the option would be without effect
     for key in given:
         if key not in known:
             raise UserError(f"{place}: unknown option '{key}' in \"options\".{nearest(key, known)} "
                             "Take it out, or use the version of ganbench that began this run")
+    # before anything that the document names is imported
     check_code(path, document, trust=trust)
     # each of the right kind
     try:
@@ -120,11 +126,13 @@ def _plan(options: RunOptions, cls: type[Family], preset: Preset) -> Plan:
     kimg = options.kimg
     if kimg is None and options.steps is None and options.seconds is None:
         kimg = preset.kimg or cls.kimg
+    # a zero would pass for "not given" below
     for name, value in (("--kimg", kimg), ("--steps", options.steps), ("--seconds", options.seconds),
                         ("--grid-every", options.grid_every), ("--eval-every", options.eval_every),
                         ("--checkpoint-every", options.checkpoint_every)):
         if value is not None and value <= 0:
             raise UserError(f"{name} {value} is not a length: give a positive number")
+    # ten grids, scores and checkpoints; a length in steps or seconds alone says nothing of kimg
     tenth = kimg / 10 if kimg else 10.0
     return Plan(kimg=kimg, steps=options.steps, seconds=options.seconds, keep=options.keep,
                 grid_every=options.grid_every or tenth, ticks=options.grid_every is None,
@@ -139,7 +147,9 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
     the other options that were given; what they resolved to is in "training" and "dataset".
     """
     recorded = _with_absolute_paths(options)
+    # the defaults as they resolve on this machine: "auto" is not a flag that was given
     defaults = asdict(RunOptions(options.family, precision=resolve_precision(RunOptions.precision, device)))
+    # which images, how they were cut, and the hash by which they are known again
     data = {"spec": recorded["dataset"], "name": store.name, "side": store.side, "crop": store.crop,
             "split": store.split, "channels": store.channels, "classes": list(store.classes), "n": store.n,
             "root": recorded["root"], "content_hash": store.content_hash, "skip_bad": options.skip_bad,
@@ -153,15 +163,18 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
             "family_source": _absolute(options.family) if options.family.endswith(".py") else short_name(cls),
             "source_hash": source_hash(cls.__module__),
             "code": code,  # SHA-256 of what is not ganbench's own
+            # what is trained, and where each value came from
             "preset": options.preset or cls.default_preset,
             "config": config.model_dump(mode="json"),
             "origin": origin,
             "flags": [name for name, value in asdict(options).items() if value != defaults[name]],
             "config_hash": hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16],
             "seed": options.seed,
+            # on which images, how long
             "dataset": data,
             "training": asdict(plan),
             "options": recorded,
+            # where, how and when it was begun
             "environment": describe(device),
             "command": " ".join(sys.argv),
             "created": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -172,8 +185,8 @@ def _with_absolute_paths(options: RunOptions) -> dict[str, Any]:
     family = options.family
     kept = {name: value for name, value in asdict(options).items() if name not in options.OF_ONE_CALL}
     return kept | {"family": _absolute(family) if family.endswith(".py") else family,
-                              "dataset": absolute_spec(options.dataset), "root": _absolute(options.root),
-                              "results": _absolute(options.results)}
+                   "dataset": absolute_spec(options.dataset), "root": _absolute(options.root),
+                   "results": _absolute(options.results)}
 
 
 def _absolute(path: str | None) -> str | None:

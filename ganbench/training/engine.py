@@ -101,7 +101,7 @@ class TrainingEngine:
 
     def rate(self, optimizer: str) -> Tensor | float:
         rate = self.optimizers[optimizer].param_groups[0]["lr"]
-        return rate.clone() if isinstance(rate, Tensor) else rate
+        return rate.clone() if isinstance(rate, Tensor) else rate  # the tensor itself changes with the next stage
 
     def mean(self, value: Tensor) -> Tensor:
         if self.world > 1:
@@ -231,6 +231,7 @@ class TrainingEngine:
     def restore(self, document: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """The inverse of `state`. Raises UserError if the checkpoint is of other networks."""
         try:
+            # the networks, and the averaged copy if there was one
             self.family.load_state_dict(_below("family/", tensors))
             if any(k.startswith("averaged/") for k in tensors):
                 self.averaged = copy.deepcopy(self.family.generator).requires_grad_(False)
@@ -238,6 +239,7 @@ class TrainingEngine:
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise UserError(f"the checkpoint holds other networks than this configuration makes: {reason}") from None
+        # the same optimizers, each with the state of its parameters put back where it was
         if set(document["optimizers"]) != set(self.optimizers):
             before, now = (", ".join(sorted(names)) for names in (document["optimizers"], self.optimizers))
             raise UserError(f"the checkpoint is of the optimizers {before}, the code as it is now has {now}: "
@@ -257,6 +259,7 @@ class TrainingEngine:
                 raise UserError(f"the checkpoint's optimizer '{name}' is of other parameters than this version trains, "
                                 f"so that training cannot go on from it: {error}") from None
             _without_waits(optimizer, self.device)
+        # loss scales, random streams, phase and counts
         for name, scaler in self.scalers.items():
             if scaler.is_enabled():
                 scaler.load_state_dict(document["scalers"][name])
@@ -273,6 +276,7 @@ class TrainingEngine:
     def _average_over_processes(self, gradients: list[Tensor]) -> None:
         if self.world == 1 or not gradients:
             return
+        # all gradients in one message: many small ones would each cost a round trip
         flat = nn.utils.parameters_to_vector(gradients)
         dist.all_reduce(flat)
         nn.utils.vector_to_parameters(flat / self.world, gradients)

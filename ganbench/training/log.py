@@ -34,6 +34,7 @@ class Smoother:
         if self.window is not None:
             self.window.append(value)
         else:
+            # `weight` is the share of `total` that is values and not the zero it began at
             self.total = self.decay * self.total + (1 - self.decay) * value
             self.weight = self.decay * self.weight + (1 - self.decay)
 
@@ -67,12 +68,13 @@ class Log:
         self.path, self.every, self.convergence = path, every, convergence
         self.smoother = Smoother(smoothing) if convergence else None
         try:
+            # a process that writes nothing writes to the null device: no branch at each line
             self.file = open(path or os.devnull, "ab")
         except OSError as error:
             raise UserError(f"cannot write {path} ({error.strerror}): choose another folder for the run") from None
-        self.pending: list[Scalar] = []
+        self.pending: list[Scalar] = []  # measures since the last line, still on the device
         self.board = _summary_writer(tensorboard) if tensorboard else None
-        self.last: dict[str, float] = {}
+        self.last: dict[str, float] = {}  # the newest line, for the progress line
 
     def due(self, clock: Clock) -> bool:
         """Whether this step's scalars are to be written."""
@@ -137,9 +139,10 @@ class Log:
         if self.path is not None:
             end = state["bytes"]
             if self.unfit(state):
+                # shorter than the checkpoint counts on: keep all up to the last whole line
                 end = self.path.read_bytes().rfind(b"\n") + 1
             self.file.truncate(end)
-            self.file.seek(end)
+            self.file.seek(end)  # the next checkpoint records where the file is
         if self.smoother is not None:
             self.smoother.restore(state["smoother"])
 

@@ -102,7 +102,7 @@ class Stopwatch:
 
 
 class Trainer:
-    """A run in memory: what is trained, on which images, how long, and where it stands.
+    """A run in memory: what is trained, on which images, how long, and how far it is.
 
     Args:
         engine: with the family's networks. stream: of training images. held_out: of images kept from training, for
@@ -192,6 +192,7 @@ class Trainer:
         found = self._checkpoint(strict, force)
         if found is None:
             return
+        # networks, optimizers, random streams, the place in the data, and what is due next
         document, tensors = found.document, found.tensors
         with checkpoint.explained_misfit(found.path):
             self.engine.restore(document["engine"], tensors)

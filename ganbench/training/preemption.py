@@ -14,7 +14,7 @@ from types import FrameType
 SIGNALS = [number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 
 received: int | None = None  # the signal that asked this process to end
-_deferring = False
+_deferring = False  # whether a signal is answered later, by whoever looks at `received`
 
 
 def install() -> None:
@@ -30,7 +30,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
     for other in SIGNALS:  # the next one has the system's own effect, even if Python is stuck in a long call
         if signal.getsignal(other) is _handle:
             signal.signal(other, signal.SIG_DFL)
-    if not _deferring:
+    if not _deferring:  # nobody looks at `received` later: end now
         raise KeyboardInterrupt
     print(f"ganbench: {signal.Signals(number).name}: this step is finished and a checkpoint written; "
           "a second signal ends it at once", file=sys.stderr, flush=True)
@@ -53,7 +53,7 @@ def immediate() -> Iterator[None]:
     global _deferring
     before, _deferring = _deferring, False
     try:
-        if received is not None:
+        if received is not None:  # it came before this was opened
             raise KeyboardInterrupt
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The one progress line of a training run: where it stands, how fast, how long still, losses, memory."""
+"""The one progress line of a training run: how far it is, how fast, how long still, losses, memory."""
 
 import sys
 import time
@@ -20,7 +20,7 @@ class ProgressLine:
         self.pause = 0.2 if self.live else pause
         self.begun = self.shown_at = time.monotonic()
         self.first: tuple[float, int] | None = None  # fraction and images when this process began
-        self.width = 0
+        self.width = 0  # of the line on the terminal now; 0 where there is none
 
     def show(self, clock: Clock, stage: Stage, fraction: float, scalars: dict[str, float], *,
              last: bool = False) -> None:
@@ -30,6 +30,7 @@ class ProgressLine:
         if self.quiet or (now - self.shown_at < self.pause and not last):
             return
         self.shown_at = now
+        # speed and time left are of this process: one that went on with a run has not done what came before
         elapsed, done = now - self.begun, fraction - self.first[0]
         rate = (clock.images - self.first[1]) / elapsed if elapsed else 0.0
         left = elapsed * (1 - fraction) / done if done > 0 else None
@@ -42,6 +43,7 @@ class ProgressLine:
         """Print a line of its own, above the progress line."""
         if not self.quiet:
             if self.live and self.width:
+                # wipe the progress line first; the next `show` draws it again
                 sys.stderr.write("\r" + " " * self.width + "\r")
             print(text, file=sys.stderr, flush=True)
 
@@ -55,6 +57,7 @@ class ProgressLine:
     def _print(self, line: str, last: bool) -> None:
         if self.live:
             import shutil
+            # a line that wraps could not be redrawn in place
             line = line[:shutil.get_terminal_size().columns - 1]
             sys.stderr.write("\r" + line.ljust(self.width) + ("\n" if last else ""))
             sys.stderr.flush()
@@ -78,6 +81,7 @@ def memory(device: torch.device) -> float | None:
         import resource
     except ImportError:
         return None
+    # macOS counts in bytes, Linux in kilobytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 

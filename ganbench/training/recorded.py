@@ -170,7 +170,8 @@ class Steps:
                 tensors = {name: value for name, value in scalars.items() if isinstance(value, Tensor)}
                 record.values = torch.stack([value.detach().double() for value in tensors.values()])
         except RuntimeError as error:
-            raise UserError(f"this family's step cannot be recorded as a CUDA graph ({' '.join(str(error).split())[:200]}): "
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"this family's step cannot be recorded as a CUDA graph ({reason}): "
                             "train with `ganbench run --no-record`") from error
         record.places.check_all_used()
         record.names, record.graph = list(tensors), graph

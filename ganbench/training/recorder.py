@@ -43,7 +43,7 @@ class Recorder:
         self.flops: dict[tuple[int, int], Flops | None] = {}  # by side and batch
 
     def _inapplicable(self, metric: str) -> str:
-        """Why a metric cannot be taken of this family, said once at the start; "" if it can."""
+        """Why a metric cannot be taken of this family, reported once at the start; "" if it can."""
         kind = find_metric(metric)
         reason = kind().applies(self.family) if issubclass(kind, ModelMetric) else ""
         if reason:
@@ -71,6 +71,7 @@ class Recorder:
         process."""
         if not self.metrics:
             return None
+        # score a copy: nothing that an evaluation does to the networks may reach the training
         results = score(self.family, copy.deepcopy(engine.generator), self.store, self.metrics,
                         n=self.options.n_eval, seed=self.options.eval_seed, device=engine.device, labels=self.labels,
                         held_out=self.test_split, mirror=self.document["dataset"]["mirror"],
@@ -84,6 +85,7 @@ class Recorder:
         self.last = [context | result | {"note": "; ".join(filter(None, [context["note"], result["note"]]))}
                      for result in results]
         self.append(self.last)
+        # one number for the progress line and for choosing the best checkpoint: an average over levels if there is one
         shown = next((r for r in self.last if r["level"] in ("avg", "")), self.last[0])
         self.progress.say(f"  {engine.clock.kimg:.2f} kimg: {shown['metric']} {shown['level']} {shown['value']:.4g}")
         return shown["metric"], shown["value"], bool(shown["higher_is_better"])

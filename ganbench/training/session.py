@@ -48,6 +48,7 @@ def run(options: RunOptions, look: Callable[[Resolved], Resolved] = lambda resol
     resolved = look(resolve(options))
     folder = claim_folder(resolved)
     with _sole_use(folder):
+        # build everything, then take over the newest checkpoint if there is one
         trainer, recorder = _build(resolved, folder)
         trainer.restore(strict=options.strict, force=options.force)
         if trainer.engine.rank == 0:  # only now: a resume that fails leaves config.json as it was
@@ -110,6 +111,7 @@ def _train(trainer: Trainer, recorder: Recorder, folder: Path) -> Outcome:
     try:
         with preemption.deferred():  # a signal is answered after the step it comes in
             seconds = trainer.train()
+        # a family that grew shows how in one picture
         grew = trainer.family.stage(Clock(dataset_size=trainer.clock.dataset_size)).side < engine.stage.side
         if engine.rank == 0 and grew:
             save_png(growth_strip(sorted((folder / "grids").glob("*.png"))), folder / "growth.png")
