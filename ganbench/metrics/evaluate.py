@@ -85,6 +85,7 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
     """
     report = report if report is not None else Report()
     device = torch.device(device)
+    # each metric once, by its one name, in the order asked for
     names = list(dict.fromkeys(map(canonical, names)))
     outcomes: dict[str, list[Result]] = {}
     guard = _Guard(report if keep_going else None)
@@ -150,6 +151,7 @@ def obstacles(names: Sequence[str], options: Mapping[str, Any] | None = None, n:
     for name in map(canonical, names):
         metric = build_metric(find_metric(name), name, options)
         try:
+            # too few images, or weights that are not here
             if n is not None and isinstance(metric, ImageMetric):
                 metric.check_counts(n, n)
             if isinstance(metric, FeatureMetric) and metric.network_name in weight_files.ASSETS:
@@ -232,6 +234,7 @@ def _protocol(metric: ImageMetric, fakes: ImageSet | None) -> str:
 
 def _open_networks(jobs: list[_Job], device: torch.device, guard: _Guard) -> dict[Any, FeatureNetwork]:
     """The feature networks that the jobs ask for, each opened once with all layers that are wanted of it."""
+    # metrics that see the images through the same network, resized alike, form a group
     groups: dict[tuple[str, ...], dict[str, FeatureMetric]] = {}
     for job in jobs:
         if isinstance(job.metric, FeatureMetric):
@@ -239,6 +242,7 @@ def _open_networks(jobs: list[_Job], device: torch.device, guard: _Guard) -> dic
             groups.setdefault(job.group, {})[job.name] = job.metric
     networks: dict[Any, FeatureNetwork] = {}
     for group, members in groups.items():
+        # one network a group, with the layers that any of them wants
         layers = list(dict.fromkeys(metric.layer for metric in members.values()))
         for name, metric in members.items():
             with guard(name):
@@ -259,6 +263,7 @@ def _feed(images: ImageSet, real: bool, seed: int, jobs: list[_Job], networks: M
         features: dict[Any, Mapping[str, Tensor]] = {}
         active = [job for job in jobs if job.name not in report.failures]
         for job in active:
+            # the metric's own sample of these images, where it takes one
             mask = job.take[real]
             keep = None if mask is None else torch.from_numpy(mask[done:done + len(batch)])
             with guard(job.name):
@@ -275,6 +280,7 @@ def _feed(images: ImageSet, real: bool, seed: int, jobs: list[_Job], networks: M
         done += len(batch)
         if progress is not None:
             progress(f"{what} images", done, images.n)
+        # no metric is left: the other images need not be made
         if not active:
             break
     report.decoded[what] = report.decoded.get(what, 0) + done
@@ -321,6 +327,7 @@ def halves(reals: ImageSet, n: int) -> tuple[ImageSet, ImageSet] | None:
         return None
     if isinstance(reals, StoreSet):
         return StoreSet(reals.store, n), StoreSet(reals.store, n, part=1)
+    # other sets are read whole and divided at random
     pixels = torch.cat(list(reals.batches(256))).numpy()
     order = shuffled(len(pixels))
     return ArraySet(pixels[order[:n]], reals.description), ArraySet(pixels[order[n:2 * n]], reals.description)

@@ -37,8 +37,10 @@ class FeatureMetric(ImageMetric):
         super().__init__(**kwargs)
         self._make_states()
         self.compat, self.precision, self.seed = find_compat(compat), check_precision(dtype), seed
+        # the network: one that is open, a name, or the class's own
         name, chosen = self._network_defaults()
         self.network_name = network.name if isinstance(network, FeatureNetwork) else network or name
+        # the layer: the caller's, else the only one of an open network, else the usual one
         if layer is None and isinstance(network, FeatureNetwork) and len(network.layers) == 1:
             layer = network.layers[0]
         usual = chosen if self.network_name == name else ""
@@ -67,6 +69,7 @@ class FeatureMetric(ImageMetric):
 
     def update(self, images: Tensor, real: bool = False) -> None:
         """Add uint8 images (N,C,H,W), real or generated, passing them through the network."""
+        # opened with the first images, so that a metric can be built where no weights are
         if self._network is None:
             self.bind(open_network(self.network_name, [self.layer], dtype=self.precision, compat=self.compat,
                                    device=self.device))

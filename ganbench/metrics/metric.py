@@ -5,7 +5,7 @@ and can be used by people who use nothing else of ganbench. A `ModelMetric` need
 path length). What the bench wants to know of a metric is an attribute here, with a default.
 """
 
-import inspect
+import inspect  # for `settings`, which reads a metric's own constructor
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,7 +59,7 @@ class MetricBase:
         """Names and types of the settings."""
         # the constructor is where settings are written; asking its signature keeps them from being written again
         hints = get_type_hints(cls.__init__, include_extras=True)
-        found = inspect.signature(cls).parameters.values()
+        found = inspect.signature(cls).parameters.values()  # also of metrics from other packages
         return {p.name: hints.get(p.name, Any) for p in found if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
 
 

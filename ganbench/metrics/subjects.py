@@ -64,6 +64,7 @@ def fakes(subject: Subject, n: int, name: str, batch: int = 64, *, native: bool 
     random, family = stream(subject, name), subject.family
     for start in range(0, n, batch):
         size = min(batch, n - start)
+        # latents come from the named stream; noise inside the generator from a seed of its own for each batch
         z, labels = family.latents(size, random), draw_labels(subject, size, random)
         with torch.no_grad(), sampling(subject, derived_seed(subject.seed, "noise", name, start)):
             images = family.generate(z, labels, subject.generator).float()

@@ -80,9 +80,9 @@ def from_callable(spec: str, n: int | None, seed: int, output: Output = AS_USUAL
                         "or install it") from None
     # the callable in the module, also as an attribute of an attribute
     for part in attribute.split("."):
-        if not hasattr(target, part):
+        if not hasattr(target, part):  # a user's own module: the name was typed, and may be wrong
             raise UserError(f"'{module_name}' has nothing called '{attribute}': write MODULE:CALLABLE")
-        target = getattr(target, part)
+        target = getattr(target, part)  # found by the name that the user gave
     if not callable(target):
         raise UserError(f"'{spec}' is not callable: it has to be a function of (n, seed) that gives n images")
     return from_function(target, n, seed, spec, output)
@@ -103,8 +103,11 @@ def from_torchscript(path: Path, n: int | None, seed: int, device: torch.device,
     except Exception as error:  # a damaged file raises more than RuntimeError
         raise UserError(f"cannot read {path} as TorchScript ({(str(error).splitlines() or ['damaged'])[0]})") from None
     # the number of latents, where the network has an attribute that says it: there is no other place to ask
-    said = next((int(getattr(network, name)) for name in LATENT_NAMES if hasattr(network, name)), None)
-    shape = _latent_shape(path, latent or said)
+    known = None
+    for name in LATENT_NAMES:
+        if known is None and hasattr(network, name):  # a user's own network, which has no base class of ours
+            known = int(getattr(network, name))  # its attribute has one of several usual names
+    shape = _latent_shape(path, latent or known)
 
     def run(z: Tensor) -> Tensor:
         with torch.no_grad():

@@ -44,8 +44,10 @@ def frechet_distance(x: Any, y: Any, ddof: int = 1) -> float:
     if ddof not in (0, 1):
         raise UserError(f"frechet_distance: ddof = {ddof!r}: choose 1 (covariances divided by N-1) or 0 (by N)")
     d = x.shape[1]
+    # more samples than features in both sets: d x d matrices are the smaller problem
     if min(len(x), len(y)) > d:
         return _from_moments(moments.of_rows(x), moments.of_rows(y), ddof)
+    # otherwise the samples themselves: A^T A is the covariance, and its trace the sum of A's squares
     (mean_x, a), (mean_y, b) = _scaled(x, ddof), _scaled(y, ddof)
     spread = sum(float(torch.dot(v.flatten(), v.flatten())) for v in (a, b))
     # the smaller set's rows stay; the larger is replaced by a factor of its covariance where that has fewer rows
@@ -88,6 +90,7 @@ class Gaussian(NamedTuple):
         suspect = not torch.isfinite(mu.sum() + sigma.sum())
         if suspect and not (torch.isfinite(mu).all() and torch.isfinite(sigma).all()):
             raise UserError("the statistics hold values that are not finite")
+        # the largest |S - S^T|: rounding is averaged away, more than that is refused
         tiles = zip(sigma.split(TILE), sigma.split(TILE, dim=1))
         skew = max(float((part - column.T).abs().max()) for part, column in tiles)
         if (skew and skew > 1e-6 * float(sigma.abs().max())) or bool((sigma.diagonal() < 0).any()):
@@ -110,12 +113,15 @@ def compare(p: Gaussian, q: Gaussian) -> float:
 
 def cross_trace(p: Gaussian, q: Gaussian) -> float:
     """tr (S1 S2)^(1/2)."""
+    # either covariance may be the one that is factored: the trace is the same
     lower = cholesky(p)
     if lower is None:
         p, q = q, p
         lower = cholesky(p)
     if lower is None:
+        # neither has full rank: singular values of a product of thin factors
         return float(torch.linalg.svdvals(factor(p.covariance, p.n) @ factor(q.covariance, q.n).T).sum())
+    # L^T S2 L has the eigenvalues of S1 S2
     values = eigenvalues(congruent(q.covariance, lower))
     # by Sylvester's law of inertia it has a negative eigenvalue if, and only if, the other covariance has one
     if float(values[0]) < -len(values) * EPS * float(values[-1].clamp(min=0)):
@@ -132,10 +138,12 @@ def nuclear_norm(a: Tensor) -> float:
     ones: an eigenvalue is uncertain by about eps times the largest, its root by that over twice the root.
     """
     values = eigenvalues(moments.squared(a.T))
+    # the first one is the zero that is known beforehand
     roots = values[1:].clamp(min=0).sqrt()
     uncertain = EPS * float(values[-1]) * float((0.5 / roots).sum())
     if uncertain <= GOOD * float(roots.sum()):
         return float(roots.sum())
+    # too uncertain: the slow way, which keeps the small ones
     return float(torch.linalg.svdvals(a).sum())
 
 
@@ -158,6 +166,7 @@ def eigenvalues(lower: Tensor) -> Tensor:
 
 def cholesky(p: Gaussian) -> Tensor | None:
     """L with S = L L^T, or None where S has not, or hardly, full rank."""
+    # n samples give a rank of at most n - 1: there is nothing to try
     if 0 < p.n <= len(p.mean):
         return None
     if p.covariance.device.type == "cpu":  # as LAPACK stores it, columns first: PyTorch would copy it there and back
@@ -167,6 +176,7 @@ def cholesky(p: Gaussian) -> Tensor | None:
         lower, info = torch.linalg.cholesky_ex(p.covariance)
     if int(info) != 0:
         return None
+    # a pivot that is as small as rounding means that the rank is not full
     pivots = lower.diagonal().square()
     return lower if float(pivots.min()) > len(pivots) * EPS * float(pivots.max()) else None
 
@@ -176,6 +186,7 @@ def factor(covariance: Tensor, n: int = 0) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
     largest = float(values.abs().max())
     check_definite(covariance, values)
+    # eigenvalues as small as rounding are zeros, and so are all beyond the rank that n samples can give
     keep = values > len(values) * EPS * largest
     if n:
         keep[:max(0, len(values) - (n - 1))] = False

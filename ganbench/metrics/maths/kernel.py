@@ -68,6 +68,7 @@ def subset_distances(x: Any, y: Any, subsets: int, subset_size: int, seed: int) 
     if subset_size > min(n, m):
         raise UserError(f"kernel_inception_distance: {subsets} subsets of {subset_size} cannot be drawn from {n} and "
                         f"{m} samples: choose a subset size from 2 to {min(n, m)}")
+    # all subsets are drawn first, in torch-fidelity's order: from x, then from y
     draw = np.random.RandomState(seed)
     chosen = [(torch.from_numpy(draw.choice(n, subset_size, replace=False)).to(x.device),
                torch.from_numpy(draw.choice(m, subset_size, replace=False)).to(x.device)) for _ in range(subsets)]
@@ -78,6 +79,7 @@ def subset_distances(x: Any, y: Any, subsets: int, subset_size: int, seed: int) 
                   for i, j in chosen]
     else:
         a, b = _prepare(x, y)
+        # column s of these tables marks the samples of subset s, so that sums over its pairs are matrix products
         in_x, in_y = _membership(n, [i for i, _ in chosen]), _membership(m, [j for _, j in chosen])
         parts = zip(_subset_sums(a, a, in_x, in_x), _subset_sums(b, b, in_y, in_y), _subset_sums(a, b, in_x, in_y))
         values = [_unbiased(xx, yy, xy, subset_size, subset_size) for xx, yy, xy in parts]
@@ -104,6 +106,7 @@ Kernel = Callable[[Tensor, Points, Points], Tensor]
 def cubic(inner: Tensor, a: Points, b: Points) -> Tensor:
     """(x.y/d + 1)^3 from inner products of centred rows, float64."""
     d = a.rows.shape[1]
+    # add what centring took away; in place, because the matrix is large
     t = inner.double().div_(d).add_(((a.along + a.origin) / d + 1)[:, None]).add_((b.along / d)[None])
     return (t * t).mul_(t)
 
@@ -149,6 +152,7 @@ def _total(a: Points, b: Points, kernel: Kernel, diagonal: bool = False) -> floa
         if a is not b:
             total += float(k.sum())
             continue
+        # the diagonal block counts once, what lies right of it twice: for its mirror image too
         square = k[:, :len(k)]
         total += float(square.sum()) + 2 * float(k[:, len(k):].sum())
         if not diagonal:
@@ -189,12 +193,16 @@ def _cubic_total(a: Points, b: Points) -> float:
     """
     (n, d), m = a.rows.shape, len(b.rows)
     u, v = (a.along + a.origin) / d + 1, b.along / d
+    # the sum of s^3, multiplied out in powers of u and v
     total = float(m * (u**3).sum() + 3 * (u**2).sum() * v.sum() + 3 * u.sum() * (v**2).sum() + n * (v**3).sum())
+    # the sum of 3 s^2 q: with s^2 = u^2 + 2 u v + v^2 each term is a product of two weighted sums of rows
     p, q = _weighted(a, torch.stack([u**2, 2 * u, u.new_ones(n)])), _weighted(b, torch.stack([v.new_ones(m), v, v**2]))
     total += 3 / d * float((p * q).sum())
     if a is b:
+        # a sample is no pair with itself: take the diagonal's part of these two sums off again
         s = u + v
         total -= float((s**3 + 3 / d * s**2 * a.norms).sum())
+    # the sums of 3 s q^2 and q^3 need the inner products themselves, a block of rows at a time
     for start in range(0, n, ROWS):
         rows = slice(start, start + ROWS)
         inner = products(a.rows[rows], b.rows[start:] if a is b else b.rows).double()
@@ -241,6 +249,7 @@ def gaussian_mmd(x: Any, y: Any, sigma: float = 10.0, *, biased: bool = True) ->
         raise UserError(f"gaussian_mmd: sigma = {sigma!r} is no width: give a positive number")
     a, b = _prepare(x, y)
     n, m, kernel = len(a.rows), len(b.rows), gaussian(sigma)
+    # the unbiased estimate leaves out the pairs of a sample with itself, the biased one keeps them
     if not biased:
         return _unbiased(_total(a, a, kernel), _total(b, b, kernel), _total(a, b, kernel), n, m)
     return (_total(a, a, kernel, diagonal=True) / n**2 + _total(b, b, kernel, diagonal=True) / m**2
@@ -274,12 +283,15 @@ def components(x: Any, y: Any, kernel: Kernel = cubic) -> Components:
     n, m = len(a.rows), len(b.rows)
     if min(n, m) < 4:
         raise UserError(f"the variance of a kernel distance needs at least 4 samples a set, and there are {n} and {m}")
+    # row sums and sums of squares of the kernel matrices, without the diagonals of xx and yy
     rows_xx, square_xx = _margins(a, a, kernel)
     rows_yy, square_yy = _margins(b, b, kernel)
     rows_xy, square_xy = _margins(a, b, kernel)
     cols_xy, _ = _margins(b, a, kernel)
+    # each sample's mean kernel with the others of its set, and with the other set
     mean_xx, mean_yy, mean_xy = rows_xx / (n - 1), rows_yy / (m - 1), rows_xy / m
     mean_yx = cols_xy / n
+    # the doubly centred kernel's variance: mean square, less the squared means by row and by column, plus the total's
     second_xx = max(0.0, square_xx / (n * (n - 1)) - 2 * float((mean_xx**2).mean()) + float(mean_xx.mean()) ** 2)
     second_yy = max(0.0, square_yy / (m * (m - 1)) - 2 * float((mean_yy**2).mean()) + float(mean_yy.mean()) ** 2)
     second_xy = max(0.0, square_xy / (n * m) - float((mean_xy**2).mean()) - float((mean_yx**2).mean())
@@ -292,6 +304,7 @@ def components(x: Any, y: Any, kernel: Kernel = cubic) -> Components:
 
 def _margins(a: Points, b: Points, kernel: Kernel) -> tuple[Tensor, float]:
     """Row sums of the kernel matrix and its sum of squares, without the diagonal for a set with itself."""
+    # a block of rows at a time
     sums, squares = [], 0.0
     for start in range(0, len(a.rows), BLOCK):
         part = a.take(slice(start, start + BLOCK))

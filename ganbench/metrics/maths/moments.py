@@ -67,6 +67,7 @@ def combine(parts: Iterable[Tensor] | Tensor) -> Tensor:
         a, b = float(result[0, 0]), float(part[0, 0])
         if b == 0:
             continue
+        # sums of squares about each part's mean add up, and the step between the means adds its own share
         step = part[1] - result[1]
         result[2:] += part[2:]
         if a:

@@ -44,6 +44,7 @@ def _blur(x: Tensor) -> Tensor:
 
 def _similarity(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """SSIM and contrast-structure of each pair at one scale, means over positions and channels, (B,) each."""
+    # moments under the window: a variance is the mean square less the squared mean
     mean_a, mean_b, aa, bb, ab = (_blur(x) for x in (a, b, a * a, b * b, a * b))
     variances = (aa - mean_a**2) + (bb - mean_b**2)
     contrast = (2 * (ab - mean_a * mean_b) + C2) / (variances + C2)
@@ -86,6 +87,7 @@ def _pairs(a: Tensor, b: Tensor) -> Tensor:
     for scale, weight in enumerate(WEIGHTS):
         last = scale == len(WEIGHTS) - 1
         whole, contrast = _similarity(a, b)
+        # contrast and structure count at every scale, luminance at the last alone
         product = product * (whole if last else contrast).clamp(min=0) ** weight
         if not last:
             a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)

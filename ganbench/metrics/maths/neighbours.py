@@ -63,12 +63,15 @@ def prdc_errors(real: Tensor, fake: Tensor, k: int, strict: bool, seed: int = 0,
     """
     generator = torch.Generator().manual_seed(derived_seed(seed, "prdc"))
     n, m = len(real), len(fake)
+    # half of both sets, or less: the larger part is never above LARGEST_PART
     share = min(0.5, LARGEST_PART / max(n, m))
     part_n, part_m = max(k + 1, int(n * share)), max(k + 1, int(m * share))
+    # sets of hardly more than k images have no smaller parts, so no error is known
     if part_n >= n or part_m >= m:
         return dict.fromkeys(("precision", "recall", "density", "coverage"), float("nan"))
     parts = [prdc(real[torch.randperm(n, generator=generator)[:part_n]],
                   fake[torch.randperm(m, generator=generator)[:part_m]], k, strict) for _ in range(HALVES)]
+    # a part's variance is s^2 (1/part - 1/n); this brings it to the s^2 / n of the whole set
     scale = (part_n / (n - part_n)) ** 0.5
     whole = whole or prdc(real, fake, k, strict)
     return {level: scale * _spread(np.array([p[level] for p in parts]), whole[level], share=level != "density")
@@ -79,6 +82,7 @@ def _spread(parts: np.ndarray, whole: float, share: bool) -> float:
     """Standard deviation of the parts' values; of a share brought from the parts' mean to the value of the whole."""
     if not share:
         return float(parts.std(ddof=1))
+    # from the arcsine scale back to shares: 2 sqrt(p (1 - p)) is the slope there
     return float(2 * (whole * (1 - whole)) ** 0.5 * np.arcsin(np.sqrt(parts)).std(ddof=1))
 
 
@@ -115,11 +119,13 @@ def tallies(real: Any, fake: Any, k: int, strict: bool) -> Tallies:
     for what, points in (("real", real), ("generated", fake)):
         if not 1 <= k < len(points):
             raise UserError(f"k = {k} nearest neighbours need more than {k} {what} images, and there are {len(points)}")
+    # inner products of centred features lose fewer digits
     centre = common_mean(real, fake)
     reals, fakes = _Cloud(real, centre, k), _Cloud(fake, centre, k)
     around_fake = torch.zeros(len(fake), dtype=torch.int64, device=real.device)
     around_real = torch.zeros(len(real), dtype=torch.int64, device=real.device)
     covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    # each block of distances between the sets is compared with the radii of both
     for start in range(0, len(real), BLOCK):
         rows = slice(start, min(start + BLOCK, len(real)))
         squares, slack = _squares(reals, rows, fakes), _slack(reals, rows, fakes)
@@ -142,6 +148,7 @@ class _Cloud:
     def _radii(self, k: int) -> Tensor:
         """Squared distance (N,) float64 of each point to its k-th neighbour, exact."""
         n, kept = len(self.points), min(len(self.points) - 1, k + SPARE)
+        # the least distances found so far for each point, and the points they lead to
         near = self.centred.new_full((n, kept), torch.inf)
         index = torch.zeros(n, kept, dtype=torch.int64, device=near.device)
         blocks = [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
@@ -156,6 +163,7 @@ class _Cloud:
         # only candidates that rounding could have put before or after the k-th are worth an exact distance
         at = near[:, k - 1:k]
         i, j = ((near - at).abs_() <= 2 * _slack(self, slice(None), self)).nonzero(as_tuple=True)
+        # those candidates get their exact distance; the others are on the right side of the k-th anyway
         distances = near.double()
         distances[i, j] = _exact(self.points, i, self.points, index[i, j])
         return distances.kthvalue(k, dim=1).values
@@ -164,6 +172,7 @@ class _Cloud:
 def _merge(near: Tensor, index: Tensor, rows: slice, squares: Tensor, first: int) -> None:
     """Put a block's least distances among the least found so far for these rows; its columns begin at `first`."""
     kept = near.shape[1]
+    # only the block's own least can be among the least of all
     values, columns = squares.topk(min(kept, squares.shape[1]), dim=1, largest=False)
     values, columns = torch.cat([near[rows], values], 1), torch.cat([index[rows], columns + first], 1)
     near[rows], chosen = values.topk(kept, dim=1, largest=False)
@@ -184,11 +193,13 @@ def _slack(a: _Cloud, rows: slice, b: _Cloud) -> Tensor:
 
 def _inside(squares: Tensor, slack: Tensor, radii: Tensor, strict: bool, a: _Cloud, b: _Cloud, start: int) -> Tensor:
     """Whether each pair's distance is below (or at) the radius, decided exactly."""
+    # the fast distances decide wherever their error cannot matter
     limit = radii.to(squares.dtype)
     inside = squares < limit
     near = (squares - limit).abs_() <= slack
     i, j = near.nonzero(as_tuple=True)
     if len(i):
+        # pairs too near their radius for that are computed again
         exact = _exact(a.points, i + start, b.points, j)
         radius = radii.expand(squares.shape)[i, j]
         inside[i, j] = exact < radius if strict else exact <= radius

@@ -60,6 +60,7 @@ class SeededDraws:
 
     def directions(self, side: int, repeat: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, 2, side, repeat])
+        # normal numbers prefer no direction: scaled to length 1 they are uniform on the sphere
         normal = rng.standard_normal((self.count, self.channels * self.size * self.size))
         return (normal / np.linalg.norm(normal, axis=1, keepdims=True)).astype(np.float32)
 
@@ -68,6 +69,7 @@ def level_sides(side: int, min_side: int = MIN_SIDE) -> list[int]:
     """Sides of the pyramid's levels, finest first: halved while the result is at least `min_side`."""
     if side < min_side:
         raise UserError(f"images of side {side} have no pyramid level: SWD needs a side of at least {min_side}")
+    # halve while the next level still counts; an odd side has no half
     sides = [side]
     while sides[-1] >= 2 * min_side:
         if sides[-1] % 2:
@@ -163,6 +165,7 @@ class Moments:
 
     def mean_and_deviation(self, keep: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
         """Mean and population standard deviation per channel, over the kept images."""
+        # E[x^2] - E[x]^2 in float64; rounding may bring a constant channel just below 0
         n = self.per_image * self.sums[:, keep].shape[1]
         mean = self.sums[:, keep].sum(1) / n
         variance = self.squares[:, keep].sum(1) / n - mean**2
@@ -219,11 +222,13 @@ class Extractor:
     def extract(self, side: int, run: Callable) -> Descriptors:
         """Normalised descriptors of one level. They hold until the next level is asked for."""
         n = len(self.images)
+        # one array serves all levels: each has equally many patches of equal size
         if self.values is None:
             shape = (self.channels * self.size**2, n * self.patches)
             self.values = np.empty(shape, np.float32) if self.arrays else torch.empty(shape, device=self.device)
         moments = Moments(np.zeros((self.channels, n)), np.zeros((self.channels, n)), self.patches * self.size**2)
         out = Descriptors(self.values, moments)
+        # filled block by block, over threads where there are some: each block has columns of its own
         run(lambda first: self._blocks(first, side, out), range(0, self.blocks, self.together))
         out.normalise()
         return out
@@ -231,16 +236,19 @@ class Extractor:
     def _blocks(self, first: int, side: int, out: Descriptors) -> None:
         blocks = range(first, min(first + self.together, self.blocks))
         part = slice(first * BLOCK, min(blocks.stop * BLOCK, len(self.images)))
+        # the low-pass images of this level: kept from the level before, or shrunk again from the bytes
         x = self.shrunk.pop(first, None)
         if x is None:
             x = self._floats(part)
             for _ in range(self.sides.index(side)):
                 x = shrink(x)
+        # what the next level cannot hold is this level's band; the last level is the low-pass image itself
         if side != self.sides[-1]:
             smaller = shrink(x)
             x = x - enlarge(smaller)
             if self.keep:
                 self.shrunk[first] = smaller
+        # drawn by block, so that positions do not depend on how many blocks are taken at a time
         centres = [self.draws.positions(self.which, side, b, min(BLOCK, len(self.images) - b * BLOCK)) for b in blocks]
         self._patches(x, part, np.concatenate(centres), out)
 
@@ -251,6 +259,7 @@ class Extractor:
     def _patches(self, level: Any, part: slice, centres: np.ndarray, out: Descriptors) -> None:
         """Copy one block's patches to their columns, and note their sums."""
         count, channels, side, _ = level.shape
+        # flat index of each patch's pixels: where its image begins, its corner there, and the place in the patch
         corner = (centres - self.size // 2).reshape(-1, 2)
         image = np.repeat(np.arange(count), centres.shape[1]) * (channels * side * side)
         k = np.arange(self.size)
@@ -260,6 +269,7 @@ class Extractor:
         flat = level.reshape(-1)
         if not isinstance(level, np.ndarray):
             index = torch.from_numpy(index).to(level.device)
+        # one channel at a time; grey images give their only channel three times
         for channel in range(self.channels):
             plane = flat[channel % channels * side * side:]
             block = np.take(plane, index) if isinstance(level, np.ndarray) else plane[index]
@@ -278,6 +288,7 @@ def sliced(a: Any, b: Any, directions: np.ndarray, scratch: _Scratch | None = No
         time).
     """
     if isinstance(a, np.ndarray):
+        # both sets' projections go into one buffer, which a thread keeps from chunk to chunk
         shape = (2, len(directions), a.shape[1])
         buffer = None if scratch is None else scratch.buffer
         if buffer is None or buffer.shape[2] != shape[2] or buffer.shape[1] < shape[1]:
@@ -285,6 +296,7 @@ def sliced(a: Any, b: Any, directions: np.ndarray, scratch: _Scratch | None = No
             if scratch is not None:
                 scratch.buffer = buffer
         one, other = buffer[0, :shape[1]], buffer[1, :shape[1]]
+        # in one dimension the distance is the mean gap between sorted values
         np.matmul(directions, a, out=one)
         np.matmul(directions, b, out=other)
         one.sort(axis=1)
@@ -334,6 +346,7 @@ def swd(real: Tensor, fake: Tensor, draws: Draws, *, size: int = 7, repeats: int
     Raises:
         UserError: images that are not uint8, too small, unequal in shape or number, or constant.
     """
+    # the sets must match: as many images, of one side, with levels that hold a patch
     real, fake = checked(real, "real"), checked(fake, "generated")
     if len(real) != len(fake):
         raise UserError(f"SWD needs as many real as generated images, got {len(real)} and {len(fake)}: "
@@ -346,12 +359,14 @@ def swd(real: Tensor, fake: Tensor, draws: Draws, *, size: int = 7, repeats: int
     if min(sides) < size:
         raise UserError(f"patches of {size} pixels do not fit into a level of {min(sides)}: use a smaller one, --set "
                         f"swd.size=N")
+    # level by level: the descriptors of both sets, then the distance along each direction
     sets = [Extractor(images, which, draws, size, device) for which, images in enumerate((real, fake))]
     result, scratch = {}, _Scratch()
     with _workers(device, threads) as run:
         for side in sides:
             a, b = (each.extract(side, run) for each in sets)
             matrix = np.concatenate([draws.directions(side, repeat) for repeat in range(repeats)])
+            # as many directions at a time as fit the budget; each chunk is one thread's task
             rows = max(1, min(64, PROJECTION_BUDGET // (4 * a.values.shape[1])))
             chunks = [matrix[i:i + rows] for i in range(0, len(matrix), rows)]
             along = 1000 * np.concatenate(run(lambda part, a=a, b=b: sliced(a.values, b.values, part, scratch), chunks))
@@ -398,6 +413,7 @@ def laplacian_pyramid(images: Tensor, min_side: int = MIN_SIDE) -> list[Tensor]:
     sides = level_sides(images.shape[-1], min_side)
     if images.device.type != "cpu":
         return [level for _, level in pyramid(images.float(), sides)]
+    # on the CPU a few images at a time, which stay in the processor's cache
     x = images.numpy().astype(np.float32)
     parts = [[level for _, level in pyramid(x[i:i + BLOCK], sides)] for i in range(0, len(x), BLOCK)]
     return [torch.from_numpy(np.concatenate(levels)) for levels in zip(*parts)]

@@ -52,6 +52,7 @@ def of_trimmed_mean(values: np.ndarray, low: float = 1.0, high: float = 99.0) ->
     kept = values[(values >= lowest) & (values <= highest)]
     if len(values) < 2:
         return float(kept.mean()), float("nan"), float("nan")
+    # winsorised: values outside are pulled in to the percentiles, not dropped
     spread = np.clip(values, lowest, highest).std(ddof=1)
     half = float(Z95 * spread / (len(kept) / len(values) * np.sqrt(len(values))))
     mean = float(kept.mean())
@@ -104,6 +105,7 @@ def of_neighbours(value: float, error: float, count: int | None, parts: int, met
     no interval."""
     if not np.isfinite(error):
         return None, None, ""
+    # Student's t first, then widened where few points decide
     low, high, _ = around(value, error, method, float(stats.t.ppf(0.975, parts - 1)), floor=0.0)
     if count is None:
         return low, high, method
@@ -126,6 +128,7 @@ def fid_error(p: Gaussian, q: Gaussian, x: Tensor, y: Tensor) -> float:
     the time, those of the delta method alone 94 to 99.5%.
     """
     first = frechet_error(p, q, x, y) ** 2
+    # a set of which only statistics are known adds no noise
     sets = [(rows, g) for rows, g in ((x, p), (y, q)) if len(rows) > 1]
     if not sets:
         return 0.0
@@ -154,6 +157,7 @@ def quadratic_variance(a: Tensor, b: Tensor, noise: float, tails: float = 1.0) -
     squares = float(values.square().sum())
     if not squares:
         return 0.0
+    # l_i l_j / (l_i + l_j): the variances of the D_ij over what they are divided by
     harmonic = values[:, None] * values / (values[:, None] + values).clamp(min=torch.finfo(torch.float64).tiny)
     # sums of squared eigenvalues of few samples are too large; tr(S1 S2) is not, for the samples are independent
     unbiased = float((a * b).sum()) / squares
@@ -178,6 +182,7 @@ def frechet_error(p: Gaussian, q: Gaussian, x: Tensor, y: Tensor) -> float:
     """
     xc, yc = x.double() - p.mean, y.double() - q.mean
     quad_x, quad_y = _transported(p, q, xc, yc)
+    # how far each sample moves the distance; only the spread of that matters, not its mean
     step = 2 * (p.mean - q.mean)
     along_x = xc @ step + xc.square().sum(1) - quad_x
     along_y = yc.square().sum(1) - yc @ step - quad_y
@@ -189,6 +194,7 @@ def _transported(p: Gaussian, q: Gaussian, xc: Tensor, yc: Tensor) -> tuple[Tens
     """x^T T x and y^T T^-1 y for centred rows x of p and y of q, T the map that takes p's covariance to q's."""
     lower = cholesky(p)
     if lower is not None:
+        # full rank: white coordinates of p, in which T is diagonal along the eigenvectors of L^T S2 L
         values, vectors = torch.linalg.eigh(congruent(q.covariance, lower))
         keep = values > len(values) * EPS * float(values[-1].clamp(min=0))
         if q.n:
@@ -197,6 +203,7 @@ def _transported(p: Gaussian, q: Gaussian, xc: Tensor, yc: Tensor) -> tuple[Tens
         white = torch.linalg.solve_triangular(lower, xc.T, upper=False)
         return ((quarter[:, None] * (vectors.T @ white)).square().sum(0),
                 ((vectors.T @ (lower.T @ yc.T)) / quarter[:, None]).square().sum(0))
+    # otherwise the same within the spans of both sets, by the singular vectors of their factors' product
     a, b = factor(p.covariance, p.n), factor(q.covariance, q.n)
     u, values, v = torch.linalg.svd(a @ b.T, full_matrices=False)
     root = values.sqrt()[:, None]

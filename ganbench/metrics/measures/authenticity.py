@@ -56,9 +56,11 @@ def authentic(reals: Tensor, fakes: Tensor) -> Tensor:
     if len(reals) < 2:
         raise UserError("authenticity needs at least two real images")
     reals, fakes = reals.double(), fakes.double()
+    # how far each real image is from its nearest real neighbour
     own = torch.cat([_to_another(reals, start) for start in range(0, len(reals), PART)])
     answers = []
     for part in fakes.split(PART):
+        # authentic: farther from the nearest real image than that one is from its own neighbour
         distance, nearest = torch.cdist(part, reals, compute_mode="donot_use_mm_for_euclid_dist").min(1)
         answers.append(own[nearest] < distance)
     return torch.cat(answers)

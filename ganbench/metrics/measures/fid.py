@@ -44,6 +44,7 @@ class Fid(StreamedMoments):
     def scores(self) -> list[Score]:
         p, q = self.gaussian(real=False), self._reals()
         value = compare(p, q)
+        # the interval is made from random samples of features; reference statistics have none and count as exact
         fakes = self.sample(real=False)
         reals = self.sample(real=True) if self.reference is None else fakes[:0]
         method = "delta method (influence functions), second order corrected"

@@ -93,6 +93,7 @@ class FidInfinity(StoredFeatures):
 
     def _extrapolated(self, reals: torch.Tensor, fakes: torch.Tensor, subsets: list[torch.Tensor]) -> float:
         """The line's value at 1/N = 0."""
+        # against 1/N the distance is nearly a line, whose value at 0 is that of infinitely many images
         target = Gaussian.of_moments(of_rows(reals), self.compat.ddof)
         values = [compare(Gaussian.of_moments(of_rows(fakes[chosen.to(fakes.device)]), self.compat.ddof), target)
                   for chosen in subsets]

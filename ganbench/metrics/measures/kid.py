@@ -59,6 +59,7 @@ class Kid(StoredFeatures):
     def scores(self) -> list[Score]:
         reals, fakes, values = self.reals(), self.fakes(), self._values()
         value, n, m = float(values.mean()), len(fakes), len(reals)
+        # the variance over images, and that of averaging over so many random subsets
         variance = components(_some(fakes, self.seed), _some(reals, self.seed)).variance(n, m)
         variance += float(values.var()) / len(values)
         interval = around(value, variance ** 0.5, "variance components of the U-statistic, and of the subsets")

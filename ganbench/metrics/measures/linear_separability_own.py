@@ -70,6 +70,7 @@ class LinearSeparabilityOwn(ModelMetric):
         latents, answers = self._describe(subject, judge)
         scores = []
         for space, x in latents.items():
+            # a 2x2 table for each attribute, without those that say nothing
             found = [self._table(x, answers[:, a]) for a in range(answers.shape[1])]
             tables = [table for table in found if table is not None]
             if not tables:
@@ -111,10 +112,12 @@ class LinearSeparabilityOwn(ModelMetric):
         from sklearn.model_selection import StratifiedKFold, cross_val_predict
         from sklearn.svm import LinearSVC
 
+        # the images of which the classifier is surest
         confident = np.argsort(-np.abs(probability - 0.5), kind="stable")[:max(1, round(self.keep * len(x)))]
         truth = probability[confident] > 0.5
         if min(truth.sum(), (~truth).sum()) < FEWEST:
             return None
+        # every image is classified by an SVM that did not see it
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
         guess = cross_val_predict(LinearSVC(random_state=0), x[confident], truth, cv=folds)
         return np.histogram2d(guess, truth, bins=2, range=[[0, 1], [0, 1]])[0]
@@ -122,6 +125,7 @@ class LinearSeparabilityOwn(ModelMetric):
     def _interval(self, tables: list[np.ndarray], seed: int) -> tuple[float, float]:
         rng = np.random.default_rng(seed)
         entropies = np.zeros(self.resamples)
+        # each table is drawn anew from its own frequencies; entropies add up as in the score
         for table in tables:
             total = int(table.sum())
             drawn = rng.multinomial(total, table.ravel() / total, size=self.resamples).reshape(-1, 2, 2)
@@ -143,6 +147,7 @@ def one_copy(w: Tensor) -> Tensor:
 def conditional_entropy(table: np.ndarray) -> float:
     """H(Y|X) in bits from counts (X,Y), at least 0."""
     joint = np.asarray(table, dtype=np.float64) / np.sum(table)
+    # p(y|x); where there is nothing, 0 log 0 counts as 0
     given = joint.sum(1, keepdims=True)
     share = np.divide(joint, given, out=np.ones_like(joint), where=given > 0)
     terms = joint * np.log2(share, out=np.zeros_like(share), where=share > 0)

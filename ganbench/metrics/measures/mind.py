@@ -77,6 +77,7 @@ class Mind(StoredFeatures):
         directions = torch.nn.functional.normalize(directions.double(), dim=1).to(reals)
         n = min(len(reals), len(fakes))
         chosen = []
+        # a random part of the larger set, and both sets along all directions
         for kind, rows in (("real", reals), ("fake", fakes)):
             if len(rows) > n:
                 order = Random(derived_seed(self.seed, "mind-subset", kind)).uniform(len(rows)).argsort()

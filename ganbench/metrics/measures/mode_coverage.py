@@ -55,6 +55,7 @@ class ModeCoverage(ModelMetric):
         """The class of each uint8 image (n,C,S,S)."""
         store = subject.reals
         if symbols := symbols_a_channel(store.classes, store.channels):
+            # one symbol a channel: each channel is sorted by itself, and the symbols are the class's digits
             judge = classifier.of_channels(store, symbols, subject.device)
             parts = [judge.classify(made[:, c:c + 1]) for c in range(store.channels)]
             found = np.ravel_multi_index(tuple(parts), (symbols,) * store.channels)

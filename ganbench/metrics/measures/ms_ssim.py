@@ -40,6 +40,7 @@ class MSSSIM(ImageMetric):
         """Add generated images, uint8 (N,C,S,S); real ones are ignored. Batch sizes do not matter."""
         if real or not len(images):
             return
+        # an image without a partner waits for the next batch
         if rows(self.waiting):
             images = torch.cat([*(part.to(images.device) for part in self.waiting), images])
         pairs = len(images) // 2

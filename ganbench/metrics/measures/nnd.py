@@ -35,6 +35,7 @@ class Nnd(ModelMetric):
         test, n, side = held_out(subject, "nnd"), self.n or subject.n, subject.family.images.side
         queries_at, train_at = choose(test, n, subject.seed), choose(subject.reals, n, subject.seed)
         queries = pixels(test, side, queries_at).to(subject.device)
+        # the same queries against samples, and against as many training images
         made, asked = fake_pixels(subject, n, "nnd")
         distance, nearest = nearest_neighbours(queries, made.to(subject.device))
         train = pixels(subject.reals, side, train_at).to(subject.device)
@@ -68,6 +69,7 @@ def nearest_neighbours(queries: Tensor, samples: Tensor, chunk: int = 512) -> tu
     distances, indices = [], []
     for part in queries.split(chunk):
         x = part.flatten(1).float() / 127.5 - 1
+        # |s|^2 - 2 x.s orders the samples by their distance to x
         index = (norms - 2 * x @ flat.T).argmin(1)
         distances.append((x - flat[index]).double().norm(dim=1))
         indices.append(index)

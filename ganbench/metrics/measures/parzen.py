@@ -60,6 +60,7 @@ class Parzen(ModelMetric):
         scores = []
         for level, images in centres.items():
             samples = scale(images())  # one set at a time: in double precision they are large
+            # the width that suits the tuning images best, then the score on the others
             means = log_likelihoods(tuning, samples, SIGMAS).mean(1)
             best = SIGMAS[int(means.argmax())]
             mean, low, high = of_mean(log_likelihoods(queries, samples, (best,))[0])

@@ -81,11 +81,13 @@ def log_spectra(images: Tensor) -> Tensor:
     if images.shape[-2] != side or side < 8:
         raise UserError(f"power_spectrum needs square images of at least 8 pixels, not "
                         f"{images.shape[-1]}x{images.shape[-2]}")
+    # power at each frequency, and the ring that the frequency lies in
     grey = images.double().mean(1) / 255
     power = torch.fft.fft2(grey).abs().square() / side**2
     frequency = torch.fft.fftfreq(side, 1 / side, dtype=torch.float64, device=images.device)
     ring = torch.hypot(frequency[:, None], frequency[None]).round().long().flatten()
     kept = (ring >= 1) & (ring <= side // 2)  # without the mean, and without the corners
+    # summed by ring, then divided by how many frequencies a ring has
     sums = power.new_zeros(len(images), side // 2).index_add_(1, ring[kept] - 1, power.flatten(1)[:, kept])
     return DECIBELS * (sums / torch.bincount(ring[kept])[1:]).clamp_min(FLOOR).log()
 

@@ -90,6 +90,7 @@ class Ppl(ModelMetric):
             z1, z2 = family.latents(size, random), family.latents(size, random)
             labels = draw_labels(subject, size, random)
             t = torch.zeros(size, device=z1.device) if end else random.uniform(size)
+            # both images of a pair get the same noise, or its change would count as length
             noise = derived_seed(subject.seed, "ppl/noise", level, start)
             a, b = (self._image(subject, space, path, z1, z2, t, step, labels, noise) for step in (0.0, self.epsilon))
             yield (self.distance(a, b).double() / self.epsilon**2).cpu().numpy()
@@ -100,6 +101,7 @@ class Ppl(ModelMetric):
         family, generator = subject.family, subject.generator
         place = t.double() + step  # a step of 1e-4 has only three digits in single precision
         with sampling(subject, noise):
+            # along a straight line in w, along the chosen path in z
             if space == "w":
                 w1, w2 = (family.to_style(z, labels, generator).double() for z in (z1, z2))
                 w = lerp(w1, w2, place)

@@ -59,6 +59,7 @@ class SvmFeatures(ModelMetric):
                 "test=held-out")
 
     def measure(self, subject: Subject) -> list[Score]:
+        # labelled images to train on, and held-out ones to be judged by
         test = held_out(subject, "svm_features")
         labels, n = labels_of(subject.reals, "svm_features"), self.n or min(subject.n, 5000)
         train_at, test_at = choose(subject.reals, n, subject.seed), choose(test, subject.n, subject.seed)
@@ -66,10 +67,12 @@ class SvmFeatures(ModelMetric):
         if len(np.unique(answers)) < 2:
             raise UserError("svm_features needs images of two classes at least: let the evaluation use more images")
         scores = []
+        # the run's critic, then the same one without training, as the control
         for level, family in (("", subject.family), ("random", untrained(subject.family, subject.seed))):
             x, y = (features(subject, family, s, at) for s, at in ((subject.reals, train_at), (test, test_at)))
             width, scale = x.shape[1], standardise(x)
             scale(x), scale(y)
+            # fewer images than features: the same SVM in fewer dimensions
             if len(x) < width:
                 x, y = compress(x, y, subject.device)
             cost = choose_cost(x, answers, subject.seed)
@@ -105,6 +108,7 @@ def untrained(family: Family, seed: int) -> Family:
     with torch.random.fork_rng([]):
         torch.manual_seed(derived_seed(seed, "untrained"))
         fresh = type(family)(copy.deepcopy(family.config), family.images).to(device)
+    # scalar buffers, such as the fade of a growing network, are taken from the trained one
     places = {name: value for name, value in family.named_buffers() if value.dim() == 0}
     for name, value in fresh.named_buffers():
         if name in places:
@@ -175,6 +179,7 @@ def choose_cost(x: np.ndarray, answers: np.ndarray, seed: int) -> float:
     order = np.random.default_rng(derived_seed(seed, "svm/split")).permutation(len(x))
     held = max(1, len(x) // 10)
     valid, rest = order[:held], order[held:]
+    # with one class left there is nothing to choose by
     if len(np.unique(answers[rest])) < 2:
         return COSTS[2]
     accuracy = [float((fit(x[rest], answers[rest], c).predict(x[valid]) == answers[valid]).mean()) for c in COSTS]

@@ -69,6 +69,7 @@ class SWD(ImageMetric):
         """Add images, uint8 (N,1 or 3,S,S)."""
         images = checked(images, "real" if real else "generated")
         state = self.real_images if real else self.fake_images
+        # what is there already, which the new images must match
         kept = _whole(state) if len(state) else images[:0].cpu()
         if kept.shape[1:] != images.shape[1:]:
             raise UserError(f"SWD got images of shapes {tuple(kept.shape[1:])} and {tuple(images.shape[1:])}: bring "
@@ -78,6 +79,7 @@ class SWD(ImageMetric):
             buffer = torch.empty((2 * count + max(len(images), 1024), *images.shape[1:]), dtype=torch.uint8)
             buffer[:count] = kept
             self._room[real] = buffer
+        # new images go behind the old ones; the state is a view of the part that is filled
         added = buffer[count:count + len(images)]
         added.copy_(images)
         if real:
@@ -101,6 +103,7 @@ class SWD(ImageMetric):
         return self._evaluate(None)
 
     def scores(self) -> list[Score]:
+        # intervals are made from each level's descriptors while they are at hand
         jackknife = Jackknife(self._draws(), self.repeats)
         n = rows(self.fake_images)
         enough = n >= FEWEST_IMAGES

@@ -53,6 +53,7 @@ class WassersteinGap(ModelMetric):
             train, unseen = (self._scores(subject, store, n) for store in (subject.reals, test))
             made = fakes(subject, n, "wasserstein", native=True)
             fake = torch.cat([critic_score(family, f.images, f.labels) for f in made]).double().cpu().numpy()
+        # what is subtracted from what, and whether generated images take part
         pairs = {"train": (train, fake, True), "held_out": (unseen, fake, True), "gap": (train, unseen, False)}
         return [self._difference(a, b, level, with_fakes) for level, (a, b, with_fakes) in pairs.items()]
 

@@ -48,6 +48,7 @@ class Network(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         inputs = channels
+        # each convolution halves the side and doubles the maps
         while side > 4:
             layers += [nn.Conv2d(inputs, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.ReLU()]
             inputs, width, side = width, min(2 * width, 256), side // 2
@@ -124,6 +125,7 @@ def of_channels(store: Any, symbols: int, device: torch.device | str = "cpu", re
     """
     if store.labels is None:
         raise UserError(f"an evaluation classifier needs labels, and {store.name} has none: use a labelled data set")
+    # a class's digits are its channels' symbols; every channel becomes an image of its own
     parts = np.unravel_index(np.asarray(store.labels, dtype=np.int64), (symbols,) * store.channels)
     names = [str(i) for i in range(symbols)]
     targets = np.concatenate(parts)
@@ -146,6 +148,7 @@ class _ChannelView:
         self.images = images
 
     def __getitem__(self, chosen: np.ndarray) -> np.ndarray:
+        # images are counted through all first channels, then all second ones, ...
         channel, index = np.divmod(chosen, len(self.images))
         return self.images[index, channel][:, None]
 
@@ -164,12 +167,14 @@ def _cached(store: Any, targets: np.ndarray, names: list[str], exclusive: bool, 
             progress: Callable[[str], None] | None) -> Classifier:
     from ganbench.data import cache_dir
 
+    # the images, the answers and the recipe decide the network, so they name its file
     side = min(store.side, LARGEST_SIDE)
     key = hashlib.sha256(json.dumps({
         "content": store.content_hash, "targets": hashlib.sha256(targets.tobytes()).hexdigest(), "outputs": names,
         "exclusive": exclusive, "side": side, "recipe": asdict(recipe)}, sort_keys=True).encode()).hexdigest()
     path = Path(cache_dir()) / "classifiers" / f"{key[:32]}.safetensors"
     network = Network(store.channels, side, len(names), recipe.width)
+    # trained once, then read
     if path.exists():
         accuracy = _read(path, network)
     else:
@@ -183,10 +188,12 @@ def _cached(store: Any, targets: np.ndarray, names: list[str], exclusive: bool, 
 def train_classifier(store: Any, targets: np.ndarray, outputs: int, exclusive: bool, side: int, device: torch.device,
           recipe: ClassifierRecipe) -> tuple[Network, list[float]]:
     """Train on the stored images; returns the network on the CPU and its accuracy on the images held back."""
+    # hold back a random part, on which the accuracy is measured
     order = np.random.default_rng(derived_seed(recipe.seed, "classifier/split")).permutation(store.n)
     held_back = max(1, min(10_000, int(recipe.held_back * store.n)))
     test, rest = order[:held_back], order[held_back:]
     images, answers = store.level(side), torch.from_numpy(targets)
+    # seeded and deterministic, and the caller's CPU stream of random numbers does not move
     with torch.random.fork_rng([]), torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
         torch.manual_seed(derived_seed(recipe.seed, "classifier/weights"))
         network = Network(store.channels, side, outputs, recipe.width).to(device)
@@ -196,6 +203,7 @@ def train_classifier(store: Any, targets: np.ndarray, outputs: int, exclusive: b
         shuffle = np.random.default_rng(derived_seed(recipe.seed, "classifier/order"))
         queue = np.empty(0, dtype=np.int64)
         for _ in range(steps):
+            # batches come from one random order of the images after another; sorted, for a memory map likes that
             while len(queue) < recipe.batch:
                 queue = np.concatenate([queue, shuffle.permutation(rest)])
             chosen, queue = np.sort(queue[:recipe.batch]), queue[recipe.batch:]
@@ -205,6 +213,7 @@ def train_classifier(store: Any, targets: np.ndarray, outputs: int, exclusive: b
             loss.backward()
             optimizer.step()
             schedule.step()
+        # accuracy on the images held back: of the class, or of every attribute
         right = []
         with torch.no_grad():
             for chosen in np.array_split(np.sort(test), max(1, len(test) // 256)):
@@ -225,6 +234,7 @@ def _loss(logits: Tensor, answers: Tensor, exclusive: bool) -> Tensor:
 
 
 def _write(path: Path, network: nn.Module, accuracy: list[float]) -> None:
+    # written under another name and renamed, so that nobody reads half a file
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -72,6 +72,7 @@ class FeatureNetwork:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise UserError(f"feature networks take uint8 images (B,3,H,W) or (B,1,H,W), and got {images.dtype} "
                             f"{tuple(images.shape)}")
+        # a part at a time, grey images as three equal channels; then the parts are joined, layer by layer
         with tf32(self.dtype == "tf32"):
             parts = [self.body(part.to(self.device, non_blocking=True).expand(-1, 3, -1, -1))
                      for part in images.split(CHUNK.get(self.device.type, 64))]
@@ -109,6 +110,7 @@ def open_network(name: str, layers: Sequence[str] = (), device: torch.device | s
         UserError: unknown network or layer, or weights that are not here: one line with file, hash and how to get it.
     """
     check_precision(dtype)
+    # names are checked before any weights are read
     layers = list(layers) or [default_layer(name)]
     known = known_layers(name)
     for layer in layers:
@@ -116,6 +118,7 @@ def open_network(name: str, layers: Sequence[str] = (), device: torch.device | s
             raise UserError(f"{name} has no layer '{layer}'.{nearest(layer, known)} Known: {', '.join(known)}")
     device, rule = torch.device(device), find_compat(compat).resize
     network = _own(name, layers, device, dtype) if _is_own(name) else _opener(name)(name, layers, device, dtype, rule)
+    # so that pickling can store how to open it again
     network.opened = (name, layers, device, dtype, compat)
     return network
 
@@ -159,6 +162,7 @@ def _opener(name: str) -> Callable[..., FeatureNetwork]:
 
 def _inception(name: str, layers: Sequence[str], device: torch.device, dtype: str, rule: str) -> FeatureNetwork:
     state = weights.load_weights(name)
+    # zeros are no classifier: then logits are not offered, and the usual layer stands in where no other was wanted
     classifier = "fc.weight" in state and bool(state["fc.weight"].any())
     if not classifier:
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
@@ -242,6 +246,7 @@ def _random_vgg16(name: str, layers: Sequence[str], device: torch.device, dtype:
     side, inputs = 64, 3
     parts: list[nn.Module] = []
     random = Random(derived_seed(0, "random-vgg16"))
+    # five blocks of 3x3 convolutions, each ended by a pooling but the last
     for widths in ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)):
         for width in widths:
             conv = nn.Conv2d(inputs, width, 3, padding=1)
@@ -272,9 +277,11 @@ def _own(name: str, layers: Sequence[str], device: torch.device, dtype: str) -> 
     `has_classifier = True`; then what it returns are logits."""
     function, digest, label = _torchscript(Path(name), device) if ":" not in name else _callable(name)
     if isinstance(function, nn.Module):
+        # a module runs in the precision asked for; another callable in its own
         function = function.to(device, DTYPES[dtype]).eval()
 
     def body(images: Tensor) -> Mapping[str, Tensor]:
+        # whatever it returns has to be one row an image
         found = function(images)
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
             what = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
@@ -282,7 +289,7 @@ def _own(name: str, layers: Sequence[str], device: torch.device, dtype: str) -> 
                             f"returned {what}")
         return dict.fromkeys(layers, found.to(DTYPES[dtype]) if found.dtype != torch.float64 else found)
 
-    classifies = bool(getattr(function, "has_classifier", False))  # of somebody else's object
+    classifies = bool(getattr(function, "has_classifier", False))  # a user's own network need not declare it
     return FeatureNetwork(label, layers, body, weights_hash=digest, device=device, dtype=dtype,
                           has_classifier=classifies,
                           weights_note="one's own network")
@@ -309,7 +316,7 @@ def _callable(name: str) -> tuple[Any, str, str]:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(f"{name}: cannot import {module_name} ({error}); run where it can be found") from None
-    function = getattr(module, attribute, None)  # a name that the user gave
+    function = getattr(module, attribute, None)  # in a user's own module, by the name that was typed
     if not callable(function):
         raise UserError(f"{name}: {module_name} has no callable '{attribute}'")
     if isinstance(function, type):

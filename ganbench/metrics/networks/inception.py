@@ -41,6 +41,7 @@ AVERAGE, MAXIMUM, MAXIMUM_DOWN = "average 3x3", "maximum 3x3", "maximum 3x3 stri
 Branch = Sequence["Conv | Fork | str"]
 
 
+# the blocks, on maps of side 35 (_a), from 35 to 17 (_b), of 17 (_c), from 17 to 8 (_d), and of 8 (_e)
 def _a(block: str) -> list[Branch]:
     def n(leaf: str) -> str:
         return f"{block}.{leaf}"
@@ -122,13 +123,16 @@ class Inception(nn.Module):
         super().__init__()
         self.layers, self.dtype, self.layout = tuple(layers), dtype, layout
         self.wide = torch.promote_types(dtype, torch.float32)  # of the results
+        # stages up to the last one wanted; logits come after the last stage, where the slice ends by itself
         last = max(LAYERS.index(layer) for layer in layers)
         self.stages = STAGES[:last + 1]
+        # their convolutions' weights, batch normalisation folded in
         for name in _conv_names(self.stages):
             weight, bias = _folded(state, name)
             self.register_buffer(_key(name, "weight"), weight.to(dtype).contiguous(memory_format=layout))
             self.register_buffer(_key(name, "bias"), bias.to(dtype))
         self._join_heads()
+        # the classifier, where logits are wanted
         if last > LAYERS.index("2048"):
             if "fc.weight" not in state:
                 raise UserError("these Inception weights have no classifier, so there are no logits")
@@ -142,10 +146,12 @@ class Inception(nn.Module):
             if len(heads) < 2:
                 continue
             for part in ("weight", "bias"):
+                # their output channels, one behind the other
                 joined = torch.cat([self.get_buffer(_key(head.name, part)) for head in heads])
                 layout = self.layout if part == "weight" else torch.contiguous_format
                 self.register_buffer(_key(_joined(heads), part), joined.contiguous(memory_format=layout))
             for head in heads:
+                # where to cut the joined output; the single convolution is needed no more
                 self.widths[head.name] = len(self.get_buffer(_key(head.name, "bias")))
                 for part in ("weight", "bias"):
                     del self._buffers[_key(head.name, part)]
@@ -155,6 +161,7 @@ class Inception(nn.Module):
         """x: (B,3,299,299), nominally in [-1,1]. Returns layer -> (B,d)."""
         x = x.to(self.dtype).contiguous(memory_format=self.layout)
         found: dict[str, Tensor] = {}
+        # features are means over the maps at a stage's end; logits need those of the last stage
         for layer, blocks in self.stages:
             for block in blocks:
                 x = self._block(x, block)
@@ -168,8 +175,10 @@ class Inception(nn.Module):
     def _block(self, x: Tensor, block: Sequence[Branch]) -> Tensor:
         heads = _heads(block)
         if len(heads) < 2:
+            # nothing to share: every branch begins by itself
             outputs = [self._chain(x, branch) for branch in block]
             return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+        # one convolution opens several branches, and each goes on with its part of the output
         first = self._conv(x, Conv(_joined(heads)))
         opened = dict(zip(heads, first.split([self.widths[h.name] for h in heads], 1)))
         outputs = [self._chain(opened[branch[0]], branch[1:]) if branch[0] in opened else  # type: ignore[index]
@@ -205,8 +214,10 @@ def graph_names() -> dict[str, str]:
         return f"{name}_{index}" if index else name
 
     blocks = [block for _, stage in STAGES for block in stage]
+    # the first convolutions belong to no block and are counted through
     names = {count("conv", i): conv.name for i, conv in enumerate(_convs(blocks[0][0]) + _convs(blocks[1][0]))}
     for position, block in enumerate(blocks[2:]):
+        # every branch of more than one step is the block's next tower
         towers = 0
         for branch in block:
             where = count("mixed", position)
@@ -255,6 +266,7 @@ def _folded(state: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
                                    ("conv.weight", "bn.bias", "bn.running_mean", "bn.running_var"))
     except KeyError as error:
         raise UserError(f"the Inception weights lack {error}: they are not those of the FID network") from None
+    # a scale that is not there (TensorFlow's release has none) is 1
     gamma = state.get(f"{name}.bn.weight")
     scale = (torch.ones_like(var) if gamma is None else gamma.double()) / (var + BN_EPS).sqrt()
     return weight * scale[:, None, None, None], beta - mean * scale

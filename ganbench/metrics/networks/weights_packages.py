@@ -58,6 +58,7 @@ def lpips_vgg16(requirement: str) -> dict[str, Tensor]:
     _verify(packed, LPIPS_PICKLE, requirement)
     tree = _ArraysOnly(io.BytesIO(packed)).load()
     state, position = {}, 0
+    # kernels are stored (H,W,in,out) and wanted (out,in,H,W); positions are those in torchvision's list of layers
     convs = tree["VGG16_0"]
     for index in range(13):
         layer = convs[f"Conv_{index}"]
