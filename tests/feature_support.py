@@ -10,7 +10,10 @@ ASSETS = Path.home() / ".cache" / "ganbench-assets"  # pictures for the slow tes
 
 
 def real_weights(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let ganbench see the user's own weights; skip, saying why, where they are not. Returns a .pth torch-fidelity takes."""
+    """Let ganbench see the user's own weights; skip, saying why, where they are not.
+
+    Returns a .pth that torch-fidelity takes.
+    """
     monkeypatch.setenv("GANBENCH_CACHE", str(Path.home() / ".cache" / "ganbench"))
     from ganbench.metrics.networks import weight_files as weights
     if weights.present("inception-v3-compat") is None:

@@ -52,7 +52,8 @@ def swd(real, fake, draws, repeats=4, block=8):
             images = np.repeat(images, 3, axis=1)
         found = []
         for level in pyramid(images):
-            centres = np.concatenate([draws.positions(which, level.shape[-1], start // block, len(level[start:start + block]))
+            centres = np.concatenate([draws.positions(which, level.shape[-1], start // block,
+                                                      len(level[start:start + block]))
                                       for start in range(0, len(level), block)]).reshape(-1, 2)
             found.append((level.shape[-1], normalised(patches(level, centres[:, 0], centres[:, 1]))))
         levels.append(found)
@@ -92,7 +93,8 @@ class LegacyDraws:
 
 def octave_noise(seed, n, size, amplitudes, mix):
     rs = np.random.RandomState(seed)
-    low, mid, high = rs.randn(n, 3, size // 8, size // 8), rs.randn(n, 3, size // 4, size // 4), rs.randn(n, 3, size, size)
+    low, mid = rs.randn(n, 3, size // 8, size // 8), rs.randn(n, 3, size // 4, size // 4)
+    high = rs.randn(n, 3, size, size)
 
     def smooth(x, factor):
         x = x.repeat(factor, -2).repeat(factor, -1)

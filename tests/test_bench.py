@@ -224,7 +224,8 @@ def test_what_other_code_made_is_kept_and_marked_until_one_asks_for_it_anew(suit
     console.file = io.StringIO()
     commands._what_is_there(plan(suite), tmp_path / "runs", console)  # as the dry run says it
     said = console.file.getvalue()
-    assert "3 of these 4 cells are finished" in said and said.count("was made by other code of its family and is kept") == 3
+    assert "3 of these 4 cells are finished" in said
+    assert said.count("was made by other code of its family and is kept") == 3
     console.file = io.StringIO()
     commands._what_is_there(plan(suite), tmp_path / "elsewhere", console)
     assert console.file.getvalue() == "" and not (tmp_path / "elsewhere").exists()

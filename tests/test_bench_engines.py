@@ -19,7 +19,8 @@ def make_task(folder, name, code, **options):
     return Task(name, name, ("-c", code, str(place)), str(place), str(folder / "logs" / f"{name}.txt"), **options)
 
 
-RESULT = "import sys, pathlib as p; d = p.Path(sys.argv[1]); d.mkdir(exist_ok=True); (d / 'results.csv').write_text('{}')"
+RESULT = ("import sys, pathlib as p; d = p.Path(sys.argv[1]); d.mkdir(exist_ok=True); "
+          "(d / 'results.csv').write_text('{}')")
 ENDINGS = {
     "ok": ("print('fine')", "ok", ""),
     "diverged": ("import sys; print('ganbench: x diverged: at step 3', file=sys.stderr); sys.exit(3)", "diverged",
@@ -43,7 +44,8 @@ def test_each_ending_is_told_apart_and_none_stops_the_others(tmp_path, jobs):
 
 
 def test_never_more_processes_than_jobs_and_each_gpu_is_used_once_at_a_time(tmp_path):
-    code = ("import os, pathlib, sys, time; here = pathlib.Path(sys.argv[1]).parent; gpu = os.environ['CUDA_VISIBLE_DEVICES']\n"
+    code = ("import os, pathlib, sys, time; here = pathlib.Path(sys.argv[1]).parent\n"
+            "gpu = os.environ['CUDA_VISIBLE_DEVICES']\n"
             "mine = here / f'busy-{gpu}'; mine.touch(exist_ok=False)\n"  # fails if another process holds this GPU
             "assert len(list(here.glob('busy-*'))) <= 2 and os.environ['OMP_NUM_THREADS'] == '3'\n"
             "time.sleep(0.2); mine.unlink(); print(gpu)")

@@ -262,7 +262,8 @@ def test_budgets_an_entry_and_the_presets_own(write):
 
 
 def test_counts_and_settings_of_single_metrics(write):
-    text = 'metrics = ["swd", "ms_ssim"]\nn_of = { ms_ssim = 40 }\nset = { swd = { patches = 16 } }\ntargets = { swd = 30 }'
+    text = ('metrics = ["swd", "ms_ssim"]\nn_of = { ms_ssim = 40 }\n'
+            'set = { swd = { patches = 16 } }\ntargets = { swd = 30 }')
     before, planned = plan(write(('["swd"]', '["swd", "ms_ssim"]'))), plan(write(('metrics = ["swd"]', text)))
     arguments = " ".join(planned.cells[0].arguments())
     assert "--n-eval 100 --metric swd,ms_ssim --eval-set swd.patches=16 --eval-set ms_ssim.n=40" in arguments

@@ -19,7 +19,8 @@ TOY = str(Path(__file__).parent / "toy.py")
 
 
 def ganbench(*arguments, **kwargs):
-    return subprocess.run([sys.executable, "-m", "ganbench", *arguments], capture_output=True, text=True, timeout=300, **kwargs)
+    return subprocess.run([sys.executable, "-m", "ganbench", *arguments], capture_output=True, text=True, timeout=300,
+                          **kwargs)
 
 
 def test_help_does_not_import_torch():
@@ -34,7 +35,8 @@ def test_help_does_not_import_torch():
 
 
 @pytest.mark.parametrize("arguments, says", [
-    (("run", "dcgam"), "dcgan"), (("run", "dcgan", "--set", "ngff=3"), "ngf"), (("run", "dcgan", "--set", "ngf"), "key=value"),
+    (("run", "dcgam"), "dcgan"), (("run", "dcgan", "--set", "ngff=3"), "ngf"),
+    (("run", "dcgan", "--set", "ngf"), "key=value"),
     (("run", "dcgan", "--dataset", "no/such/folder"), "no/such/folder"), (("resume", "no/such/run"), "no/such/run"),
     (("eval", "--run", "no/such/run"), "no/such/run"), (("report", "no.csv"), "no.csv"),
 ])
@@ -106,7 +108,8 @@ def test_a_run_is_resumed_from_any_folder_and_after_it_was_moved(elsewhere, monk
     assert code == 0 and "resumed at" in said, said
     rows = records.read("moved/all.csv")  # what lay in the run's folder, the family's file too, has come along
     assert max(r["step"] for r in rows) == "6" and not (elsewhere / "home" / "run").exists()
-    assert len({(r["dataset"], r["config_hash"], r["data_hash"], r["run"]) for r in rows}) == 2  # only the folder's name
+    runs = {(r["dataset"], r["config_hash"], r["data_hash"], r["run"]) for r in rows}
+    assert len(runs) == 2  # only the folder's name
     assert len({(r["dataset"], r["config_hash"], r["data_hash"]) for r in rows}) == 1
 
 
@@ -125,8 +128,9 @@ def test_a_config_with_other_options_is_named(elsewhere, monkeypatch, capsys, ed
 
 def test_ctrl_c_says_how_to_go_on(elsewhere):
     """A real SIGINT in the middle of training; the command that is named then works."""
-    process = subprocess.Popen([sys.executable, "-m", "ganbench", "run", TOY, "--dataset", "digits", "--steps", "1000000",
-                                "--checkpoint-every", "0.1", "--metric", "", "--out", "my run", "--results", "", "--quiet"],
+    process = subprocess.Popen([sys.executable, "-m", "ganbench", "run", TOY, "--dataset", "digits",
+                                "--steps", "1000000", "--checkpoint-every", "0.1", "--metric", "", "--out", "my run",
+                                "--results", "", "--quiet"],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     begun = time.monotonic()
@@ -136,7 +140,8 @@ def test_ctrl_c_says_how_to_go_on(elsewhere):
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=100)[1]
     assert process.returncode == 130
-    last = r"ganbench: stopped at .* kimg, step \d+, with a checkpoint; `ganbench resume 'my run'` goes on from the last checkpoint"
+    last = (r"ganbench: stopped at .* kimg, step \d+, with a checkpoint; "
+            r"`ganbench resume 'my run'` goes on from the last checkpoint")
     assert re.fullmatch(last, said.splitlines()[-1]), said
     assert "Traceback" not in said
     done = ganbench("resume", "my run", "--steps", "5")

@@ -135,7 +135,8 @@ def test_tensorflows_resize():
 def test_quantisation():
     values = torch.linspace(-1.2, 1.2, 4001).reshape(1, 1, 1, -1)
     assert torch.equal(MODES["stylegan3"].quantise(values), (values * 127.5 + 128).clamp(0, 255).to(torch.uint8))
-    assert torch.equal(MODES["ganbench"].quantise(values), (values * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8))
+    assert torch.equal(MODES["ganbench"].quantise(values),
+                       (values * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8))
     from ganbench.errors import Diverged
     with pytest.raises(Diverged):
         MODES["stylegan3"].quantise(torch.tensor([float("nan")]))

@@ -35,7 +35,8 @@ def folders(tmp_path):
 
 
 def ours(folders, compat, metric="fid", **options):
-    asked = EvalRequest(names=[metric], real=str(folders[0]), fake=str(folders[1]), compat=compat, layer="64", floor=False,
+    asked = EvalRequest(names=[metric], real=str(folders[0]), fake=str(folders[1]), compat=compat, layer="64",
+                        floor=False,
                         device="cpu", strict=True, use_cache=False, options=options)
     found = run_request(asked)
     return found.rows[0]["value"]
@@ -52,7 +53,8 @@ def sqrtm(monkeypatch):
 def test_torch_fidelity(weights, folders):
     import torch_fidelity
     theirs = torch_fidelity.calculate_metrics(
-        input1=str(folders[1]), input2=str(folders[0]), fid=True, kid=True, kid_subset_size=10, kid_subsets=5, batch_size=1,
+        input1=str(folders[1]), input2=str(folders[0]), fid=True, kid=True, kid_subset_size=10, kid_subsets=5,
+        batch_size=1,
         cuda=False, verbose=False, cache=False, feature_layer_fid="64", feature_layer_kid="64",
         feature_extractor_weights_path=str(weights))
     assert ours(folders, "torch-fidelity") == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
@@ -82,8 +84,10 @@ def test_clean_fid(weights, folders, sqrtm):
 
 def test_torchmetrics(weights, folders):
     from torchmetrics.image.fid import FrechetInceptionDistance
-    fakes = [torch.from_numpy(np.asarray(Image.open(path))).permute(2, 0, 1)[None] for path in sorted(folders[1].iterdir())]
-    reals = [torch.from_numpy(np.asarray(Image.open(path))).permute(2, 0, 1)[None] for path in sorted(folders[0].iterdir())]
+    fakes = [torch.from_numpy(np.asarray(Image.open(path))).permute(2, 0, 1)[None]
+             for path in sorted(folders[1].iterdir())]
+    reals = [torch.from_numpy(np.asarray(Image.open(path))).permute(2, 0, 1)[None]
+             for path in sorted(folders[0].iterdir())]
     theirs = FrechetInceptionDistance(feature=64, feature_extractor_weights_path=str(weights), antialias=False)
     theirs.set_dtype(torch.float64)
     metric = Fid(layer="64")

@@ -22,7 +22,8 @@ class New(Old):
 
 
 def test_a_later_setting_counts_only_where_it_is_not_at_its_default():
-    assert hashed_settings(New()) == hashed_settings(New(depth=2)) == hashed_settings(Old()) == {"width": 64, "names": "a"}
+    expected = {"width": 64, "names": "a"}
+    assert hashed_settings(New()) == hashed_settings(New(depth=2)) == hashed_settings(Old()) == expected
     assert hashed_settings(New(depth=3)) == {"width": 64, "names": "a", "depth": 3}
     assert hashed_settings(New(width=8)) == hashed_settings(Old(width=8)) != hashed_settings(Old())
 
@@ -37,6 +38,7 @@ def rows():
 def test_rows_of_the_committed_comparison_have_todays_hash(row):
     """Made of family, settings, images, side, mirroring (off for this data) and precision."""
     config, *_ = configure(find_family(row["family"]), row["preset"])
-    decided = {"family": row["family"], "config": hashed_settings(config), "data": row["data_hash"], "side": int(row["side"]),
+    decided = {"family": row["family"], "config": hashed_settings(config), "data": row["data_hash"],
+               "side": int(row["side"]),
                "mirror": False, "precision": row["precision"]}
     assert hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16] == row["config_hash"]

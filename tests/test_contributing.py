@@ -18,7 +18,8 @@ def test_the_family_on_the_page_trains_as_it_stands(tmp_path, monkeypatch):
     path = tmp_path / "tiny_gan.py"
     path.write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    outcome = run(Options(str(path), preset="smoke", side=16, steps=12, n_eval=64, log_every=1, results=None, quiet=True))
+    outcome = run(Options(str(path), preset="smoke", side=16, steps=12, n_eval=64, log_every=1, results=None,
+                          quiet=True))
     assert outcome.status == "ok" and outcome.rows
     losses = [float(x) for x in re.findall(r'"critic_loss": ([\d.]+)', (outcome.path / "metrics.jsonl").read_text())]
     assert len(losses) == 12 and losses[0] == pytest.approx(2, abs=0.3) and losses[-1] < losses[0]

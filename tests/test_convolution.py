@@ -36,7 +36,10 @@ def doubles(*shapes):
 def test_plain(stride, padding, kernel, side):
     x, weight, bias = doubles((2, 3, side, side), (4, 3, kernel, kernel), (4,))
     form = Form((stride, stride), (padding, padding))
-    ours = lambda x, w, b: convolve(x, w, b, form)
+
+    def ours(x, w, b):
+        return convolve(x, w, b, form)
+
     same_to_the_second_derivative(ours, lambda x, w, b: F.conv2d(x, w, b, stride, padding), x, weight, bias)
     small = doubles((1, 2, side, side), (2, 2, kernel, kernel), (2,))
     assert gradcheck(ours, small) and gradgradcheck(ours, small)
@@ -46,7 +49,10 @@ def test_plain(stride, padding, kernel, side):
 def test_transposed(stride, padding, kernel, side, extra):
     x, weight, bias = doubles((2, 3, side, side), (3, 4, kernel, kernel), (4,))
     form = Form((stride, stride), (padding, padding), True, (extra, extra))
-    ours = lambda x, w, b: convolve(x, w, b, form)
+
+    def ours(x, w, b):
+        return convolve(x, w, b, form)
+
     same_to_the_second_derivative(ours, lambda x, w, b: F.conv_transpose2d(x, w, b, stride, padding, extra),
                                   x, weight, bias)
     small = doubles((1, 2, side, side), (2, 2, kernel, kernel), (2,))
@@ -73,7 +79,8 @@ def test_a_third_derivative():
 
 def test_under_autocast_it_works_in_the_low_type_as_pytorchs_does():
     torch.manual_seed(0)
-    x, weight, bias = torch.randn(2, 3, 6, 6, requires_grad=True), torch.randn(4, 3, 3, 3, requires_grad=True), torch.randn(4)
+    x, weight = torch.randn(2, 3, 6, 6, requires_grad=True), torch.randn(4, 3, 3, 3, requires_grad=True)
+    bias = torch.randn(4)
     with torch.autocast("cpu", torch.bfloat16):
         y = convolve(x, weight, bias, Form())
         gradient, = grad(y.sum(), x, create_graph=True)

@@ -35,7 +35,8 @@ from ganbench.errors import UserError
 from ganbench.metrics.images.opening import open_images
 
 GOLDEN = Path(__file__).parent / "golden" / "format-1"
-TRIES, SECONDS, MEMORY = 50, 240, 1.5e9  # damaged files of a kind; for one of them; bytes of the process that reads them
+# damaged files of a kind; for one of them; bytes of the process that reads them
+TRIES, SECONDS, MEMORY = 50, 240, 1.5e9
 
 
 # --- what is damaged, and how it is read

@@ -123,8 +123,8 @@ def test_eval_under_torchrun_gives_the_rows_of_one_process(tmp_path):
                                 out=str(tmp_path / "run"), device="cpu", quiet=True))
     said = {}
     for world in (1, 2):
-        said[world] = launch(["-m", "ganbench"], world, "eval", "--run", tmp_path / "run", "--metric", "swd,ms_ssim", "--n", "600",
-                             "--results", tmp_path / f"{world}.csv", "--device", "cpu")
+        said[world] = launch(["-m", "ganbench"], world, "eval", "--run", tmp_path / "run", "--metric", "swd,ms_ssim",
+                             "--n", "600", "--results", tmp_path / f"{world}.csv", "--device", "cpu")
     assert "600 fake images" in said[2][0] and said[2][1] == ""  # one process speaks
     one, two = (records.read(tmp_path / f"{world}.csv") for world in (1, 2))
     assert len(one) == len(two) > 6
@@ -142,8 +142,9 @@ def test_a_run_under_torchrun_is_that_of_one_process(tmp_path, family):
     for world in (1, 2):
         out = tmp_path / f"by{world}"
         name = str(HERE / "toy.py") if family == "toy" else family
-        flags = ["run", name, "--dataset", "digits", "--preset", "fast" if family == "toy" else "smoke", "--kimg", "0.2",
-                 "--metric", "swd", "--n-eval", "600", "--results", "", "--out", out, "--device", "cpu", "--log-every", "1"]
+        flags = ["run", name, "--dataset", "digits", "--preset", "fast" if family == "toy" else "smoke",
+                 "--kimg", "0.2", "--metric", "swd", "--n-eval", "600", "--results", "", "--out", out,
+                 "--device", "cpu", "--log-every", "1"]
         launch(["-m", "ganbench"], world, *flags)
         launch(["-m", "ganbench"], world, *flags, "--kimg", "0.3", "--resume")
         rows[world] = records.read(out / "results.csv")

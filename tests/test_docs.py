@@ -94,7 +94,8 @@ def shortened(line):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)  # a page is a dozen commands
-@pytest.mark.parametrize("page", [p for p in PAGES if any(why is None for _, _, why in blocks(p))], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [p for p in PAGES if any(why is None for _, _, why in blocks(p))],
+                         ids=lambda p: p.name)
 def test_every_block_of_a_page_runs(page, home):
     script = home / "page.py"
     for kind, code, why in blocks(page):
@@ -115,6 +116,8 @@ def test_every_block_of_a_page_runs(page, home):
                     reason="needs the extra docs")
 def test_the_site_builds_without_a_warning(tmp_path):
     done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
-                          cwd=ROOT, capture_output=True, text=True, timeout=600, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
+                          cwd=ROOT, capture_output=True, text=True, timeout=600,
+                          env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "site" / "metrics" / "fid.html").is_file() and (tmp_path / "site" / "families" / "dcgan.html").is_file()
+    assert (tmp_path / "site" / "metrics" / "fid.html").is_file()
+    assert (tmp_path / "site" / "families" / "dcgan.html").is_file()

@@ -106,7 +106,8 @@ def test_keep_going(mean_byte):
     with pytest.raises(UserError, match="too dark"):
         score(["mean_byte", "ms_ssim"], reals, fakes, options={"mean_byte": {"limit": 250}})
     report = Report()
-    found = score(["mean_byte", "nonsense", "ms_ssim"], reals, fakes, options={"mean_byte": {"limit": 250}}, keep_going=True,
+    found = score(["mean_byte", "nonsense", "ms_ssim"], reals, fakes, options={"mean_byte": {"limit": 250}},
+                  keep_going=True,
                   report=report)
     assert [r.metric for r in found] == ["ms_ssim"]
     assert report.failures["mean_byte"] == "too dark"

@@ -1,4 +1,4 @@
-"""Through `ganbench eval`: every choice of a library, ranges of generators, metrics that cannot be had, rows that are stale."""
+"""Through `ganbench eval`: all choices of a library, ranges of generators, metrics that cannot be had, stale rows."""
 
 import sys
 
@@ -39,7 +39,8 @@ def test_replaced_pictures_are_another_row(call, tmp_path):  # noqa: F811
 
 
 def test_other_sides_and_counts_are_rows_of_their_own(call):  # noqa: F811
-    asked = ("eval", "--real", "reals", "--fake", "fakes", "--metric", "swd,ms_ssim", "--results", "r.csv", "--no-floor")
+    asked = ("eval", "--real", "reals", "--fake", "fakes", "--metric", "swd,ms_ssim", "--results", "r.csv",
+             "--no-floor")
     for more, rows in ((("--side", "16"), 3), (("--side", "32"), 4), (("--n", "24"), 3), (("--n", "10"), 3)):
         before = len(values()) if rows != 3 or more != ("--side", "16") else 0
         call(*asked, *more)
@@ -111,7 +112,8 @@ def test_floats_from_0_to_1_are_refused_until_their_range_is_named(call, generat
 
 @pytest.mark.parametrize("compat", sorted(MODES))
 def test_a_generators_floats_are_rounded_as_the_library_does(call, generators, compat):  # noqa: F811
-    call("eval", "--real", "reals", "--fake", "made:signed", "--metric", "swd", "--n", "50", "--results", "r.csv", "--no-floor",
+    call("eval", "--real", "reals", "--fake", "made:signed", "--metric", "swd", "--n", "50", "--results", "r.csv",
+         "--no-floor",
          "--compat", compat)
     from ganbench.metrics.images.sets import shuffled
     chosen = torch.from_numpy(smooth(100, 1))[np.sort(shuffled(100)[:50])]
@@ -123,7 +125,8 @@ def test_a_generators_floats_are_rounded_as_the_library_does(call, generators, c
 
 
 def test_one_set_of_images_has_one_rounding(call, generators):  # noqa: F811
-    asked = ("eval", "--real", "reals", "--fake", "made:signed", "--n", "20", "--metric", "swd,fid", *NOISE, "--results", "")
+    asked = ("eval", "--real", "reals", "--fake", "made:signed", "--n", "20", "--metric", "swd,fid", *NOISE,
+             "--results", "")
     with pytest.raises(UserError, match="give it to all with --compat stylegan3"):
         call(*asked, "--set", "fid.compat=stylegan3")
     with pytest.raises(Diverged):
@@ -160,7 +163,8 @@ def test_pictures_of_any_shape_reach_the_network_as_the_library_hands_them_over(
     assert values().value.item() == pytest.approx(metric.compute(), rel=1e-4)
     assert "each in its own size" in result.output and "resized (crop" not in result.output
     squared = call("eval", "--real", "shapes", "--fake", "fakes", "--metric", "fid", *NOISE, "--results", "r.csv")
-    assert "resized (crop" in squared.output and values().value.nunique() == 2  # our own way: square, at the fakes' side
+    # our own way: square, at the fakes' side
+    assert "resized (crop" in squared.output and values().value.nunique() == 2
 
 
 def test_metrics_on_pixels_need_squares_of_one_size(call, shapes):  # noqa: F811

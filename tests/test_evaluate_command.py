@@ -95,7 +95,8 @@ def test_what_is_refused(call, arguments, says):
 
 
 def test_settings_reach_the_metric(call):
-    call("eval", "--real", "reals", "--fake", "fakes", "--set", "swd.patches=8", "--n", "20", "--results", "r.csv", "--no-floor")
+    call("eval", "--real", "reals", "--fake", "fakes", "--set", "swd.patches=8", "--n", "20", "--results", "r.csv",
+         "--no-floor")
     frame = load_results("r.csv")
     assert (frame.protocol.str.contains("patches=8;")).all() and set(frame.n_fake) == {20}
 
@@ -116,7 +117,8 @@ def test_newest_run_against_its_own_data(elsewhere):
     from ganbench.training.run_options import RunOptions
     from ganbench.training.session import run
     toy = str(Path(__file__).parent / "toy.py")
-    outcome = run(RunOptions(family=toy, dataset="digits", steps=4, metrics=["swd"], n_eval=64, results=None, quiet=True,
+    outcome = run(RunOptions(family=toy, dataset="digits", steps=4, metrics=["swd"], n_eval=64, results=None,
+                             quiet=True,
                           device="cpu"))
     app = typer.Typer()
     commands.register(app)

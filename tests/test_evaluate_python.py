@@ -34,7 +34,8 @@ def test_folders_arrays_tensors_and_functions_give_the_same(tmp_path, expected):
 
     generator.given = 0
     planes = torch.from_numpy(REAL.transpose(0, 3, 1, 2).copy())
-    for fake, real, n in ((folder(tmp_path / "fake", FAKE), folder(tmp_path / "real", REAL), None), (FAKE, planes, None),
+    for fake, real, n in ((folder(tmp_path / "fake", FAKE), folder(tmp_path / "real", REAL), None),
+                          (FAKE, planes, None),
                           (generator, REAL, len(FAKE))):
         found = ganbench.evaluate(fake, real, ["swd"], floor=False, device="cpu", n=n)
         assert found.values == expected.values
@@ -76,14 +77,16 @@ def test_features_are_the_networks_in_the_order_of_the_images():
     network = open_network("random-vgg16")
     [direct] = network(torch.from_numpy(REAL[:9].transpose(0, 3, 1, 2).copy())).values()
     assert torch.equal(found, direct) and found.shape == (9, 512)
-    assert torch.equal(ganbench.features(lambda n, seed: REAL[:n].transpose(0, 3, 1, 2), network="random-vgg16", n=9), direct)
+    assert torch.equal(ganbench.features(lambda n, seed: REAL[:n].transpose(0, 3, 1, 2), network="random-vgg16", n=9),
+                       direct)
 
 
 def test_a_run_is_scored_and_shown(tmp_path, monkeypatch):
     from ganbench.training.run_options import RunOptions
     from ganbench.training.session import run
     monkeypatch.chdir(tmp_path)
-    path = run(RunOptions("dcgan", preset="smoke", side=16, steps=2, metrics=[], results=None, quiet=True, n_eval=128)).path
+    path = run(RunOptions("dcgan", preset="smoke", side=16, steps=2, metrics=[], results=None, quiet=True,
+                          n_eval=128)).path
     loaded = ganbench.load_run(path)
     by_path = ganbench.evaluate(path, metrics=["swd"], floor=False, device="cpu")
     assert ganbench.evaluate(loaded, metrics="swd", floor=False).values == by_path.values

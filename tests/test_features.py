@@ -184,7 +184,8 @@ def test_refusals():
 
 
 def test_classifier_is_asked_for():
-    bare = FeatureNetwork("bare", ["logits"], lambda x: {}, weights_hash="0", device=torch.device("cpu"), dtype="float32")
+    bare = FeatureNetwork("bare", ["logits"], lambda x: {}, weights_hash="0", device=torch.device("cpu"),
+                          dtype="float32")
     with pytest.raises(UserError, match="inception_score needs a classifier, and bare"):
         find_metric("inception_score")(bare)
 

@@ -45,7 +45,8 @@ def test_files_have_the_rights_that_the_umask_gives(tmp_path):
 
 def test_what_cannot_be_written_is_one_line_with_the_remedy(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot write .*file/table.csv \(a file is in the way\): choose another") as caught:
+    with pytest.raises(UserError,
+                       match=r"cannot write .*file/table.csv \(a file is in the way\): choose another") as caught:
         files.atomic_write(tmp_path / "file" / "table.csv", "", remedy="choose another with --results")
     assert "\n" not in str(caught.value)
 
@@ -74,7 +75,8 @@ def test_only_what_dead_processes_left_is_removed(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "reason"), [
-    (None, "no such file"), (b"", "damaged"), (b"{", "damaged"), (b"\xff\xfe{}", "damaged"), (b"[1]", "a list, not an obj"),
+    (None, "no such file"), (b"", "damaged"), (b"{", "damaged"), (b"\xff\xfe{}", "damaged"),
+    (b"[1]", "a list, not an obj"),
     (b"[" * 100_000, "damaged"), (b"{}", '"images" is missing'), (b'{"images": "2"}', '"images" is text'),
     (b'{"images": true}', '"images" is true or false'), (b'{"images": 1.5}', '"images" is a number'),
     (b'{"images": null}', '"images" is null'), (b"7", "a whole number, not an object")])
@@ -108,8 +110,10 @@ def test_the_cache_needs_a_home_or_the_variable(monkeypatch):
 
 
 @pytest.mark.parametrize("text, says", [
-    ('{"kimg": 1}\n[2]\n', r"line 2 is damaged \(it holds a list"), ('{"kimg": 1}\n{"kimg": "x"}\n', r'line 2 .*"kimg" is text'),
-    ('{"kimg": 1}\n{"ki\n{"kimg": 3}\n', "line 2 is damaged"), ("\xff\n", "is damaged"), ('{"step": 1}\n', '"kimg" is missing'),
+    ('{"kimg": 1}\n[2]\n', r"line 2 is damaged \(it holds a list"),
+    ('{"kimg": 1}\n{"kimg": "x"}\n', r'line 2 .*"kimg" is text'),
+    ('{"kimg": 1}\n{"ki\n{"kimg": 3}\n', "line 2 is damaged"), ("\xff\n", "is damaged"),
+    ('{"step": 1}\n', '"kimg" is missing'),
 ])
 def test_lines_of_json_that_are_not_what_they_should_be_are_named(tmp_path, text, says):
     path = tmp_path / "metrics.jsonl"

@@ -131,7 +131,8 @@ def test_a_growing_run_resumed_between_its_checkpoint_and_its_score_has_the_same
     assert len({cost[1:] for cost in costs(tmp_path / "calm")}) > 2  # it grew meanwhile
 
 
-def test_rows_of_a_run_carry_the_cost_and_a_family_that_cannot_be_counted_trains_all_the_same(tmp_path, monkeypatch, capsys):
+def test_rows_of_a_run_carry_the_cost_and_a_family_that_cannot_be_counted_trains_all_the_same(
+        tmp_path, monkeypatch, capsys):
     toy = str(Path(__file__).with_name("toy.py"))
     options = {"dataset": "digits", "side": 16, "steps": 3, "n_eval": 64, "results": None, "device": "cpu"}
     session.run(RunOptions(toy, out=str(tmp_path / "a"), **options))

@@ -362,11 +362,12 @@ def test_keys_alone_reach_the_heads_and_sort(tmp_path: Path, frame: pd.DataFrame
 @needs_browser
 def test_one_cost_is_shown_and_keys_choose_another(tmp_path: Path, frame: pd.DataFrame) -> None:
     (tmp_path / "page.html").write_text(render(frame))
-    shown = ('Array.from(document.querySelector(".costs").querySelectorAll("[data-shows]")).filter((p) => p.offsetHeight > 0)'
-             '.map((p) => p.dataset.shows).join()')
+    shown = ('Array.from(document.querySelector(".costs").querySelectorAll("[data-shows]"))'
+             '.filter((p) => p.offsetHeight > 0).map((p) => p.dataset.shows).join()')
     with Browser(tmp_path / "profile") as browser:
         browser.open(tmp_path / "page.html")
-        offered = browser.evaluate('Array.from(document.querySelectorAll(".costs [data-cost]"), (b) => b.textContent).join()')
+        offered = browser.evaluate('Array.from(document.querySelectorAll(".costs [data-cost]"), '
+                                   '(b) => b.textContent).join()')
         assert offered == "time,parameters,FLOPs to generate,FLOPs to train"  # all trained on as many images: no choice
         assert browser.evaluate(shown) == "seconds"
         browser.evaluate('document.querySelector("[data-cost=seconds]").focus()')

@@ -55,7 +55,8 @@ def test_the_wheel_brings_its_suites(site, elsewhere):
 @pytest.mark.timeout(3000)
 def test_the_wheel_trains_a_family_of_a_suite_away_from_the_repository(site, elsewhere):
     suite = elsewhere / "tiny.toml"
-    suite.write_text('title = "t"\nbudget = { steps = 2 }\nevaluation = { metrics = ["swd"], n = 64, references = false }\n'
+    suite.write_text('title = "t"\nbudget = { steps = 2 }\n'
+                     'evaluation = { metrics = ["swd"], n = 64, references = false }\n'
                      '[[dataset]]\nname = "digits"\n[[family]]\nname = "dcgan"\npreset = "laptop"\n')
     assert "1 ok" in ganbench(site, elsewhere, "bench", "tiny.toml", "--jobs", "1")
     assert (elsewhere / "results" / "tiny.csv").is_file() and (elsewhere / "results" / "tiny.html").is_file()
@@ -102,7 +103,8 @@ def test_two_folders_become_a_latex_row_in_one_command_and_in_three_lines(site, 
 @pytest.mark.timeout(3000)  # fourteen processes, one after another
 def test_a_family_of_ones_own_against_three_others_over_three_seeds(site, elsewhere):
     import re
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),
+                         flags=re.DOTALL)
     Path("mygan.py").write_text(code, encoding="utf-8")
     guide = (ROOT / "docs" / "guides" / "own-family.md").read_text(encoding="utf-8")
     (suite,) = re.findall(r"```toml\n(.*?)```", guide, flags=re.DOTALL)

@@ -43,7 +43,8 @@ def test_float32_features_lose_nothing_that_matters():
 def test_far_from_the_origin():
     rng = np.random.default_rng(3)
     x, y = (1000 + 0.01 * rng.normal(size=(n, 8)) + 0.004 * i for i, n in enumerate((80, 90)))
-    # the kernel's values are near 1e18 and the distance is near 1e8: seven digits are what float64 leaves of a double sum
+    # the kernel's values are near 1e18 and the distance is near 1e8: seven digits are what float64 leaves of a double
+    # sum
     exact = by_longdouble(x, y)
     assert kernel_distance(x, y) == pytest.approx(exact, rel=1e-4)
 

@@ -95,7 +95,8 @@ def test_the_page_follows_a_run_by_itself(server, tmp_path, width, dark):
                 assert time.monotonic() < end, expression
                 time.sleep(0.1)
 
-        wait_for("document.querySelectorAll('.live').length == 1 && document.querySelector('.live img').naturalWidth == 64")
+        wait_for("document.querySelectorAll('.live').length == 1 && "
+                 "document.querySelector('.live img').naturalWidth == 64")
         said = browser.evaluate("document.querySelector('.live').innerText")
         assert "training" in said and "2.0 kimg" in said and "00:00:30 left" in said
         assert browser.evaluate("document.getElementById('curve').value") == "swd avg"

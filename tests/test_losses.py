@@ -93,8 +93,8 @@ def test_the_point_between_is_eps_x_plus_rest_of_fake_with_one_eps_per_sample(pa
 
 def test_penalty_reaches_the_critic_and_not_the_generator(pair):
     generator = torch.nn.Conv2d(3, 3, 1)
-    critic = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(3600, 1),
-                                 torch.nn.Flatten(0))
+    critic = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Tanh(), torch.nn.Flatten(),
+                                 torch.nn.Linear(3600, 1), torch.nn.Flatten(0))
     losses.gradient_penalty(losses.gradient_norms(critic, pair[0], generator(pair[1]), torch.rand(5))).backward()
     assert all(p.grad is None for p in generator.parameters())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in critic.parameters())

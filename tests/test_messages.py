@@ -40,7 +40,8 @@ EXCEPTIONS = {
     ("training/log.py", "--tensorboard"): "a run that is resumed was begun with it",
 }
 OTHERS = {"--nproc-per-node", "--ignore-zeros", "--images", "--thumbs", "--help", "--version", "--no-deps", "--quiet",
-          "--dest", "--no-build-isolation", "--disable-pip-version-check", "--error-unmatch", "--porcelain", "--untracked-files"}
+          "--dest", "--no-build-isolation", "--disable-pip-version-check", "--error-unmatch", "--porcelain",
+          "--untracked-files"}
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 
 

@@ -1,4 +1,4 @@
-"""Metrics of few, of strange and of repeated images: refused, or with a note; and metrics as torchmetrics' own behave."""
+"""Metrics of few, of strange and of repeated images: refused, or with a note; and that they behave as torchmetrics'."""
 
 import copy
 import pickle
@@ -21,8 +21,10 @@ TWO_SETS = ["frechet_distance", "kernel_distance", "kernel_inception_distance", 
 
 @pytest.mark.parametrize("name", TWO_SETS)
 @pytest.mark.parametrize(("values", "says"), [
-    (np.arange(30.0), r"write x\[:, None\]"), ("features.npy", "got a str"), (["a", "b"], "got a list"), (None, "NoneType"),
-    (X.astype(complex), "complex"), ([[1.0], [1.0, 2.0]], "got a list"), (torch.from_numpy(X).to(torch.complex64), "complex"),
+    (np.arange(30.0), r"write x\[:, None\]"), ("features.npy", "got a str"), (["a", "b"], "got a list"),
+    (None, "NoneType"),
+    (X.astype(complex), "complex"), ([[1.0], [1.0, 2.0]], "got a list"),
+    (torch.from_numpy(X).to(torch.complex64), "complex"),
     (X.reshape(5, 6, 4), "one row a sample"), (np.array([[1, None]]), "object"), ({"a": 1}, "dict"),
 ])
 def test_what_are_no_features_is_refused_in_one_line(name, values, says):
@@ -37,7 +39,8 @@ def test_what_are_no_features_is_refused_in_one_line(name, values, says):
     (lambda: functional.prdc(X, X, k=0), "k = 0"), (lambda: functional.prdc(X, X, k=True), "k = True"),
     (lambda: functional.kernel_inception_distance(X, X, subsets="3"), "subsets = '3'"),
     (lambda: functional.kernel_inception_distance(X, X, subset_size=1.5), r"subset_size = 1\.5"),
-    (lambda: functional.gaussian_mmd(X, X, sigma=0), "sigma = 0"), (lambda: functional.gaussian_mmd(X, X, "wide"), "sigma"),
+    (lambda: functional.gaussian_mmd(X, X, sigma=0), "sigma = 0"),
+    (lambda: functional.gaussian_mmd(X, X, "wide"), "sigma"),
     (lambda: functional.frechet_distance(X, X, ddof=2), "ddof = 2"),
     (lambda: functional.inception_score(X, splits="ten"), "splits = 'ten'"),
     (lambda: functional.inception_score("logits"), "got a str"),
@@ -125,7 +128,8 @@ def test_cmmd_says_what_of_it_is_bias():
     assert found[""].value == pytest.approx(1000 * (kernel[0].mean() + kernel[1].mean() - 2 * kernel[2].mean()))
     assert found["unbiased"].value == pytest.approx(1000 * unbiased)
     assert "of it is bias" in found[""].note and found["unbiased"].ci_low < 0 < found["unbiased"].ci_high
-    assert find_metric("cmmd").with_floor and "reals=30;fakes=30" in find_metric("cmmd")().protocol().replace("=0", "=30")
+    assert find_metric("cmmd").with_floor
+    assert "reals=30;fakes=30" in find_metric("cmmd")().protocol().replace("=0", "=30")
 
 
 def test_intervals_stay_where_the_quantity_can_be():

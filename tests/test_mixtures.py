@@ -163,7 +163,7 @@ def test_clipping_lags_behind_the_penalty():
 
 @pytest.mark.slow
 def test_a_critic_alone_comes_to_gradients_of_norm_1():
-    """The generator is fixed: data plus N(0,1) noise. With lambda 10 the norms come to 1 and the estimate is positive."""
+    """The generator is fixed: data plus N(0,1) noise. With lambda 10 norms come to 1, and the estimate is above 0."""
     toy = Toy(RINGS, "gp", 0, 1e-3, strength=10.0)
     toy.fakes = lambda n=BATCH: draw(RINGS, n, toy.random["latents"]) + toy.random["latents"].normal(n, 2)
     for _ in range(1500):

@@ -104,7 +104,8 @@ def test_stacked_data_is_sorted_channel_by_channel_and_other_data_is_not(monkeyp
 
     monkeypatch.setattr(classifier, "of_channels", lambda *a, **k: ChannelJudge())
     levels_of = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0]])  # words 00, 10, 11; never 01
-    family = Known(Call(lambda z: levels_of[torch.arange(len(z)) % 3][:, :, None, None].expand(-1, -1, 8, 8)), channels=2)
+    family = Known(Call(lambda z: levels_of[torch.arange(len(z)) % 3][:, :, None, None].expand(-1, -1, 8, 8)),
+                   channels=2)
     store = noise_store(12, channels=2)
     store.labels, store.classes = np.arange(12) % 4, ["00", "01", "10", "11"]
     got = levels(ModeCoverage(n=63).measure(subject_of(family, store)))

@@ -76,7 +76,7 @@ def test_kl_is_0_for_a_code_that_says_nothing_and_then_no_unit_is_active():
 
 
 def test_bits_of_a_uniform_density_over_the_range_are_8():
-    """A density of 1/2 on [-1,1] in each dimension says nothing about 256 levels: 8 bits, but for 255/256 at the ends."""
+    """A density of 1/2 on [-1,1] in each dimension says nothing of 256 levels: 8 bits, but for 255/256 at the ends."""
     family = build("vae", "smoke")
     elbo = torch.tensor(-1024 * math.log(2.0))
     assert float(family.bits(elbo)) == pytest.approx(8, abs=0.01)

@@ -130,7 +130,8 @@ def test_images_and_scores_depend_on_the_label(preset, channels):
 def test_labels_are_appended_as_constant_maps():
     y = torch.eye(3)[:2]
     maps = beside(torch.zeros(2, 4, 5, 5), y)
-    assert maps.shape == (2, 7, 5, 5) and (maps[0, 4] == 1).all() and (maps[0, 5:] == 0).all() and (maps[1, 5] == 1).all()
+    assert maps.shape == (2, 7, 5, 5)
+    assert (maps[0, 4] == 1).all() and (maps[0, 5:] == 0).all() and (maps[1, 5] == 1).all()
     assert torch.equal(beside(torch.zeros(2, 4), y)[:, 4:], y)
 
 
@@ -168,7 +169,7 @@ def test_missing_labels_are_one_clear_line():
         build("cgan", "smoke", classes=0)
 
 
-# --- CIFAR-10 with convolutions -----------------------------------------------------------------------------------------
+# --- CIFAR-10 with convolutions ---------------------------------------------------------------------------------------
 
 def test_parameter_counts_of_the_convolutional_networks():
     """By hand: maxout counts all pieces; the last maps are 5x5 with pooling windows that stick out."""

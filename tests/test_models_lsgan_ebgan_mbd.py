@@ -122,7 +122,7 @@ def test_the_pulling_away_term_is_off_where_it_is_off():
 
 
 def test_dense_networks_of_the_grid_search():
-    """By hand at 32x32 grey: 5 affine layers 800 wide without biases before batch norm; 1024 units between the pixels."""
+    """By hand at 32x32 grey: 5 affine layers 800 wide, no biases before batch norm; 1024 units between the pixels."""
     with torch.device("meta"):
         family = build("ebgan", "mnist")
     assert count(family.generator) == 100 * 800 + 3 * 800 * 800 + 4 * 2 * 800 + 801 * 1024 == 2_826_624

@@ -116,7 +116,8 @@ def by_hand(maps, resnets, sides, mixtures, colours):
         total += (inward + outward) * (conv(taps, 2 * maps, maps) + conv(taps, 2 * maps, 2 * maps))
         total += 2 * (sides - 1) * conv(taps, maps, maps)
     total += outward * conv(1, 2 * maps, maps)  # down stream: the skip
-    total += inward * conv(1, 2 * maps, maps) + outward * conv(1, 4 * maps, maps)  # right: the other stream, and the skip
+    # right: the other stream, and the skip
+    total += inward * conv(1, 2 * maps, maps) + outward * conv(1, 4 * maps, maps)
     return total + conv(1, maps, mixtures * (10 if colours == 3 else 3))
 
 
@@ -210,7 +211,8 @@ def test_a_gated_block_against_its_formula():
     def weight(layer):
         return (layer.parametrizations.weight.original0 * layer.parametrizations.weight.original1
                                 / layer.parametrizations.weight.original1.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
-    c = nn.functional.conv2d(pad(both(x)), weight(block.first.conv)) + nn.functional.conv2d(both(aside), weight(block.aside))
+    c = (nn.functional.conv2d(pad(both(x)), weight(block.first.conv))
+         + nn.functional.conv2d(both(aside), weight(block.aside)))
     a, b = nn.functional.conv2d(pad(both(c)), weight(block.second.conv)).chunk(2, 1)
     assert torch.allclose(block(x, aside, Whole(), 0), x + a * torch.sigmoid(b), atol=1e-12)
 
@@ -231,7 +233,8 @@ def test_weights_begin_from_data():
     assert len(seen) == sum(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in family.generator.modules())
     for name, mean, deviation in seen:
         assert mean < 1e-4, name
-        np.testing.assert_allclose(deviation.numpy(), 0.1 if name.endswith("second.conv") else 1.0, rtol=1e-3, err_msg=name)
+        np.testing.assert_allclose(deviation.numpy(), 0.1 if name.endswith("second.conv") else 1.0, rtol=1e-3,
+                                   err_msg=name)
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(5, 3), nn.Conv2d(5, 3, 3), nn.ConvTranspose2d(5, 3, 2, 2)])
@@ -289,6 +292,7 @@ def test_kernels_reach_where_they_say():
     for kind, kernel, seen in (("down", (2, 3), {(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)}),
                                ("right", (2, 2), {(0, 1), (0, 2), (1, 1), (1, 2)}),
                                ("right", (2, 1), {(0, 2), (1, 2)})):
-        layer, x = Shifted(kind, 1, 1, kernel).double(), torch.zeros(1, 1, 4, 5, dtype=torch.float64, requires_grad=True)
+        layer = Shifted(kind, 1, 1, kernel).double()
+        x = torch.zeros(1, 1, 4, 5, dtype=torch.float64, requires_grad=True)
         gradient, = torch.autograd.grad(layer(x)[0, 0, 1, 2], x)
         assert {tuple(p) for p in gradient[0, 0].nonzero().tolist()} == seen

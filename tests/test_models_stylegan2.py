@@ -165,7 +165,8 @@ def test_what_a_step_does_when():
         if seen[-1] == "g g c c":  # the penalties count as often as they are left out
             assert engine.updates[3][1] == pytest.approx(3 * 8 / 2 * float(logs["r1"]), rel=1e-4)
             assert engine.updates[1][1] == pytest.approx(2 * 2 * float(logs["path_penalty"]), rel=1e-4)
-    assert family.recording_key(Clock(steps=3)) == (True, False) and family.recording_key(Clock(steps=4)) == (False, True)
+    assert family.recording_key(Clock(steps=3)) == (True, False)
+    assert family.recording_key(Clock(steps=4)) == (False, True)
     assert seen == ["g g c c", "g c", "g g c", "g c c", "g g c", "g c"] and reals.drawn == 6
     assert float(family.path_mean) > 0
 

@@ -74,7 +74,8 @@ def test_a_down_block_pools_its_shortcut_before_or_after_the_1x1_convolution_whi
 
 def test_a_block_against_its_formula():
     torch.manual_seed(0)
-    x, block = torch.randn(2, 4, 8, 8), ResNetBlock(4, 6, "down", "layer", widen_late=True, first_bias=False, pool_first=True)
+    x = torch.randn(2, 4, 8, 8)
+    block = ResNetBlock(4, 6, "down", "layer", widen_late=True, first_bias=False, pool_first=True)
     assert isinstance(block.norm1, LayerNorm) and block.conv1.out_channels == 4 and block.conv1.bias is None
     def norm(t):
         return (t - t.mean((1, 2, 3), keepdim=True)) / (t.var((1, 2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
@@ -206,7 +207,8 @@ def test_images_depend_on_the_label_and_so_do_fakes_of_the_critics_minibatch():
 def test_losses_with_labels():
     """1 times the classification of reals for the critic, 0.1 times that of fakes for the generator, by hand."""
     torch.manual_seed(0)
-    family = build("wgan_gp", "resnet32_labels", dim=4, batch=4, n_critic=1, generator_batch=6, channels=1, dequantise=False)
+    family = build("wgan_gp", "resnet32_labels", dim=4, batch=4, n_critic=1, generator_batch=6, channels=1,
+                   dequantise=False)
     nn.init.normal_(family.critic.classifier.weight, 0, 3)
     d = copy.deepcopy(family.critic)
     engine = WatchedEngine(family)
@@ -218,7 +220,8 @@ def test_losses_with_labels():
     expected = float((logits.logsumexp(1) - logits[torch.arange(4), labels]).mean())
     assert logs["class_real"] == pytest.approx(expected, rel=1e-5)
     assert engine.updates[0] == ("critic", pytest.approx(logs["critic_loss"] + expected, rel=1e-5))
-    assert engine.updates[1] == ("generator", pytest.approx(logs["generator_loss"] + 0.1 * logs["class_fake"], rel=1e-5))
+    assert engine.updates[1] == ("generator",
+                                 pytest.approx(logs["generator_loss"] + 0.1 * logs["class_fake"], rel=1e-5))
     assert logs["accuracy_classes"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
     held = family.held_out(x, engine)
     assert torch.isfinite(held["wasserstein_dev"])

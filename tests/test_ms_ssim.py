@@ -50,7 +50,8 @@ def plain(a, b):
     return product
 
 
-@pytest.mark.parametrize(("name", "recipe"), [("A", (11, 256, 64, (40, 20, 8), 0)), ("B", (13, 256, 64, (30, 30, 8), 0.5))])
+@pytest.mark.parametrize(("name", "recipe"),
+                         [("A", (11, 256, 64, (40, 20, 8), 0)), ("B", (13, 256, 64, (30, 30, 8), 0.5))])
 def test_golden(name, recipe):
     x = torch.from_numpy(swd_reference.octave_noise(*recipe))
     assert ms_ssim(x[::2], x[1::2]).mean().item() == pytest.approx(GOLDEN[name], abs=1e-5)

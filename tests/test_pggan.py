@@ -330,7 +330,8 @@ def trained(steps, preset="smoke", classes=0, side=16, saved=None, name="pggan",
     return family, engine, history
 
 
-@pytest.mark.parametrize("preset", [p for p in find_family("pggan").presets if p.startswith(("smoke", "paper-ablation"))])
+@pytest.mark.parametrize("preset", [p for p in find_family("pggan").presets
+                                    if p.startswith(("smoke", "paper-ablation"))])
 def test_a_few_steps_of_every_kind_change_both_networks(preset):
     settings = {"fmap_base": 64, "fmap_max": 8, "stable_kimg": 0.02, "fade_kimg": 0.02, "minibatch": 4}
     classes = 3 if "labels" in preset else 0

@@ -122,8 +122,8 @@ def test_the_same_seed_gives_the_same_value_and_another_seed_another(matrix):
     assert value(0) == value(0) != value(1)
 
 
-@pytest.mark.parametrize(("declared", "crop", "cropped"), [(True, None, True), (False, None, False), (True, False, False),
-                                                           (False, True, True)])
+@pytest.mark.parametrize(("declared", "crop", "cropped"),
+                         [(True, None, True), (False, None, False), (True, False, False), (False, True, True)])
 def test_aligned_faces_are_cropped_where_the_data_set_declares_them(matrix, declared, crop, cropped):
     """As the authors' code does it for CelebA-HQ and FFHQ always."""
     store, seen = noise_store(channels=1), []

@@ -102,8 +102,8 @@ def test_bad_input_gets_one_line(app: typer.Typer, folder: Path) -> None:
 
 def test_reproduce_from_the_row_alone(app: typer.Typer, folder: Path) -> None:
     result = _run(app, "reproduce", "0001")
-    assert result.stdout == ("ganbench run dcgan --dataset digits --preset small --side 32 --crop none --channels 1 --seed 3 "
-                             "--kimg 2.048 --n-eval 64 --eval-seed 0 --precision fp32 --metric swd,fid\n")
+    assert result.stdout == ("ganbench run dcgan --dataset digits --preset small --side 32 --crop none --channels 1 "
+                             "--seed 3 --kimg 2.048 --n-eval 64 --eval-seed 0 --precision fp32 --metric swd,fid\n")
     assert "git checkout abc" in result.stderr and "configuration hash is c1" in result.stderr
 
 
@@ -115,8 +115,8 @@ def test_reproduce_from_the_runs_folder(app: typer.Typer, folder: Path) -> None:
                "skip_bad": True, "metrics": ["swd"], "overrides": {"width": 8, "flag": True}, "root": "some where"}
     (run / "config.json").write_text(json.dumps({"options": options, "preset": "small", "dataset": {"side": 32}}))
     result = _run(app, "reproduce", "0001")
-    assert result.stdout == ("ganbench run dcgan --dataset digits --preset small --side 32 --root 'some where' --seed 3 "
-                             "--steps 10 --no-mirror --skip-bad --metric swd --set width=8 --set flag=true\n")
+    assert result.stdout == ("ganbench run dcgan --dataset digits --preset small --side 32 --root 'some where' "
+                             "--seed 3 --steps 10 --no-mirror --skip-bad --metric swd --set width=8 --set flag=true\n")
     assert "configuration hash" not in result.stderr
 
 

@@ -1,7 +1,7 @@
 """The house: which room may import which, and that no file name stands for two things.
 
-Rooms are listed from the ground up. A module may import from its own room and from rooms below it, at the top of the file
-or inside a function alike.
+Rooms are listed from the ground up. A module may import from its own room and from rooms below it, at the top of the
+file or inside a function alike.
 """
 
 import ast
@@ -56,7 +56,8 @@ def modules() -> dict[str, Path]:
         for path in sorted(folder.rglob("*.py")):
             parts = [package, *path.relative_to(folder).with_suffix("").parts]
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            if not (folder.name == "ganbench" and path.is_relative_to(folder / "models")):  # the zoo, seen through a link
+            # the zoo, seen through a link
+            if not (folder.name == "ganbench" and path.is_relative_to(folder / "models")):
                 found[name] = path
     return found
 

@@ -42,7 +42,8 @@ def cells(path: Path, rows: int, columns: int, channels: int = 3) -> np.ndarray:
     height, width = rows * (SIDE + GAP) - GAP, columns * (SIDE + GAP) - GAP
     assert picture.dtype == np.uint8 and picture.shape == (height, width, 3)
     step = SIDE + GAP
-    return np.stack([[picture[r * step:r * step + SIDE, c * step:c * step + SIDE] for c in range(columns)] for r in range(rows)])
+    return np.stack([[picture[r * step:r * step + SIDE, c * step:c * step + SIDE] for c in range(columns)]
+                     for r in range(rows)])
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> float:
@@ -124,7 +125,8 @@ def test_pictures_that_need_what_a_family_lacks_are_refused_in_one_line(tmp_path
         sample(tmp_path / "toy", "--walk", "--interpolate", "z", "--out", tmp_path / "x.png")
 
 
-@pytest.mark.parametrize("kind, arguments", [("grid", ["--n", 9]), ("truncation-sweep", ["--truncation-sweep", "--n", 2])])
+@pytest.mark.parametrize("kind, arguments",
+                         [("grid", ["--n", 9]), ("truncation-sweep", ["--truncation-sweep", "--n", 2])])
 def test_a_picture_is_enlarged_by_a_whole_factor_below_its_labels(run: Path, tmp_path: Path, kind: str,
                                                                   arguments: list) -> None:
     plain, = sample(run, *arguments, "--plain", "--out", tmp_path / "plain.png")

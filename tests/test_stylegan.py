@@ -219,7 +219,7 @@ def test_schedule_of_the_paper():
 
 
 def test_configuration_a_is_pggan():
-    """The baseline of table 1 as a special case: same weights, same images, same scores as PGGAN's TensorFlow preset."""
+    """The baseline of table 1 as a special case: weights, images and scores are those of PGGAN's TensorFlow preset."""
     style = build(preset="config-a", mapping_layers=0)
     torch.manual_seed(1)
     progressive = create("pggan", side=32, preset="repo-v2-8gpu", fmap_base=64, fmap_max=6, latent=5).double()

@@ -20,7 +20,8 @@ SIDES = [64, 32, 16]
 
 @pytest.fixture(scope="module")
 def sets():
-    made = {"A": reference.octave_noise(11, 256, 64, (40, 20, 8), 0), "A2": reference.octave_noise(12, 256, 64, (40, 20, 8), 0),
+    made = {"A": reference.octave_noise(11, 256, 64, (40, 20, 8), 0),
+            "A2": reference.octave_noise(12, 256, 64, (40, 20, 8), 0),
             "B": reference.octave_noise(13, 256, 64, (30, 30, 8), 0.5)}
     made["A2_affine"] = reference.affine_bytes(made["A2"], (0.5, 0.8, 0.6), (20, 10, 60))
     for name, images in made.items():
@@ -46,7 +47,8 @@ def test_pyramid_is_the_golden_one():
     image = torch.from_numpy(reference.formula_image(16, 11, 7, 0))[None]
     levels = laplacian_pyramid(image, min_side=4)
     assert [tuple(level.shape) for level in levels] == [(1, 3, 16, 16), (1, 3, 8, 8), (1, 3, 4, 4)]
-    for level, expected, total in zip(levels, GOLDEN["pyramid"]["levels"], GOLDEN["pyramid"]["per_level_sum_abs"], strict=True):
+    for level, expected, total in zip(levels, GOLDEN["pyramid"]["levels"], GOLDEN["pyramid"]["per_level_sum_abs"],
+                                      strict=True):
         assert level.dtype == torch.float32
         np.testing.assert_allclose(level.flatten().numpy(), expected, atol=1e-4, rtol=0)
         assert level.abs().sum().item() == pytest.approx(total, rel=1e-5)
@@ -114,7 +116,8 @@ def test_other_patch_sizes_and_repeats():
     levels = [reference.pyramid(x.numpy())[0] for x in (real, fake)]
     a, b = (reference.normalised(reference.patches(x, c[:, 0], c[:, 1], 5)) for x, c in zip(levels, centres))
     expected = 1000 * np.mean([reference.distance(a, b, draws.directions(32, r).T) for r in range(2)])
-    found = sliced_wasserstein_distance(real, fake, seed=1, patches_per_image=20, patch_size=5, repeats=2, directions=16)
+    found = sliced_wasserstein_distance(real, fake, seed=1, patches_per_image=20, patch_size=5, repeats=2,
+                                        directions=16)
     assert found[32] == pytest.approx(expected, rel=2e-5)
 
 

@@ -53,7 +53,8 @@ def averages(images: torch.Tensor) -> np.ndarray:
     return torch.nn.functional.avg_pool2d(images.clamp(-1, 1), 4).flatten(1).numpy()
 
 
-def trained(name: str, digits: Digits, steps: int, total: int = 0, **overrides) -> tuple[Family, list[dict[str, float]]]:
+def trained(name: str, digits: Digits, steps: int, total: int = 0,
+            **overrides) -> tuple[Family, list[dict[str, float]]]:
     """A family's laptop preset after so many steps, and each step's scalars."""
     family = build(name, "laptop", **overrides)
     engine = WatchedEngine(family, dataset_size=len(digits.images), total_images=total or steps * family.config.batch)

@@ -189,7 +189,8 @@ def test_a_loaded_run_samples_what_was_scored(elsewhere):
     assert images.shape == (5, 1, 32, 32) and images.dtype == torch.uint8
     assert torch.equal(images, ganbench.load_run(outcome.path).sample(5, seed=3))
     assert not torch.equal(images, loaded.sample(5, seed=4))
-    averaged = checkpoint.load_checkpoint(checkpoint.list_checkpoints(outcome.path / "checkpoints")[-1])[1]["averaged/0.weight"]
+    newest = checkpoint.list_checkpoints(outcome.path / "checkpoints")[-1]
+    averaged = checkpoint.load_checkpoint(newest)[1]["averaged/0.weight"]
     assert torch.equal(loaded.generator[0].weight, averaged)
     assert loaded.kimg == 0.08 and loaded.store().n > 1000
 

@@ -96,9 +96,9 @@ SETTINGS = [  # features, reals, fakes, scale and shift of the fakes
                                                        ("precision_recall", 250, 1410)])
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_coverage(name, repeats, seed, setting):
-    """Of 95% intervals, 90 to 98% hold the value expected at these numbers of images; a standard error of the simulation
-    on either side of that is its own noise. A share that fewer than FEW images decide takes few values, none of which lies
-    outside: there all intervals may hold it."""
+    """Of 95% intervals, 90 to 98% hold the value expected at these numbers of images; a standard error of the
+    simulation on either side of that is its own noise. A share that fewer than FEW images decide takes few values, none
+    of which lies outside: there all intervals may hold it."""
     d, n, m, scale, shift = setting
     rng = torch.Generator().manual_seed(seed)
     found: dict[str, list] = {}

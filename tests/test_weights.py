@@ -28,7 +28,8 @@ def small(empty, monkeypatch):
     state = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)}
     torch.save({**state, "fc.weight": torch.full((2, 2), 3.0)}, empty / "whole.pth")
     files = (weights.File("whole.pth", 1, weights.file_hash(empty / "whole.pth")[:8], url="http://127.0.0.1:9/whole.pth"),
-             weights.File("made.safetensors", 1, content=weights.weights_hash(state), package="nothing==1", note="no fc"))
+             weights.File("made.safetensors", 1, content=weights.weights_hash(state), package="nothing==1",
+                          note="no fc"))
     monkeypatch.setitem(weights.ASSETS, "small", weights.Asset("small", "a test", files))
     return state
 
@@ -72,7 +73,8 @@ def test_a_wrong_file_is_refused(small, empty):
 
 def test_download(small, empty, monkeypatch):
     quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {
-        "__init__": lambda self, *args: http.server.SimpleHTTPRequestHandler.__init__(self, *args, directory=str(empty)),
+        "__init__": lambda self, *args: http.server.SimpleHTTPRequestHandler.__init__(
+            self, *args, directory=str(empty)),
         "log_message": lambda *args: None})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), quiet) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
