@@ -6,7 +6,8 @@
     python benchmarks/speed/gpu.py --tiny --device cpu                           a rehearsal: does it run?
 
 Whole training steps of every family at its usual sides, recorded and eager, in every precision; then Inception, SWD,
-Fréchet, KID and PRDC. --peer takes a checkout of pytorch_GAN_zoo or of rosinality's style-based-gan-pytorch as it comes.
+Fréchet, KID and PRDC. --peer takes a checkout of pytorch_GAN_zoo or of rosinality's style-based-gan-pytorch as it
+comes.
 """
 
 import argparse

@@ -3,9 +3,10 @@
     python benchmarks/speed/metrics.py --repeats 3 --cores 1 --csv results/speed/metrics.csv
     python benchmarks/speed/metrics.py --only inception prdc
 
-Needs the [bench] extra; the network's rate also needs its weights (`ganbench weights get inception-v3-compat`). Both sides
-take turns on the same data and their results are compared. Rows hold wall and processor seconds and the ratio
-theirs / ours as min, median and max over turns; each ratio is of two neighbours in time. "min" of a ratio is the worst case.
+Needs the [bench] extra; the network's rate also needs its weights (`ganbench weights get inception-v3-compat`). Both
+sides take turns on the same data and their results are compared. Rows hold wall and processor seconds and the ratio
+theirs / ours as min, median and max over turns; each ratio is of two neighbours in time. "min" of a ratio is the worst
+case.
 """
 
 import argparse
@@ -35,8 +36,8 @@ from ganbench.metrics.functional import (
     prdc,
 )
 
-COLUMNS = ["case", "against", "clock", "theirs_s", "ours_s", "ratio_min", "ratio_median", "ratio_max", "target", "repeats",
-           "difference", "cores", "device", "versions", "load", "git_commit", "date"]
+COLUMNS = ["case", "against", "clock", "theirs_s", "ours_s", "ratio_min", "ratio_median", "ratio_max", "target",
+           "repeats", "difference", "cores", "device", "versions", "load", "git_commit", "date"]
 PACKAGES = ("torch", "torch-fidelity", "pytorch-fid", "clean-fid", "prdc", "numpy", "scipy", "scikit-learn")
 DIMENSIONS = 2048
 
@@ -92,7 +93,8 @@ def frechet_cases() -> Iterator[Case]:
                lambda: fid_statistics_to_metric({"mu": mu1, "sigma": s1}, {"mu": mu2, "sigma": s2},
                                                 False)["frechet_inception_distance"])
     a, b = features(1000, 3), features(1000, 4, 1.1)
-    yield Case("Frechet, 1000 x 2048", "torch-fidelity", ">= 30", lambda: frechet_distance(a, b), lambda: fidelity(a, b))
+    yield Case("Frechet, 1000 x 2048", "torch-fidelity", ">= 30", lambda: frechet_distance(a, b),
+               lambda: fidelity(a, b))
 
 
 def kid_cases() -> Iterator[Case]:
@@ -110,7 +112,8 @@ def prdc_cases() -> Iterator[Case]:
     from prdc import compute_prdc
     for n in (1000, 5000):
         x, y = features(n, 1), features(n, 2, 1.02)
-        yield Case(f"PRDC, {n} images", "prdc (scikit-learn)", ">= 2.5", lambda x=x, y=y: prdc(x, y, 5, True)["density"],
+        yield Case(f"PRDC, {n} images", "prdc (scikit-learn)", ">= 2.5",
+                   lambda x=x, y=y: prdc(x, y, 5, True)["density"],
                    lambda x=x, y=y: float(compute_prdc(x, y, 5)["density"]))
 
 
@@ -121,8 +124,10 @@ def inception_cases() -> Iterator[Case]:
     from ganbench.metrics.networks.features import open_network
     images = torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     ours = open_network("inception-v3-compat", ["2048"])
-    state = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008), **weights.load_weights("inception-v3-compat")}
-    state |= {k.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for k in list(state) if "running_mean" in k}
+    state = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008),
+             **weights.load_weights("inception-v3-compat")}
+    state |= {k.replace("running_mean", "num_batches_tracked"): torch.tensor(0)
+              for k in list(state) if "running_mean" in k}
     with tempfile.NamedTemporaryFile(suffix=".pth") as file:
         torch.save(state, file.name)
         theirs = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=file.name)
@@ -169,7 +174,8 @@ def compare(case: Case, repeats: int, cores: int) -> list[dict[str, Any]]:
             "case": case.name, "against": case.against, "clock": name, "theirs_s": f"{np.median(theirs):.3f}",
             "ours_s": f"{np.median(ours):.3f}", "ratio_min": f"{ratios.min():.2f}",
             "ratio_median": f"{np.median(ratios):.2f}", "ratio_max": f"{ratios.max():.2f}", "target": case.target,
-            "repeats": repeats, "difference": f"{abs(value - reference) / max(abs(reference), 1e-12):.1e}", "cores": cores,
+            "repeats": repeats, "difference": f"{abs(value - reference) / max(abs(reference), 1e-12):.1e}",
+            "cores": cores,
             "device": environment.processor(),
             "versions": " ".join(f"{p}={version(p)}" for p in PACKAGES),
             "load": f"{os.getloadavg()[0]:.1f}", "git_commit": environment.git_state()[0][:10],
@@ -187,7 +193,8 @@ def timed(function: Callable[[], float]) -> tuple[float, float, float]:
 
 def report(rows: list[dict[str, Any]], path: Path | None) -> None:
     for row in rows:
-        print(f"{row['case']:34} {row['against']:44} {row['clock']:10} ours {row['ours_s']:>8} s  theirs {row['theirs_s']:>8} s"
+        print(f"{row['case']:34} {row['against']:44} {row['clock']:10} ours {row['ours_s']:>8} s"
+              f"  theirs {row['theirs_s']:>8} s"
               f"  ratio {row['ratio_min']} / {row['ratio_median']} / {row['ratio_max']}  target {row['target'] or '-'}"
               f"  difference {row['difference']}", flush=True)
     if path is not None:

@@ -1,10 +1,10 @@
-"""SWD's speed beside a plain NumPy version written to the letter of the definition (tests/swd_reference.py), in one run.
+"""SWD's speed beside a plain NumPy version that follows the definition literally (tests/swd_reference.py), in one run.
 
     python benchmarks/speed/swd.py --images 1024 --side 128 --repeats 3 --cores 1 2
 
 Both take the same draws of the same seed, so that they give the same numbers, which are compared. They take turns, each
-with the given number of cores (processor affinity, BLAS threads and ours alike). Rows (CSV) hold wall and processor seconds
-and their ratios plain / ours, as min, median and max over the repeats; each ratio is of two neighbours in time.
+with the given number of cores (processor affinity, BLAS threads and ours alike). Rows (CSV) hold wall and processor
+seconds and their ratios plain / ours, as min, median and max over the repeats; each ratio is of two neighbours in time.
 """
 
 import argparse

@@ -19,8 +19,8 @@ from ganbench.bench.speed import Bench
 from ganbench.errors import UserError
 
 COLUMNS = ["family", "preset", "side", "channels", "batch", "precision", "device", "threads", "images_per_step",
-           "img_per_s", "img_per_s_min", "img_per_s_max", "s_per_kimg", "state_mb", "activations_mb", "repeats", "torch",
-           "note"]
+           "img_per_s", "img_per_s_min", "img_per_s_max", "s_per_kimg", "state_mb", "activations_mb", "repeats",
+           "torch", "note"]
 
 
 def main() -> None:

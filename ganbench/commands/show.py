@@ -154,7 +154,9 @@ def differences(name: str, first: str, second: str) -> list[tuple[str, str, str,
 
 def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[str]:
     """A Markdown table."""
-    cell = lambda value: " ".join(str(value).split()).replace("|", "\\|") or " "
+    def cell(value: Any) -> str:
+        return " ".join(str(value).split()).replace("|", "\\|") or " "
+
     return [f"| {' | '.join(header)} |", "|" + "---|" * len(header),
             *(f"| {' | '.join(map(cell, row))} |" for row in rows)]
 

@@ -40,7 +40,10 @@ class Store:
 
     @property
     def aligned_faces(self) -> bool:
-        """Whether every image shows one face, upright in the middle. Stores from before it was kept ask their source."""
+        """Whether every image shows one face, upright in the middle.
+
+        Stores from before it was kept ask their source.
+        """
         kept, name = self.manifest.get("aligned_faces"), self.manifest.get("source")
         if isinstance(kept, bool) or not isinstance(name, str):
             return kept is True
