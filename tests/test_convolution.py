@@ -136,7 +136,7 @@ def test_all_convolutions_under_a_penalty_go_by_it(name, preset, monkeypatch):
     monkeypatch.setattr(F, "conv2d", None)
     monkeypatch.setattr("ganbench.models.nn.equalized.blur", pooled_blur)
     monkeypatch.setattr("ganbench.models.nn.progressive.blur", pooled_blur)
-    monkeypatch.setattr("ganbench.models.r3gan.blur", pooled_blur)
+    monkeypatch.setattr("ganbench.models.nn.bottleneck.blur", pooled_blur)
     monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", None)
     for ours, theirs in zip(penalised(), expected, strict=True):
         assert (ours is None) == (theirs is None)
