@@ -59,6 +59,7 @@ class Measured:
         stage, device = self.bench.stage_at(images), self.bench.device
         key = (stage.side, stage.batch)
         if key not in self.speeds:
+            # a CPU is measured with a smaller batch, scaled up afterwards: a whole step may take minutes
             small = min(stage.batch, max(self.least, self.pixels // stage.side ** 2))
             try:
                 self.speeds[key] = self.bench.measure(images, batch=stage.batch if device.type == "cuda" else small,
@@ -88,9 +89,11 @@ def estimate(cell: Cell, device: torch.device) -> Estimate:
     bench = Bench(cls, config, ImageSpec(cell.side, cell.channels, cell.classes), device=device,
                   precision=cell.precision, total_kimg=kimg)
     measured = Measured(bench, cell.name)
+    # length in images, then seconds and the largest memory over the schedule
     total = 1000 * kimg if budget.steps is None else measured.images_of(budget.steps)
     seconds = measured.seconds(total)
     memory = max(s.state_bytes + s.activation_bytes * batch / s.batch for (_, batch), s in measured.speeds.items())
+    # the arithmetic, where training ends: a growing family costs most there
     bench.engine.enter(bench.stage_at(int(total)))
     flops = count_with_smaller_batch(bench.engine, max(4, measured.at(int(total))[0].batch // 4))
     return Estimate(*bench.parameters, flops, budget.seconds or seconds, memory + PROCESS_BYTES[device.type])
@@ -102,6 +105,7 @@ def seconds_of(run: Resolved) -> float:
     bench = Bench(run.cls, run.config, run.images, device=run.device, precision=run.options.precision,
                   total_kimg=plan.kimg or run.cls.kimg)
     measured = Measured(bench, f"{run.options.family} ({run.preset})")
+    # the first limit that is reached ends a run
     limits = [measured.seconds(1000 * plan.kimg)] if plan.kimg else []
     limits += [measured.seconds(measured.images_of(plan.steps))] if plan.steps else []
     limits += [plan.seconds] if plan.seconds else []
@@ -111,8 +115,10 @@ def seconds_of(run: Resolved) -> float:
 def print_plan(planned: Planned, jobs: int, console: Console) -> None:
     """The cells of a suite with parameters, estimated time and memory."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # cells that run at once share the cores
     if device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+    # seeds cost the same: one cell of each kind is measured
     kinds: dict[str, list[Cell]] = {}
     for cell in planned.cells:
         kinds.setdefault(f"{cell.label} {cell.dataset} {cell.side}", []).append(cell)
@@ -131,6 +137,7 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
         table.add_row(cells[0].label, f"{cells[0].dataset} {cells[0].side}", str(len(cells)), *counts,
                       _long(cost.seconds), f"{cost.bytes / 1e9:.1f} GB")
     console.print(table)
+    # no schedule is shorter than the longest cell
     wall = max(longest, total / min(jobs, len(planned.cells)))
 
     def report(text: str) -> None:

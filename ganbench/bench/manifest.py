@@ -38,6 +38,7 @@ class Manifest:
     def __init__(self, folder: Path, *, suite: str, threads: int):
         self.folder, self.path = folder, folder / "manifest.json"
         try:
+            # the folder, and the lock that keeps a second driver out
             (folder / "logs").mkdir(parents=True, exist_ok=True)
             self._lock: IO[str] = open(folder / ".lock", "w")
         except OSError as error:
@@ -47,6 +48,7 @@ class Manifest:
         except OSError:
             raise UserError(f"another `ganbench bench` is working in {folder}: wait for it, "
                             "or choose another --out") from None
+        # what an earlier call left: of this format and of this suite, or it is refused
         self.document: dict[str, Any] = {"format": FORMAT, "suite": "", "threads": threads, "cells": {}}
         if self.path.exists():
             self.document = read_json(self.path, remedy="choose another folder with --out", keys=KEYS)
@@ -168,6 +170,7 @@ def gather(manifest: Manifest, planned: Planned, target: Path) -> tuple[int, lis
     Raises:
         UserError: the file is there and is something else, or cannot be written.
     """
+    # references first, then cells; one that failed gets a row that says so
     rows: list[Mapping[str, Any]] = []
     for reference in planned.references:
         rows += _own_rows(manifest, reference)
@@ -179,6 +182,7 @@ def gather(manifest: Manifest, planned: Planned, target: Path) -> tuple[int, lis
             rows += _own_rows(manifest, cell)
         if state in ("crashed", "killed"):
             rows.append(_failure(manifest, cell))
+    # which rows of the table are replaced
     cells = {manifest.place(cell).name for cell in planned.cells}
     references = tuple(manifest.place(reference).name for reference in planned.references)
 
@@ -208,6 +212,7 @@ def _failure(manifest: Manifest, cell: Cell | Reference) -> dict[str, Any]:
     row |= {"origin": "ganbench", "family": Path(cell.family).stem, "preset": cell.preset, "seed": cell.seed,
             "precision": cell.precision, **cell.columns}
     try:
+        # it wrote config.json once everything was resolved
         config = read_json(folder / "config.json", remedy="", keys={"config_hash": str, "family": str, "dataset": dict})
     except UserError:
         return row  # it ended before it could say more

@@ -81,6 +81,7 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
     _check_metrics(path, suite, lines, dry)
     named = _check_families(path, suite, lines)
 
+    # the images of each data set; a dry plan goes on without them where the suite says what they are like
     looked_at, notes = [], []
     for index, data in enumerate(suite.dataset):
         with _at(path, lines, "dataset", index, "name"):
@@ -96,6 +97,7 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
                 notes.append(f"{data.name} is not at hand, its side, channels and classes are taken from the suite "
                              f"({error})")
 
+    # one cell for each data set, family, preset, combination of swept settings, and seed
     cells: list[Cell] = []
     for (data, found), (index, entry) in itertools.product(zip(suite.dataset, looked_at), enumerate(suite.family)):
         if entry.datasets is not None and data.name not in entry.datasets:
@@ -105,10 +107,12 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
                 images = ImageSpec(found.side, found.channels, found.classes)
                 family = families.find_family(named[entry.name])
                 name, config = _fitting(family, preset, settings, images, data.name)
+            # a preset made for all images, say, trains on the training split unless the suite says otherwise
             meant = family.presets[name].split
             if data.split is None and meant != "train":
                 notes.append(f"{families.short_name(family)} {name} is made for split {meant} and trains on train "
                              f'here: split = "{meant}" in [[dataset]] of {data.name} would change that')
+            # a family's own budget is part of its cells' names, so that two budgets give two folders
             budget = entry.budget or suite.budget
             suffix = f"-{budget.amount:g}{budget.unit}" if entry.budget and not budget.preset else ""
             if budget.preset:
@@ -117,6 +121,7 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
                            found.content_hash, found.side, found.channels, found.classes, data.crop, seed,
                            budget, suite.evaluation, suite.precision, data.split, found.spec, suffix)
                       for seed in suite.seeds]
+    # cells of one key would share one folder
     keys = [cell.key for cell in cells]
     if twice := next((cell.name for cell in cells if keys.count(cell.key) > 1), None):
         raise UserError(f"{path}: the cell {twice} stands twice: remove one of its [[family]] or [[dataset]] tables")
@@ -124,6 +129,7 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
         raise UserError(f"{path}: no cells: every family is kept from every data set by its 'datasets'")
     settings_of_metrics = tuple((metric, tuple(sorted(given.items())))
                                 for metric, given in suite.evaluation.metric_settings.items())
+    # real images and noise, scored like a model, for each data set
     references = tuple(Reference(data.name, found.content_hash, found.side, found.channels, data.crop,
                                  tuple(suite.evaluation.metrics), suite.evaluation.n, data.split, settings_of_metrics,
                                  found.spec)
@@ -177,6 +183,7 @@ def _check_families(path: Path, suite: Suite, lines: dict[tomlfile.Place, int]) 
 def _beside(path: Path, spec: str) -> str:
     """A data set as it is called from any folder: paths in a suite start at the suite's file."""
     with chdir(path.resolve().parent):
+        # what the suite's own folder has by that name, and what the present one has
         found = absolute_spec(spec)
     from_here = absolute_spec(spec)
     if found == spec and from_here != spec:
@@ -198,6 +205,7 @@ def _fitting(family: type[Family], preset: str | None, settings: dict[str, Any],
              ) -> tuple[str, str]:
     """The preset's name and the resolved configuration as JSON; UserError if the family cannot train on the images."""
     config, chosen, _ = families.configure(family, preset, settings)
+    # `configure` returns the preset it chose; cells need its name
     name = next(n for n, p in family.presets.items() if p is chosen)
     if chosen.side is not None and chosen.side != images.side:
         others = [n for n, p in family.presets.items() if p.side in (None, images.side)]

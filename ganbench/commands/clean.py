@@ -24,8 +24,7 @@ def clean(
                      typer.Argument(help=f"What to remove: {', '.join(PARTS)}, or all of these")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this it is only shown")] = False,
 ) -> None:
-    """What can be made again, and how much room it takes; with --yes it is removed.
-    Runs and results are never touched."""
+    """What can be made again, and its size; with --yes it is removed. Runs and results are never touched."""
     from ganbench.files import cache_dir
     chosen = list(PARTS) if not parts or parts == ["all"] else parts
     for part in chosen:
