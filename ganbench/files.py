@@ -215,8 +215,8 @@ def _lock_on_windows(file: IO[Any], wait: bool) -> None:
         time.sleep(0.05)
 
 
-_NAMES = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number", bool: "true or false",
-          type(None): "null"}
+_NAMES = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number",
+          bool: "true or false", type(None): "null"}
 
 
 def _kind(value: Any) -> str:
