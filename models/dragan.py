@@ -16,6 +16,7 @@ from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models import dcgan
 from ganbench.models.nn import losses
+from ganbench.models.nn.equalized import widened
 from ganbench.models.nn.layers import normal_weights
 from ganbench.models.nn.watch import CollapseAlarm
 from ganbench.random import Random
@@ -65,6 +66,7 @@ class DRAGAN(Family):
         "js_bound": "ln 2 - critic_loss/2: lower bound on the Jensen-Shannon divergence, nats, at most ln 2",
         "collapse_alarm": "1 once D(x) > 0.99 and D(G(z)) < 0.01 have held for 1000 steps",
     }
+    latent_distribution = "uniform"
     convergence = "js_bound"
     healthy = "D(x) between 0.5 and 0.95; gradient_norm hovers near 1; js_bound restless, well below ln 2."
     sick = ("gradient_norm far above 1 for long: lambda is too small. D(x) near 1 with D(G(z)) near 0 for good: the "
@@ -117,7 +119,7 @@ class DRAGAN(Family):
             # no gradient for the generator here: its images are data to the critic
             fake = self.generator(self.latents(len(x), engine.random("latents")))
         real_scores, fake_scores = self.critic(x), self.critic(fake)
-        loss = losses.logistic_critic(real_scores.float(), fake_scores.float())
+        loss = losses.logistic_critic(widened(real_scores), widened(fake_scores))
 
         # the gradient at a random point between each real and its noisy copy
         norms = losses.gradient_norms(self.critic, self.noisy(x, engine), x, engine.random("penalty").uniform(len(x)))
@@ -125,7 +127,7 @@ class DRAGAN(Family):
         engine.update(loss + c.penalty * penalty, "critic")
 
         # what is logged is of the critic before its update
-        logs = losses.probabilities(real_scores.detach().float(), fake_scores.detach().float())
+        logs = losses.probabilities(widened(real_scores.detach()), widened(fake_scores.detach()))
         logs |= {"critic_loss": loss.detach(), "js_bound": losses.js_bound(loss.detach()), "penalty": penalty.detach(),
                  "gradient_norm": norms.detach().mean()}
         return logs
@@ -136,6 +138,6 @@ class DRAGAN(Family):
             logs = self.critic_update(x, engine)
         logs["collapse_alarm"] = self.alarm(engine.mean(logs["prob_real"]), engine.mean(logs["prob_fake_before"]))
         fake = self.generator(self.latents(len(x), engine.random("latents")))
-        loss = losses.non_saturating_generator(self.critic(fake).float())
+        loss = losses.non_saturating_generator(widened(self.critic(fake)))
         engine.update(loss, "generator")
         return {**logs, "generator_loss": loss.detach()}

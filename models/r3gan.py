@@ -18,6 +18,7 @@ from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models import dcgan, sngan, wgan_gp
 from ganbench.models.nn import losses
+from ganbench.models.nn.equalized import widened
 from ganbench.models.nn.bottleneck import BottleneckBlock, Transition, he_normal
 from ganbench.models.nn.convolution import Conv2d
 from ganbench.models.nn.layers import normal_weights
@@ -143,7 +144,7 @@ class Critic(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         h = self.layers(self.from_image(images))
-        out = self.head((h * self.basis).sum((2, 3))).float()
+        out = widened(self.head((h * self.basis).sum((2, 3))))
         if self.embedding is None:
             return out.squeeze(1)
         assert labels is not None
@@ -332,6 +333,9 @@ class R3GAN(Family):
     def fakes(self, n: int, labels: Tensor | None, engine: Engine) -> Tensor:
         z = self.latents(n, engine.random("latents"))
         return self.generator(z, labels) if self.classes else self.generator(z)
+
+    def critic_scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        return self.judge(images, labels)
 
     def judge(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """Scores (B,)."""

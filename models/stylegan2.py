@@ -350,9 +350,12 @@ class StyleGAN2(Family):
         """
         # a random direction in images, brought back to w by one backward pass
         images = self.generator.synthesis(w)
-        projected = (images.float() * noise).sum() / noise[0, 0].numel() ** 0.5
+        projected = (widened(images) * noise).sum() / noise[0, 0].numel() ** 0.5
         gradient, = torch.autograd.grad(projected, w, create_graph=True)
-        return gradient.float().square().sum(2).mean(1).sqrt()
+        return widened(gradient).square().sum(2).mean(1).sqrt()
+
+    def critic_scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        return self.critic(images, labels)
 
     def path_penalty(self, lengths: Tensor) -> Tensor:
         """Mean squared distance from the running mean of lengths, which moves first; gradients flow through both."""
@@ -389,7 +392,8 @@ class StyleGAN2(Family):
         images = self.images
         # on a smaller minibatch, for second derivatives through the generator take memory
         noise = engine.random("path").normal(n, images.channels, images.side, images.side)
-        lengths = self.path_lengths(self.styles(n, self.drawn_labels(n, engine), engine), noise)
+        # of all processes: the penalty compares each length with their common mean
+        lengths = engine.whole_batch(self.path_lengths(self.styles(n, self.drawn_labels(n, engine), engine), noise))
         penalty = self.path_penalty(lengths)
         engine.update(c.path_every * c.path_weight * penalty, "generator")
         # the running mean of lengths is moved once the penalty has been taken

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from test_rooms import RANK
 
-from ganbench.training.session import Options, run
+from ganbench.training.run_options import RunOptions
+from ganbench.training.session import run
 
 HOME = Path(__file__).resolve().parents[1]
 PAGE = (HOME / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -18,7 +19,7 @@ def test_the_family_on_the_page_trains_as_it_stands(tmp_path, monkeypatch):
     path = tmp_path / "tiny_gan.py"
     path.write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    outcome = run(Options(str(path), preset="smoke", side=16, steps=12, n_eval=64, log_every=1, results=None,
+    outcome = run(RunOptions(str(path), preset="smoke", side=16, steps=12, n_eval=64, log_every=1, results=None,
                           quiet=True))
     assert outcome.status == "ok" and outcome.rows
     losses = [float(x) for x in re.findall(r'"critic_loss": ([\d.]+)', (outcome.path / "metrics.jsonl").read_text())]

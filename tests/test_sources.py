@@ -355,7 +355,7 @@ def test_stacked_mnist(tmp_path):
     digits = np.pad(noise(28 * 30, 28, 0, 1).reshape(30, 28, 28), ((0, 0), (2, 2), (2, 2)))
     assert store.n == 50 and len(store.classes) == 1000 and np.array_equal(store.level(32)[0], digits[first])
     assert store.labels[0] == sum(f % 10 * w for f, w in zip(first, (100, 10, 1)))
-    with pytest.raises(UserError, match="how many images"):
+    with pytest.raises(UserError, match="the number of images"):
         open_dataset("stacked-mnist:many", root=str(tmp_path))
 
 

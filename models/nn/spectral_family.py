@@ -83,6 +83,9 @@ class SpectralFamily(Family):
     def latents(self, n: int, random: Random) -> Tensor:
         return random.normal(n, self.config.latent)
 
+    def critic_scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        return self.critic(images, labels if self.classes else None)
+
     # --- losses -------------------------------------------------------------------------------------------------
 
     def critic_loss(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
