@@ -1,4 +1,4 @@
-"""Pages that are made from the code while the site is built: metrics, the lists of families and metrics, contributing."""
+"""Pages made from the code while the site is built: metrics, the lists of families and metrics, contributing."""
 
 from pathlib import Path
 

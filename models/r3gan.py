@@ -18,9 +18,9 @@ from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models import dcgan, sngan, wgan_gp
 from ganbench.models.nn import losses
-from ganbench.models.nn.equalized import widened
 from ganbench.models.nn.bottleneck import BottleneckBlock, Transition, he_normal
 from ganbench.models.nn.convolution import Conv2d
+from ganbench.models.nn.equalized import widened
 from ganbench.models.nn.layers import normal_weights
 from ganbench.models.nn.spectral import normalise_spectrally
 from ganbench.models.nn.stripped import StrippedCritic, StrippedGenerator

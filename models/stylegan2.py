@@ -355,7 +355,7 @@ class StyleGAN2(Family):
         return widened(gradient).square().sum(2).mean(1).sqrt()
 
     def critic_scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        return self.critic(images, labels)
+        return self.critic(images, labels if self.classes else None)
 
     def path_penalty(self, lengths: Tensor) -> Tensor:
         """Mean squared distance from the running mean of lengths, which moves first; gradients flow through both."""
@@ -417,4 +417,4 @@ class StyleGAN2(Family):
         # applied every so many steps, it weighs as many times more
         square = self.r1(batch.images, batch.labels if self.classes else None)
         engine.update(self.config.r1_every * self.config.r1_gamma / 2 * square, "critic")
-        self.last[0].copy_(square.detach())
+        self.last[0].copy_(engine.mean(square.detach()))  # a buffer: the same on every process
