@@ -53,6 +53,7 @@ def test_run_eval_report_in_an_empty_folder(elsewhere):
     done = ganbench("run", TOY, "--steps", "4", "--n-eval", "32")
     assert done.returncode == 0, done.stderr
     assert "digits" in done.stderr and "swd" in done.stdout.lower()
+    assert re.search(r"ok after \S+ of training; with pictures and scores \S+: ", done.stderr)
     done = ganbench("eval", "--metric", "swd", "--n", "64")
     assert done.returncode == 0, done.stderr
     done = ganbench("report", "results/results.csv")

@@ -1,6 +1,7 @@
 """One training run: options resolved, networks built, trained, scored; the way from the command line to the loop."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def _train(trainer: Trainer, recorder: Recorder, folder: Path) -> Outcome:
     global current
     current = folder
     engine, progress = trainer.engine, trainer.progress
-    status, reason, seconds = "ok", "", 0.0
+    status, reason, seconds, begun = "ok", "", 0.0, time.monotonic()
     try:
         with preemption.deferred():  # a signal is answered after the step it comes in
             seconds = trainer.train()
@@ -122,7 +123,9 @@ def _train(trainer: Trainer, recorder: Recorder, folder: Path) -> Outcome:
     finally:
         trainer.log.close()
     current = None
-    progress.say(f"{status} after {duration(seconds)}: {folder}")
+    # scoring can take longer than a short training, and whoever waited wants to know for what
+    whole = duration(time.monotonic() - begun)
+    progress.say(f"{status} after {duration(seconds)} of training; with pictures and scores {whole}: {folder}")
     return Outcome(folder, status, reason, recorder.last, seconds)
 
 
