@@ -8,7 +8,7 @@
 The trainer (ganbench.training) knows families through this class alone.
 """
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,12 +23,6 @@ from ganbench.plugins import load_plugin, source_hash
 from ganbench.random import Random
 
 
-class FamilyConfig(BaseModel):
-    """Base of every family's configuration. Unknown keys are refused; values are checked and frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 def setting(default: Any, about: str, source: str = "", *, later: bool = False, **limits: Any) -> Any:
     """One configuration field: its default, what it is (with its unit), the value's source, limits (ge, le, ...).
 
@@ -36,6 +30,15 @@ def setting(default: Any, about: str, source: str = "", *, later: bool = False, 
     configuration's hash, so that the rows from before keep theirs.
     """
     return Field(default, description=about, json_schema_extra={"source": source, "later": later}, **limits)
+
+
+class FamilyConfig(BaseModel):
+    """Base of every family's configuration. Unknown keys are refused; values are checked and frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    accumulate: int = setting(1, "parts in which a batch goes through the networks, one after the other, to save "
+                                 "memory; the gradient is that of the whole batch", "ours", later=True, ge=1)
 
 
 def hashed_settings(config: FamilyConfig) -> dict[str, Any]:
@@ -112,6 +115,9 @@ class Stage:
     label: str = ""  # shown on the progress line, e.g. "16px fade 0.31"
 
 
+PartLoss = Callable[[slice], tuple[Tensor, dict[str, Tensor]]]  # part of a batch -> its loss, what is logged of it
+
+
 class Engine(Protocol):
     """What a family's step may ask of the trainer."""
 
@@ -127,6 +133,12 @@ class Engine(Protocol):
     def update(self, loss: Tensor, optimizer: str, clip_norm: float | None = None) -> None:
         """One optimizer step: gradients of `loss` for that optimizer's parameters only, averaged over processes.
         Changes nothing where the loss or a gradient is not finite."""
+
+    def update_in_parts(self, loss: "PartLoss", optimizer: str, n: int, clip_norm: float | None = None,
+                        ) -> dict[str, Tensor]:
+        """As `update`, of a loss that is the mean over n samples of this process. `loss(part)` gives it for a slice of
+        them, with what is to be logged; it is asked for one part after the other where the setting `accumulate` says
+        so, else once for all. Returns the logged scalars' means over parts."""
 
     def rate(self, optimizer: str) -> Tensor | float:
         """The learning rate of an optimizer now, to be logged; on a GPU a scalar there."""
@@ -173,6 +185,9 @@ class Family(nn.Module):
     pixel_latents: ClassVar[bool] = False  # latents are not a vector one can interpolate (PixelCNN)
     watches_held_out: ClassVar[bool] = False  # `held_out` says something of images kept from training
     has_likelihood: ClassVar[bool] = False  # `bits_per_dim` is there
+    # its losses are means over samples that do not see each other, and its step takes them by `update_in_parts`, so
+    # that `accumulate` may divide a batch; __init__ may set it
+    divisible_batch: bool = False
     latent_distribution: Literal["normal", "uniform"] = "normal"  # __init__ may set it
     # the generator maps z to w and draws from w: `to_style`, `from_style`; __init__ may set it
     has_styles: bool = False

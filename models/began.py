@@ -245,6 +245,7 @@ class BEGAN(Family):
     Config = BEGANConfig
     kimg = 8000.0
     autoencoder_critic = True
+    divisible_batch = True
     latent_distribution = "uniform"
     presets = {
         "paper": Preset("128 filters, latents of 64, gamma 0.5, 500,000 generator updates, any side: a GPU, a day or "
@@ -353,32 +354,44 @@ class BEGAN(Family):
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         x = next(reals).images
         random = engine.random("latents")
-        # fakes for the generator's loss, with its graph
-        fake = self.generator(self.latents(len(x), random))
+        z = self.latents(len(x), random)
         # the paper draws latents for each loss, the common code once for both
-        if self.config.share_latents:
-            critic_fake = fake.detach()
-        else:
+        if not self.config.share_latents:
             with torch.no_grad():
                 critic_fake = self.generator(self.latents(len(x), random))
 
-        # Both losses from the networks and the k_t of before; the generator moves first, for the critic's loss does
-        # not depend on its weights.
-        loss_real, loss_fake = self.loss(x), self.loss(fake)
-        critic_loss = loss_real - self.balance.k.to(x.dtype) * self.loss(critic_fake)
-        engine.update(loss_fake, "generator")
-        engine.update(critic_loss, "critic")
+        # Both losses from the networks and the k_t of before; the generator moves first, for the critic's loss depends
+        # on it by images alone, and these were made before it moved.
+        made: list[Tensor] = []
+
+        def generator_loss(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            fake = self.generator(z[part])
+            made.append(fake.detach())
+            loss = self.loss(fake)
+            return loss, {"generator_loss": loss.detach()}
+
+        def critic_loss(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            real = self.loss(x[part])
+            loss = real - self.balance.k.to(x.dtype) * self.loss(critic_fake[part])
+            return loss, {"loss_real": real.detach(), "critic_loss": loss.detach()}
+
+        of_generator = engine.update_in_parts(generator_loss, "generator", len(x))
+        fake = torch.cat(made)
+        if self.config.share_latents:
+            critic_fake = fake
+        of_critic = engine.update_in_parts(critic_loss, "critic", len(x))
 
         # the controllers see the losses of all processes, and move after both updates
-        real, fakes = engine.mean(loss_real.detach()), engine.mean(loss_fake.detach())
+        real, fakes = engine.mean(of_critic["loss_real"]), engine.mean(of_generator["generator_loss"])
         logs: dict[str, Tensor | float] = {"k": self.balance.k.clone(), "rate": engine.rate("critic")}
         # what is logged is of before the controllers' move
         m = self.balance.m_global(real, fakes)
         self.balance.update(real, fakes)
         self.stall.update(m.double())
         return {**logs, "m_global": m, "m_window": self.stall.last_mean.clone(), "loss_real": real, "loss_fake": fakes,
-                "balance": self.balance.error(real, fakes), "ratio": fakes / real, "critic_loss": critic_loss.detach(),
-                "generator_loss": fakes, "sample_std": engine.whole_batch(fake.detach()).std(0, correction=0).mean()}
+                "balance": self.balance.error(real, fakes), "ratio": fakes / real, "generator_loss": fakes,
+                "critic_loss": of_critic["critic_loss"],
+                "sample_std": engine.whole_batch(fake).std(0, correction=0).mean()}
 
     def embed(self, images: Tensor, random: Random, *, steps: int = 2000, rate: float = 0.01,
               generator: nn.Module | None = None) -> Tensor:

@@ -137,6 +137,7 @@ class PixelCNN(Family):
     kimg = 1200.0
     adversarial = False
     pixel_latents = True
+    divisible_batch = True
     presets = {
         "paper": Preset("the paper's CIFAR-10 network (h=128, 15 blocks), RMSProp, batch 16: published 3.14 bits/dim; "
                         "the paper gives no length, here 100 epochs of 50,000 images, a GPU, weeks", kimg=5000,
@@ -223,10 +224,13 @@ class PixelCNN(Family):
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         # the only loss is the likelihood itself
         x = next(reals).images
-        nll = self.nll(x)
-        # bits a dimension have the same gradient at every side, which keeps the clipping norm meaningful
-        engine.update(self.bits(nll), "model", clip_norm=self.config.clip_norm)
-        return {"nll": nll.detach(), "bits_per_dim": self.bits(nll.detach())}
+
+        def loss(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            # bits a dimension have the same gradient at every side, which keeps the clipping norm meaningful
+            nll = self.nll(x[part])
+            return self.bits(nll), {"nll": nll.detach(), "bits_per_dim": self.bits(nll.detach())}
+
+        return {**engine.update_in_parts(loss, "model", len(x), clip_norm=self.config.clip_norm)}
 
     @torch.no_grad()
     def held_out(self, images: Tensor, engine: Engine) -> dict[str, Tensor]:

@@ -115,6 +115,7 @@ class PixelCNNPP(Family):
     kimg = 1200.0
     adversarial = False
     pixel_latents = True
+    divisible_batch = True
     presets = {
         "paper": Preset("the authors' CIFAR-10 network, 54M weights, with the batch of their eight GPUs; 5,000 epochs "
                         "of 50,000 images, where their code stops: 2.92 bits/dim after about five days on eight GPUs",
@@ -206,9 +207,13 @@ class PixelCNNPP(Family):
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         # teacher forcing: the true pixels go in, each is scored given those before it
-        nll = self.code_lengths(next(reals).images).mean()
-        engine.update(self.bits(nll), "model")
-        return {"nll": nll.detach(), "bits_per_dim": self.bits(nll.detach()), "rate": engine.stage.rates["model"]}
+        x = next(reals).images
+
+        def loss(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            nll = self.code_lengths(x[part]).mean()
+            return self.bits(nll), {"nll": nll.detach(), "bits_per_dim": self.bits(nll.detach())}
+
+        return {**engine.update_in_parts(loss, "model", len(x)), "rate": engine.stage.rates["model"]}
 
     @torch.no_grad()
     def held_out(self, images: Tensor, engine: Engine) -> dict[str, Tensor]:

@@ -251,6 +251,7 @@ class R3GAN(Family):
     def __init__(self, config: R3GANConfig, images: ImageSpec):
         super().__init__(config, images)
         self.needs_labels = config.conditional
+        self.divisible_batch = config.net in ("bottleneck", "stripped")  # the others' generators have batch norm
         self.classes = images.classes if config.conditional else 0
         widths, colours = self.widths(config, images.side), images.channels
         if config.net == "bottleneck":
@@ -330,8 +331,7 @@ class R3GAN(Family):
     def latents(self, n: int, random: Random) -> Tensor:
         return random.normal(n, self.config.latent)
 
-    def fakes(self, n: int, labels: Tensor | None, engine: Engine) -> Tensor:
-        z = self.latents(n, engine.random("latents"))
+    def fakes(self, z: Tensor, labels: Tensor | None) -> Tensor:
         return self.generator(z, labels) if self.classes else self.generator(z)
 
     def critic_scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -373,18 +373,26 @@ class R3GAN(Family):
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         # the critic: a fake of the same class for every real
-        batch = next(reals)
-        labels = batch.labels if self.config.conditional else None
+        batch, random = next(reals), engine.random("latents")
+        n, labels = len(batch.images), batch.labels if self.config.conditional else None
         with torch.no_grad():
-            fake = self.fakes(len(batch.images), labels, engine)
-        loss, logs = self.critic_loss(batch.images, fake, labels)
-        engine.update(loss, "critic")
+            fake = self.fakes(self.latents(n, random), labels)
+
+        def critic_loss(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            return self.critic_loss(batch.images[part], fake[part], None if labels is None else labels[part])
+
+        logs = engine.update_in_parts(critic_loss, "critic", n)
 
         # the generator, beside reals of its own
         if self.config.generator_reals == "fresh":
             batch = next(reals)
             labels = batch.labels if self.config.conditional else None
-        fake = self.fakes(len(batch.images), labels, engine)
-        generator_loss = self.generator_loss(batch.images, fake, labels)
-        engine.update(generator_loss, "generator")
-        return {**logs, "generator_loss": generator_loss.detach(), "gamma": self.gamma.clone()}
+        z = self.latents(n, random)
+
+        def generator_loss(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            mine = None if labels is None else labels[part]
+            loss = self.generator_loss(batch.images[part], self.fakes(z[part], mine), mine)
+            return loss, {"generator_loss": loss.detach()}
+
+        logs |= engine.update_in_parts(generator_loss, "generator", n)
+        return {**logs, "gamma": self.gamma.clone()}

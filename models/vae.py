@@ -138,6 +138,7 @@ class VAE(Family):
     def __init__(self, config: VAEConfig, images: ImageSpec):
         super().__init__(config, images)
         # the decoder's end goes by the likelihood: probabilities, or means in [-1,1]
+        self.divisible_batch = config.net == "mlp"  # the others have batch norm
         self.encoder, decoder = NETS[config.net](config, images)
         self.generator = nn.Sequential(decoder, nn.Sigmoid() if config.likelihood == "bernoulli" else nn.Tanh())
         self.log_sigma = nn.Parameter(torch.zeros(()),
@@ -226,12 +227,17 @@ class VAE(Family):
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         x = next(reals).images
-        # reconstruction and KL of this minibatch; the loss weighs the second by beta
-        parts = self.bound(x, engine.random("code").normal(len(x), self.config.latent),
+        normal, uniform = (engine.random("code").normal(len(x), self.config.latent),
                            engine.random("dequantise").uniform(*x.shape))
-        engine.update(parts["reconstruction"] + self.config.beta * parts["kl"], "model")
+
+        def loss(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            # reconstruction and KL of this minibatch; the loss weighs the second by beta
+            parts = self.bound(x[part], normal[part], uniform[part])
+            return (parts["reconstruction"] + self.config.beta * parts["kl"],
+                    {name: value.detach() for name, value in parts.items()})
+
         # what is logged is the bound itself, whatever beta was
-        parts = {name: value.detach() for name, value in parts.items()}
+        parts = engine.update_in_parts(loss, "model", len(x))
         elbo = -parts["reconstruction"] - parts["kl"]
         return {**parts, "elbo": elbo, "elbo_per_dim": elbo / x[0].numel(), "bits_per_dim": self.bits(elbo),
                 "sigma": self.log_sigma.detach().exp()}

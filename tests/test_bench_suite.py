@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ganbench.bench import tomlfile
@@ -99,7 +100,7 @@ def test_arguments_are_those_of_the_run_command(write):
     cell = plan(write(("kimg = 0.1", "steps = 7"), ("n = 100", "n = 100\nevery = 0.05"))).cells[4]
     assert cell.arguments() == [
         "run", TOY, "--dataset", "digits", "--preset", "fast", "--side", "16", "--channels", "1", "--seed", "0",
-        "--steps", "7", "--precision", "fp32", "--n-eval", "100", "--eval-every", "0.05", "--metric", "swd",
+        "--steps", "7", "--precision", "auto", "--n-eval", "100", "--eval-every", "0.05", "--metric", "swd",
         "--set", "batch=4", "--set", "decay=0.0", "--set", "rate=0.1"]
 
 
@@ -218,20 +219,41 @@ def test_the_plan_of_a_narrow_terminal_still_names_its_cells(tmp_path, monkeypat
         assert part in text, part
 
 
-def test_keys_are_those_of_earlier_manifests(write):
+def test_a_suite_without_precision_takes_the_machines_and_keeps_its_cells(write, monkeypatch):
+    """fp32 was the default: on a CPU that is what auto comes to, on a GPU with tf32 it is another training."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    silent, fp32 = plan(write()), plan(write(('title = "Toys"', 'title = "Toys"\nprecision = "fp32"')))
+    assert [c.key for c in silent.cells] == [c.key for c in fp32.cells]
+    assert {c.used_precision for c in silent.cells} == {"fp32"}
+    keys = [c.key for c in silent.cells]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert {c.used_precision for c in silent.cells} == {"tf32"}
+    assert not {c.key for c in silent.cells} & set(keys) and [c.key for c in fp32.cells] == keys
+
+
+def test_keys_are_those_of_earlier_manifests(write, monkeypatch):
     """Cells and references that say nothing new have the hash that the version before made of them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
     def old(parts):
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     planned = plan(write())
     cell, reference = planned.cells[4], planned.references[0]
-    names = ("family", "preset", "config", "dataset", "data_hash", "side", "channels", "classes", "crop", "seed",
-             "precision")
+    names = ("family", "preset", "config", "dataset", "data_hash", "side", "channels", "classes", "crop", "seed")
     assert cell.key == old({name: vars(cell)[name] for name in names} | {
-        "settings": None, "budget": {"kimg": 0.1, "steps": None, "seconds": None},
+        "settings": None, "budget": {"kimg": 0.1, "steps": None, "seconds": None}, "precision": "fp32",
         "evaluation": {"metrics": ["swd"], "n": 100, "every": None}})
     names = ("dataset", "data_hash", "side", "channels", "crop", "metrics", "n")
     assert reference.key == old({name: vars(reference)[name] for name in names})
+
+
+def test_a_setting_of_every_family_is_in_the_key_only_where_it_differs(write):
+    before, same, other = (plan(write(("set = { batch = 4 }", f"set = {{ batch = 4{more} }}")))
+                           for more in ("", ", accumulate = 1", ", accumulate = 2"))
+    assert {c.config for c in before.cells} == {c.config for c in same.cells} != {c.config for c in other.cells}
+    assert not any("accumulate" in c.config for c in same.cells)
 
 
 def test_a_split_is_in_the_hash_the_arguments_and_the_name_only_where_it_is_given(write):

@@ -10,7 +10,8 @@ from toy import Toy
 from ganbench.errors import Diverged, UserError
 from ganbench.family import Clock, ImageSpec, Stage
 from ganbench.random import Random, derived_seed
-from ganbench.training.engine import NON_FINITE_LIMIT, TrainingEngine, select_step
+from ganbench.training.engine import NON_FINITE_LIMIT, TrainingEngine
+from ganbench.training.optimizers import select_step
 
 
 def make_engine(**overrides):

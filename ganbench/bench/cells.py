@@ -9,10 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ganbench import records
 from ganbench.bench.schema import Budget, Evaluation, Suite
 from ganbench.errors import UserError, nearest
 from ganbench.family import family_hash, find_family
+from ganbench.training.engine import resolve_precision
 
 # Evaluation's keys that came after the first manifests: they count in a cell's identity only where they are given.
 LATER = ("n_of", "set")
@@ -35,7 +38,7 @@ class Cell:
     seed: int
     budget: Budget
     evaluation: Evaluation
-    precision: str
+    precision: str  # "auto" where the suite says nothing of it
     split: str | None = None  # None = train, as the suite says nothing of it
     spec: str = ""  # the data set as `ganbench run` takes it from any folder; the suite may name it by its own place
     suffix: str = ""  # in the name, where the budget is not the suite's
@@ -53,11 +56,17 @@ class Cell:
         """Hash of the definition: another configuration, other data or another budget is another cell."""
         evaluation = self.evaluation.model_dump(exclude={"references", "targets"})
         evaluation = {k: v for k, v in evaluation.items() if k not in LATER or v}
+        # a precision that is chosen by the machine counts as what it comes to here
         parts = {**vars(self), "settings": None, "budget": self.budget.model_dump(exclude={"preset"}),
-                 "evaluation": evaluation}
+                 "evaluation": evaluation, "precision": self.used_precision}
         for name in ("spec", "suffix", *(["split"] if self.split is None else [])):
             del parts[name]  # so that what was made before there was a split, or from another folder, is found again
         return _digest(parts)
+
+    @property
+    def used_precision(self) -> str:
+        """The arithmetic of training on this machine."""
+        return resolve_precision(self.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
     @property
     def source(self) -> str:

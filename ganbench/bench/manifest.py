@@ -210,7 +210,7 @@ def _failure(manifest: Manifest, cell: Cell | Reference) -> dict[str, Any]:
     if isinstance(cell, Reference):
         return row | {"origin": "reference", "family": "reference"}
     row |= {"origin": "ganbench", "family": Path(cell.family).stem, "preset": cell.preset, "seed": cell.seed,
-            "precision": cell.precision, **cell.columns}
+            "precision": cell.used_precision, **cell.columns}
     try:
         # it wrote config.json once everything was resolved
         config = read_json(folder / "config.json", remedy="", keys={"config_hash": str, "family": str, "dataset": dict})

@@ -121,7 +121,7 @@ class Suite(_Table):
     seeds: list[int] = Field([0], min_length=1)
     budget: Budget
     evaluation: Evaluation
-    precision: str = "fp32"
+    precision: str = "auto"
     dataset: list[Data] = Field(min_length=1)
     family: list[SuiteEntry] = Field(min_length=1)
 

@@ -41,7 +41,7 @@ from ganbench.bench.cells import Cell, Planned, Reference
 from ganbench.bench.schema import Budget, Suite, SuiteEntry
 from ganbench.data import absolute_spec, open_dataset
 from ganbench.errors import UserError, nearest
-from ganbench.family import Family, ImageSpec
+from ganbench.family import Family, FamilyConfig, ImageSpec
 from ganbench.metrics import metric as metrics
 from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.plugins import canonical
@@ -74,10 +74,11 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
     path = Path(path)
     suite, lines = tomlfile.read_toml(path, Suite)
     # what costs nothing to check comes first; families before data, which may take long to prepare
-    if suite.precision not in PRECISIONS:
+    known = ("auto", *PRECISIONS)
+    if suite.precision not in known:
         with _at(path, lines, "precision"):
-            raise UserError(f"unknown precision '{suite.precision}'.{nearest(suite.precision, PRECISIONS)} "
-                            f"Known: {', '.join(PRECISIONS)}")
+            raise UserError(f"unknown precision '{suite.precision}'.{nearest(suite.precision, known)} "
+                            f"Known: {', '.join(known)}")
     _check_metrics(path, suite, lines, dry)
     named = _check_families(path, suite, lines)
 
@@ -216,7 +217,9 @@ def _fitting(family: type[Family], preset: str | None, settings: dict[str, Any],
         family.check(config, images)
     except UserError as error:
         raise UserError(f"{families.short_name(family)} on {dataset}: {error}") from None
-    return name, json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    # settings that all families have came later: at their defaults they are no part of a cell's identity
+    common = {key for key, field in FamilyConfig.model_fields.items() if getattr(config, key) == field.default}
+    return name, json.dumps(config.model_dump(mode="json", exclude=common), sort_keys=True)
 
 
 class _at:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from ganbench import distributed
 from ganbench.errors import Diverged, UserError, is_out_of_memory
-from ganbench.family import Clock, Family, Stage
+from ganbench.family import Clock, Family, PartLoss, Stage, short_name
 from ganbench.random import Random, derived_seed
 from ganbench.training.batch_norm import estimate_statistics
+from ganbench.training.optimizers import Skips, set_rate, step_where, without_waits
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 NON_FINITE_LIMIT = 20  # that many skipped updates in a row, and the run has diverged
@@ -55,11 +56,12 @@ class TrainingEngine:
         self.labels = None if labels is None else labels.to(device)
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         # optimizers, with the settings they were made with: a stage may replace some, the next gives them back
+        check_divisible(family)
         self.optimizers = family.make_optimizers()
         self.own_settings = {name: [dict(group) for group in optimizer.param_groups]
                              for name, optimizer in self.optimizers.items()}
         for optimizer in self.optimizers.values():
-            _without_waits(optimizer, device)
+            without_waits(optimizer, device)
         self.scalers = {name: torch.amp.GradScaler(device.type, enabled=precision == "fp16")
                         for name in self.optimizers}
         self.streams: dict[str, Random] = {}
@@ -67,7 +69,7 @@ class TrainingEngine:
         check_shares(family, clock, self.world)
         self.phase: int | None = None
         self.averaged: nn.Module | None = None  # made when the family first asks for averaging
-        self.skips = {name: _Skips(device) for name in self.optimizers}
+        self.skips = {name: Skips(device) for name in self.optimizers}
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
     # --- what families use --------------------------------------------------------------------------------------
@@ -78,19 +80,51 @@ class TrainingEngine:
         return self.streams[name]
 
     def update(self, loss: Tensor, optimizer: str, clip_norm: float | None = None) -> None:
-        chosen, scaler = self.optimizers[optimizer], self.scalers[optimizer]
-        parameters = [p for group in chosen.param_groups for p in group["params"] if p.requires_grad]
-        # gradients of this loss for these parameters alone, the same on all processes
+        self._backward(loss, self._cleared(optimizer), optimizer)
+        self._make_step(loss.detach(), optimizer, clip_norm)
+
+    def update_in_parts(self, loss: PartLoss, optimizer: str, n: int, clip_norm: float | None = None,
+                        ) -> dict[str, Tensor]:
+        k = self.family.config.accumulate
+        if k == 1:
+            whole, logs = loss(slice(0, n))
+            self.update(whole, optimizer, clip_norm)
+            return logs
+        # each part's graph is gone before the next one's is made; gradients add up
+        parameters, whole = self._cleared(optimizer), torch.zeros((), device=self.device)
+        sums: dict[str, Tensor] = {}
+        for start in range(0, n, n // k):
+            share, logs = loss(slice(start, start + n // k))
+            self._backward(share / k, parameters, optimizer)
+            whole = whole + share.detach() / k
+            sums = {name: value.detach() / k + sums.get(name, 0) for name, value in logs.items()}
+            del share, logs
+        self._make_step(whole, optimizer, clip_norm)
+        return sums
+
+    def _cleared(self, optimizer: str) -> list[nn.Parameter]:
+        """An optimizer's parameters that are trained, without gradients of before."""
+        parameters = [p for group in self.optimizers[optimizer].param_groups for p in group["params"]
+                      if p.requires_grad]
         for parameter in parameters:
             parameter.grad = None
-        scaler.scale(loss).backward(inputs=parameters)
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        return parameters
+
+    def _backward(self, loss: Tensor, parameters: list[nn.Parameter], optimizer: str) -> None:
+        """Add the gradients of this loss for these parameters alone."""
+        self.scalers[optimizer].scale(loss).backward(inputs=parameters)
+
+    def _make_step(self, loss: Tensor, optimizer: str, clip_norm: float | None) -> None:
+        """Change the weights by the gradients that are there, the same on all processes."""
+        chosen, scaler = self.optimizers[optimizer], self.scalers[optimizer]
+        parameters = [p for group in chosen.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in parameters]
         self._average_over_processes(gradients)
         scaler.unscale_(chosen)
 
         # a step only where gradients and loss are finite; fp16 finds its loss scale by overflowing
         norm = nn.utils.get_total_norm(gradients)
-        finite = torch.isfinite(norm) & torch.isfinite(self.mean(loss.detach()))
+        finite = torch.isfinite(norm) & torch.isfinite(self.mean(loss))
         if clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
         step_where(finite, chosen)
@@ -121,7 +155,7 @@ class TrainingEngine:
 
     def enter(self, stage: Stage) -> None:
         """Make `stage` hold: learning rates, optimizer resets at a new phase, side and fade in the networks."""
-        check_share(stage, self.world)
+        check_share(stage, self.world, self.family.config.accumulate)
 
         # a new phase begins without what the optimizers remember of the old one
         if self.phase is not None and stage.phase != self.phase:
@@ -132,7 +166,7 @@ class TrainingEngine:
         # rates and momenta of this stage, or the optimizers' own
         for name, optimizer in self.optimizers.items():
             for group, own in zip(optimizer.param_groups, self.own_settings[name]):
-                _set_rate(group, stage.rates.get(name, own["lr"]))
+                set_rate(group, stage.rates.get(name, own["lr"]))
                 if "momentum" in group:
                     group["momentum"] = stage.momenta.get(name, own["momentum"])
         self.family.enter(stage)
@@ -258,7 +292,7 @@ class TrainingEngine:
             except ValueError as error:
                 raise UserError(f"the checkpoint's optimizer '{name}' is of other parameters than this version trains, "
                                 f"so that training cannot go on from it: {error}") from None
-            _without_waits(optimizer, self.device)
+            without_waits(optimizer, self.device)
         # loss scales, random streams, phase and counts
         for name, scaler in self.scalers.items():
             if scaler.is_enabled():
@@ -282,110 +316,35 @@ class TrainingEngine:
         nn.utils.vector_to_parameters(flat / self.world, gradients)
 
 
-class _Skips:
-    """Counts the updates of an optimizer that were not made, on the device: in all, in a row now, the longest row; and
-    all updates, made or not."""
-
-    def __init__(self, device: torch.device):
-        self.total, self.row, self.longest, self.updates = (torch.zeros((), dtype=torch.int64, device=device)
-                                                            for _ in range(4))
-
-    def count(self, finite: Tensor) -> None:
-        skipped = (~finite).to(torch.int64)
-        self.total.add_(skipped)
-        self.row.add_(skipped).mul_(skipped)
-        torch.maximum(self.longest, self.row, out=self.longest)
-        self.updates.add_(1)
-
-    def read(self) -> tuple[int, int, int, int]:
-        """Waits for the device."""
-        total, row, longest, updates = torch.stack([self.total, self.row, self.longest, self.updates]).tolist()
-        return total, row, longest, updates
-
-    def write(self, total: int, row: int, longest: int, updates: int) -> None:
-        self.total.fill_(total)
-        self.row.fill_(row)
-        self.longest.fill_(max(row, longest))
-        self.updates.fill_(updates)
-
-
-@torch.no_grad()
-def step_where(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """One step of the optimizer where `finite`, a bool scalar on its device, holds; else weights and state stay as
-    they are.
-
-    Decided on the device, without the host waiting for it.
-    """
-    # the host is the device: to look is not to wait, and nothing has to be kept for undoing
-    if finite.device.type == "cpu":
-        if finite.numpy():
-            optimizer.step()
-    elif optimizer.param_groups[0].get("fused"):
-        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # fused kernels look at it
-        optimizer.step()
-    else:
-        select_step(finite, optimizer)
-
-
-@torch.no_grad()
-def select_step(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """Make the step of an optimizer that knows nothing of `finite`, and take it back where that is False.
-
-    State that the step makes is taken back to zeros, what it begins at.
-    """
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    weights = [p.clone() for p in parameters]
-    states = [{k: v.clone() for k, v in optimizer.state[p].items() if isinstance(v, Tensor)} for p in parameters]
-    optimizer.step()
-    # what the step has made, or what was there before it
-    for parameter, weight, state in zip(parameters, weights, states):
-        parameter.copy_(torch.where(finite, parameter, weight))
-        for key, value in optimizer.state[parameter].items():
-            if isinstance(value, Tensor):
-                value.copy_(torch.where(finite, value, state.get(key, torch.zeros_like(value))))
-
-
-def _without_waits(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """On a GPU: take the variant of an optimizer that reads nothing back, and where it can have it (Adam) the rate in a
-    tensor, which is written to before a step that was recorded."""
-    if device.type != "cuda":
-        return
-    for group in optimizer.param_groups:
-        for flag in ("fused", "capturable"):
-            if flag in group:
-                group[flag] = True
-        if rate_may_be_tensor(group):
-            group["lr"] = torch.tensor(float(group["lr"]), device=device)
-
-
-def rate_may_be_tensor(group: dict[str, Any]) -> bool:
-    """Whether this kind of optimizer, on a GPU, takes its rate from there: Adam and its kin."""
-    return "fused" in group and "capturable" in group
-
-
-def _set_rate(group: dict[str, Any], rate: float) -> None:
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(rate)
-    else:
-        group["lr"] = rate
-
-
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def check_share(stage: Stage, processes: int) -> None:
-    """Raise UserError where a stage's batch cannot be shared evenly."""
+def check_divisible(family: Family) -> None:
+    """Raise UserError where `accumulate` is asked of a family whose samples of a batch see each other."""
+    if family.config.accumulate > 1 and not family.divisible_batch:
+        raise UserError(f"{short_name(type(family))} with these settings compares the samples of a batch (batch norm, "
+                        "minibatch statistics or the like), so that parts of one would be another training: leave "
+                        "accumulate at 1, and take a smaller batch or --precision bf16 where memory is short")
+
+
+def check_share(stage: Stage, processes: int, parts: int = 1) -> None:
+    """Raise UserError where a stage's batch cannot be shared evenly, among processes and into parts."""
     if stage.batch % processes:
         raise UserError(f"batch {stage.batch} at side {stage.side} does not divide by {processes} processes: "
                         "choose another number of processes or another batch")
+    if stage.batch % (processes * parts):
+        shared = f" on {processes} processes" if processes > 1 else ""
+        raise UserError(f"batch {stage.batch} at side {stage.side}{shared} does not divide into {parts} equal parts: "
+                        "choose another accumulate or another batch")
 
 
 def check_shares(family: Family, clock: Clock, processes: int) -> None:
     """The same for all stages up to the end of training, before it begins: 256 pixels may be days away."""
-    for part in range(1001 if processes > 1 else 0):
+    parts = family.config.accumulate
+    for part in range(1001 if processes * parts > 1 else 0):
         images = round(clock.total_images * part / 1000)
-        check_share(family.stage(replace(clock, images=images)), processes)
+        check_share(family.stage(replace(clock, images=images)), processes, parts)
 
 
 @contextmanager

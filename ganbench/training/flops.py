@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
-from ganbench.family import Batch, Clock, Family, Stage
+from ganbench.family import Batch, Clock, Family, PartLoss, Stage
 from ganbench.random import Random, derived_seed
 from ganbench.training.engine import TrainingEngine
 
@@ -109,6 +109,12 @@ class _CountingEngine:
     def update(self, loss: Tensor, optimizer: str, clip_norm: float | None = None) -> None:
         groups: list[dict[str, Any]] = self.optimizers[optimizer].param_groups
         loss.backward(inputs=[p for group in groups for p in group["params"] if p.requires_grad])
+
+    def update_in_parts(self, loss: PartLoss, optimizer: str, n: int, clip_norm: float | None = None,
+                        ) -> dict[str, Tensor]:
+        whole, logs = loss(slice(0, n))  # parts cost the same in all
+        self.update(whole, optimizer)
+        return logs
 
     def rate(self, optimizer: str) -> float:
         return float(self.optimizers[optimizer].param_groups[0]["lr"])

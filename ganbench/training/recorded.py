@@ -17,7 +17,8 @@ from ganbench import distributed
 from ganbench.errors import UserError
 from ganbench.family import Batch, Stage
 from ganbench.random import taped, to_device
-from ganbench.training.engine import TrainingEngine, rate_may_be_tensor
+from ganbench.training.engine import TrainingEngine
+from ganbench.training.optimizers import rate_may_be_tensor
 
 # steps of a kind that are taken as they are before one is recorded: they make optimizer state, choose kernels
 WARM_UP = 2

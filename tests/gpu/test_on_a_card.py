@@ -19,7 +19,8 @@ from test_recorded import CASES
 from ganbench.family import Batch, Clock
 from ganbench.random import Random
 from ganbench.runs.checkpoint import same
-from ganbench.training.engine import TrainingEngine, select_step, step_where
+from ganbench.training.engine import TrainingEngine
+from ganbench.training.optimizers import select_step, step_where
 from ganbench.training.recorded import WARM_UP, Steps
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
