@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ganbench.errors import UserError
+from ganbench.errors import EXIT_DIVERGED, UserError
+from ganbench.files import atomic_write
 
-EXIT_DIVERGED = 3  # what `ganbench run` says when training diverged
 POLL = 0.1  # seconds between two looks at the children
 GRACE = 60.0  # seconds a cell has to write its checkpoint when the suite is asked to end
 ASKED_TO_END = {130: "SIGINT", 143: "SIGTERM", 129: "SIGHUP"}  # exit codes of a training that a signal ended
@@ -349,7 +349,4 @@ def _bring_home(task: Task, results: str) -> None:
     """Keep the results of a cell that ran where this machine cannot see its folder."""
     target = Path(task.folder) / "results.csv"
     if results and not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(".results.tmp")
-        scratch.write_text(results, encoding="utf-8")
-        os.replace(scratch, target)
+        atomic_write(target, results)

@@ -1,6 +1,8 @@
 """What each command does. A room of `ganbench.cli`: parse, call, print."""
 
 import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 def note(text: str) -> None:
@@ -13,3 +15,12 @@ def show_progress(what: str, done: int, total: int) -> None:
     if sys.stderr.isatty():
         line = f"{what}: {done:,} of {total:,}" if done < total else ""
         print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> list[str]:
+    """The lines of a Markdown table."""
+    def line(cells: Iterable[Any]) -> str:
+        texts = [" ".join(str(cell).split()).replace("|", "\\|") or " " for cell in cells]
+        return f"| {' | '.join(texts)} |"
+
+    return [line(header), "|" + "---|" * len(header), *map(line, rows)]

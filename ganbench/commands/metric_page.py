@@ -4,9 +4,8 @@
 """
 
 import inspect
-from collections.abc import Iterable
-from typing import Any
 
+from ganbench.commands import markdown_table
 from ganbench.errors import UserError
 from ganbench.metrics.metric import ImageMetric, MetricBase, find_metric
 
@@ -25,7 +24,7 @@ def metric_page(name: str) -> str:
     settings = _settings(metric)
     if settings:
         lines += ["## Settings", "", f"`--set {name}.SETTING=VALUE`, or `{name}={{...}}` in `ganbench.evaluate`. "
-                  f"{arguments}".rstrip(), "", *_table(("setting", "default"), settings), ""]
+                  f"{arguments}".rstrip(), "", *markdown_table(("setting", "default"), settings), ""]
     if protocol := _protocol(metric):
         lines += ["## Protocol", "", "Values may be compared where all of this agrees; it is in every row:", "",
                   *(f"* `{part}`" for part in protocol.split(";")), ""]
@@ -52,8 +51,8 @@ def _docstring(metric: type[MetricBase]) -> tuple[str, str]:
 
 def _settings(metric: type[MetricBase]) -> list[tuple[str, str]]:
     """Names and defaults of what the constructor takes."""
-    return [(f"`{p.name}`", "automatic" if p.default is None else f"`{p.default}`")
-            for p in inspect.signature(metric).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    return [(f"`{name}`", "automatic" if default is None else f"`{default}`")
+            for name, (_, default) in metric.settings_with_defaults().items()]
 
 
 def _protocol(metric: type[MetricBase]) -> str:
@@ -62,7 +61,3 @@ def _protocol(metric: type[MetricBase]) -> str:
         return metric().protocol().replace("reals=0", "reals=N").replace("fakes=0", "fakes=N")
     except UserError:
         return ""
-
-
-def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[str]:
-    return [f"| {' | '.join(header)} |", "|" + "---|" * len(header), *(f"| {' | '.join(row)} |" for row in rows)]

@@ -226,26 +226,20 @@ def parse_arithmetic(text: str, n: int) -> tuple[list[int], list[int], list[int]
 
 def write_folder(run: "Run", folder: str, n: int, seed: int, kind: str, label: int | None) -> str:
     """n single images as files 000000.png ..., or as one samples.npz (images (n,S,S,C) uint8). Says what it wrote."""
-    import os
     from pathlib import Path
 
     import numpy as np
 
+    from ganbench.files import atomic_file
     from ganbench.pictures.grids import save_png
 
     if kind not in ("png", "npz"):
         raise UserError(f"--as {kind}: choose png or npz")
     images = run.sample(n, seed, labels=_labels(run, n, label)).permute(0, 2, 3, 1).numpy()
     place = Path(folder)
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        if kind == "npz":
-            scratch = place / f".samples.{os.getpid()}.tmp.npz"
-            np.savez(scratch, images=images)
-            os.replace(scratch, place / "samples.npz")
-    except OSError as error:
-        raise UserError(f"cannot write images to {place}: {error.strerror or error}") from None
     if kind == "npz":
+        with atomic_file(place / "samples.npz", remedy="choose another folder") as scratch, open(scratch, "wb") as file:
+            np.savez(file, images=images)
         return f"{place / 'samples.npz'} ({n} images)"
     for index, image in enumerate(images):
         save_png(image[..., 0] if image.shape[2] == 1 else image, place / f"{index:06d}.png")

@@ -1,12 +1,13 @@
 """`ganbench show FAMILY` and `ganbench presets`: a family's page, made from what its class says of itself."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ganbench.commands import markdown_table
 from ganbench.errors import UserError, nearest
+from ganbench.files import atomic_write
 
 if TYPE_CHECKING:
     from ganbench.family import Preset
@@ -80,18 +81,11 @@ def write_pages(folder: str, family: str | None = None) -> list[Path]:
     """Markdown pages FAMILY.md in a folder, of one family or of all; returns their paths."""
     from ganbench.plugins import canonical, names
 
-    place, written = Path(folder), []
-    pages = {canonical(Path(name).stem): page(name) for name in ([family] if family else names("family"))}
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        for name, text in pages.items():
-            scratch = place / f".{name}.{os.getpid()}.tmp"
-            scratch.write_text(text + "\n", encoding="utf-8")
-            written.append(place / f"{name}.md")
-            os.replace(scratch, written[-1])
-    except OSError as error:
-        raise UserError(f"cannot write pages to {place}: {error.strerror or error}") from None
-    return written
+    pages = {Path(folder) / f"{canonical(Path(name).stem)}.md": page(name)
+             for name in ([family] if family else names("family"))}
+    for path, text in pages.items():
+        atomic_write(path, text + "\n", remedy="choose another folder with --out")
+    return list(pages)
 
 
 def page(name: str) -> str:
@@ -106,14 +100,14 @@ def page(name: str) -> str:
     lines += [family.summarise(), ""]
     if family.needs_labels or family.trains_on_labels:
         lines += ["Needs labelled data.", ""]
-    lines += ["## Presets", "", *_table(("preset", "side", "kimg", "what to expect", "sets"), [
+    lines += ["## Presets", "", *markdown_table(("preset", "side", "kimg", "what to expect", "sets"), [
         (f"`{key}`" + (" (default)" if key == family.default_preset else ""), p.side or "any",
          f"{p.kimg or family.kimg:g}", p.about, ", ".join(f"{k}={_short(v)}" for k, v in _sets(p).items()) or "nothing")
         for key, p in family.presets.items()]), ""]
-    lines += ["## Settings", "", *_table(("setting", "default", "what it is", "source"), [
+    lines += ["## Settings", "", *markdown_table(("setting", "default", "what it is", "source"), [
         (f"`{key}`", _short(field.get_default(call_default_factory=True)), field.description or "", _source(field))
         for key, field in family.Config.model_fields.items()]), ""]
-    lines += ["## Logged quantities", "", *_table(("quantity", "what it says"), [
+    lines += ["## Logged quantities", "", *markdown_table(("quantity", "what it says"), [
         (f"`{key}`", about) for key, about in family.quantities.items()]), ""]
     if family.convergence:
         watch = f"Watch `{family.convergence}` ({family.convergence_smoothing}): it is the one that means convergence."
@@ -150,15 +144,6 @@ def differences(name: str, first: str, second: str) -> list[tuple[str, str, str,
         if x != y:
             rows.append((key, _short(x), _short(y), about))
     return rows
-
-
-def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[str]:
-    """A Markdown table."""
-    def cell(value: Any) -> str:
-        return " ".join(str(value).split()).replace("|", "\\|") or " "
-
-    return [f"| {' | '.join(header)} |", "|" + "---|" * len(header),
-            *(f"| {' | '.join(map(cell, row))} |" for row in rows)]
 
 
 def _short(value: Any) -> str:

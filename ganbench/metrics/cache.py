@@ -6,7 +6,6 @@ safetensors files, written whole under another name first; two writers of one en
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,15 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ganbench.errors import UserError
+from ganbench.files import atomic_file, cache_dir
 
 LARGEST = 2 << 30  # bytes; what is larger is read afresh each time
 
 
 def cache_folder() -> Path:
     """$GANBENCH_CACHE/statistics, or ~/.cache/ganbench/statistics."""
-    root = os.environ.get("GANBENCH_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "ganbench") / "statistics"
+    return cache_dir() / "statistics"
 
 
 @dataclass(frozen=True)
@@ -59,16 +57,8 @@ def save_entry(name: str, tensors: Mapping[str, Tensor], what: str) -> bool:
     if sum(t.numel() * t.element_size() for t in tensors.values()) > LARGEST:
         return False
     path = cache_folder() / f"{name}.safetensors"
-    scratch = path.with_name(f".{name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path, remedy="set GANBENCH_CACHE to a folder with space, or use --no-cache") as scratch:
         save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, scratch, metadata={"what": what})
-        os.replace(scratch, path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise UserError(f"cannot write to the cache {path.parent} ({error.strerror}): set GANBENCH_CACHE to a folder "
-                        f"with "
-                        "space, or use --no-cache") from None
     return True
 
 

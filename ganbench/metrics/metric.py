@@ -55,12 +55,26 @@ class MetricBase:
         raise NotImplementedError
 
     @classmethod
+    def settings_with_defaults(cls) -> dict[str, tuple[Any, Any]]:
+        """Type and default of each setting, by name; those of base classes first."""
+        found: dict[str, tuple[Any, Any]] = {}
+        # the constructor is where settings are written; asking its signature keeps them from being written again
+        for base in cls.__mro__:
+            if "__init__" not in vars(base) or not issubclass(base, MetricBase):
+                continue
+            hints = get_type_hints(base.__init__, include_extras=True)
+            taken = list(inspect.signature(base.__init__).parameters.values())[1:]  # also in other packages' metrics
+            found = {p.name: (hints.get(p.name, Any), p.default) for p in taken
+                     if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)} | found
+            # what a constructor takes without naming it goes on to the class above
+            if all(p.kind is not p.VAR_KEYWORD for p in taken):
+                break
+        return found
+
+    @classmethod
     def settings(cls) -> dict[str, Any]:
         """Names and types of the settings."""
-        # the constructor is where settings are written; asking its signature keeps them from being written again
-        hints = get_type_hints(cls.__init__, include_extras=True)
-        found = inspect.signature(cls).parameters.values()  # also of metrics from other packages
-        return {p.name: hints.get(p.name, Any) for p in found if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+        return {name: kind for name, (kind, _) in cls.settings_with_defaults().items()}
 
 
 class ImageMetric(MetricBase, TorchMetric):

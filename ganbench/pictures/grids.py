@@ -1,14 +1,13 @@
 """Sample grids: images side by side in one PNG."""
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ganbench.errors import UserError
+from ganbench.files import atomic_write
 
 
 def tile(images: Tensor, columns: int | None = None, gap: int = 2) -> np.ndarray:
@@ -31,15 +30,8 @@ def magnified(picture: np.ndarray, least: int = 384) -> np.ndarray:
 
 def save_png(picture: np.ndarray, path: str | Path) -> Path:
     """Write a picture (H,W,3) uint8, whole or not at all."""
-    from PIL import Image
     path = Path(path)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(scratch, format="PNG")
-        os.replace(scratch, path)
-    except OSError as error:
-        raise UserError(f"cannot write the picture {path}: {error.strerror or error}") from None
+    atomic_write(path, png(picture), remedy="choose another place for the picture")
     return path
 
 

@@ -12,7 +12,6 @@ import base64
 import copy
 import hashlib
 import html
-import json
 import os
 import re
 import warnings
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from ganbench.data import Store, open_dataset
 from ganbench.errors import UserError
 from ganbench.family import Family, ImageSpec, configure, find_family, sampling_batch, to_uint8
-from ganbench.files import Kinds, atomic_write, read_json
+from ganbench.files import Kinds, read_json
 from ganbench.pictures.grids import ImageTensor, magnified, png, tile
 from ganbench.plugins import source_hash
 from ganbench.random import Random, derived_seed
@@ -314,12 +313,6 @@ def new_run_folder(family: str, dataset: str, seed: int, runs: Path = RUNS) -> P
     except OSError as error:
         raise UserError(f"cannot make a run's folder in {runs.resolve()}: {error.strerror}; "
                         "choose a folder with --out") from None
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Whole or not at all, and on the disk when this returns."""
-    remedy = "free some space, or choose another folder"
-    atomic_write(path, json.dumps(document, indent=2) + "\n", remedy=remedy, sync=True)
 
 
 # --- images ---------------------------------------------------------------------------------------------------------

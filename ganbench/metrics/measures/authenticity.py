@@ -1,6 +1,5 @@
 """Authenticity: which share of the generated images is more than a copy of a real one."""
 
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,8 +8,6 @@ from ganbench.errors import UserError
 from ganbench.metrics.feature_metric import StoredFeatures
 from ganbench.metrics.maths.uncertainty import of_share
 from ganbench.metrics.metric import Score
-from ganbench.metrics.networks.compat import Compat
-from ganbench.metrics.networks.features import FeatureNetwork
 
 PART = 1024  # rows of the distance matrix at a time
 
@@ -31,10 +28,6 @@ class Authenticity(StoredFeatures):
                "its "
                "own neighbour. Low values are copies, or images of very low variety; high ones say nothing of quality.")
     higher_is_better = True  # type: ignore[misc]
-
-    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, **kwargs: Any):
-        super().__init__(network, layer, compat, dtype, seed, **kwargs)
 
     def compute(self) -> float:
         """The share, in [0, 1]."""

@@ -10,8 +10,6 @@ from ganbench.metrics.feature_metric import StoredFeatures
 from ganbench.metrics.maths.kernel import components, gaussian, gaussian_mmd
 from ganbench.metrics.maths.uncertainty import around
 from ganbench.metrics.metric import Score
-from ganbench.metrics.networks.compat import Compat
-from ganbench.metrics.networks.features import FeatureNetwork
 
 SCALE = 1000.0  # the paper reports the squared distance times this
 ENOUGH = 2000  # images of each set from which the variance is estimated
@@ -37,10 +35,8 @@ class Cmmd(StoredFeatures):
     states = "unit features"
     with_floor = True
 
-    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *,
-                 sigma: PositiveFloat = 10.0, **kwargs: Any):
-        super().__init__(network, layer, compat, dtype, seed, **kwargs)
+    def __init__(self, *args: Any, sigma: PositiveFloat = 10.0, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         self.sigma = sigma
 
     def _add(self, features: Tensor, real: bool) -> None:

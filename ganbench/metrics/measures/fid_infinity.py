@@ -13,8 +13,6 @@ from ganbench.metrics.maths.frechet import Gaussian, compare
 from ganbench.metrics.maths.moments import of_rows
 from ganbench.metrics.maths.uncertainty import around, intercept
 from ganbench.metrics.metric import Score
-from ganbench.metrics.networks.compat import Compat
-from ganbench.metrics.networks.features import FeatureNetwork
 from ganbench.random import derived_seed
 
 POINTS = 15
@@ -40,10 +38,8 @@ class FidInfinity(StoredFeatures):
     summary = "FID with the bias of finitely many generated images extrapolated away."
     higher_is_better = False  # type: ignore[misc]
 
-    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *,
-                 points: PositiveInt = POINTS, least: PositiveInt | None = None, **kwargs: Any):
-        super().__init__(network, layer, compat, dtype, seed, **kwargs)
+    def __init__(self, *args: Any, points: PositiveInt = POINTS, least: PositiveInt | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         self.points, self.least = points, least
 
     def check_counts(self, n_real: int, n_fake: int) -> None:

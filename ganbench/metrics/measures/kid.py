@@ -11,8 +11,6 @@ from ganbench.metrics.feature_metric import StoredFeatures
 from ganbench.metrics.maths.kernel import components, subset_distances
 from ganbench.metrics.maths.uncertainty import around
 from ganbench.metrics.metric import Score
-from ganbench.metrics.networks.compat import Compat
-from ganbench.metrics.networks.features import FeatureNetwork
 from ganbench.random import derived_seed
 
 ENOUGH = 2000  # images of each set from which the variance is estimated
@@ -34,12 +32,9 @@ class Kid(StoredFeatures):
                "images, where FID is not.")
     higher_is_better = False  # type: ignore[misc]
 
-    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *,
-                 subsets: PositiveInt | None = None,
-                 subset_size: PositiveInt | None = None, shrink: bool | None = None, subset_seed: int = SEED,
-                 **kwargs: Any):
-        super().__init__(network, layer, compat, dtype, seed, **kwargs)
+    def __init__(self, *args: Any, subsets: PositiveInt | None = None, subset_size: PositiveInt | None = None,
+                 shrink: bool | None = None, subset_seed: int = SEED, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         self.subsets = self.compat.kid_subsets if subsets is None else subsets
         self.subset_size = self.compat.kid_subset_size if subset_size is None else subset_size
         self.shrink = self.compat.kid_smaller if shrink is None else shrink

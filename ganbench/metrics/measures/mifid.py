@@ -9,8 +9,6 @@ from ganbench.errors import UserError
 from ganbench.metrics.feature_metric import StoredFeatures
 from ganbench.metrics.maths.frechet import frechet_distance
 from ganbench.metrics.metric import Score
-from ganbench.metrics.networks.compat import Compat
-from ganbench.metrics.networks.features import FeatureNetwork
 
 PART = 1024  # rows of the matrix of cosines at a time
 
@@ -33,10 +31,8 @@ class Mifid(StoredFeatures):
                "training images throughout; single copies among many samples pass.")
     higher_is_better = False  # type: ignore[misc]
 
-    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, threshold: float = 0.1,
-                 **kwargs: Any):
-        super().__init__(network, layer, compat, dtype, seed, **kwargs)
+    def __init__(self, *args: Any, threshold: float = 0.1, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
             raise UserError(f"mifid.threshold = {threshold!r}: give a number from 0 to 1")
         self.threshold = threshold

@@ -12,8 +12,6 @@ from ganbench.metrics.feature_metric import StoredFeatures
 from ganbench.metrics.maths.arrays import products
 from ganbench.metrics.maths.uncertainty import around
 from ganbench.metrics.metric import Score
-from ganbench.metrics.networks.compat import Compat
-from ganbench.metrics.networks.features import FeatureNetwork
 from ganbench.random import Random, derived_seed
 
 GROUPS = 10  # of the jackknife
@@ -38,10 +36,8 @@ class Mind(StoredFeatures):
                "and its cost grows with n log n.")
     higher_is_better = False  # type: ignore[misc]
 
-    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, projections: int = 1000,
-                 **kwargs: Any):
-        super().__init__(network, layer, compat, dtype, seed, **kwargs)
+    def __init__(self, *args: Any, projections: int = 1000, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         if not isinstance(projections, int) or projections < 1:
             raise UserError(f"mind.projections = {projections!r}: give a whole number from 1")
         self.projections = projections

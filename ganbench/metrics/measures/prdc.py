@@ -8,8 +8,6 @@ from ganbench.metrics.feature_metric import StoredFeatures
 from ganbench.metrics.maths.neighbours import HALVES, METHOD, prdc, prdc_errors, tallies
 from ganbench.metrics.maths.uncertainty import of_neighbours
 from ganbench.metrics.metric import Score
-from ganbench.metrics.networks.compat import Compat
-from ganbench.metrics.networks.features import FeatureNetwork
 
 
 class Prdc(StoredFeatures):
@@ -26,10 +24,8 @@ class Prdc(StoredFeatures):
                "the real ones is reached (recall, coverage), by nearest neighbours among features.")
     higher_is_better = True  # type: ignore[misc]
 
-    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *, k: PositiveInt = 5,
-                 strict: bool = True, **kwargs: Any):
-        super().__init__(network, layer, compat, dtype, seed, **kwargs)
+    def __init__(self, *args: Any, k: PositiveInt = 5, strict: bool = True, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         self.k, self.strict = k, strict
 
     def compute(self) -> dict[str, float]:

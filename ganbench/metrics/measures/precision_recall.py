@@ -8,8 +8,6 @@ from ganbench.metrics.feature_metric import StoredFeatures
 from ganbench.metrics.maths.neighbours import HALVES, METHOD, prdc, prdc_errors, tallies
 from ganbench.metrics.maths.uncertainty import of_neighbours
 from ganbench.metrics.metric import Score
-from ganbench.metrics.networks.compat import Compat
-from ganbench.metrics.networks.features import FeatureNetwork
 
 
 class PrecisionRecall(StoredFeatures):
@@ -29,11 +27,8 @@ class PrecisionRecall(StoredFeatures):
                "manifolds being unions of balls that reach to the third neighbour.")
     higher_is_better = True  # type: ignore[misc]
 
-    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *,
-                 k: PositiveInt | None = None,
-                 strict: bool | None = None, **kwargs: Any):
-        super().__init__(network, layer, compat, dtype, seed, **kwargs)
+    def __init__(self, *args: Any, k: PositiveInt | None = None, strict: bool | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         self.k = self.compat.pr_k if k is None else k
         self.strict = self.compat.pr_strict if strict is None else strict
 

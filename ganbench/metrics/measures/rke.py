@@ -8,8 +8,6 @@ from torch import Tensor
 from ganbench.errors import UserError
 from ganbench.metrics.feature_metric import StoredFeatures
 from ganbench.metrics.metric import Score
-from ganbench.metrics.networks.compat import Compat
-from ganbench.metrics.networks.features import FeatureNetwork
 
 PART = 1024  # rows of the kernel matrix at a time
 RELATIVE = 500  # images of each set for the relative entropy, as the authors' code takes them
@@ -36,11 +34,8 @@ class RKE(StoredFeatures):
                "width: compare only at equal width.")
     higher_is_better = True  # type: ignore[misc]
 
-    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *,
-                 sigma: float | None = None,
-                 **kwargs: Any):
-        super().__init__(network, layer, compat, dtype, seed, **kwargs)
+    def __init__(self, *args: Any, sigma: float | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         if sigma is not None and not (isinstance(sigma, int | float) and sigma > 0):
             raise UserError(f"rke.sigma = {sigma!r}: give a positive number")
         self.sigma = sigma

@@ -1,14 +1,11 @@
 """The Vendi score: how many different images there are."""
 
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ganbench.metrics.feature_metric import StoredFeatures
 from ganbench.metrics.metric import Score
-from ganbench.metrics.networks.compat import Compat
-from ganbench.metrics.networks.features import FeatureNetwork
 
 
 class Vendi(StoredFeatures):
@@ -26,10 +23,6 @@ class Vendi(StoredFeatures):
                "scores "
                "high. Compare with the level of the real images at the same count.")
     higher_is_better = True  # type: ignore[misc]
-
-    def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, **kwargs: Any):
-        super().__init__(network, layer, compat, dtype, seed, **kwargs)
 
     def compute(self) -> dict[str, float]:
         """{"generated", "real"}, each in [1, n]."""
