@@ -121,7 +121,7 @@ def test_a_generators_floats_are_rounded_as_the_library_does(call, generators, c
     expected = sliced_wasserstein_distance(chosen, MODES[compat].quantise(images)).average
     row = values(level="avg").iloc[0]
     assert row.value == pytest.approx(expected, rel=1e-6)
-    assert ("rounding=stylegan" in row.protocol) == (compat == "stylegan3")
+    assert ("rounding=stylegan" in row.protocol) == (MODES[compat].rounding == "stylegan")
 
 
 def test_one_set_of_images_has_one_rounding(call, generators):  # noqa: F811

@@ -38,7 +38,7 @@ def test_by_hand(small, empty):
     assert weights.present("small") is None
     where = weights.get("small", file=empty / "whole.pth")
     assert where.parent == weights.weights_folder()
-    assert weights.check("small") == "whole.pth"
+    assert weights.check("small") == "whole.pth is as published"
     assert set(weights.load_weights("small")) == {"a", "b", "fc.weight"}
     where.write_bytes(where.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="not the published file"):

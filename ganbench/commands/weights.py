@@ -28,8 +28,7 @@ def list_() -> None:
         here = "" if file is None else f"yes ({file.note})" if file.note else "yes"
         table.add_row(asset.name, here, str((file or asset.files[0]).megabytes), asset.what)
     Console().print(table)
-    print(f"in {weights.weights_folder()}; dinov2-vit-s-14, -b-14, -l-14, -g-14 come with torch.hub; "
-          "random-vgg16 needs none")
+    print(f"in {weights.weights_folder()}, or where torch.hub keeps its own; random-vgg16 needs none")
 
 
 def get(
@@ -40,7 +39,7 @@ def get(
     """Fetch weights, or take a copy by hand; the hash is checked."""
     from ganbench.metrics.networks import weight_files as weights
     where = weights.get(name, file=file, via=via)
-    print(f"{name}: {where}, hash as published")
+    print(f"{name}: {where}; {weights.check(name)}")
 
 
 def check(
@@ -52,4 +51,4 @@ def check(
     if not names:
         raise UserError(f"no weights in {weights.weights_folder()}; get some with `ganbench weights get NAME`")
     for each in names:
-        print(f"{each}: {weights.check(each)} is as published")
+        print(f"{each}: {weights.check(each)}")

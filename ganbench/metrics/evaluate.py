@@ -238,7 +238,8 @@ def _open_networks(jobs: list[_Job], device: torch.device, guard: _Guard) -> dic
     groups: dict[tuple[str, ...], dict[str, FeatureMetric]] = {}
     for job in jobs:
         if isinstance(job.metric, FeatureMetric):
-            job.group = (job.metric.network_name, job.metric.compat.resize, job.metric.precision)
+            compat = job.metric.compat
+            job.group = (job.metric.network_name, compat.resize, compat.transformer_resize, job.metric.precision)
             groups.setdefault(job.group, {})[job.name] = job.metric
     networks: dict[Any, FeatureNetwork] = {}
     for group, members in groups.items():

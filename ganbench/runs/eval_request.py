@@ -55,7 +55,8 @@ class EvalRequest:
     skip_bad: bool = option(False, "Leave out unreadable pictures, listed by name")
 
     # --- how it is measured
-    compat: str | None = option(None, "Make every choice as torch-fidelity, pytorch-fid, clean-fid or stylegan3 does")
+    compat: str | None = option(None, "Make every choice as torch-fidelity, pytorch-fid, clean-fid, stylegan3, "
+                                      "guided-diffusion, dgm-eval or edm2 does")
     network: str | None = option(None, "Another feature network, or MODULE:CALLABLE")
     layer: str | None = option(None, "Layer of the feature network")
     feature_precision: str | None = option(None, "Arithmetic of feature networks: float32 (default), tf32, bf16 or "

@@ -1,6 +1,5 @@
 """What is named by --fake and --real, as a set of images."""
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ganbench.errors import UserError
 from ganbench.metrics.images import generators
 from ganbench.metrics.images.sets import ArraySet, ImageSet, SourceSet, Statistics, StoreSet
 from ganbench.metrics.networks.compat import Compat, find_compat
+from ganbench.metrics.networks.weight_files import is_torchscript
 from ganbench.plugins import canonical, load_plugin, names
 
 ARRAYS = (".npz", ".npy", ".safetensors", ".pt", ".pth")
@@ -102,7 +102,7 @@ def _open(spec: str, n: int | None, side: int | None, channels: int | None, spli
     if path.is_file():
         if suffix == ".onnx":
             return generators.from_onnx(path, n, seed, latent, output)
-        if suffix in (".pt", ".pth", ".ts") and _is_torchscript(path):
+        if suffix in (".pt", ".pth", ".ts") and is_torchscript(path):
             return generators.from_torchscript(path, n, seed, device, latent, output)
         if suffix in ARRAYS and (statistics := _statistics(path)) is not None:
             return statistics
@@ -167,7 +167,7 @@ def _statistics(path: Path) -> Statistics | None:
             found: Any = np.load(path, allow_pickle=False)
         elif path.suffix == ".safetensors":
             found = load_file(path)
-        elif path.suffix in (".pt", ".pth") and not _is_torchscript(path):
+        elif path.suffix in (".pt", ".pth") and not is_torchscript(path):
             with torch.serialization.safe_globals(NUMPY_ARRAYS):
                 found = torch.load(path, map_location="cpu", weights_only=True)
         else:
@@ -193,14 +193,6 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except Exception as error:
         raise UserError(f"cannot read {path} as safetensors ({first_line(error)})") from None
-
-
-def _is_torchscript(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any("/code/" in name for name in archive.namelist())
-    except Exception:  # no zip, or a damaged one
-        return False
 
 
 def _tensor_file(path: Path) -> dict[str, np.ndarray]:

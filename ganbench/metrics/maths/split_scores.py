@@ -1,6 +1,7 @@
 """Inception Score (Salimans et al. 2016, section 4; splits as in Barratt, Sharma 2018): exp of the mean KL divergence
 between an image's class distribution and the set's."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,14 @@ def inception_score(logits: Any, splits: int = 10) -> dict[str, float]:
     return {"mean": float(np.mean(scores)), "std": float(np.std(scores))}
 
 
-def split_scores(logits: Tensor, splits: int) -> list[float]:
-    """The score of each split."""
+def split_scores(logits: Tensor, splits: int, size: int = 0) -> list[float]:
+    """The score of each split. size: images in a split, the last one may have fewer, in place of a number of splits."""
     n, splits = len(logits), as_count(splits, "splits", 1)
-    if splits > n:
+    if splits > n and not size:
         raise UserError(f"inception_score: {splits} splits of {n} images are not possible, choose 1 to {n}")
     log_p = logits.double().log_softmax(1)
-    return [_score(log_p[i * n // splits:(i + 1) * n // splits]) for i in range(splits)]
+    bounds = [*range(0, n, size), n] if size else [i * n // splits for i in range(splits + 1)]
+    return [_score(log_p[start:end]) for start, end in pairwise(bounds)]
 
 
 def _score(log_p: Tensor) -> float:

@@ -66,8 +66,8 @@ class Fid(StreamedMoments):
             return self.gaussian(real=True)
         seen = self.gaussian(real=False).mean
         if len(self.reference.mean) != len(seen):
-            raise UserError(f"fid: the reference statistics have {len(self.reference.mean)} features and these images "
-                            f"{len(seen)}: they belong to another network or layer")
+            raise UserError(f"{self._name}: the reference statistics have {len(self.reference.mean)} features and "
+                            f"these images {len(seen)}: they belong to another network or layer")
         return self.reference
 
     def reset(self) -> None:
@@ -80,5 +80,5 @@ class Fid(StreamedMoments):
 
     def real_state(self) -> dict[str, Tensor]:
         if self.reference is not None:
-            raise UserError("fid: reference statistics are not stored again")
+            raise UserError(f"{self._name}: reference statistics are not stored again")
         return super().real_state()

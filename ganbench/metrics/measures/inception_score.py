@@ -40,6 +40,7 @@ class InceptionScore(StoredFeatures):
                  shuffle: bool | None = None, shuffle_seed: int = SEED, **kwargs: Any):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
         self.splits = self.compat.splits if splits is None else splits
+        self.split_size = self.compat.split_size if splits is None else 0
         self.shuffle = self.compat.shuffle if shuffle is None else shuffle
         self.shuffle_seed = shuffle_seed
 
@@ -66,7 +67,8 @@ class InceptionScore(StoredFeatures):
         if self.shuffle:
             order = np.random.RandomState(self.shuffle_seed).permutation(len(logits))
             logits = logits[torch.from_numpy(order).to(logits.device)]
-        return split_scores(logits, self.splits)
+        return split_scores(logits, self.splits, self.split_size)
 
     def _choices(self) -> list[str]:
-        return [f"splits={self.splits}", f"shuffle={self.shuffle_seed if self.shuffle else 'no'}"]
+        splits = f"{self.split_size}-each" if self.split_size else str(self.splits)
+        return [f"splits={splits}", f"shuffle={self.shuffle_seed if self.shuffle else 'no'}"]

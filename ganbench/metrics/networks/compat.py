@@ -1,7 +1,8 @@
-"""What other libraries do differently, as one table: `--compat torch-fidelity | pytorch-fid | clean-fid | stylegan3`.
+"""What other libraries do differently, as one table: `--compat torch-fidelity | pytorch-fid | clean-fid | ...`.
 
 A mode fixes every choice at once: how images reach the network's side, how covariances are divided, how images leave a
-generator, and the numbers of subsets, splits and neighbours.
+generator, and the numbers of subsets, splits and neighbours. A network that came with a way to prepare pictures (CLIP,
+DINOv2, SwAV) keeps that, unless the mode's library is known to do otherwise.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ class Compat:
     """One library's choices.
 
     native: pictures reach the network in their own sizes and shapes, each resized by `resize` alone.
-    resize: name of a rule in ganbench.metrics.networks.resize. ddof: covariances are divided by N - ddof.
+    resize: name of a rule in ganbench.metrics.networks.resize, for Inception and VGG. transformer_resize: the rule for
+    CLIP and DINOv2, "" = their own. ddof: covariances are divided by N - ddof.
     rounding: how float images in [-1,1] become uint8: "nearest" (x*127.5 + 127.5, half to even), "stylegan"
     (x*127.5 + 128, cut off) or "byte" ((x+1)/2*255, cut off).
     """
@@ -26,12 +28,14 @@ class Compat:
     name: str
     native: bool = False
     resize: str = "tf1-bilinear"
+    transformer_resize: str = ""
     ddof: int = 1
     rounding: str = "nearest"
     kid_subsets: int = 100
     kid_subset_size: int = 1000
     kid_smaller: bool = False  # a set smaller than the subset size shrinks the subsets instead of being refused
     splits: int = 10
+    split_size: int = 0  # images in a split of the Inception Score, in place of a number of splits
     shuffle: bool = True  # shuffle images before the splits of the Inception Score
     pr_k: int = 3
     pr_strict: bool = False
@@ -54,14 +58,21 @@ class Compat:
 MODES = {mode.name: mode for mode in (
     Compat("ganbench"),
     # 100 subsets of 1000 at seed 2020, 10 splits after a shuffle at seed 2020; precision and recall on VGG16
-    Compat("torch-fidelity", native=True, pr_network="vgg16", pr_layer="fc2_relu"),
+    Compat("torch-fidelity", native=True, transformer_resize="tf1-bilinear", pr_network="vgg16", pr_layer="fc2_relu"),
     # torchvision's ToTensor, then PyTorch's half-pixel bilinear without antialiasing
     Compat("pytorch-fid", native=True, resize="torch-bilinear"),
     # Pillow's antialiased bicubic on float channels, not rounded back to uint8 (Parmar et al. 2022)
-    Compat("clean-fid", native=True, resize="pil-bicubic", kid_smaller=True),
+    # for Inception; CLIP gets bytes, and of a picture that is not square the middle
+    Compat("clean-fid", native=True, resize="pil-bicubic", transformer_resize="pil-bicubic-crop", kid_smaller=True),
     # covariances divided by N; images leave the generator as x*127.5+128, cut off; no shuffle before the splits
     Compat("stylegan3", ddof=0, rounding="stylegan", kid_smaller=True, shuffle=False, pr_network="vgg16",
            pr_layer="fc2_relu"),
+    # the evaluator of Dhariwal and Nichol 2021: TensorFlow's graph; splits of 5,000 images in their order
+    Compat("guided-diffusion", rounding="byte", shuffle=False, split_size=5000),
+    # Stein et al. 2023: each network's own preparation (for DINOv2 and CLIP Pillow's bicubic); Inception as pytorch-fid
+    Compat("dgm-eval", native=True, resize="torch-bilinear"),
+    # Karras et al. 2024: DINOv2 behind PyTorch's antialiased bicubic, not rounded; Inception and bytes as in StyleGAN3
+    Compat("edm2", rounding="stylegan", transformer_resize="torch-bicubic-antialias"),
 )}
 
 

@@ -1,12 +1,16 @@
 """Networks that describe images: what FID, KID, precision and the others look through.
 
     inception-v3-compat                     the FID's Inception, layers 64, 192, 768, 2048, logits_unbiased, logits
-    vgg16, clip-vit-b-32 ..., dinov2-vit-b-14 ...   as torch-fidelity 0.4 defines them
+    vgg16, clip-rn50 ...                    as torch-fidelity 0.4 defines them
+    clip-vit-b-32 ..., dinov2-vit-l-14 ...  vision transformers (ganbench.metrics.networks.vit)
+    swav-resnet50                           torchvision's ResNet-50 with SwAV's weights
     random-vgg16                            VGG16's shape with random weights, for places without any
     package.module:callable                 one's own: uint8 (B,3,H,W) -> float (B,d)
     file.pt                                 TorchScript, likewise
 
-A network is opened once with all layers that are wanted, and knows the part of the protocol that is its own.
+A network is opened once with all layers that are wanted, and knows the part of the protocol that is its own. CLIP,
+DINOv2 and SwAV prepare pictures as those did who published scores with them, whatever Inception is used with, unless a
+compatibility mode says otherwise.
 """
 
 import hashlib
@@ -14,8 +18,9 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +31,7 @@ from ganbench.metrics.networks import weight_files as weights
 from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.metrics.networks.inception import LAYERS, SIDE, Inception
 from ganbench.metrics.networks.resize import resize
+from ganbench.metrics.networks.vit import VisionTransformer, names_of_clip
 from ganbench.random import Random, derived_seed
 
 Body = Callable[[Tensor], Mapping[str, Tensor]]
@@ -36,7 +42,6 @@ CHUNK = {"cpu": 32, "cuda": 256}  # images in a forward pass: activations of the
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-DINOV2 = {f"dinov2-vit-{size}-14": f"dinov2_vit{size}14" for size in "sblg"}
 
 
 class FeatureNetwork:
@@ -116,8 +121,9 @@ def open_network(name: str, layers: Sequence[str] = (), device: torch.device | s
     for layer in layers:
         if layer not in known:
             raise UserError(f"{name} has no layer '{layer}'.{nearest(layer, known)} Known: {', '.join(known)}")
-    device, rule = torch.device(device), find_compat(compat).resize
-    network = _own(name, layers, device, dtype) if _is_own(name) else _opener(name)(name, layers, device, dtype, rule)
+    device = torch.device(device)
+    network = (_own(name, layers, device, dtype) if _is_own(name) else
+               NETWORKS[name].opener(name, layers, device, dtype, find_compat(compat)))
     # so that pickling can store how to open it again
     network.opened = (name, layers, device, dtype, compat)
     return network
@@ -127,18 +133,9 @@ def known_layers(name: str) -> tuple[str, ...]:
     """The outputs of a network. Raises UserError for an unknown network."""
     if _is_own(name):
         return ("features", "logits")
-    if name == "inception-v3-compat":
-        return LAYERS
-    if name == "vgg16":
-        return ("fc2", "fc2_relu")
-    if name == "random-vgg16":
-        return ("512",)
-    if name in DINOV2:
-        return ("dinov2",)
-    if name.startswith("clip-") and name in weights.ASSETS:
-        return ("clip",)
-    networks = ["inception-v3-compat", "vgg16", "random-vgg16", *DINOV2, *(a for a in weights.ASSETS if "clip" in a)]
-    raise UserError(f"unknown feature network '{name}'.{nearest(name, networks)} Known: {', '.join(networks)}; "
+    if name in NETWORKS:
+        return NETWORKS[name].layers
+    raise UserError(f"unknown feature network '{name}'.{nearest(name, NETWORKS)} Known: {', '.join(NETWORKS)}; "
                     "one's own: MODULE:CALLABLE or a TorchScript file")
 
 
@@ -146,21 +143,13 @@ def default_layer(name: str, kind: str = "features") -> str:
     """The layer that metrics of that kind ("features" or "logits") look at."""
     layers = known_layers(name)
     if kind == "logits":
-        return "logits_unbiased" if "logits_unbiased" in layers else "logits" if "logits" in layers else layers[-1]
-    return {"inception-v3-compat": "2048", "vgg16": "fc2_relu"}.get(name, layers[0])
+        return next((layer for layer in ("logits_unbiased", "logits") if layer in layers), layers[-1])
+    return (NETWORKS[name].usual if name in NETWORKS else "") or layers[0]
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
 
-def _opener(name: str) -> Callable[..., FeatureNetwork]:
-    if name == "inception-v3-compat":
-        return _inception
-    if name == "random-vgg16":
-        return _random_vgg16
-    return _dinov2 if name in DINOV2 else _vgg16 if name == "vgg16" else _clip
-
-
-def _inception(name: str, layers: Sequence[str], device: torch.device, dtype: str, rule: str) -> FeatureNetwork:
+def _inception(name: str, layers: Sequence[str], device: torch.device, dtype: str, compat: Compat) -> FeatureNetwork:
     state = weights.load_weights(name)
     # zeros are no classifier: then logits are not offered, and the usual layer stands in where no other was wanted
     classifier = "fc.weight" in state and bool(state["fc.weight"].any())
@@ -171,7 +160,7 @@ def _inception(name: str, layers: Sequence[str], device: torch.device, dtype: st
     # cuDNN's float32 kernels want planes, those for tensor cores (tf32, bf16) pixels; on CPUs pixels are faster
     planes = device.type == "cuda" and dtype in ("float32", "float64")
     layout = torch.contiguous_format if planes else torch.channels_last
-    network = Inception(state, wanted, DTYPES[dtype], layout).to(device)
+    network, rule = Inception(state, wanted, DTYPES[dtype], layout).to(device), compat.resize
 
     def body(images: Tensor) -> Mapping[str, Tensor]:
         x = resize(images, SIDE, rule, resize_dtype(dtype))
@@ -183,35 +172,36 @@ def _inception(name: str, layers: Sequence[str], device: torch.device, dtype: st
                           weights_note=f"{known.name}: {known.note}" if known.note else known.name)
 
 
-def _normalised(model: Callable[[Tensor], Tensor], side: int, rule: str, dtype: str,
-                statistics: tuple[tuple[float, ...], tuple[float, ...]]) -> Callable[[Tensor], Tensor]:
+def _normalised(model: Callable[[Tensor], Any], side: int, rule: str, dtype: str,
+                statistics: tuple[tuple[float, ...], tuple[float, ...]]) -> Callable[[Tensor], Any]:
     """Resize, normalise by mean and standard deviation of channels, and run, all in one precision."""
     mean, std = (torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) * 255 for values in statistics)
 
-    def run(images: Tensor) -> Tensor:
+    def run(images: Tensor) -> Any:
         x = resize(images, side, rule, resize_dtype(dtype))
         return model(((x - mean.to(x)) / std.to(x)).to(DTYPES[dtype]))
 
     return run
 
 
-def _vgg16(name: str, layers: Sequence[str], device: torch.device, dtype: str, rule: str) -> FeatureNetwork:
+def _vgg16(name: str, layers: Sequence[str], device: torch.device, dtype: str, compat: Compat) -> FeatureNetwork:
     where = weights.path(name)
     weights.load_weights(name)  # torch-fidelity unpickles the file freely; that it holds tensors only is checked here
     from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
     extractor = FeatureExtractorVGG16(name, ["fc2"], feature_extractor_weights_path=str(where))
-    run = _normalised(extractor.model.to(device, DTYPES[dtype]), extractor.INPUT_IMAGE_SIZE, rule, dtype, IMAGENET)
+    side = extractor.INPUT_IMAGE_SIZE
+    run = _normalised(extractor.model.to(device, DTYPES[dtype]), side, compat.resize, dtype, IMAGENET)
 
     def body(images: Tensor) -> Mapping[str, Tensor]:
         x = run(images)
         return {"fc2": x, "fc2_relu": x.relu()}
 
     return FeatureNetwork(name, layers, body, weights_hash=weights.file_hash(where)[:8], device=device, dtype=dtype,
-                          resize=f"{rule}-{extractor.INPUT_IMAGE_SIZE}")
+                          resize=f"{compat.resize}-{side}")
 
 
-def _clip(name: str, layers: Sequence[str], device: torch.device, dtype: str, rule: str) -> FeatureNetwork:
-    where = weights.path(name)
+def _clip_resnet(name: str, layers: Sequence[str], device: torch.device, dtype: str, compat: Compat) -> FeatureNetwork:
+    where, rule = weights.path(name), compat.transformer_resize or "pil-bicubic-bytes"
     from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the published files are TorchScript, which is deprecated
@@ -222,28 +212,58 @@ def _clip(name: str, layers: Sequence[str], device: torch.device, dtype: str, ru
                           weights_hash=weights.file_hash(where)[:8], resize=f"{rule}-{int(extractor.resolution)}")
 
 
-def _dinov2(name: str, layers: Sequence[str], device: torch.device, dtype: str, rule: str) -> FeatureNetwork:
-    hub, model = Path(torch.hub.get_dir()), DINOV2[name]
-    where = hub / "checkpoints" / f"{model}_pretrain.pth"
-    if not where.is_file() or not any(hub.glob("facebookresearch_dinov2_*")):
-        raise UserError(f"the weights of {name} are not here: {where.name} (no hash is published) and its code belong "
-                        f"in "
-                        f"{hub}; fetch both with python -c \"import torch; torch.hub.load('facebookresearch/dinov2', "
-                        f"'{model}')\", or copy that folder from a machine that has them")
-    from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
-    extractor = FeatureExtractorDinoV2(name, ["dinov2"])
-    side = extractor.INPUT_IMAGE_SIZE
-    run = _normalised(extractor.model.to(device, DTYPES[dtype]).eval(), side, rule, dtype, IMAGENET)
-    return FeatureNetwork(name, layers, lambda images: {"dinov2": run(images)}, device=device, dtype=dtype,
-                          weights_hash=weights.file_hash(where)[:8], resize=f"{rule}-{side}")
+def _clip(name: str, layers: Sequence[str], device: torch.device, dtype: str, compat: Compat,
+          quick: bool = True) -> FeatureNetwork:
+    state = names_of_clip(weights.load_weights(name))
+    # the grid of patches that positions are stored for says the side
+    patch, positions = state["patch_embed.proj.weight"].shape[-1], state["pos_embed"].shape[1]
+    side = patch * round((positions - 1) ** 0.5)
+    network = VisionTransformer(state, side, eps=1e-5, quick=quick)
+    return _transformer(name, layers, network, side, CLIP, device, dtype, compat)
 
 
-def _random_vgg16(name: str, layers: Sequence[str], device: torch.device, dtype: str, rule: str) -> FeatureNetwork:
+def _dinov2(name: str, layers: Sequence[str], device: torch.device, dtype: str, compat: Compat) -> FeatureNetwork:
+    network = VisionTransformer(weights.load_weights(name), 224, eps=1e-6)
+    return _transformer(name, layers, network, 224, IMAGENET, device, dtype, compat)
+
+
+def _transformer(name: str, layers: Sequence[str], network: VisionTransformer, side: int,
+                 statistics: tuple[tuple[float, ...], tuple[float, ...]], device: torch.device, dtype: str,
+                 compat: Compat) -> FeatureNetwork:
+    rule = compat.transformer_resize or "pil-bicubic-bytes"
+    run = _normalised(network.to(device, DTYPES[dtype]).eval(), side, rule, dtype, statistics)
+
+    def body(images: Tensor) -> Mapping[str, Tensor]:
+        token, embedding = run(images)
+        return {"dinov2": token, "token": token, "clip": embedding}
+
+    return FeatureNetwork(name, layers, body, weights_hash=weights.file_hash(weights.path(name))[:8], device=device,
+                          dtype=dtype, resize=f"{rule}-{side}")
+
+
+def _swav(name: str, layers: Sequence[str], device: torch.device, dtype: str, compat: Compat) -> FeatureNetwork:
+    from torchvision.models import resnet50
+    # trained in parallel, with a head and prototypes that no score looks at
+    state = {key.removeprefix("module."): tensor for key, tensor in weights.load_weights(name).items()}
+    network = resnet50()
+    network.fc = nn.Identity()  # type: ignore[assignment]
+    wanted = network.state_dict()
+    lacking = [key for key in wanted if key not in state]
+    if lacking:
+        raise UserError(f"the weights of {name} lack {lacking[0]}: they are not SwAV's ResNet-50")
+    network.load_state_dict({key: state[key] for key in wanted})
+    rule = "pil-bilinear-bytes"
+    run = _normalised(network.to(device, DTYPES[dtype]).eval(), 224, rule, dtype, IMAGENET)
+    return FeatureNetwork(name, layers, lambda images: {"2048": run(images)}, device=device, dtype=dtype,
+                          weights_hash=weights.file_hash(weights.path(name))[:8], resize=f"{rule}-224")
+
+
+def _random_vgg16(name: str, layers: Sequence[str], device: torch.device, dtype: str, compat: Compat) -> FeatureNetwork:
     """VGG16's thirteen convolutions with weights drawn from N(0, 2 / fan-in), seed 0; means over the last maps.
 
     Random features tell sets of images apart (Naeem et al. 2020, section 4.2), but not as people do.
     """
-    side, inputs = 64, 3
+    side, inputs, rule = 64, 3, compat.resize
     parts: list[nn.Module] = []
     random = Random(derived_seed(0, "random-vgg16"))
     # five blocks of 3x3 convolutions, each ended by a pooling but the last
@@ -264,6 +284,26 @@ def _random_vgg16(name: str, layers: Sequence[str], device: torch.device, dtype:
 
     return FeatureNetwork(name, layers, body, weights_hash="seed0", device=device, dtype=dtype, resize=f"{rule}-{side}",
                           weights_note="random weights")
+
+
+class Known(NamedTuple):
+    """How a network is opened, and its outputs, the usual one first unless `usual` says another."""
+
+    opener: Callable[..., FeatureNetwork]
+    layers: tuple[str, ...]
+    usual: str = ""
+
+
+NETWORKS = {
+    "inception-v3-compat": Known(_inception, LAYERS, "2048"),
+    "vgg16": Known(_vgg16, ("fc2", "fc2_relu"), "fc2_relu"),
+    "random-vgg16": Known(_random_vgg16, ("512",)),
+    **{f"dinov2-vit-{size}-14": Known(_dinov2, ("dinov2",)) for size in "sblg"},
+    "swav-resnet50": Known(_swav, ("2048",)),
+    **{name: Known(_clip_resnet, ("clip",)) for name in weights.ASSETS if name.startswith("clip-rn")},
+    **{name: Known(_clip, ("clip", "token")) for name in weights.ASSETS if name.startswith("clip-vit")},
+    "clip-vit-l-14-datacomp": Known(partial(_clip, quick=False), ("clip", "token")),  # trained with GELU itself
+}
 
 
 # --- one's own --------------------------------------------------------------------------------------------------------

@@ -55,8 +55,41 @@ def pil_bicubic(images: Tensor, side: int, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(out.clip(0, 255)).to(device=images.device, dtype=dtype)
 
 
+def torch_bicubic(images: Tensor, side: int, dtype: torch.dtype) -> Tensor:
+    """PyTorch's antialiased bicubic, neither clipped nor rounded, as EDM2 brings pictures to DINOv2."""
+    return F.interpolate(images.to(dtype), size=(side, side), mode="bicubic", antialias=True)
+
+
+def pil_bicubic_bytes(images: Tensor, side: int, dtype: torch.dtype) -> Tensor:
+    """Pillow's antialiased bicubic on the picture itself, so rounded to bytes: torchvision's Resize((side, side))."""
+    return _pictures(images, (side, side), Image.Resampling.BICUBIC).to(images.device, dtype)
+
+
+def pil_bilinear_bytes(images: Tensor, side: int, dtype: torch.dtype) -> Tensor:
+    """Pillow's antialiased bilinear on the picture itself, rounded to bytes."""
+    return _pictures(images, (side, side), Image.Resampling.BILINEAR).to(images.device, dtype)
+
+
+def pil_bicubic_crop(images: Tensor, side: int, dtype: torch.dtype) -> Tensor:
+    """As pil_bicubic_bytes with the shape kept: the shorter side to `side`, and the middle of the longer one."""
+    height, width = images.shape[-2:]
+    short = min(height, width)
+    tall, wide = int(side * height / short), int(side * width / short)
+    top, left = round((tall - side) / 2), round((wide - side) / 2)
+    found = _pictures(images, (wide, tall), Image.Resampling.BICUBIC)
+    return found[..., top:top + side, left:left + side].to(images.device, dtype)
+
+
+def _pictures(images: Tensor, size: tuple[int, int], kind: Image.Resampling) -> Tensor:
+    """uint8 images resized by Pillow to (width, height), on the CPU."""
+    pictures = [Image.fromarray(array).resize(size, kind) for array in images.cpu().permute(0, 2, 3, 1).numpy()]
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
+
+
 RULES: dict[str, Callable[[Tensor, int, torch.dtype], Tensor]] = {
     "tf1-bilinear": tf1_bilinear, "torch-bilinear": torch_bilinear, "pil-bicubic": pil_bicubic,
+    "torch-bicubic-antialias": torch_bicubic, "pil-bicubic-bytes": pil_bicubic_bytes,
+    "pil-bicubic-crop": pil_bicubic_crop, "pil-bilinear-bytes": pil_bilinear_bytes,
 }
 
 

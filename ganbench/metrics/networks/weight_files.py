@@ -9,6 +9,8 @@ import hashlib
 import os
 import shutil
 import urllib.request
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +31,8 @@ class File:
     """One file that holds an asset.
 
     sha256: of the file, or its beginning, as far as its publisher states it. content: hash of its tensors instead
-    (`content_hash`), for files that are made here. package: PyPI requirement it is converted from.
+    (`content_hash`), for files that are made here. package: PyPI requirement it is converted from. Where no publisher
+    states a hash, both are "": the file is taken as it is, and rows say its hash.
     """
 
     name: str
@@ -53,6 +56,12 @@ class Asset:
 def _clip(name: str, model: str, megabytes: int, sha256: str) -> Asset:
     url = f"https://openaipublic.azureedge.net/clip/models/{sha256}/{model}.pt"
     return Asset(name, f"CLIP {model} (Radford et al. 2021)", (File(f"{name}.pt", megabytes, sha256, url=url),))
+
+
+def _dinov2(letter: str, size: str, megabytes: int) -> Asset:
+    name = f"dinov2_vit{letter}14"
+    file = File(f"{name}_pretrain.pth", megabytes, url=f"https://dl.fbaipublicfiles.com/dinov2/{name}/{name}_pretrain.pth")
+    return Asset(f"dinov2-vit-{letter}-14", f"DINOv2 ViT-{size}/14 (Oquab et al. 2023)", (file,))
 
 
 ASSETS = {asset.name: asset for asset in (
@@ -79,6 +88,12 @@ ASSETS = {asset.name: asset for asset in (
     _clip("clip-vit-l-14", "ViT-L-14", 890, "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
     _clip("clip-vit-l-14-336px", "ViT-L-14-336px", 891,
           "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"),
+    Asset("clip-vit-l-14-datacomp", "CLIP ViT-L-14 of DataComp-XL (Gadre et al. 2023), by hand: open_clip's file", (
+        File("CLIP-ViT-L-14-DataComp.XL-s13B-b90K.safetensors", 1710),)),
+    _dinov2("s", "S", 88), _dinov2("b", "B", 346), _dinov2("l", "L", 1217), _dinov2("g", "g", 4546),
+    Asset("swav-resnet50", "ResNet-50 trained by SwAV for 800 epochs (Caron et al. 2020)", (
+        File("swav_800ep_pretrain.pth.tar", 108,
+             url="https://dl.fbaipublicfiles.com/deepcluster/swav_800ep_pretrain.pth.tar"),)),
 )}
 
 
@@ -95,7 +110,14 @@ def find_weights(name: str) -> Asset:
 
 def present(name: str) -> File | None:
     """The best file of an asset that is here, unchecked; None if there is none."""
-    return next((file for file in find_weights(name).files if (weights_folder() / file.name).is_file()), None)
+    return next((file for file in find_weights(name).files if _place(file).is_file()), None)
+
+
+def _place(file: File) -> Path:
+    """Where a file is: our folder, or where torch.hub has put it already; our folder if it is in neither."""
+    import torch
+    kept, downloaded = weights_folder() / file.name, Path(torch.hub.get_dir()) / "checkpoints" / file.name
+    return downloaded if downloaded.is_file() and not kept.is_file() else kept
 
 
 def require(name: str) -> File:
@@ -113,23 +135,26 @@ def require(name: str) -> File:
 def path(name: str) -> Path:
     """The asset's file, its hash checked."""
     file = require(name)
-    where = weights_folder() / file.name
+    where = _place(file)
     _check(file, where, _read(where) if file.content else None)
     return where
 
 
 def load_weights(name: str) -> "dict[str, Tensor]":
-    """The asset's tensors by name, their hash checked. (Not for CLIP: its files are TorchScript, see `path`.)"""
+    """The asset's tensors by name, their hash checked. OpenAI's files of CLIP are TorchScript, of which the tensors are
+    read after the hash was found right."""
     file = require(name)
-    where = weights_folder() / file.name
+    where = _place(file)
     state = _read(where) if file.content else None
     _check(file, where, state)
-    return _read(where) if state is None else state
+    return _read(where, script=bool(file.sha256)) if state is None else state
 
 
 def check(name: str) -> str:
-    """The name of the asset's file, if one is here and is right. Raises UserError otherwise."""
-    return path(name).name
+    """The name of the asset's file with what is known of it, if one is here and is right. Raises UserError otherwise.
+    """
+    file = require(name)
+    return f"{path(name).name} {'is as published' if file.content or file.sha256 else 'has no published hash'}"
 
 
 def get(name: str, *, file: Path | None = None, via: str = "auto", say: Say = print) -> Path:
@@ -191,11 +216,23 @@ def file_hash(where: Path) -> str:
 def _hash_of(file: File) -> str:
     if file.content:
         return f"content {file.content[:8]}..., from the package {file.package}"
-    return f"sha256 {file.sha256[:8]}..."
+    return f"sha256 {file.sha256[:8]}..." if file.sha256 else "no hash is published"
 
 
-def _read(where: Path) -> "dict[str, Tensor]":
-    """Tensors of a .safetensors or .pth file. Pickles may hold tensors only."""
+def is_torchscript(where: Path) -> bool:
+    """Whether a file is a TorchScript archive."""
+    try:
+        with zipfile.ZipFile(where) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except Exception:  # no zip, or a damaged one
+        return False
+
+
+def _read(where: Path, script: bool = False) -> "dict[str, Tensor]":
+    """Tensors of a .safetensors or .pth file. Pickles may hold tensors only.
+
+    script: it may be TorchScript too: only of files whose hash was found right, for loading one may run what it says.
+    """
     import pickle
 
     import torch
@@ -204,6 +241,10 @@ def _read(where: Path) -> "dict[str, Tensor]":
     try:
         if where.suffix == ".safetensors":
             return load_file(where)
+        if script and is_torchscript(where):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch.jit is deprecated, and yet how these files were published
+                return torch.jit.load(where, map_location="cpu").state_dict()
         return torch.load(where, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise UserError(f"{where} cannot be read as weights ({str(error).splitlines()[0]}): "
@@ -221,10 +262,13 @@ def _take(asset: Asset, given: Path) -> Path:
     """Accept a file by hand, if it is one of the asset's, by its own hash or by that of its tensors."""
     if not given.is_file():
         raise UserError(f"no such file: {given}")
-    # known by its own hash, or else by that of the tensors in it
+    # known by its own hash, or else by that of the tensors in it; where nobody states one, it must hold tensors
     found = file_hash(given)
     for file in asset.files:
-        if file.sha256 and found.startswith(file.sha256):
+        unknown = not file.sha256 and not file.content
+        if unknown:
+            _read(given)
+        if unknown or (file.sha256 and found.startswith(file.sha256)):
             partial = weights_folder() / f"{file.name}.{os.getpid()}.tmp"
             shutil.copyfile(given, partial)
             os.replace(partial, weights_folder() / file.name)
