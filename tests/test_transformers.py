@@ -237,7 +237,8 @@ def dinov2(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("compat", "resize"), [(None, "pil-bicubic-bytes"), ("dgm-eval", "pil-bicubic-bytes"),
                                                 ("clean-fid", "pil-bicubic-crop"),
-                                                ("edm2", "torch-bicubic-antialias"), ("torch-fidelity", "tf1-bilinear")])
+                                                ("edm2", "torch-bicubic-antialias"),
+                                                ("torch-fidelity", "tf1-bilinear")])
 def test_fd_dinov2_from_arrays_to_the_number(dinov2, compat, resize):
     reals, fakes = pictures(6, 32, 32), pictures(5, 32, 32, seed=1) // 2
     asked = EvalRequest(names=["fd_dinov2"], real=reals, fake=fakes, compat=compat, floor=False, device="cpu",
