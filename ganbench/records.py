@@ -171,8 +171,7 @@ def _fresh(lines: list[dict[str, str]], former: list[dict[str, str]]) -> tuple[l
         if found is not None:
             name = " ".join(filter(None, (line["run"], line["metric"], line["level"])))
             remarks.append(f"{name} was {found['value']} and is now {line['value']}, by the same protocol from the "
-                           f"same images: "
-                           "both are kept, and the newer counts")
+                           "same images: both are kept, and the newer counts")
         known[_key(line)] = line
         fresh.append(line)
     return fresh, remarks

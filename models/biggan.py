@@ -74,8 +74,7 @@ class BigGAN(SpectralFamily):
     needs_labels = True
     kimg = 25_000.0
     presets = {
-        "paper": Preset("the code's CIFAR-10 configuration, 500 epochs: a "
-                        "GPU, days; not measured here"),
+        "paper": Preset("the code's CIFAR-10 configuration, 500 epochs: a GPU, days; not measured here"),
         "orthogonal": Preset("the same with the orthogonal regularisation of the ImageNet runs; not measured "
                              "here", orthogonal=1e-4),
         "laptop": Preset("small networks: digits in outline, a class a row, after 5 kimg; longer not measured",

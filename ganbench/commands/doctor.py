@@ -32,9 +32,8 @@ def examine() -> int:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
-            print(f"gpu {index}       {torch.cuda.get_device_name(index)}, "
-                  f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free, "
-                  f"bf16 {'yes' if torch.cuda.is_bf16_supported() else 'no'}")
+            print(f"gpu {index}       {torch.cuda.get_device_name(index)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB "
+                  f"free, bf16 {'yes' if torch.cuda.is_bf16_supported() else 'no'}")
     else:
         print("gpu         none that torch can see: everything runs on the CPU, take small sides and presets")
     from ganbench.data import cache_dir

@@ -122,8 +122,7 @@ def held_out(subject: Subject, metric: str) -> Any:
     """The test split. Raises UserError where the data has none."""
     if subject.held_out is None:
         raise UserError(f"{metric} needs images that were held out of training, and there are none: the data set has "
-                        f"no "
-                        "test split, or the run trained on it too: train on a train split, or leave the metric out")
+                        "no test split, or the run trained on it too: train on a train split, or leave the metric out")
     return subject.held_out
 
 

@@ -267,8 +267,7 @@ def guided(family: Family, images: Tensor, labels: Tensor | None = None, *, chan
     alive = ((strengths.amax(0) > 0) & (strengths.amax(0) > strengths.amin(0))).nonzero().flatten().tolist()
     if not alive:
         raise UserError(f"no unit of {short_name(type(family))}'s last convolution answers to any of {len(images)} "
-                        f"images: "
-                        "train longer, or look at another checkpoint with --which")
+                        "images: train longer, or look at another checkpoint with --which")
     for channel in alive[:channels]:
         best = strengths[:, channel].topk(min(top, len(images))).indices
         x, y = images[best], None if labels is None else labels[best]

@@ -49,8 +49,7 @@ def as_matrix(values: Any, what: str, least: int = 1) -> Tensor:
     tensor = as_numbers(values, what)
     if tensor.ndim == 1:
         raise UserError(f"{what}: expected one row a sample, (N,d), and got the shape {tuple(tensor.shape)}: if each "
-                        f"sample is "
-                        "one number, write x[:, None]")
+                        "sample is one number, write x[:, None]")
     if tensor.ndim != 2 or tensor.shape[1] == 0:
         raise UserError(f"{what}: expected one row a sample, (N,d), and got the shape {tuple(tensor.shape)}")
     if len(tensor) < least:

@@ -104,8 +104,7 @@ class Tallies(NamedTuple):
     def note(self, k: int) -> str:
         """What spoils the numbers, or ""."""
         parts = [f"{count:,} of {total:,} {what} images have {k} copies or more of themselves in their set: their "
-                 f"radius is 0, "
-                 f"and {spoilt} know nothing of them"
+                 f"radius is 0, and {spoilt} know nothing of them"
                  for count, total, what, spoilt in (
                      (self.empty[0], len(self.real_covered), "real", "precision, density and coverage"),
                      (self.empty[1], len(self.reals_around_fake), "generated", "recall")) if count]

@@ -50,10 +50,9 @@ class FidInfinity(StoredFeatures):
         least = self._least(n_fake, width)
         if self.points < 3 or not 2 * width <= least or 2 * least > n_fake:
             raise UserError(f"fid_infinity: {self.points} sizes from {least:,} to {n_fake:,} images cannot be "
-                            f"extrapolated: with "
-                            f"{width:,} features it takes 3 sizes from {2 * width:,} images on, and {4 * width:,} in "
-                            f"all: give "
-                            "more images, or leave --set fid_infinity.least and .points out")
+                            f"extrapolated: with {width:,} features it takes 3 sizes from {2 * width:,} images on, and "
+                            f"{4 * width:,} in all: give more images, or leave --set fid_infinity.least and .points "
+                            "out")
 
     def _least(self, n_fake: int, width: int) -> int:
         return max(2 * width, n_fake // 10) if self.least is None else self.least

@@ -75,8 +75,7 @@ class LinearSeparabilityOwn(ModelMetric):
             tables = [table for table in found if table is not None]
             if not tables:
                 raise UserError(f"linear_separability_own: of no attribute the classifier gave both answers {FEWEST} "
-                                f"times among "
-                                f"{len(x)} images: use more images, or a generator that varies")
+                                f"times among {len(x)} images: use more images, or a generator that varies")
             value = 2 ** sum(map(conditional_entropy, tables))
             low, high = self._interval(tables, derived_seed(subject.seed, "separability", space))
             scores.append(Score(float(value), space, low, high,

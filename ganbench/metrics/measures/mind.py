@@ -32,8 +32,7 @@ class Mind(StoredFeatures):
     title = "MIND"
     paper = "Berthet et al. 2026, arXiv 2605.06797"
     summary = ("Monge Inception Distance: compares sorted projections of features, so it assumes no Gaussians as FID "
-               "does, "
-               "and its cost grows with n log n.")
+               "does, and its cost grows with n log n.")
     higher_is_better = False  # type: ignore[misc]
 
     def __init__(self, *args: Any, projections: int = 1000, **kwargs: Any):

@@ -27,8 +27,7 @@ class PowerSpectrum(ImageMetric):
     title = "Radial power spectrum, dB"
     paper = "the spectrum of Durall, Keuper, Keuper 2020, arXiv 2003.01826, section 3; the distance is ours"
     summary = ("Compares how much of each spatial frequency images contain. It finds upsampling artefacts, blur and "
-               "noise "
-               "in any kind of picture without a pretrained network, and does not see what a picture shows.")
+               "noise in any kind of picture without a pretrained network, and does not see what a picture shows.")
     higher_is_better = False  # type: ignore[misc]
 
     real_spectra: list[Tensor]

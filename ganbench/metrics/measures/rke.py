@@ -30,8 +30,7 @@ class RKE(StoredFeatures):
     title = "Rényi kernel entropy"
     paper = "Jalali, Li, Farnia 2023, NeurIPS, sections 4 and 5"
     summary = ("Counts modes by a kernel among features, and compares those of both sets. The counts depend on the "
-               "kernel's "
-               "width: compare only at equal width.")
+               "kernel's width: compare only at equal width.")
     higher_is_better = True  # type: ignore[misc]
 
     def __init__(self, *args: Any, sigma: float | None = None, **kwargs: Any):

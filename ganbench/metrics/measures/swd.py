@@ -28,10 +28,8 @@ class SWD(ImageMetric):
     title = "SWD x 1e3"
     paper = "Karras et al. 2018, arXiv 1710.10196, section 5"
     summary = ("Distance between the patches of real and generated images, at every scale of a Laplacian pyramid: "
-               "small "
-               "values mean that textures and structures of that size look alike. Brightness, contrast and colour "
-               "casts "
-               "of a whole set do not count.")
+               "small values mean that textures and structures of that size look alike. Brightness, contrast and "
+               "colour casts of a whole set do not count.")
     higher_is_better = False  # type: ignore[misc]
     equal_counts = True
     with_floor = True

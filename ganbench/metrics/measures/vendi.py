@@ -20,8 +20,7 @@ class Vendi(StoredFeatures):
     title = "Vendi score"
     paper = "Friedman, Dieng 2023, TMLR, arXiv 2210.02410"
     summary = ("The effective number of different images among the generated ones. Knows nothing of quality: noise "
-               "scores "
-               "high. Compare with the level of the real images at the same count.")
+               "scores high. Compare with the level of the real images at the same count.")
     higher_is_better = True  # type: ignore[misc]
 
     def compute(self) -> dict[str, float]:

@@ -23,8 +23,7 @@ class WaveletFrechet(ImageMetric):
     title = "Fréchet wavelet distance"
     paper = "Veeramacheneni, Wolter, Kuehne, Gall 2025, arXiv 2312.15289, section 3"
     summary = ("A Fréchet distance between frequency bands instead of features of an ImageNet classifier: sees "
-               "textures, "
-               "noise and colours of any kind of picture, alike in all domains.")
+               "textures, noise and colours of any kind of picture, alike in all domains.")
     higher_is_better = False  # type: ignore[misc]
 
     real_sums: list[Tensor]
