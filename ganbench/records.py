@@ -20,6 +20,8 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -59,23 +61,21 @@ COLUMNS: dict[str, str] = {
     "status": "ok, diverged, crashed, killed", "reason": "why, where the status is not ok",
     "precision": "arithmetic of training", "device": "hardware", "versions": "library versions",
     "git_commit": "commit of the code", "git_dirty": "true if the code had uncommitted changes",
-    "date": "when it was measured, UTC", "source": "where a published number stands",
+    "date": "when it was measured, UTC", "source": "where a published number was printed",
     "verified_by": "the copy of that source in which a published number was read again", "note": "anything to know",
     "schema": "version of this schema",
 }
-# schema version -> the columns that came with it
-ADDED = {2: ("flops_g", "flops_train"), 3: ("settings", "budget", "fake_hash", "verified_by")}
+ADDED = {2: ("flops_g", "flops_train"), 3: ("settings", "budget", "fake_hash", "verified_by")}  # version -> new
+ELSEWHERE = "choose another file for them"  # what to do about a file that cannot be written
 FLOATS = ("kimg", "value", "ci_low", "ci_high", "seconds")
 WHOLE = ("side", "channels", "img_seen", "step", "n_real", "n_fake", "seed", "eval_seed", "params_g", "params_d",
-         "flops_g",
-         "flops_train", "schema")
+         "flops_g", "flops_train", "schema")
 TRUTHS = ("higher_is_better", "git_dirty")
 DEFAULT_N = 2048  # images on each side of an evaluation, where nobody says how many
 FLOOR, NOISE = "reals against reals", "noise images"  # what reference rows call themselves, in the column family
 # Rows that agree in these answer the same question, and the newest of them counts.
 PLACE = ("run", "config_hash", "seed", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "split", "crop",
-         "side",
-         "channels", "n_real", "n_fake", "status")
+         "side", "channels", "n_real", "n_fake", "status")
 KEY = (*PLACE, "data_hash", "fake_hash")  # rows that agree in these were made from the same inputs in the same way
 SAME = 1e-6  # two values that differ by less, relatively, are one: the rest is the rounding of another processor
 
@@ -105,29 +105,21 @@ def append(path: str | Path, rows: Iterable[Mapping[str, Any]], warn: Callable[[
         >>> append(path, [{"run": "a", "metric": "fid", "value": 48.7}])
         0
     """
-    path, warn = Path(path), warn or _warn
+    path, warn = Path(path), warn or partial(warnings.warn, stacklevel=3)
     lines = [_checked(row) for row in rows]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path) as file:
-            raw = file.read()
-            whole = _whole_lines(raw)
-            former = _parse(_decoded(whole, path), path) if whole else []
-            if len(whole) < len(raw):  # only now: a file that is not ours has been refused above
-                file.truncate(len(whole))
-            fresh, remarks = _fresh(lines, former)
-            if fresh and whole and _version(_header(whole)) != SCHEMA:
-                atomic_write(path, _as_csv([*former, *fresh], header=True), remedy="choose another file for "
-                                                                                   "them", sync=True)
-            else:
-                # a file that a hand has edited may lack its last line's end
-                end = "\n" if whole and not whole.endswith(b"\n") else ""
-                file.seek(0, os.SEEK_END)
-                file.write((end + _as_csv(fresh, header=not whole)).encode())
-                file.flush()
-                os.fsync(file.fileno())
-    except OSError as error:
-        raise UserError(f"cannot write results to {path}: {error.strerror}; choose another file for them") from None
+    with _table(path) as (file, raw, whole, former):
+        if len(whole) < len(raw):  # only now: a file that is not ours has been refused already
+            file.truncate(len(whole))
+        fresh, remarks = _fresh(lines, former)
+        if fresh and whole and _version(_fields(whole)) != SCHEMA:
+            atomic_write(path, _as_csv([*former, *fresh], header=True), remedy=ELSEWHERE, sync=True)
+        else:
+            # a file that a hand has edited may lack its last line's end
+            end = "\n" if whole and not whole.endswith(b"\n") else ""
+            file.seek(0, os.SEEK_END)
+            file.write((end + _as_csv(fresh, header=not whole)).encode())
+            file.flush()
+            os.fsync(file.fileno())
     for remark in remarks:
         warn(f"{path}: {remark}")
     return len(fresh)
@@ -135,8 +127,7 @@ def append(path: str | Path, rows: Iterable[Mapping[str, Any]], warn: Callable[[
 
 def replace_rows(path: str | Path, rows: Iterable[Mapping[str, Any]],
                  own: Callable[[Mapping[str, str]], bool]) -> list[str]:
-    """Write `rows` in place of those that `own` says are the caller's, whole or not at all; all others are kept,
-    behind.
+    """Write `rows` in place of those that `own` says are the caller's, whole or not at all; the rest is kept behind.
 
     Args:
         path: a results CSV, made if needed. own: is given each row that is there.
@@ -147,15 +138,9 @@ def replace_rows(path: str | Path, rows: Iterable[Mapping[str, Any]],
     """
     path = Path(path)
     lines, _ = _fresh([_checked(row) for row in rows], [])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path) as file:
-            raw = file.read()
-            whole = _whole_lines(raw)
-            kept = [row for row in (_parse(_decoded(whole, path), path) if whole else []) if not own(row)]
-            atomic_write(path, _as_csv([*lines, *kept], header=True), remedy="choose another file for them", sync=True)
-    except OSError as error:
-        raise UserError(f"cannot write results to {path}: {error.strerror}; choose another file for them") from None
+    with _table(path) as (_, _, _, former):
+        kept = [row for row in former if not own(row)]
+        atomic_write(path, _as_csv([*lines, *kept], header=True), remedy=ELSEWHERE, sync=True)
     return list(dict.fromkeys(row["run"] for row in kept))
 
 
@@ -190,10 +175,6 @@ def _as_csv(rows: list[dict[str, str]], *, header: bool) -> str:
     return buffer.getvalue()
 
 
-def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=4)
-
-
 def read(path: str | Path) -> list[dict[str, str]]:
     """The rows of one CSV as text; half a line at the end, left by a killed writer, is left out with a warning.
 
@@ -206,7 +187,7 @@ def read(path: str | Path) -> list[dict[str, str]]:
     except OSError as error:
         raise UserError(f"cannot read results from {path}: {error.strerror}; name a results CSV") from None
     whole = _whole_lines(raw)
-    rows = _parse(_decoded(whole, Path(path)), Path(path))
+    rows = _parse(whole, Path(path))
     if len(whole) < len(raw):
         warnings.warn(f"{path} ends in half a line (a writer was killed): that line is left out", stacklevel=2)
     return rows
@@ -242,7 +223,8 @@ def load_results(*paths: str | Path) -> "pd.DataFrame":
     for column in FLOATS:
         frame[column] = [float(text) if text else math.nan for text in frame[column]]
     for column in WHOLE:
-        whole = [_whole_number(text) if text else pd.NA for text in frame[column]]
+        # exactly, also beyond what a float can hold; spreadsheets may have made "1e6" or "32.0" of it
+        whole = [int(Decimal(text)) if text else pd.NA for text in frame[column]]
         frame[column] = pd.array(whole, dtype="Int64")
     for column in TRUTHS:
         frame[column] = frame[column].map({"true": True, "false": False}).astype("boolean")
@@ -271,19 +253,29 @@ def plan_columns(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[IO[bytes]]:
-    """The file at its beginning, ours alone. One that was replaced while we waited for it is opened anew."""
-    while True:
-        with open(path, "a+b") as file:
-            lock_file(file)
-            try:
-                current = os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-            except FileNotFoundError:
-                current = False
-            if current:
-                file.seek(0)
-                yield file
-                return
+def _table(path: Path) -> Iterator[tuple[IO[bytes], bytes, bytes, list[dict[str, str]]]]:
+    """A results CSV, made if needed, ours alone: the open file, all of it, its whole lines, and their rows.
+
+    One that was replaced while we waited for it is opened anew. Raises UserError if it is no results file, or cannot be
+    written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with open(path, "a+b") as file:
+                lock_file(file)
+                try:
+                    current = os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+                except FileNotFoundError:
+                    current = False
+                if current:
+                    file.seek(0)
+                    raw = file.read()
+                    whole = _whole_lines(raw)
+                    yield file, raw, whole, _parse(whole, path) if whole else []
+                    return
+    except OSError as error:
+        raise UserError(f"cannot write results to {path}: {error.strerror}; {ELSEWHERE}") from None
 
 
 def _columns(version: int) -> list[str]:
@@ -297,17 +289,16 @@ def _version(header: list[str]) -> int | None:
     return next((v for v in range(SCHEMA, 0, -1) if header == _columns(v)), None)
 
 
-def _header(raw: bytes) -> list[str]:
-    line = raw.split(b"\n", 1)[0].decode("utf-8-sig", errors="replace")
+def _fields(raw: bytes) -> list[str]:
+    """The fields of the first line; none where it is no line of ours, with a carriage return in the middle, say."""
     try:
-        return next(csv.reader([line]), [])
-    except csv.Error:  # a carriage return in the middle, say: no header of ours
+        return next(csv.reader([raw.split(b"\n", 1)[0].decode("utf-8-sig", errors="replace")]), [])
+    except csv.Error:
         return []
 
 
 def _checked(row: Mapping[str, Any]) -> dict[str, str]:
-    unknown = set(row) - set(COLUMNS)
-    if unknown:
+    if unknown := set(row) - set(COLUMNS):
         raise ValueError(f"no such result column: {', '.join(sorted(unknown))}")
     return {column: _text(SCHEMA if column == "schema" else row.get(column)) for column in COLUMNS}
 
@@ -329,11 +320,10 @@ def _key(row: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _is_results(path: Path) -> bool:
-    """Whether a file of a folder is meant to be read: its header begins as ours do (or it cannot be read at all, and
-    reading it says why)."""
+    """Whether a folder's file is to be read: its header begins as ours do, or reading it will say what is wrong."""
     try:
         with open(path, "rb") as file:
-            return _header(file.readline())[:2] == ["run", "origin"]
+            return _fields(file.readline())[:2] == ["run", "origin"]
     except OSError:
         return True
 
@@ -346,55 +336,46 @@ def _whole_lines(raw: bytes) -> bytes:
     if not start:
         half = any(",".join(_columns(v)).encode().startswith(raw) for v in range(1, SCHEMA + 1))
         return b"" if half else raw  # half a header, or a file that is not ours
-    version = _version(_header(raw))
-    try:
-        fields = next(csv.reader([raw[start:].decode("utf-8", errors="replace")]), [])
-    except csv.Error:  # not even the beginning of a row
-        fields = []
+    version, fields = _version(_fields(raw)), _fields(raw[start:])
     complete = version is not None and len(fields) == len(_columns(version)) and fields[-1] == str(version)
     return raw if complete else raw[:start]
 
 
-def _decoded(raw: bytes, path: Path) -> str:
+def _parse(raw: bytes, path: Path) -> list[dict[str, str]]:
+    """Rows with every column of the present schema. Raises UserError naming the line of what is wrong."""
     try:
-        return raw.decode("utf-8-sig")  # spreadsheets put a byte order mark before what they save
+        text = raw.decode("utf-8-sig")  # spreadsheets put a byte order mark before what they save
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path} line {line} is not UTF-8 text: save the file as UTF-8, or name another") from None
-
-
-def _parse(text: str, path: Path) -> list[dict[str, str]]:
-    """Rows with every column of the present schema. Raises UserError naming the line of what is wrong."""
     if not text.strip():
         raise UserError(f"{path} is empty: it is not a results file")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[dict[str, str]] = []
     try:
         columns = next(reader)
-        version = _version(columns)
-        if version is None:
+        if (version := _version(columns)) is None:
             raise UserError(f"{path} has another schema than ganbench results version {SCHEMA} (line 1 "
                             f"{_strange(columns)}): use another file")
         begins = reader.line_num + 1
         for fields in reader:
+            line, begins = begins, reader.line_num + 1
             if not fields:  # an empty line
-                begins = reader.line_num + 1
                 continue
             if len(fields) != len(columns):
-                raise UserError(f"{path} line {begins}: {len(fields)} fields where the header has {len(columns)}: "
-                                "mend or remove the line")
+                raise UserError(f"{path} line {line}: {len(fields)} fields where the header has {len(columns)}: "
+                                "correct or remove the line")
             row = dict.fromkeys(COLUMNS, "") | dict(zip(columns, fields))
             if row["schema"] != str(version):
-                raise UserError(f"{path} line {begins}: not a row of results schema {version} (its last field is "
+                raise UserError(f"{path} line {line}: not a row of results schema {version} (its last field is "
                                 f"'{row['schema']}'): remove the line or use another file")
             for column, value in row.items():
                 if value and not _fits(column, value):
-                    raise UserError(f"{path} line {begins}: '{value}' is no value for the column {column}: "
+                    raise UserError(f"{path} line {line}: '{value}' is no value for the column {column}: "
                                     "correct the line")
             rows.append(row | {"schema": str(SCHEMA)})
-            begins = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path} line {reader.line_num}: {error}: mend or remove the line") from None
+        raise UserError(f"{path} line {reader.line_num}: {error}: correct or remove the line") from None
     return rows
 
 
@@ -404,14 +385,6 @@ def _strange(columns: list[str]) -> str:
     extra = [c for c in columns if c not in COLUMNS]
     return "; ".join([f"lacks {', '.join(missing[:4])}"] * bool(missing)
                      + [f"has {', '.join(extra[:4])}"] * bool(extra)) or "has the columns in another order"
-
-
-def _whole_number(text: str) -> int:
-    """Exactly, also beyond what a float can hold; spreadsheets may have made "1e6" or "32.0" of it."""
-    try:
-        return int(text)
-    except ValueError:
-        return int(float(text))
 
 
 def _fits(column: str, text: str) -> bool:
