@@ -205,7 +205,7 @@ class Family(nn.Module):
     # --- what a subclass must say -------------------------------------------------------------------------------
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The optimizers by name, made once after the networks stand on their device."""
+        """The optimizers by name, made once after the networks are on their device."""
         raise NotImplementedError
 
     def stage(self, clock: Clock) -> Stage:

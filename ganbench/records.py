@@ -56,7 +56,7 @@ COLUMNS: dict[str, str] = {
     "seed": "training seed", "eval_seed": "evaluation seed", "seconds": "training seconds when it was measured",
     "params_g": "trainable parameters of the generator", "params_d": "of the critic",
     "flops_g": "floating-point operations to generate one image, a multiply-add counted as two, by matrix products and "
-               "convolutions only; as the generator stood when it was measured",
+               "convolutions only; of the generator as it was when it was measured",
     "flops_train": "the same of training, for each real image shown: all updates, forward and backward",
     "status": "ok, diverged, crashed, killed", "reason": "why, where the status is not ok",
     "precision": "arithmetic of training", "device": "hardware", "versions": "library versions",
@@ -84,7 +84,7 @@ def append(path: str | Path, rows: Iterable[Mapping[str, Any]], warn: Callable[[
     """Append rows to a results CSV, creating it with its header. Rows that are there already are skipped.
 
     A row is there already if its KEY is, with the same value. The same key with another value is added, with a warning
-    that names both. (A row from before there was a `fake_hash` stands for any.)
+    that names both. (A row from before there was a `fake_hash` matches any.)
 
     Safe under several processes, and after kill -9: a half line left by a killed writer is removed first. A file of an
     older schema gets the columns it lacks, unless there is nothing to append.
@@ -388,7 +388,7 @@ def _strange(columns: list[str]) -> str:
 
 
 def _fits(column: str, text: str) -> bool:
-    """Whether a text can stand in a column."""
+    """Whether a text is a value of a column."""
     if column in TRUTHS:
         return text in ("true", "false")
     if column not in FLOATS and column not in WHOLE:

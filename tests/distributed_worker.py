@@ -127,7 +127,7 @@ def evaluation():
     count[distributed.rank()] = len(made)
     if distributed.world() > 1:
         torch.distributed.all_reduce(count)
-    return arrived | {"made": count, "agreed": torch.tensor(distributed.broadcast(10 + distributed.rank()))}
+    return arrived | {"made": count, "broadcast": torch.tensor(distributed.broadcast(10 + distributed.rank()))}
 
 
 class Meeting(nn.Module):

@@ -30,13 +30,13 @@ class CriticOfFunctions(nn.Module):
 @pytest.mark.parametrize("make", [lambda c: c, CriticOfFunctions])
 def test_every_rectified_map_behind_a_convolution_is_heard(make):
     layers = critic_of_modules().eval()
-    x, heard = torch.randn(4, 1, 8, 8), []
-    maps(Known(nn.Identity(), make(layers)), x, None, heard.append)
+    x, received = torch.randn(4, 1, 8, 8), []
+    maps(Known(nn.Identity(), make(layers)), x, None, received.append)
     first = F.leaky_relu(layers[0](x), 0.2)
     second = layers[3](layers[2](first)).clamp_min(0)
-    assert [tuple(h.shape) for h in heard] == [(4, 3, 4, 4), (4, 5, 4, 4)]
-    torch.testing.assert_close(heard[0], first)
-    torch.testing.assert_close(heard[1], second)
+    assert [tuple(h.shape) for h in received] == [(4, 3, 4, 4), (4, 5, 4, 4)]
+    torch.testing.assert_close(received[0], first)
+    torch.testing.assert_close(received[1], second)
 
 
 def test_the_critic_is_in_evaluation_mode_and_gets_its_mode_back():

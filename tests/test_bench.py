@@ -213,27 +213,27 @@ def test_what_other_code_made_is_kept_and_marked_until_one_asks_for_it_anew(suit
     before = (tmp_path / "table.csv").read_bytes()
     (tmp_path / "helper.py").write_text("RATE = 2\n")  # what the file imports from beside it is its code too
     again = Scripted({"mine-fast-digits-16-s1": ("crashed", "no")})
-    said = call(again)
+    output = call(again)
     assert again.ran == ["mine-fast-digits-16-s1"]  # what is finished is kept; what is not begins anew
-    assert "mine-fast-digits-16-s1 was crashed by other code: it begins anew" in said
-    assert said.count("was made by other code of its family and is kept") == 3
-    assert f"ganbench bench {suite} --redo --only mine-paper-digits-16-s0" in said
+    assert "mine-fast-digits-16-s1 was crashed by other code: it begins anew" in output
+    assert output.count("was made by other code of its family and is kept") == 3
+    assert f"ganbench bench {suite} --redo --only mine-paper-digits-16-s0" in output
     assert [row[:3] for row in table(suite)][:2] == [("reference-digits-16", "ok", "1.5"),
                                                      ("mine-paper-digits-16-s0", "ok", "1.5")]
     assert len(before) == len((tmp_path / "table.csv").read_bytes())
     console.file = io.StringIO()
     commands._what_is_there(plan(suite), tmp_path / "runs", console)  # as the dry run says it
-    said = console.file.getvalue()
-    assert "3 of these 4 cells are finished" in said
-    assert said.count("was made by other code of its family and is kept") == 3
+    output = console.file.getvalue()
+    assert "3 of these 4 cells are finished" in output
+    assert output.count("was made by other code of its family and is kept") == 3
     console.file = io.StringIO()
     commands._what_is_there(plan(suite), tmp_path / "elsewhere", console)
     assert console.file.getvalue() == "" and not (tmp_path / "elsewhere").exists()
     redone = Scripted({})
-    said = call(redone, redo=True)
+    output = call(redone, redo=True)
     assert sorted(redone.ran) == ["mine-fast-digits-16-s0", "mine-fast-digits-16-s1", "mine-paper-digits-16-s0",
                                   "mine-paper-digits-16-s1"]  # not the reference, which has no family
-    assert said.count("it begins anew") == 3 and "is kept" not in said
+    assert output.count("it begins anew") == 3 and "is kept" not in output
     assert "other code" not in call(Scripted({}), redo=True)
     document = json.loads((tmp_path / "runs" / "manifest.json").read_text())
     for entry in document["cells"].values():
@@ -366,8 +366,8 @@ def test_ray_gives_the_table_of_the_local_engine_though_a_worker_dies(suite, tmp
         time.sleep(0.05)
     assert victim is not None
     os.kill(victim, signal.SIGKILL)
-    said, _ = driver.communicate(timeout=400)
-    assert driver.returncode == 0, said
+    output, _ = driver.communicate(timeout=400)
+    assert driver.returncode == 0, output
     assert values(tmp_path / "ray" / "results" / "toys.csv") == values(tmp_path / "local" / "results" / "toys.csv")
 
 

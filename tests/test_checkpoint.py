@@ -77,7 +77,7 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage):
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"checkpoint": "images-000000000010"}', '{"checkpoint": 3, "value": 1.0}',
                                   '{"checkpoint": "images-000000000010", "value": "low"}', "\xff"])
-def test_a_damaged_mark_of_the_best_is_passed_over_with_a_note_and_written_anew(tmp_path, text):
+def test_a_damaged_mark_of_the_best_is_skipped_with_a_note_and_written_anew(tmp_path, text):
     for images in (10, 20):
         path = checkpoint.save_checkpoint(tmp_path, images, {}, tensors())
     (tmp_path / "best.json").write_bytes(text.encode("latin-1"))
@@ -86,7 +86,7 @@ def test_a_damaged_mark_of_the_best_is_passed_over_with_a_note_and_written_anew(
     with pytest.raises(UserError, match=r"best\.json is damaged .*--which last") as caught:
         checkpoint.check_mark(tmp_path)
     assert "\n" not in str(caught.value)
-    with pytest.warns(UserWarning, match="until then it is passed over"):
+    with pytest.warns(UserWarning, match="until then it is ignored"):
         checkpoint.mark_if_best(tmp_path, path, "swd", 3.0, higher_is_better=False)
     assert checkpoint.best_of(tmp_path) == path
     checkpoint.check_mark(tmp_path)
@@ -156,7 +156,7 @@ def test_one_flipped_bit_is_found_and_the_checkpoint_before_is_taken(tmp_path, n
         checkpoint.load_checkpoint(second)
     found = checkpoint.load_newest(tmp_path)
     assert found.path == first and found.document["steps"] == 10
-    assert len(found.passed_over) == 1 and "images-000000000020" in found.passed_over[0]
+    assert len(found.skipped) == 1 and "images-000000000020" in found.skipped[0]
     with pytest.raises(UserError, match=r"images-000000000020 .*--strict"):
         checkpoint.load_newest(tmp_path, strict=True)
     flip_a_bit(first / name)
@@ -174,16 +174,16 @@ def test_a_checkpoint_of_before_the_hashes_is_read(tmp_path):
     assert document == state and checkpoint.same(before, after)
 
 
-def test_one_that_does_not_fit_is_passed_over_and_kept_under_another_name(tmp_path):
+def test_one_that_does_not_fit_is_skipped_and_kept_under_another_name(tmp_path):
     for n in (10, 20, 30):
         checkpoint.save_checkpoint(tmp_path, n, {"steps": n}, tensors(), keep=3)
     found = checkpoint.load_newest(tmp_path, unfit=lambda state: "too late" if state["steps"] > 10 else "")
-    assert found.path.name.endswith("10") and [("too late" in reason) for reason in found.passed_over] == [True, True]
-    renamed = checkpoint.set_aside(tmp_path, found.path)
+    assert found.path.name.endswith("10") and [("too late" in reason) for reason in found.skipped] == [True, True]
+    renamed = checkpoint.rename_newer(tmp_path, found.path)
     assert [path.name for path in renamed] == ["unused-images-000000000020", "unused-images-000000000030"]
     assert checkpoint.list_checkpoints(tmp_path) == [found.path] and all(path.is_dir() for path in renamed)
     checkpoint.save_checkpoint(tmp_path, 20, {"steps": 20}, tensors())
-    assert checkpoint.set_aside(tmp_path, found.path)[0].name == "unused-images-000000000020-2"
+    assert checkpoint.rename_newer(tmp_path, found.path)[0].name == "unused-images-000000000020-2"
 
 
 @pytest.mark.parametrize("text, says", [

@@ -78,9 +78,9 @@ def in_process(monkeypatch, capsys, *arguments):
 def test_a_family_file_that_cannot_be_imported_is_named_with_its_line(elsewhere, monkeypatch, capsys, text, says):
     path = elsewhere / "mine.py"
     path.write_text(text)
-    code, said = in_process(monkeypatch, capsys, "run", str(path), "--dataset", "digits")
-    assert code == 2 and len(said.splitlines()) == 1
-    assert said.startswith("ganbench: " + says.format(path=path))
+    code, output = in_process(monkeypatch, capsys, "run", str(path), "--dataset", "digits")
+    assert code == 2 and len(output.splitlines()) == 1
+    assert output.startswith("ganbench: " + says.format(path=path))
     assert "ganbench_file_mine" not in sys.modules
 
 
@@ -95,18 +95,18 @@ def test_a_run_is_resumed_from_any_folder_and_after_it_was_moved(elsewhere, monk
     generator = np.random.default_rng(0)
     for i in range(40):
         Image.fromarray(generator.integers(256, size=(16, 16), dtype=np.uint8)).save(f"photos/{i}.png")
-    code, said = in_process(monkeypatch, capsys, "run", "run/mine.py", "--dataset", "photos", "--steps", "2",
+    code, output = in_process(monkeypatch, capsys, "run", "run/mine.py", "--dataset", "photos", "--steps", "2",
                             "--n-eval", "16", "--out", "run", "--resume", "--results", "run/all.csv", "--device", "cpu")
-    assert code == 0, said
+    assert code == 0, output
     config = json.loads(Path("run/config.json").read_text())
     assert config["options"]["dataset"] == config["dataset"]["spec"] == str(elsewhere / "home" / "photos")
     monkeypatch.chdir(elsewhere / "away")
-    code, said = in_process(monkeypatch, capsys, "resume", "../home/run", "--steps", "4", "--trust")
-    assert code == 0 and "resumed at" in said
+    code, output = in_process(monkeypatch, capsys, "resume", "../home/run", "--steps", "4", "--trust")
+    assert code == 0 and "resumed at" in output
     assert max(r["step"] for r in records.read("../home/run/all.csv")) == "4" and not list(Path().iterdir())
     (elsewhere / "home" / "run").rename(elsewhere / "away" / "moved")
-    code, said = in_process(monkeypatch, capsys, "resume", "moved", "--steps", "6", "--trust")
-    assert code == 0 and "resumed at" in said, said
+    code, output = in_process(monkeypatch, capsys, "resume", "moved", "--steps", "6", "--trust")
+    assert code == 0 and "resumed at" in output, output
     rows = records.read("moved/all.csv")  # what lay in the run's folder, the family's file too, has come along
     assert max(r["step"] for r in rows) == "6" and not (elsewhere / "home" / "run").exists()
     runs = {(r["dataset"], r["config_hash"], r["data_hash"], r["run"]) for r in rows}
@@ -123,8 +123,8 @@ def test_a_config_with_other_options_is_named(elsewhere, monkeypatch, capsys, ed
     edit(config)
     Path("run").mkdir()
     Path("run/config.json").write_text(json.dumps(config))
-    code, said = in_process(monkeypatch, capsys, "resume", "run")
-    assert code == 2 and says in said and "run/config.json" in said and len(said.splitlines()) == 1
+    code, output = in_process(monkeypatch, capsys, "resume", "run")
+    assert code == 2 and says in output and "run/config.json" in output and len(output.splitlines()) == 1
 
 
 def test_ctrl_c_says_how_to_go_on(elsewhere):
@@ -139,12 +139,12 @@ def test_ctrl_c_says_how_to_go_on(elsewhere):
         assert process.poll() is None and time.monotonic() - begun < 200
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=100)[1]
+    output = process.communicate(timeout=100)[1]
     assert process.returncode == 130
     last = (r"ganbench: stopped at .* kimg, step \d+, with a checkpoint; "
             r"`ganbench resume 'my run'` goes on from the last checkpoint")
-    assert re.fullmatch(last, said.splitlines()[-1]), said
-    assert "Traceback" not in said
+    assert re.fullmatch(last, output.splitlines()[-1]), output
+    assert "Traceback" not in output
     done = ganbench("resume", "my run", "--steps", "5")
     assert done.returncode == 0, done.stderr
 

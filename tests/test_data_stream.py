@@ -134,11 +134,11 @@ def test_reading_ahead_gives_the_same_batches(store, monkeypatch):
 
 
 def test_the_thread_that_reads_ahead_is_on_the_stream_s_gpu(store, monkeypatch):
-    told = []
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: told.append((threading.get_ident(), device)))
+    calls = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append((threading.get_ident(), device)))
     thread = Stream(store, 4, device="cuda:3")._reader.submit(threading.get_ident).result()
-    assert told == [(thread, torch.device("cuda:3"))] and thread != threading.get_ident()
-    assert Stream(store, 4)._reader is None and len(told) == 1
+    assert calls == [(thread, torch.device("cuda:3"))] and thread != threading.get_ident()
+    assert Stream(store, 4)._reader is None and len(calls) == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -33,12 +33,12 @@ def launch(script, world, *arguments, timeout=500):
         processes.append(subprocess.Popen([sys.executable, *script, *map(str, arguments)], env=environment,
                                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     try:
-        said = [process.communicate(timeout=timeout)[0] for process in processes]
+        output = [process.communicate(timeout=timeout)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [p.returncode for p in processes] == [0] * world, "\n".join(said)
-    return said
+    assert [p.returncode for p in processes] == [0] * world, "\n".join(output)
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_images_are_made_once_and_arrive_in_order(trained):
     one, two = (load_file(trained / name / "evaluation.safetensors") for name in ("one", "two"))
     for seen in (one, two):
         assert seen["by3"].flatten().tolist() == seen["by4"].flatten().tolist() == list(range(10))
-        assert seen["first"].flatten().tolist() == [0, 1] and int(seen["agreed"]) == 10
+        assert seen["first"].flatten().tolist() == [0, 1] and int(seen["broadcast"]) == 10
     # 4 batches of 3, 3 of 4; then 5 of 2, of which one process makes only what is asked for
     assert one["made"].tolist() == [4 + 3 + 1, 0] and two["made"].tolist() == [2 + 2 + 3, 2 + 1 + 2]
 
@@ -121,11 +121,11 @@ def test_two_processes_give_one_checkpoint_the_scores_that_one_gives(tmp_path):
 def test_eval_under_torchrun_gives_the_rows_of_one_process(tmp_path):
     session.run(RunOptions("dcgan", dataset="digits", preset="smoke", steps=3, metrics=[], results=None,
                                 out=str(tmp_path / "run"), device="cpu", quiet=True))
-    said = {}
+    output = {}
     for world in (1, 2):
-        said[world] = launch(["-m", "ganbench"], world, "eval", "--run", tmp_path / "run", "--metric", "swd,ms_ssim",
+        output[world] = launch(["-m", "ganbench"], world, "eval", "--run", tmp_path / "run", "--metric", "swd,ms_ssim",
                              "--n", "600", "--results", tmp_path / f"{world}.csv", "--device", "cpu")
-    assert "600 fake images" in said[2][0] and said[2][1] == ""  # one process speaks
+    assert "600 fake images" in output[2][0] and output[2][1] == ""  # one process speaks
     one, two = (records.read(tmp_path / f"{world}.csv") for world in (1, 2))
     assert len(one) == len(two) > 6
     for a, b in zip(one, two):

@@ -119,7 +119,7 @@ def test_lines_of_json_that_are_not_what_they_should_be_are_named(tmp_path, text
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=says) as caught:
-        files.read_json_lines(path, keys={"kimg": float}, remedy="mend the line")
+        files.read_json_lines(path, keys={"kimg": float}, remedy="correct the line")
     assert "\n" not in str(caught.value)
 
 

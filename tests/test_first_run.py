@@ -23,9 +23,9 @@ def cost(monkeypatch):
 
 def test_hours_on_a_cpu_become_the_laptop_preset_and_that_is_said(cost, elsewhere, capsys):
     resolved = command._estimated(resolve(RunOptions("dcgan", device="cpu", **DIGITS)))
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert resolved.preset == "laptop" and resolved.document["preset"] == "laptop"
-    assert "2:00:00" in said and "--preset paper insists" in said and "about 4:00 of training" in said
+    assert "2:00:00" in output and "--preset paper insists" in output and "about 4:00 of training" in output
 
 
 def test_a_preset_that_was_named_is_kept_and_so_is_one_that_is_quick(cost, elsewhere, capsys):
@@ -55,5 +55,5 @@ def test_estimating_does_not_change_what_is_trained(elsewhere):
 def test_the_end_says_what_is_next(capsys):
     path = Path("runs/my run")
     command._say_what_is_next(session.Outcome(path, "ok", "", [{"metric": "swd"}], 1.0), "results/r.csv")
-    said = capsys.readouterr().err
-    assert "ganbench sample 'runs/my run'" in said and "ganbench report results/r.csv" in said
+    output = capsys.readouterr().err
+    assert "ganbench sample 'runs/my run'" in output and "ganbench report results/r.csv" in output

@@ -60,11 +60,11 @@ def test_same_key_is_added_once(tmp_path: Path) -> None:
 
 
 def test_same_key_with_another_value_is_added_and_both_are_named(tmp_path: Path) -> None:
-    path, said = tmp_path / "r.csv", []
-    records.append(path, [ROW | {"fake_hash": "a"}], warn=said.append)
-    assert records.append(path, [ROW | {"fake_hash": "a", "value": 9.0}], warn=said.append) == 1
-    assert len(said) == 1 and "was 0.1 and is now 9.0" in said[0] and "the newer counts" in said[0]
-    assert records.append(path, [ROW | {"fake_hash": "a", "value": 9.0}], warn=said.append) == 0 and len(said) == 1
+    path, notes = tmp_path / "r.csv", []
+    records.append(path, [ROW | {"fake_hash": "a"}], warn=notes.append)
+    assert records.append(path, [ROW | {"fake_hash": "a", "value": 9.0}], warn=notes.append) == 1
+    assert len(notes) == 1 and "was 0.1 and is now 9.0" in notes[0] and "the newer counts" in notes[0]
+    assert records.append(path, [ROW | {"fake_hash": "a", "value": 9.0}], warn=notes.append) == 0 and len(notes) == 1
     with pytest.warns(UserWarning, match=r"was 9\.0 and is now 8\.0"):
         records.append(path, [ROW | {"fake_hash": "a", "value": 8.0}])
     assert records.load_results(path)["value"].tolist() == [0.1, 9.0, 8.0]
@@ -73,20 +73,20 @@ def test_same_key_with_another_value_is_added_and_both_are_named(tmp_path: Path)
 @pytest.mark.parametrize("column", ["data_hash", "fake_hash", "side", "channels", "crop", "split", "n_real", "n_fake",
                                     "protocol"])
 def test_other_inputs_are_another_row(tmp_path: Path, column: str) -> None:
-    path, said = tmp_path / "r.csv", []
+    path, notes = tmp_path / "r.csv", []
     row = ROW | {"data_hash": "d", "fake_hash": "f", "side": 32, "channels": 3, "crop": "c", "split": "train",
                  "n_real": 9, "n_fake": 9}
     other = 64 if isinstance(row.get(column), int) else "other"
-    assert records.append(path, [row, row | {column: other}, row], warn=said.append) == 2
-    assert said == []
+    assert records.append(path, [row, row | {column: other}, row], warn=notes.append) == 2
+    assert notes == []
 
 
 def test_a_row_from_before_there_was_a_hash_of_what_was_scored_stands_for_any(tmp_path: Path) -> None:
-    path, said = tmp_path / "r.csv", []
+    path, notes = tmp_path / "r.csv", []
     records.append(path, [ROW])
-    assert records.append(path, [ROW | {"fake_hash": "f"}], warn=said.append) == 0
-    assert records.append(path, [ROW | {"fake_hash": "f", "value": 7.0}], warn=said.append) == 1
-    assert "was 0.1" in said[0]
+    assert records.append(path, [ROW | {"fake_hash": "f"}], warn=notes.append) == 0
+    assert records.append(path, [ROW | {"fake_hash": "f", "value": 7.0}], warn=notes.append) == 1
+    assert "was 0.1" in notes[0]
 
 
 def test_two_processes_append_at_once_without_losing_or_tearing_a_line(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_with_ganbenchs_own_attribute_classifier(tmp_path, monkeypatch):
 
 def test_what_cannot_be_measured_is_refused():
     assert "latents" in LinearSeparabilityOwn().applies(Known(nn.Identity(), pixel_latents=True))
-    assert "told the class" in LinearSeparabilityOwn().applies(Known(nn.Identity(), needs_labels=True))
+    assert "given the class" in LinearSeparabilityOwn().applies(Known(nn.Identity(), needs_labels=True))
     with pytest.raises(UserError, match="keep"):
         LinearSeparabilityOwn(keep=0)
     with pytest.raises(UserError, match="labels"):

@@ -170,7 +170,7 @@ class Planned:
 
 @cache
 def stem_of(name: str) -> str:
-    """A data set's or family's name as it can stand in a file name: paths give their last part."""
+    """A data set's or family's name as it can be used in a file name: paths give their last part."""
     kind, _, rest = name.partition(":")
     tail = Path(rest or kind)
     return tail.stem if tail.suffix in (".py", ".npz") else tail.name

@@ -161,7 +161,7 @@ def states(folder: Path) -> Mapping[str, Mapping[str, Any]]:
 def gather(manifest: Manifest, planned: Planned, target: Path) -> tuple[int, list[str]]:
     """Write the suite's table from what its cells have so far, whole or not at all.
 
-    Rows stand in the order of the cells, whatever order they ended in, so that the same suite gives the same file. Only
+    Rows are in the order of the cells, whatever order they ended in, so that the same suite gives the same file. Only
     rows of the suite's own cells are replaced: those of other runs, and of finished cells that have left the suite,
     stay.
 

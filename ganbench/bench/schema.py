@@ -65,7 +65,7 @@ class Evaluation(_Table):
         for name, given in (("n_of", self.n_of), ("set", self.set), ("targets", self.targets)):
             for metric in given:
                 if metric not in self.metrics:
-                    raise ValueError(f"'{metric}' stands in {name}, and not in metrics")
+                    raise ValueError(f"'{metric}' is in {name}, and not in metrics")
         if few := next((metric for metric, n in self.n_of.items() if n < 2), None):
             raise ValueError(f"n_of.{few} = {self.n_of[few]} is refused: at least 2 images")
         return self
@@ -104,7 +104,7 @@ class SuiteEntry(_Table):
         if self.preset and self.presets:
             raise ValueError("give either preset or presets")
         if both := set(self.set) & set(self.sweep):
-            raise ValueError(f"'{min(both)}' stands both in set and in sweep")
+            raise ValueError(f"'{min(both)}' is given in both set and sweep")
         if any(not values for values in self.sweep.values()):
             raise ValueError("a sweep without values")
         for key, value in [*self.set.items(), *((k, v) for k, values in self.sweep.items() for v in values)]:
@@ -128,5 +128,5 @@ class Suite(_Table):
     @model_validator(mode="after")
     def _distinct(self) -> "Suite":
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("a seed stands twice in seeds")
+            raise ValueError("a seed is listed twice in seeds")
         return self

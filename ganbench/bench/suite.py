@@ -125,7 +125,7 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
     # cells of one key would share one folder
     keys = [cell.key for cell in cells]
     if twice := next((cell.name for cell in cells if keys.count(cell.key) > 1), None):
-        raise UserError(f"{path}: the cell {twice} stands twice: remove one of its [[family]] or [[dataset]] tables")
+        raise UserError(f"{path}: the cell {twice} is listed twice: remove one of its [[family]] or [[dataset]] tables")
     if not cells:
         raise UserError(f"{path}: no cells: every family is kept from every data set by its 'datasets'")
     settings_of_metrics = tuple((metric, tuple(sorted(given.items())))
@@ -164,7 +164,7 @@ def _check_families(path: Path, suite: Suite, lines: dict[tomlfile.Place, int]) 
                 other = files.setdefault(Path(entry.name).stem, named[entry.name])
                 if other != named[entry.name]:
                     raise UserError(f"two families are called {Path(entry.name).stem}, {other} and "
-                                    f"{named[entry.name]}: their results could not be told apart; rename one of the "
+                                    f"{named[entry.name]}: their results could not be distinguished; rename one of the "
                                     "files")
             else:
                 named[entry.name] = canonical(entry.name)

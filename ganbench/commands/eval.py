@@ -56,10 +56,10 @@ def evaluate(asked: EvalRequest, given: set[str]) -> None:
     _remarks(found)
     if asked.results and rows:
         added = records.append(asked.results, rows, warn=lambda text: note(f"warning: {text}"))
-        known = f" ({len(rows) - added} stood there already)" if added < len(rows) else ""
+        known = f" ({len(rows) - added} were there already)" if added < len(rows) else ""
         note(f"{added} rows added to {asked.results}{known}")
     if not found.rows:
-        raise UserError("nothing could be measured; the reasons stand above")
+        raise UserError("nothing could be measured; the reasons are above")
     if found.report.failures:
         raise typer.Exit(EXIT_INCOMPLETE)
 

@@ -111,7 +111,7 @@ def reproduce(
 
 
 def _table_of(path: Path) -> Path:
-    """The results that a path stands for: itself, or the table of a suite, wherever its last run put it."""
+    """The results that a path means: itself, or the table of a suite, wherever its last run put it."""
     if path.suffix != ".toml":
         return path
     from ganbench.bench.manifest import table_of

@@ -32,7 +32,7 @@ def run(options: RunOptions, given: set[str]) -> None:
 
 
 def resume(options: ResumeOptions, given: set[str]) -> None:
-    """Go on with a run that was stopped, exactly where its newest checkpoint stands."""
+    """Go on with a run that was stopped, exactly from its newest checkpoint."""
     from ganbench.training import session
     _finish(session.resume(**asdict(options)))
 

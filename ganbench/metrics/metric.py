@@ -136,7 +136,7 @@ class ImageMetric(MetricBase, TorchMetric):
         return ""
 
     def real_state(self) -> dict[str, Tensor]:
-        """What stands for the reals: put back by `load_real_state`, it gives the same scores."""
+        """What represents the reals: put back by `load_real_state`, it gives the same scores."""
         raise NotImplementedError
 
     def load_real_state(self, state: dict[str, Tensor]) -> None:
@@ -199,7 +199,7 @@ def build_metric(cls: type[Kind], name: str, options: Mapping[str, Any]) -> Kind
 
 
 def check_settings(names: list[str], options: Mapping[str, Any]) -> None:
-    """Raise UserError for settings that none of the metrics asked for would hear of."""
+    """Raise UserError for settings that none of the metrics asked for has."""
     chosen = {canonical(name): find_metric(name).settings() for name in names}
     for key, value in options.items():
         if isinstance(value, Mapping) and key not in chosen:

@@ -103,7 +103,7 @@ def to_float(images: Tensor, device: torch.device | str = "cpu") -> Tensor:
 
 
 def native_side(subject: Subject) -> int:
-    """The side at which the generator stands: less than the full one while it is still growing."""
+    """The side that the generator has reached: less than the full one while it is still growing."""
     return next(fakes(subject, 2, "side", native=True)).images.shape[-1]
 
 

@@ -159,5 +159,5 @@ def first_kernel(family: Family) -> Tensor:
 
 
 def convolutions(network: nn.Module) -> list[Tensor]:
-    """The convolution weights (O,I,k,k) of a network, in the order they stand in it."""
+    """The convolution weights (O,I,k,k) of a network, in their order there."""
     return [p for p in network.parameters() if p.dim() == 4]

@@ -1,4 +1,4 @@
-"""From rows of results to comparison tables: what may stand in one column, and which entries stand beside each other.
+"""From rows of results to comparison tables: what may be in one column, and which entries are compared.
 
 A block is one table: one data set at one side, split and crop. A column in it is one metric and level under one
 protocol with one count of images; nothing else may enter it. An entry (a line) is one family, preset and configuration
@@ -76,8 +76,8 @@ def build_if_any(frame: pd.DataFrame) -> list[TableBlock]:
 
 
 def _completed(rows: pd.DataFrame) -> pd.DataFrame:
-    """What only some rows of a run say (its budget, its settings) stands in all of them; likewise the precision of runs
-    of one configuration, if there is only one."""
+    """Put what only some rows of a run say (its budget, its settings) into all of them; likewise the precision of
+    runs of one configuration, if there is only one."""
     for column, by in (("settings", ["run"]), ("budget", ["run"]),
                        ("precision", ["origin", "family", "preset", "config_hash"])):
         for _, group in rows[rows["origin"] != "reference"].groupby(by, dropna=False):

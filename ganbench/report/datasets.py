@@ -54,7 +54,7 @@ class Overall:
                     f"intervals over runs. Mean ranks need {ENOUGH} data sets to be tested")
         verdict = "differ" if (self.p or 0.0) < 1 - CONFIDENCE else "are not shown to differ at all"
         return (f"{where}: the entries {verdict} (Friedman p = {self.p:.2g}); mean ranks that lie less than "
-                f"{self.critical:.2f} apart are not told apart (Nemenyi, 5%)")
+                f"{self.critical:.2f} apart are not distinguishable (Nemenyi, 5%)")
 
     @property
     def head(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Texts from results as they may stand elsewhere: one function for each place. (On a page, Jinja escapes them.)"""
+"""Texts from results as they may be written elsewhere: one function for each place. (On a page, Jinja escapes them.)"""
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
 

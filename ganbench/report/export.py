@@ -43,7 +43,7 @@ def to_markdown(blocks: list[TableBlock], literature: list[dict[str, Any]] | Non
                 failed: Sequence[Mapping[str, Any]] = ()) -> str:
     """GitHub tables. A column's leading value is bold only where it is better than every other.
 
-    Columns that few entries have stand in tables of their own. What comes from names is escaped.
+    Columns that few entries have are in tables of their own. What comes from names is escaped.
     """
     parts = []
     if summaries := overall(blocks):

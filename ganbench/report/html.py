@@ -93,7 +93,7 @@ def _block(name: str, block: TableBlock, frame: pd.DataFrame, folders: dict[str,
            numbers: dict[str, int], targets: Mapping[str, float]) -> dict[str, Any]:
     trained = [e for e in block.entries if not e.reference]
     heads, sections = block.headlines(), block.sections()
-    # what only one of several entries has is nothing to compare: it stands in a section of its own
+    # what only one of several entries has is nothing to compare: it goes into a section of its own
     compared = [c for c in heads if len(trained) < 2 or sum(bool(e.cells[c].last or e.cells[c].best)
                                                             for e in trained) > 1]
 

@@ -30,8 +30,8 @@ SPECIAL = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r
 def to_latex(blocks: list[TableBlock]) -> str:
     r"""booktabs tables (\usepackage{booktabs}), one line an entry, last values of the headline columns.
 
-    Columns that do not fit on a page stand in a further table, and so do those that few entries have. Notes and the
-    legend stand below in small print.
+    Columns that do not fit on a page go into a further table, and so do those that few entries have. Notes and the
+    legend are below in small print.
     """
     parts: list[str] = []
     for block in blocks:
@@ -55,7 +55,7 @@ def _table(block: TableBlock, columns: list[Column], entries: list[TableEntry]) 
         ruled = ruled or not entry.reference
         cells = [_cell(entry, column) for column in columns]
         body.append(" & ".join([tex(entry.label), tex(runs_of(entry)), number_or_blank(entry.kimg), *cells]) + r" \\")
-    # notes on columns of another table stand there: they begin with the column's title
+    # notes on columns of another table are there: they begin with the column's title
     elsewhere = _titles(block.columns) - _titles(columns)
     notes = [note for note in block.notes if not note.startswith(tuple(f"{title}:" for title in elsewhere))]
     heads = [f"{tex(_head(c))} {tex(c.arrow)}".strip() for c in columns]

@@ -20,7 +20,7 @@ class Column:
     n_real: int | None
     n_fake: int | None
     higher_is_better: bool | None
-    variant: int = 0  # 1, 2, ... where one metric and level stand in a block under several protocols or counts
+    variant: int = 0  # 1, 2, ... where one metric and level are in a block under several protocols or counts
     differs: str = ""  # what tells the variants apart, "n = 512"; empty where that takes more than a few words
 
     @property
@@ -36,7 +36,7 @@ class Column:
 
     @property
     def group(self) -> tuple[Any, ...]:
-        """The levels of one metric under one protocol stand together."""
+        """The levels of one metric under one protocol belong to one group."""
         return self.metric, self.variant
 
     @property

@@ -246,7 +246,7 @@ def _grid_x(x: Axis, height: float, lines: bool = True, top: float = TOP) -> lis
 
 def _levels(levels: Sequence[tuple[str, float]], y: Axis) -> list[str]:
     def below(at: float) -> float:
-        # The name stands under its line, away from the curves, unless that is where the axis is.
+        # The name is under its line, away from the curves, unless that is where the axis is.
         return at + 13 if at + 16 < y.start else at - 4
 
     return [f'<path class="level" d="M{LEFT} {y(v):.1f}H{WIDTH - RIGHT}"/><text class="tick" x="{WIDTH - RIGHT - 2}" '

@@ -43,7 +43,7 @@ def with_outcome(rows: pd.DataFrame) -> pd.DataFrame:
 def newest(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Of rows that measure the same thing with different values, the newest; and those that it replaces.
 
-    One run scored in two places may stand in two files, or have been scored again after something was put right: its
+    One run scored in two places may be in two files, or have been scored again after something was put right: its
     values are not averaged. Of two with one date the later in the files counts.
     Returns:
         The rows that count, in their order, and the replaced ones with the value that counts as `newest`. Rows that

@@ -58,7 +58,7 @@ class Differences:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where one entry stands in a column.
+    """How one entry ranks in a column.
 
     mark: "best" (shown better than every other entry), "tied" (leads, or is not distinguishable from the leading
     entry), "worse" (shown worse than the leading entry), "untested" (nothing to test with: no entry has two seeds), or
@@ -186,12 +186,12 @@ def standings(entries: Sequence[Mapping[int, float]], higher_is_better: bool,
     Args:
         entries: value by training seed, one mapping an entry (none empty).
         higher_is_better: direction. failed: runs of each entry that did not come to their end; default: none.
-    Two entries are told apart where the test between them (`differences`) is significant at 5%, corrected for the
+    Two entries are distinguished where the test between them (`differences`) is significant at 5%, corrected for the
     comparisons that one entry takes part in (Bonferroni, so p < 0.05 / (entries - 1)). This correction is enough
-    although the leader was chosen by looking: for a wrong entry to be called best, it must be told apart from the truly
-    best one, and there are (entries - 1) chances of that. With the same chance of error the truly best one is among
-    those marked best or tied, and an entry's rank lies between 1 + the number of entries shown better and the number of
-    those not shown worse. No entry with failed runs leads or is marked best.
+    although the leader was chosen by looking: for a wrong entry to be called best, it must be distinguished from the
+    truly best one, and there are (entries - 1) chances of that. With the same chance of error the truly best one is
+    among those marked best or tied, and an entry's rank lies between 1 + the number of entries shown better and the
+    number of those not shown worse. No entry with failed runs leads or is marked best.
     """
     k, sign = len(entries), 1.0 if higher_is_better else -1.0
     lost = list(failed) or [0] * k
@@ -259,7 +259,7 @@ def median_time(times: Sequence[float | None]) -> float | None:
 
 
 def _power(variance: float, difference: float, entries: int, seeds: int) -> float:
-    """Chance that two entries with that true difference are told apart."""
+    """Chance that two entries with that true difference are distinguished."""
     freedom = max(2, entries) * (seeds - 1)
     critical = special.stdtrit(freedom, 1 - (1 - CONFIDENCE) / max(1, entries - 1) / 2)
     if variance == 0:

@@ -37,12 +37,12 @@ class Damaged(UserError):
 
 
 class Loaded(NamedTuple):
-    """A checkpoint read back: where from, its state, its tensors, and why each newer one was passed over."""
+    """A checkpoint read back: where from, its state, its tensors, and why each newer one was skipped."""
 
     path: Path
     document: dict[str, Any]
     tensors: dict[str, Tensor]
-    passed_over: list[str]
+    skipped: list[str]
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def best_of(folder: Path) -> Path | None:
     try:
         found = _mark(folder)
     except UserError as error:
-        warnings.warn(f"{error}; until then it is passed over", stacklevel=2)
+        warnings.warn(f"{error}; until then it is ignored", stacklevel=2)
         return None
     # a mark may outlive its checkpoint, removed by hand
     return folder / found["checkpoint"] if found and (folder / found["checkpoint"]).is_dir() else None
@@ -196,21 +196,21 @@ def load_newest(folder: Path, *, keys: Mapping[str, Kinds] | None = None, strict
     Raises:
         UserError: the newest cannot be used and `strict`, or none of them can; or one that may not be read.
     """
-    passed_over: list[str] = []
+    skipped: list[str] = []
     # from the newest back, until one is whole and fits
     for checkpoint in reversed(list_checkpoints(folder)):
         try:
             document, tensors = load_checkpoint(checkpoint, keys)
             if unfit is not None and (reason := unfit(document)):
                 raise Damaged(f"the checkpoint {checkpoint} cannot be used ({reason})")
-            return Loaded(checkpoint, document, tensors, passed_over)
+            return Loaded(checkpoint, document, tensors, skipped)
         except Damaged as error:
             if strict:
                 raise UserError(f"{error}: leave out --strict to take the one before it") from None
-            passed_over.append(str(error))
+            skipped.append(str(error))
     # there were some, and none can be used
-    if passed_over:
-        raise UserError(f"{passed_over[0]}, and no older one can be used: begin a new run (this folder stays as it is)")
+    if skipped:
+        raise UserError(f"{skipped[0]}, and no older one can be used: begin a new run (this folder stays as it is)")
     return None
 
 
@@ -227,7 +227,7 @@ def explained_misfit(checkpoint: Path) -> Iterator[None]:
                         "with, or begin a new run") from None
 
 
-def set_aside(folder: Path, taken: Path) -> list[Path]:
+def rename_newer(folder: Path, taken: Path) -> list[Path]:
     """Rename the checkpoints newer than the one that training goes on from, so that new ones can take their names.
 
     Returns what they are called now. Nothing is removed: they may still be of use to somebody.

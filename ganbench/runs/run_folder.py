@@ -147,13 +147,13 @@ def _chosen(folder: Path, which: str, strict: bool) -> tuple[dict[str, Any], dic
     """The state and the tensors of the checkpoint to take, and where it lies."""
     if which == "best":
         checkpoint.check_mark(folder)
-        if (best := checkpoint.best_of(folder)) is not None:  # nothing else can stand in for the best one
+        if (best := checkpoint.best_of(folder)) is not None:  # nothing else can replace the best one
             return *checkpoint.load_checkpoint(best, checkpoint.POSITION), best
     found = checkpoint.load_newest(folder, keys=checkpoint.POSITION, strict=strict)
     if found is None:
         raise UserError(f"{folder.parent} holds no checkpoint yet: let `ganbench resume {folder.parent}` train on, "
                         "or name another run")
-    for reason in found.passed_over:
+    for reason in found.skipped:
         warnings.warn(f"{reason}: {found.path.name} is taken instead", stacklevel=3)
     return found.document, found.tensors, found.path
 

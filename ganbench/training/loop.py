@@ -205,9 +205,9 @@ class Trainer:
 
         # what was written after that checkpoint is about to be done again
         if self.engine.rank == 0:
-            for reason in found.passed_over:
+            for reason in found.skipped:
                 warnings.warn(f"{reason}: training goes on from {found.path.name}", stacklevel=2)
-            for path in checkpoint.set_aside(self.checkpoints, found.path):
+            for path in checkpoint.rename_newer(self.checkpoints, found.path):
                 warnings.warn(f"what cannot be used is kept as {path}", stacklevel=2)
         self.log.restore(document["log"])
         self.restored = True

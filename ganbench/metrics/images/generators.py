@@ -39,7 +39,7 @@ class Output:
     def as_bytes(self, images: Any, n: int, description: str, *, first: bool = False) -> Tensor:
         """Checked images, uint8 (n,C,S,S) on the CPU. first: they are the first of their set.
 
-        Raises UserError for other shapes, and for floats that are out of range, or in a range that cannot be told.
+        Raises UserError for other shapes, and for floats that are out of range, or in a range that is not clear.
         """
         images = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
         if not isinstance(images, Tensor) or images.ndim != 4 or len(images) != n or images.shape[1] not in (1, 3) \
@@ -69,7 +69,7 @@ AS_USUAL = Output()
 
 
 def from_callable(spec: str, n: int | None, seed: int, output: Output = AS_USUAL) -> GeneratedSet:
-    """`module:callable`, found as Python finds modules, or beside where one stands."""
+    """`module:callable`, found as Python finds modules, or in the present folder."""
     module_name, _, attribute = spec.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -1,6 +1,6 @@
 """Precision, recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020) from nearest neighbours.
 
-Around each point stands a ball that reaches to its k-th nearest neighbour in its own set. Distances are computed row
+Around each point is a ball that reaches to its k-th nearest neighbour in its own set. Distances are computed row
 block by row block (memory block x N) from inner products of centred features. Where that fast value is too near a
 radius to decide by, the pair's distance is computed again, exactly, from the difference: ties and duplicates are
 decided right, not by rounding.

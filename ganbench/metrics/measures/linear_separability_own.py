@@ -58,7 +58,7 @@ class LinearSeparabilityOwn(ModelMetric):
         if family.pixel_latents:
             return "linear separability needs latents that are vectors, and this family has none"
         if family.needs_labels:
-            return "linear separability asks what the latent says, and this family is told the class beside the latent"
+            return "linear separability asks what the latent says, and this family is given the class beside the latent"
         return ""
 
     def protocol(self) -> str:

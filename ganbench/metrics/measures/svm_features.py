@@ -103,7 +103,7 @@ class SvmFeatures(ModelMetric):
 
 
 def untrained(family: Family, seed: int) -> Family:
-    """The same family with fresh weights, on the same device; growing networks stand where the trained ones do."""
+    """The same family with fresh weights, on the same device; growing networks are at the side of the trained ones."""
     device = next(family.parameters()).device
     with torch.random.fork_rng([]):
         torch.manual_seed(derived_seed(seed, "untrained"))

@@ -58,7 +58,7 @@ class WassersteinGap(ModelMetric):
         return [self._difference(a, b, level, with_fakes) for level, (a, b, with_fakes) in pairs.items()]
 
     def _scores(self, subject: Subject, store: Any, n: int) -> np.ndarray:
-        """The critic's scores of at most n stored images, at the side at which it stands."""
+        """The critic's scores of at most n stored images, at the side it has reached."""
         images = reals(subject, store, choose(store, n, subject.seed), side=native_side(subject))
         return torch.cat([critic_score(subject.family, x, y) for x, y in images]).double().cpu().numpy()
 
