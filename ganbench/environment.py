@@ -16,6 +16,7 @@ LIBRARIES = ("ganbench", "torch", "torchvision", "numpy", "scipy", "scikit-learn
 
 @cache
 def versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that numbers depend on, by name."""
     found = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:
@@ -46,6 +47,7 @@ def git_state() -> tuple[str, bool | None]:
 
 @cache
 def processor() -> str:
+    """The processor's name, as the system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

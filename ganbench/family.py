@@ -89,10 +89,12 @@ class Clock:
 
     @property
     def kimg(self) -> float:
+        """Thousands of real images drawn so far."""
         return self.images / 1000
 
     @property
     def epoch(self) -> float:
+        """How often the training set has been drawn so far."""
         return self.images / self.dataset_size
 
 
@@ -244,6 +246,7 @@ class Family(nn.Module):
 
     @classmethod
     def summarise(cls) -> str:
+        """The summary, or the first line of the class's docstring."""
         return cls.summary or (cls.__doc__ or "").strip().partition("\n")[0]
 
     def ema_decay(self, stage: Stage) -> float:

@@ -106,9 +106,11 @@ class Random:
         return self._drawn(lambda whole: torch.randint(high, whole, generator=self.generator), shape)
 
     def state(self) -> Tensor:
+        """Where the stream is, for a checkpoint."""
         return self.generator.get_state()
 
     def restore(self, state: Tensor) -> None:
+        """Go on from where `state` was taken."""
         self.generator.set_state(state.cpu())
 
     def _drawn(self, draw: Callable[[tuple[int, ...]], Tensor], shape: tuple[int, ...]) -> Tensor:

@@ -26,6 +26,7 @@ class Tally:
 
     @property
     def failed(self) -> int:
+        """Cells that crashed or were killed."""
         return self.states["crashed"] + self.states["killed"]
 
 

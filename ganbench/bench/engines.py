@@ -54,7 +54,8 @@ class Launcher(Protocol):
 
     about: str
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Event]: ...
+    def run(self, tasks: Sequence[Task]) -> Iterator[Event]:
+        """Run the tasks, in any order, and report each: begun once, ended once; ticks in between."""
 
 
 # --- one process, wherever it runs ----------------------------------------------------------------------------------
@@ -181,6 +182,7 @@ class LocalEngine:
         self.about = f"{jobs} process{'es' if jobs > 1 else ''} on " + (f"{len(gpus)} GPU(s)" if gpus else "the CPU")
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Event]:
+        """Run the tasks, as many at once as there are slots; as Launcher.run."""
         waiting = list(reversed(tasks))
         free = list(range(self.jobs))
         running: dict[int, tuple[Task, subprocess.Popen[bytes], float]] = {}
@@ -237,6 +239,7 @@ class RayEngine:
         self.about = f"Ray, {ray.cluster_resources().get('CPU', 0):g} CPUs and {self.gpus} GPUs"
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Event]:
+        """Run the tasks wherever the cluster has room; as Launcher.run."""
         ray = self.ray
         remote = ray.remote(num_cpus=self.threads, num_gpus=1 if self.gpus else 0, max_retries=self.RETRIES)(execute)
         pending = {remote.remote(task): task for task in tasks}
@@ -271,9 +274,11 @@ class Requeued:
         self.process: subprocess.Popen[bytes] | None = None
 
     def __call__(self, task: Task) -> tuple[Event, str]:
+        """What the job runs: the task to its end."""
         return execute(task, self)
 
     def checkpoint(self, task: Task) -> Any:
+        """Called by submitit before the job is taken away: end the training, and queue again."""
         import submitit
         if self.process is not None:
             end([self.process])
@@ -311,6 +316,7 @@ class SlurmEngine:
         self.about = f"Slurm, an array of at most {jobs} at once"
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Event]:
+        """Submit the tasks, or wait for those that an earlier call submitted; as Launcher.run."""
         jobs = self._still_running(tasks)
         fresh = [task for task in tasks if task not in jobs.values()]
         if fresh:

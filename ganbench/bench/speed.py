@@ -30,10 +30,12 @@ class Speed:
 
     @property
     def images_per_second(self) -> float:
+        """Real images drawn, over all critic updates."""
         return self.images_per_step / self.seconds_per_step
 
     @property
     def seconds_per_kimg(self) -> float:
+        """Seconds for a thousand real images."""
         return 1000 / self.images_per_second
 
 

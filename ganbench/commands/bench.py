@@ -11,6 +11,7 @@ ENGINES = ("local", "ray", "slurm")
 
 
 def register(app: typer.Typer) -> None:
+    """Add this file's commands to the command line."""
     app.command()(bench)
 
 

@@ -16,6 +16,7 @@ PARTS = {"stores": "prepared data sets; made again from their files, as long as 
 
 
 def register(app: typer.Typer) -> None:
+    """Add this file's commands to the command line."""
     app.command()(clean)
 
 

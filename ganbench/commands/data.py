@@ -21,6 +21,7 @@ data = typer.Typer(no_args_is_help=True, help="Prepare, verify and describe data
 
 
 def register(app: typer.Typer) -> None:
+    """Add this file's commands to the command line."""
     app.add_typer(data, name="data")
 
 

@@ -13,6 +13,7 @@ EXTRAS = {"tensorboard": "tensorboard", "ray": "ray", "slurm": "submitit", "onnx
 
 
 def register(app: typer.Typer) -> None:
+    """Add this file's commands to the command line."""
     app.command()(doctor)
 
 

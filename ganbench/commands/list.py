@@ -9,6 +9,7 @@ from ganbench.plugins import load_plugin, names
 
 
 def register(app: typer.Typer) -> None:
+    """Add this file's commands to the command line."""
     app.command("list")(list_)
 
 
@@ -58,6 +59,7 @@ def preset_table(family: str) -> list[dict[str, Any]]:
 
 
 def print_catalogue(found: dict[str, list[dict[str, Any]]]) -> None:
+    """Print what `catalogue` gives as three tables."""
     _print_table("Families", ["name", "title", "paper", "presets"],
                  [[f["name"], f["title"], f["paper"], _some(f["presets"])] for f in found["families"]])
     _print_table("Data sets (or any folder, .npz, .zip)", ["name", "about"],
@@ -69,6 +71,7 @@ def print_catalogue(found: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def print_presets(family: str, presets: list[dict[str, Any]]) -> None:
+    """Print what `preset_table` gives as a table."""
     _print_table(f"Presets of {family}", ["preset", "side", "kimg", "what to expect"],
                  [[p["preset"], str(p["side"] or "any"), f"{p['kimg']:g}", p["about"]] for p in presets])
 

@@ -18,6 +18,7 @@ RUNS = Path("runs")
 
 
 def register(app: typer.Typer) -> None:
+    """Add this file's commands to the command line."""
     app.command()(report)
     app.command()(reproduce)
 

@@ -19,6 +19,7 @@ PATIENCE = 30 * 60  # seconds of training on a CPU beyond which nobody is made t
 
 
 def register(app: typer.Typer) -> None:
+    """Add this file's commands to the command line."""
     app.command("run")(as_command(RunOptions, run))
     app.command("resume")(as_command(ResumeOptions, resume))
 

@@ -17,6 +17,7 @@ UNLABELLED = ("classes", "embed", "filters", "guided", "growth")  # pictures tha
 
 
 def register(app: typer.Typer) -> None:
+    """Add this file's commands to the command line."""
     app.command("sample")(sample)
 
 

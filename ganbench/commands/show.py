@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
+    """Add this file's commands to the command line."""
     app.command("show")(show)
     app.add_typer(presets_app, name="presets")
 

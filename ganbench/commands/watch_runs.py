@@ -9,6 +9,7 @@ from ganbench.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
+    """Add this file's commands to the command line."""
     app.command()(watch)
 
 

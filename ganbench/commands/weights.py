@@ -9,6 +9,7 @@ from ganbench.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
+    """Add this file's commands to the command line."""
     room = typer.Typer(help="Weights of the networks that metrics look through.", no_args_is_help=True)
     room.command("list")(list_)
     room.command("get")(get)

@@ -127,9 +127,11 @@ class FolderPlace(Place):
         self.names.sort()
 
     def read(self, name: str) -> Path:
+        """The path of a file in the folder."""
         return self.path / name
 
     def other(self, name: str) -> bytes | None:
+        """The bytes of a file that is no picture; None where there is none of that name."""
         path = self.path / name
         if not path.is_file():
             return None
@@ -138,6 +140,7 @@ class FolderPlace(Place):
         return path.read_bytes()
 
     def fingerprint(self) -> str:
+        """What changes when the files do, as text."""
         return digest(sorted(self._state))  # type: ignore[type-var]
 
 
@@ -160,18 +163,21 @@ class Zip(Place):
         self.names = sorted(self._members)
 
     def fresh(self) -> None:
+        """Forget what a check of the files has kept: they are about to be read again."""
         try:
             self._file = zipfile.ZipFile(self.path)
         except Exception as error:  # names that are not UTF-8, later versions, damage: zipfile raises many things
             raise UserError(f"{self.path} is damaged or not a zip file ({error}): get it again") from None
 
     def read(self, name: str) -> bytes:
+        """The bytes of a member. Raises Unreadable."""
         try:
             return self._file.read(self._members[name])
         except Exception as error:  # encrypted, a method of a later version, damage: each packing raises its own
             raise Unreadable(f"{' '.join(str(error).split()) or type(error).__name__} (in {self.path})") from None
 
     def other(self, name: str) -> bytes | None:
+        """The bytes of a member that is no picture; None where there is none of that name."""
         for member in self._file.infolist():
             if one_spelling(member.filename) == name:
                 refuse_bomb(f"{self.path}: member {member.filename!r}", member.compress_size, member.file_size)
@@ -227,9 +233,11 @@ class Tar(Place):
             at += len(tail)
 
     def read(self, name: str) -> bytes:
+        """The bytes of a member. Raises Unreadable."""
         return self._read(*self._where[name])
 
     def other(self, name: str) -> bytes | None:
+        """The bytes of a member that is no picture; None where there is none of that name."""
         return self._read(*self._others[name]) if name in self._others else None
 
     def _read(self, offset: int, size: int) -> bytes:

@@ -166,6 +166,7 @@ class ContentHash:
         self._sha = hashlib.sha256(json.dumps([list(shape), labelled]).encode())
 
     def add(self, pixels: np.ndarray) -> None:
+        """Take in images, uint8 (N,C,S,S), in order."""
         self._sha.update(np.ascontiguousarray(pixels).data)
 
     def finished(self, labels: np.ndarray | None) -> str:

@@ -93,10 +93,12 @@ def exit_process(code: int) -> None:
 
 
 def rank() -> int:
+    """The number of this process, 0 where it is alone."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
+    """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -341,6 +343,7 @@ def help_generate(make: Make, n: int, shape: Sequence[int]) -> None:
 
 
 def release_helpers() -> None:
+    """Let the processes go that are in `help_generate`."""
     broadcast(None, patient=True)
 
 

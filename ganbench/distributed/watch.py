@@ -30,6 +30,7 @@ class Watch(threading.Thread):
         self.ending = threading.Event()  # this process has failed itself, and its main thread says why
 
     def run(self) -> None:
+        """The thread: show a sign of life each second, and look whether another process has failed."""
         count = 0
         while not self.ending.wait(PULSE):
             if self.agent is not None and os.getppid() != self.agent:

@@ -28,6 +28,8 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class CacheEntry:
+    """One entry of the cache."""
+
     key: str
     what: str  # e.g. "fid of digits train"
     bytes: int

@@ -102,6 +102,7 @@ class FeatureMetric(ImageMetric):
         return type(self).__module__.split(".")[-1]
 
     def protocol(self) -> str:
+        """Network, layer and settings; counts of images are part of it."""
         reals, fakes = self.counts()
         return ";".join([self._name, self._where(), f"layer={self.layer}", *self._choices(),
                          *([f"reals={reals}"] if self.needs_reals else []), f"fakes={fakes}"])
@@ -134,18 +135,23 @@ class StoredFeatures(FeatureMetric):
         (self.real_features if real else self.fake_features).append(features.detach())
 
     def reals(self) -> Tensor:
+        """The real features so far, (N,d). Raises UserError where there are none."""
         return stacked(self.real_features, f"{self._name}: no real images were given")
 
     def fakes(self) -> Tensor:
+        """The generated features so far, (M,d). Raises UserError where there are none."""
         return stacked(self.fake_features, f"{self._name}: no generated images were given")
 
     def counts(self) -> tuple[int, int]:
+        """(real, generated) images so far."""
         return rows(self.real_features), rows(self.fake_features)
 
     def real_state(self) -> dict[str, Tensor]:
+        """The real features, for the cache."""
         return {"features": self.reals()}
 
     def load_real_state(self, state: dict[str, Tensor]) -> None:
+        """Replace the reals by what `real_state` gave."""
         super().load_real_state(state)
         self.real_features = [state["features"].to(self.device)]
 
@@ -196,12 +202,15 @@ class StreamedMoments(FeatureMetric):
         return least(kept)[:, 1:]
 
     def counts(self) -> tuple[int, int]:
+        """(real, generated) images so far."""
         return (sum(moments.count(p) for p in self.real_moments), sum(moments.count(p) for p in self.fake_moments))
 
     def real_state(self) -> dict[str, Tensor]:
+        """The real moments and the sample, for the cache."""
         return {"moments": moments.combine(self.real_moments), "sample": least(self.real_sample)}
 
     def load_real_state(self, state: dict[str, Tensor]) -> None:
+        """Replace the reals by what `real_state` gave."""
         super().load_real_state(state)
         self.real_moments = [state["moments"].to(self.device)]
         self.real_sample = [state["sample"].to(self.device)]

@@ -114,6 +114,7 @@ def guided_gradients(family: Family, images: Tensor, labels: Tensor | None, chan
 
 
 def last_map(found: list[Tensor]) -> Tensor:
+    """The last of the maps. Raises UserError where there is none."""
     if not found:
         raise UserError("this family's critic has no convolution followed by a rectifier: use a convolutional one")
     return found[-1]

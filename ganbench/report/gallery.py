@@ -75,6 +75,7 @@ def dynamics_of(trained: list[TableEntry], folders: dict[str, RunFolder],
 
 def equilibrium_of(trained: list[TableEntry], folders: dict[str, RunFolder],
                    numbers: dict[str, int]) -> list[dict[str, Any]]:
+    """What families with an equilibrium log of it, a chart for each quantity."""
     charts = []
     for entry in trained:
         runs = [f for f in _first(entry, folders) if EQUILIBRIUM[0][0] in f.curves]

@@ -133,6 +133,7 @@ class LivePage(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
+        """The page's URL."""
         return f"http://127.0.0.1:{self.server_address[1]}/"
 
     def report(self) -> str:

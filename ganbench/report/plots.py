@@ -59,6 +59,7 @@ class Axis:
         self.high = high + margin
 
     def __call__(self, value: float) -> float:
+        """The pixel of a value; values beyond the ends are put at them."""
         if self.log:
             share = math.log(value / self.low) / math.log(self.high / self.low) if value > 0 else 0.0
         else:
@@ -66,6 +67,7 @@ class Axis:
         return self.start + min(1.0, max(0.0, share)) * (self.end - self.start)
 
     def ticks(self, wanted: int = 5) -> list[float]:
+        """Round values along the axis, about as many as wanted."""
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             for steps in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7)):

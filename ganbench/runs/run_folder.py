@@ -55,10 +55,12 @@ class Run:
 
     @property
     def kimg(self) -> float:
+        """Thousands of real images that it was trained on."""
         return self.images / 1000
 
     @property
     def name(self) -> str:
+        """Its identifier in the results."""
         return self.config["run"]
 
     def store(self, split: str | None = None) -> Store:

@@ -75,16 +75,19 @@ class TrainingEngine:
     # --- what families use --------------------------------------------------------------------------------------
 
     def random(self, name: str) -> Random:
+        """The run's random stream of that name, made when it is first asked for."""
         if name not in self.streams:
             self.streams[name] = Random(derived_seed(self.seed, name), self.device, self.rank, self.world)
         return self.streams[name]
 
     def update(self, loss: Tensor, optimizer: str, clip_norm: float | None = None) -> None:
+        """As `ganbench.family.Engine.update`."""
         self._backward(loss, self._cleared(optimizer), optimizer)
         self._make_step(loss.detach(), optimizer, clip_norm)
 
     def update_in_parts(self, loss: PartLoss, optimizer: str, n: int, clip_norm: float | None = None,
                         ) -> dict[str, Tensor]:
+        """As `ganbench.family.Engine.update_in_parts`."""
         k = self.family.config.accumulate
         if k == 1:
             whole, logs = loss(slice(0, n))
@@ -134,10 +137,12 @@ class TrainingEngine:
         torch.clear_autocast_cache()  # autocast keeps the weights it has cast, and these are the old ones
 
     def rate(self, optimizer: str) -> Tensor | float:
+        """The learning rate of an optimizer now, on a GPU a scalar there."""
         rate = self.optimizers[optimizer].param_groups[0]["lr"]
         return rate.clone() if isinstance(rate, Tensor) else rate  # the tensor itself changes with the next stage
 
     def mean(self, value: Tensor) -> Tensor:
+        """A scalar averaged over processes."""
         if self.world > 1:
             value = value.detach().clone()
             dist.all_reduce(value)
@@ -145,10 +150,12 @@ class TrainingEngine:
         return value
 
     def whole_batch(self, x: Tensor) -> Tensor:
+        """(B/world, ...) on each process -> (B, ...) on all, in order and differentiable."""
         return distributed.whole_batch(x)
 
     @property
     def local_batch(self) -> int:
+        """This process's share of the stage's batch."""
         return self.stage.batch // self.world
 
     # --- what the loop uses -------------------------------------------------------------------------------------
@@ -196,6 +203,7 @@ class TrainingEngine:
         return self.averaged
 
     def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which a step computes in the engine's precision."""
         kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         return torch.autocast(self.device.type, kind) if kind else nullcontext()
 

@@ -31,6 +31,7 @@ class Smoother:
         self.total, self.weight = 0.0, 0.0
 
     def add(self, value: float) -> None:
+        """Take in the next value."""
         if self.window is not None:
             self.window.append(value)
         else:
@@ -40,15 +41,18 @@ class Smoother:
 
     @property
     def value(self) -> float:
+        """The smoothed value, NaN before the first."""
         if self.window is not None:
             return statistics.median(self.window) if self.window else math.nan
         return self.total / self.weight if self.weight else math.nan
 
     def state(self) -> dict[str, Any]:
+        """For the checkpoint."""
         return {"window": list(self.window) if self.window is not None else None,
                 "total": self.total, "weight": self.weight}
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Go on from where `state` was taken."""
         if self.window is not None:
             self.window.extend(state["window"])
         self.total, self.weight = state["total"], state["weight"]
@@ -90,6 +94,7 @@ class Log:
             self.write(clock, seconds, scalars)
 
     def write(self, clock: Clock, seconds: float, scalars: dict[str, Scalar]) -> None:
+        """Write one step's scalars: a line of metrics.jsonl, and TensorBoard where it is wanted."""
         # here the device is waited for
         values = {key: float(value) for key, value in scalars.items()}
         self._settle()
@@ -147,6 +152,7 @@ class Log:
             self.smoother.restore(state["smoother"])
 
     def close(self) -> None:
+        """Close the files."""
         self.file.close()
         if self.board is not None:
             self.board.close()

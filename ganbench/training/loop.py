@@ -70,6 +70,7 @@ class Due:
                    "checkpoint": round(plan.checkpoint_every * 1000)}
 
     def now(self, what: str, images: int) -> bool:
+        """Whether it is due after so many images."""
         return images >= self.at[what]
 
     def done(self, what: str, images: int, every_kimg: float) -> None:
@@ -88,14 +89,17 @@ class Stopwatch:
         self._begun, self._paused = time.monotonic(), 0.0
 
     def start(self) -> None:
+        """Training begins now."""
         self._begun, self._paused = time.monotonic(), 0.0
 
     @property
     def seconds(self) -> float:
+        """Of training so far, over all resumptions."""
         return self.before + time.monotonic() - self._begun - self._paused
 
     @contextmanager
     def paused(self) -> Iterator[None]:
+        """What happens inside is no training time."""
         since = time.monotonic()
         yield
         self._paused += time.monotonic() - since

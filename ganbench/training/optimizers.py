@@ -16,6 +16,7 @@ class Skips:
                                                             for _ in range(4))
 
     def count(self, finite: Tensor) -> None:
+        """Take in whether an update was made (bool scalar on the device)."""
         skipped = (~finite).to(torch.int64)
         self.total.add_(skipped)
         self.row.add_(skipped).mul_(skipped)
@@ -28,6 +29,7 @@ class Skips:
         return total, row, longest, updates
 
     def write(self, total: int, row: int, longest: int, updates: int) -> None:
+        """Set all counts, as `read` gives them."""
         self.total.fill_(total)
         self.row.fill_(row)
         self.longest.fill_(max(row, longest))

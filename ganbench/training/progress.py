@@ -24,6 +24,7 @@ class ProgressLine:
 
     def show(self, clock: Clock, stage: Stage, fraction: float, scalars: dict[str, float], *,
              last: bool = False) -> None:
+        """Redraw the line, if it was not just drawn."""
         now = time.monotonic()
         if self.first is None:
             self.first = (fraction, clock.images)

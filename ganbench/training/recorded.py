@@ -29,7 +29,8 @@ Scalars = dict[str, Tensor | float]
 class Batches(Protocol):
     """Where real images come from: a `ganbench.data.Stream`, or random ones where only the speed counts."""
 
-    def next(self, side: int, batch: int) -> Batch: ...
+    def next(self, side: int, batch: int) -> Batch:
+        """The next batch at that side."""
 
 
 class Places:
@@ -60,6 +61,7 @@ class Places:
         self.next = 0
 
     def check_all_used(self) -> None:
+        """Raise RuntimeError for a step that took less than when it was recorded."""
         if self.next != len(self.kept):
             raise RuntimeError("a recorded step took less from outside than when it was recorded: its family's "
                                "recording_key does not name all that it depends on")

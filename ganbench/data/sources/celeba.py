@@ -26,6 +26,7 @@ class CelebASource(Source):
     needs = ""
 
     def open(self) -> None:
+        """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
         below = ("", "celeba", "CelebA", "Img", "celeba/Img")
         for home in self.homes():
             for path in (*(home / sub / name for sub in below for name in self.inside), home):
@@ -37,6 +38,7 @@ class CelebASource(Source):
         raise self.missing(self.needs, PAGE)
 
     def load(self) -> None:
+        """Read what is read whole, once, before the first image."""
         table = self.table("list_attr_celeba")
         if table is None:
             return
@@ -54,12 +56,15 @@ class CelebASource(Source):
         self.attribute_names = names
 
     def fresh(self) -> None:
+        """Forget what a check of the files has kept: they are about to be read again."""
         self.place.fresh()
 
     def encoded(self, index: int) -> bytes | Path:
+        """The file of one image: its path, or its bytes."""
         return self.place.read(self.names[index])
 
     def fingerprint(self) -> str:
+        """What changes when the files do, as text."""
         return f"{self.place.fingerprint()}-{super().fingerprint()}"
 
     def table(self, stem: str) -> tuple[list[str], dict[str, list[str]]] | None:

@@ -43,6 +43,7 @@ class CelebAHQ(Source):
     default_side = 256
 
     def open(self) -> None:
+        """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
         for home in self.homes():
             for find in (self._records, self._one_array, self._wild, self._pictures):
                 if home.exists() and find(home):
@@ -57,16 +58,20 @@ class CelebAHQ(Source):
                            f"{PAGE} and that second page")
 
     def read(self, index: int) -> Image.Image | np.ndarray:
+        """One image as it was published, or made from CelebA by its rules: RGB, 1024x1024."""
         return self.reader(self.names[index])
 
     def fresh(self) -> None:
+        """Forget what a check of the files has kept: they are about to be read again."""
         if self.place is not None:
             self.place.fresh()
 
     def fingerprint(self) -> str:
+        """What changes when the files do, as text."""
         return f"{self.place.fingerprint() if self.place else ''}-{super().fingerprint()}"
 
     def label(self) -> str:
+        """What results rows call this data."""
         return self.made_of or super().label()
 
     place: Place | None = None

@@ -29,6 +29,7 @@ class CIFAR10(Source):
     classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
     def open(self) -> None:
+        """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
         self.own_splits = True
         self.parts = ["train", "test"] if self.split == "all" else [self.split]
         if not self._find() and not (self._fetch() and self._find()):
@@ -38,6 +39,7 @@ class CIFAR10(Source):
         self.names = [f"{part}-{i:05d}" for part, files in self.found.items() for i in range(self._count(part, files))]
 
     def load(self) -> None:
+        """Read what is read whole, once, before the first image."""
         loaded = [self._read_part(part, files) for part, files in self.found.items()]
         self.images = np.concatenate([images for images, _ in loaded])
         self.labels = np.concatenate([labels for _, labels in loaded])
@@ -45,6 +47,7 @@ class CIFAR10(Source):
                       for i in range(len(images))]
 
     def read(self, index: int) -> np.ndarray:
+        """One image, uint8 (32,32,3)."""
         return self.images[index]
 
     def _find(self) -> bool:

@@ -24,6 +24,7 @@ class FFHQ(Source):
     default_side = 256
 
     def open(self) -> None:
+        """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
         for home in self.homes():
             for path in (home / name for name in INSIDE):
                 for candidate in (path, path.with_name(path.name + ".zip"), path.with_name(path.name + ".tar")):
@@ -47,10 +48,13 @@ class FFHQ(Source):
         return True
 
     def fresh(self) -> None:
+        """Forget what a check of the files has kept: they are about to be read again."""
         self.place.fresh()
 
     def encoded(self, index: int) -> bytes | Path:
+        """The file of one image: its path, or its bytes."""
         return self.place.read(self.names[index])
 
     def fingerprint(self) -> str:
+        """What changes when the files do, as text."""
         return self.place.fingerprint()

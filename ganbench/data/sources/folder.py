@@ -23,9 +23,11 @@ class Folder(Source):
 
     @classmethod
     def claims(cls, path: Path) -> bool:
+        """Whether this source reads what lies at that path."""
         return path.is_file() and super().claims(path)
 
     def open(self) -> None:
+        """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
         if not self.location and not self.root:
             raise UserError("folder needs a path: --dataset folder:PATH, or simply --dataset PATH")
         home = Path(self.location or self.root or "").expanduser()
@@ -47,10 +49,13 @@ class Folder(Source):
         self.remarks += layout.remarks + self.place.remarks()
 
     def fresh(self) -> None:
+        """Forget what a check of the files has kept: they are about to be read again."""
         self.place.fresh()
 
     def encoded(self, index: int) -> bytes | Path:
+        """The file of one image: its path, or its bytes."""
         return self.place.read(self.names[index])
 
     def fingerprint(self) -> str:
+        """What changes when the files do, as text."""
         return self.place.fingerprint()

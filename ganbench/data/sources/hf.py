@@ -26,9 +26,11 @@ class HuggingFace(Source):
 
     @classmethod
     def claims(cls, path: Path) -> bool:
+        """Whether this source reads what lies at that path."""
         return super().claims(path) if path.is_file() else _saved(path)
 
     def open(self) -> None:
+        """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
         if not self.location:
             raise UserError("hf needs a data set: hf:NAME as on the hub, or hf:FOLDER made by save_to_disk or of "
                             "parquet files")
@@ -78,6 +80,7 @@ class HuggingFace(Source):
         raise NoSplit(f"hf:{self.location} has no split for '{self.split}' (it has {', '.join(found)})")
 
     def read(self, index: int) -> Image.Image:
+        """One picture as Pillow opened it."""
         value = self.table[self.chosen[index]][self.column]
         if isinstance(value, dict):
             if value.get("bytes") is None and not value.get("path"):
@@ -86,6 +89,7 @@ class HuggingFace(Source):
         return plain(value)
 
     def fingerprint(self) -> str:
+        """What changes when the files do, as text."""
         return f"{getattr(self.table, '_fingerprint', '')}-{super().fingerprint()}"
 
 

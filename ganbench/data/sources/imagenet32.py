@@ -21,6 +21,7 @@ class ImageNet32(Source):
     classes = [str(i) for i in range(1000)]
 
     def open(self) -> None:
+        """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
         for home in self.homes():
             for folder in (home, home / "Imagenet32_train_npz", home / "Imagenet32_val_npz", home / "imagenet32"):
                 if self._find(folder):
@@ -41,11 +42,13 @@ class ImageNet32(Source):
         return True
 
     def load(self) -> None:
+        """Read what is read whole, once, before the first image."""
         blocks = [_read(file) for file in self.files]
         self.images = np.concatenate([images for images, _ in blocks])
         self.labels = np.concatenate([labels for _, labels in blocks])
 
     def read(self, index: int) -> np.ndarray:
+        """One image, uint8 (32,32,3)."""
         return self.images[index].transpose(1, 2, 0)
 
 

@@ -22,6 +22,7 @@ class LSUN(Source):
     default_side = 128
 
     def open(self) -> None:
+        """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
         for home in self.homes():
             if home.exists() and (self._lmdb(home) or self._exported(home)):
                 return
@@ -30,6 +31,7 @@ class LSUN(Source):
                            "https://www.yf.io/p/lsun (its https://github.com/fyu/lsun: python3 download.py -c bedroom)")
 
     def label(self) -> str:
+        """What results rows call this data."""
         return f"lsun-{self.category}" if self.category else "lsun"
 
     category = ""
@@ -72,16 +74,19 @@ class LSUN(Source):
         return bool(found)
 
     def fresh(self) -> None:
+        """Forget what a check of the files has kept: they are about to be read again."""
         for table in self.tables.values():
             table.fresh()
         if self.place is not None:
             self.place.fresh()
 
     def encoded(self, index: int) -> bytes | Path:
+        """The file of one image: its path, or its bytes."""
         if self.place is not None:
             return self.place.read(self.names[index])
         path, key = self.keys[index]
         return self.tables[path].get(key)
 
     def fingerprint(self) -> str:
+        """What changes when the files do, as text."""
         return self.place.fingerprint() if self.place is not None else super().fingerprint()

@@ -26,6 +26,7 @@ class IdxSource(Source):
     address = ""  # where people get the files by hand
 
     def open(self) -> None:
+        """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
         parts = {"train": ["train"], "test": ["t10k"], "all": ["train", "t10k"]}[self.split]
         self.pairs = self._found(parts) or self._fetched(parts)
         self.files = [file for pair in self.pairs for file in pair]
@@ -34,6 +35,7 @@ class IdxSource(Source):
         self.names = [f"{part}-{i:05d}" for part, count in zip(parts, counts) for i in range(count)]
 
     def load(self) -> None:
+        """Read what is read whole, once, before the first image."""
         self.images = np.concatenate([read_idx(images, 3) for images, _ in self.pairs])
         self.labels = np.concatenate([read_idx(labels, 1) for _, labels in self.pairs]).astype(np.int64)
         if len(self.images) != len(self.labels):
@@ -41,6 +43,7 @@ class IdxSource(Source):
                             f"{self.pairs[0][0].parent}: get the files again")
 
     def read(self, index: int) -> np.ndarray:
+        """One image, uint8 (28,28)."""
         return self.images[index]
 
     def _found(self, parts: list[str]) -> list[tuple[Path, Path]] | None:

@@ -28,9 +28,11 @@ class Npz(Source):
 
     @classmethod
     def claims(cls, path: Path) -> bool:
+        """Whether this source reads what lies at that path."""
         return path.is_file() and super().claims(path)
 
     def open(self) -> None:
+        """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
         if not self.location:
             raise UserError("npz needs a path: --dataset npz:FILE, or simply --dataset FILE.npz")
         path = Path(self.location).expanduser()
@@ -59,9 +61,11 @@ class Npz(Source):
         return read_arrays(self.path, self.split)
 
     def read(self, index: int) -> np.ndarray:
+        """One image, uint8 (H,W) or (H,W,3)."""
         return self.images[index]
 
     def fingerprint(self) -> str:
+        """What changes when the files do, as text."""
         return f"{super().fingerprint()}-{len(self.names)}"
 
 

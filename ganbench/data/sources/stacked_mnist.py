@@ -21,6 +21,7 @@ class StackedMNIST(MNIST):
     count = 128_000
 
     def open(self) -> None:
+        """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
         if self.location is not None:
             if not self.location.isdigit() or not 1 <= int(self.location) <= 10_000_000:
                 raise UserError(f"stacked-mnist:{self.location}: after the colon comes the number of images, 1 to "
@@ -31,10 +32,12 @@ class StackedMNIST(MNIST):
         self.names = [f"{i:07d}" for i in range(self.count)]
 
     def load(self) -> None:
+        """Read what is read whole, once, before the first image."""
         self.mnist.load()
         self.picked = np.random.RandomState(123).randint(len(self.mnist.images), size=(self.count, 3))
         assert self.mnist.labels is not None
         self.labels = self.mnist.labels[self.picked] @ np.array([100, 10, 1])
 
     def read(self, index: int) -> np.ndarray:
+        """One image, uint8 (28,28,3): a digit in each channel."""
         return self.mnist.images[self.picked[index]].transpose(1, 2, 0)

@@ -32,6 +32,7 @@ class WebDataset(Source):
     unnamed = True
 
     def open(self) -> None:
+        """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
         where = self.location or str(self.root or "")
         if not where:
             raise UserError("webdataset needs shards: webdataset:FOLDER, or webdataset:PATH-{000000..000012}.tar")
@@ -61,6 +62,7 @@ class WebDataset(Source):
         self.names = [self._shown(i) for i in self.chosen]
 
     def load(self) -> None:
+        """Read what is read whole, once, before the first image."""
         # of all, so that splits agree on the classes
         marks = [self._class_of(number, name) for number, name in self.spots]
         bare = [self._shown(i) for i, mark in enumerate(marks) if mark is None]
@@ -73,10 +75,12 @@ class WebDataset(Source):
         self.labels, self.classes = every[self.chosen], class_numbers(every, self.label())
 
     def encoded(self, index: int) -> bytes:
+        """The file of one image: its path, or its bytes."""
         number, name = self.spots[self.chosen[index]]
         return self.tars[number].read(name)
 
     def fingerprint(self) -> str:
+        """What changes when the files do, as text."""
         return f"{states(self.files)}"
 
     def _shown(self, spot: int) -> str:

@@ -142,6 +142,7 @@ class StoreSet(ImageSet):
 
     @property
     def data_hash(self) -> str:
+        """Of the whole store."""
         return self.store.content_hash
 
     def _batches(self, size: int) -> Iterator[Tensor]:
@@ -206,6 +207,7 @@ class ArraySet(ImageSet):
 
     @cached_property
     def content_hash(self) -> str:  # type: ignore[override]
+        """Of the pixels in order, whatever the array's layout."""
         return _digest(*map(_array_digest, self.array), self.side, self.channels, "")
 
     def _batches(self, size: int) -> Iterator[Tensor]:

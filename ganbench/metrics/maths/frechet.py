@@ -99,6 +99,7 @@ class Gaussian(NamedTuple):
 
     @staticmethod
     def of_moments(state: Tensor, ddof: int = 1) -> "Gaussian":
+        """From moments as ganbench.metrics.maths.moments has them."""
         return Gaussian(*moments.mean_and_covariance(state, ddof), n=moments.count(state))
 
 

@@ -97,6 +97,7 @@ class Points(NamedTuple):
     origin: float  # centre . centre
 
     def take(self, index: Tensor | slice) -> "Points":
+        """Some of the points."""
         return Points(self.rows[index], self.along[index], self.norms[index], self.origin)
 
 
@@ -266,6 +267,7 @@ class Components(NamedTuple):
     second_xy: float
 
     def variance(self, n: int, m: int) -> float:
+        """The estimate's variance with n and m samples, >= 0."""
         first = 4 * self.first_x / n + 4 * self.first_y / m
         second = (2 * self.second_xx / (n * (n - 1)) + 2 * self.second_yy / (m * (m - 1))
                   + 4 * self.second_xy / (n * m))

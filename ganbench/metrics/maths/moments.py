@@ -85,6 +85,7 @@ def add(moments: Tensor, rows: Tensor) -> None:
 
 
 def count(moments: Tensor) -> int:
+    """How many samples lie behind moments."""
     return int(moments[0, 0])
 
 

@@ -54,11 +54,13 @@ class SeededDraws:
     channels: int = 3
 
     def positions(self, which: int, side: int, block: int, images: int) -> np.ndarray:
+        """As `Draws.positions`, uniformly."""
         radius = self.size // 2
         rng = np.random.default_rng([self.seed, which, side, block])
         return rng.integers(radius, side - radius, size=(images, self.patches, 2))
 
     def directions(self, side: int, repeat: int) -> np.ndarray:
+        """As `Draws.directions`, uniformly on the sphere."""
         rng = np.random.default_rng([self.seed, 2, side, repeat])
         # normal numbers prefer no direction: scaled to length 1 they are uniform on the sphere
         normal = rng.standard_normal((self.count, self.channels * self.size * self.size))
@@ -383,6 +385,7 @@ class SlicedWasserstein(dict[int, float]):
 
     @property
     def average(self) -> float:
+        """The mean over levels."""
         return sum(self.values()) / len(self)
 
     def __missing__(self, key: object) -> float:

@@ -79,6 +79,8 @@ def bootstrap(statistic: Callable[..., np.ndarray], *samples: np.ndarray, seed: 
 # --- distances between sets of features -------------------------------------------------------------------------------
 
 class Interval(NamedTuple):
+    """The ends of a 95% interval, and how it was made."""
+
     low: float
     high: float
     method: str

@@ -34,6 +34,7 @@ class Authenticity(StoredFeatures):
         return float(authentic(self.reals(), self.fakes()).double().mean())
 
     def scores(self) -> list[Score]:
+        """The numbers as rows of a table, with their intervals where honest ones are known."""
         reals, fakes = self.reals(), self.fakes()
         hits = int(authentic(reals, fakes).sum())
         value, low, high = of_share(hits, len(fakes))

@@ -27,14 +27,17 @@ class BitsPerDim(ModelMetric):
         self.n = n
 
     def applies(self, family: Family) -> str:
+        """"" if the measure applies to this family; otherwise one line that says why not."""
         if family.has_likelihood:
             return ""
         return "bits_per_dim needs a model with a likelihood, and an adversarial generator has none"
 
     def protocol(self) -> str:
+        """All that must agree for two values to be compared."""
         return "bits_per_dim;mode=eval;images=uint8"
 
     def measure(self, subject: Subject) -> list[Score]:
+        """The numbers as rows of a table. Raises UserError where this model or its data has none."""
         splits = {"train": subject.reals} | ({} if subject.held_out is None else {"": subject.held_out})
         return [self._score(subject, level, store) for level, store in splits.items()]
 

@@ -29,12 +29,15 @@ class ClassAccuracy(ModelMetric):
         self.n, self.judge = n, "own-v1"
 
     def applies(self, family: Family) -> str:
+        """"" if the measure applies to this family; otherwise one line that says why not."""
         return "" if family.needs_labels else "class_accuracy needs a conditional family, and this one takes no labels"
 
     def protocol(self) -> str:
+        """All that must agree for two values to be compared."""
         return f"class_accuracy;classifier={self.judge};labels=as-trained"
 
     def measure(self, subject: Subject) -> list[Score]:
+        """The numbers as rows of a table. Raises UserError where this model or its data has none."""
         judge = classifier.of_classes(subject.reals, subject.device)
         self.judge = judge.identity
         made, asked = fake_pixels(subject, self.n or subject.n, "class_accuracy")

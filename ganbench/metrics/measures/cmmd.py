@@ -47,6 +47,7 @@ class Cmmd(StoredFeatures):
         return SCALE * gaussian_mmd(self.reals(), self.fakes(), self.sigma)
 
     def scores(self) -> list[Score]:
+        """The numbers as rows of a table, with their intervals where honest ones are known."""
         reals, fakes, value = self.reals(), self.fakes(), float(self.compute())
         n, m = len(fakes), len(reals)
         bias = value - SCALE * gaussian_mmd(reals, fakes, self.sigma, biased=False)

@@ -42,6 +42,7 @@ class Fid(StreamedMoments):
         return compare(self._reals(), self.gaussian(real=False))
 
     def scores(self) -> list[Score]:
+        """The numbers as rows of a table, with their intervals where honest ones are known."""
         p, q = self.gaussian(real=False), self._reals()
         value = compare(p, q)
         # the interval is made from random samples of features; reference statistics have none and count as exact
@@ -58,6 +59,7 @@ class Fid(StreamedMoments):
         return [Score(value, "", *interval, n_real=q.n, n_fake=p.n, higher_is_better=False, note="; ".join(notes))]
 
     def counts(self) -> tuple[int, int]:
+        """(real, generated) images so far; of a reference those behind it, 0 where that is unknown."""
         reals, fakes = super().counts()
         return (reals if self.reference is None else self.reference.n), fakes
 
@@ -79,6 +81,7 @@ class Fid(StreamedMoments):
         return [f"ddof={self.compat.ddof}"]
 
     def real_state(self) -> dict[str, Tensor]:
+        """The real moments and the sample, for the cache. Raises UserError for a reference."""
         if self.reference is not None:
             raise UserError(f"{self._name}: reference statistics are not stored again")
         return super().real_state()

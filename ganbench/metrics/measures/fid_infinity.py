@@ -43,6 +43,7 @@ class FidInfinity(StoredFeatures):
         self.points, self.least = points, least
 
     def check_counts(self, n_real: int, n_fake: int) -> None:
+        """Raise UserError if so few generated images allow no extrapolation."""
         # layers that are called by their width say so before anything is computed
         self._check(n_fake, int(self.layer) if self.layer.isdecimal() else 1)
 
@@ -63,6 +64,7 @@ class FidInfinity(StoredFeatures):
         return self._extrapolated(reals, fakes, self._subsets(len(fakes), fakes.shape[1]))
 
     def scores(self) -> list[Score]:
+        """The numbers as rows of a table, with their intervals where honest ones are known."""
         reals, fakes = self.reals(), self.fakes()
         subsets = self._subsets(len(fakes), fakes.shape[1])
         value = self._extrapolated(reals, fakes, subsets)

@@ -54,6 +54,7 @@ class InceptionScore(StoredFeatures):
         return {"mean": float(np.mean(scores)), "std": float(np.std(scores))}
 
     def scores(self) -> list[Score]:
+        """The numbers as rows of a table, with their intervals where honest ones are known."""
         parts = self._split_scores()
         interval = of_parts(float(np.mean(parts)), parts, "Student's t over splits")
         low, high, method = interval or (None, None, "")

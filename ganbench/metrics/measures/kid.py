@@ -41,6 +41,7 @@ class Kid(StoredFeatures):
         self.subset_seed = subset_seed
 
     def check_counts(self, n_real: int, n_fake: int) -> None:
+        """Raise UserError if there are fewer images than a subset takes, unless it may shrink."""
         few = min(n_real, n_fake)
         if few < self.subset_size and not self.shrink:
             raise UserError(f"kid: subsets of {self.subset_size} need as many real and generated images, and there are "
@@ -52,6 +53,7 @@ class Kid(StoredFeatures):
         return {"mean": float(values.mean()), "std": float(values.std())}
 
     def scores(self) -> list[Score]:
+        """The numbers as rows of a table, with their intervals where honest ones are known."""
         reals, fakes, values = self.reals(), self.fakes(), self._values()
         value, n, m = float(values.mean()), len(fakes), len(reals)
         # the variance over images, and that of averaging over so many random subsets

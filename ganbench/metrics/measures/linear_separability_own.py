@@ -55,6 +55,7 @@ class LinearSeparabilityOwn(ModelMetric):
         self.n, self.keep, self.judge, self.judge_name, self.resamples = n, keep, judge, judge_name, resamples
 
     def applies(self, family: Family) -> str:
+        """"" if the measure applies to this family; otherwise one line that says why not."""
         if family.pixel_latents:
             return "linear separability needs latents that are vectors, and this family has none"
         if family.needs_labels:
@@ -62,10 +63,12 @@ class LinearSeparabilityOwn(ModelMetric):
         return ""
 
     def protocol(self) -> str:
+        """All that must agree for two values to be compared."""
         return (f"linear_separability_own;classifier={self.judge_name or 'own-v1'};keep={self.keep:g};"
                 f"svm=LinearSVC;scored=held-out-{FOLDS}-fold;n={self.n or 'all'};truncation=none")
 
     def measure(self, subject: Subject) -> list[Score]:
+        """The numbers as rows of a table. Raises UserError where this model or its data has none."""
         judge = self.judge or self._own_judge(subject)
         latents, answers = self._describe(subject, judge)
         scores = []

@@ -57,15 +57,18 @@ class MGlobal(ModelMetric):
         self.n, self.gamma = n, float("nan")
 
     def applies(self, family: Family) -> str:
+        """"" if the measure applies to this family; otherwise one line that says why not."""
         if not family.autoencoder_critic:
             return "m_global needs a critic that is an autoencoder (as in BEGAN and EBGAN); this family's critic is not"
         return ""
 
     def protocol(self) -> str:
+        """All that must agree for two values to be compared."""
         aim = "own" if np.isnan(self.gamma) else f"{self.gamma:g}"
         return f"m_global;gamma={aim};critic=own;mode=eval;fakes=float;bn=running"
 
     def measure(self, subject: Subject) -> list[Score]:
+        """The numbers as rows of a table. Raises UserError where this model or its data has none."""
         family, n = subject.family, self.n or subject.n
         indices = choose(subject.reals, n, subject.seed)
         self.gamma = family.energy_ratio

@@ -46,6 +46,7 @@ class Mifid(StoredFeatures):
         return {"mifid": fid / distance if distance else float("inf") if fid else 0.0, "distance": distance}
 
     def scores(self) -> list[Score]:
+        """The numbers as rows of a table, with their intervals where honest ones are known."""
         reals, fakes, method = len(self.reals()), len(self.fakes()), "none: the quotient jumps at the threshold"
         values = self.compute()
         copied = values["distance"] < self.threshold

@@ -46,6 +46,7 @@ class Mind(StoredFeatures):
         return sliced_distance(*self._projected()) * self._scale()
 
     def scores(self) -> list[Score]:
+        """The numbers as rows of a table, with their intervals where honest ones are known."""
         reals, fakes = self._projected()
         value, n = sliced_distance(reals, fakes) * self._scale(), len(reals)
         low: float | None = None

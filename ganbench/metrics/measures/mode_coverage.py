@@ -33,9 +33,11 @@ class ModeCoverage(ModelMetric):
         self.n, self.resamples, self.judge = n, resamples, "own-v1"
 
     def protocol(self) -> str:
+        """All that must agree for two values to be compared."""
         return f"mode_coverage;classifier={self.judge};n={self.n or 'all'}"
 
     def measure(self, subject: Subject) -> list[Score]:
+        """The numbers as rows of a table. Raises UserError where this model or its data has none."""
         store, n = subject.reals, self.n or subject.n
         labels, k = labels_of(store, "mode_coverage"), len(store.classes)
         made, _ = fake_pixels(subject, n, "mode_coverage")

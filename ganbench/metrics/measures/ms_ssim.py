@@ -34,6 +34,7 @@ class MSSSIM(ImageMetric):
         self.add_state("waiting", default=[], dist_reduce_fx="cat")
 
     def protocol(self) -> str:
+        """All that must agree for two values to be compared."""
         return "ms_ssim;pairs=adjacent;scales=5;window=11;sigma=1.5;range=255"
 
     def update(self, images: Tensor, real: bool = False) -> None:
@@ -53,6 +54,7 @@ class MSSSIM(ImageMetric):
         return self._all().mean()
 
     def scores(self) -> list[Score]:
+        """The numbers as rows of a table, with their intervals where honest ones are known."""
         values = self._all().cpu().numpy()
         value, low, high = of_mean(values, least=0.0, most=1.0)
         several = len(values) > 1

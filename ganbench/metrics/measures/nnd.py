@@ -29,9 +29,11 @@ class Nnd(ModelMetric):
         self.n = n
 
     def protocol(self) -> str:
+        """All that must agree for two values to be compared."""
         return f"nnd;space=pixels;samples={self.n or 'all'};queries=held-out"
 
     def measure(self, subject: Subject) -> list[Score]:
+        """The numbers as rows of a table. Raises UserError where this model or its data has none."""
         test, n, side = held_out(subject, "nnd"), self.n or subject.n, subject.family.images.side
         queries_at, train_at = choose(test, n, subject.seed), choose(subject.reals, n, subject.seed)
         queries = pixels(test, side, queries_at).to(subject.device)

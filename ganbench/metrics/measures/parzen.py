@@ -41,10 +41,12 @@ class Parzen(ModelMetric):
         self.n, self.validation = n, validation
 
     def protocol(self) -> str:
+        """All that must agree for two values to be compared."""
         return (f"parzen;samples={self.n or 'all'};sigma=logspace(-1,0,10);validation={self.validation};pixels=0-1;"
                 "split=held-out")
 
     def measure(self, subject: Subject) -> list[Score]:
+        """The numbers as rows of a table. Raises UserError where this model or its data has none."""
         test, n, side = held_out(subject, "parzen"), self.n or subject.n, subject.family.images.side
         if test.n < 4:
             raise UserError(f"parzen needs held-out images, and the test split of {test.name} has {test.n}")

@@ -39,6 +39,7 @@ class PowerSpectrum(ImageMetric):
         self.add_state("fake_spectra", default=[], dist_reduce_fx="cat")
 
     def protocol(self) -> str:
+        """All that must agree for two values to be compared."""
         return "power_spectrum;grey=mean;range=0,1;rings=1;log=per-image;unit=dB"
 
     def update(self, images: Tensor, real: bool = False) -> None:
@@ -52,6 +53,7 @@ class PowerSpectrum(ImageMetric):
         return {level: _distance(real[:, radii], fake[:, radii])[0] for level, radii in _levels(real.shape[1]).items()}
 
     def scores(self) -> list[Score]:
+        """The numbers as rows of a table, with their intervals where honest ones are known."""
         real, fake = self._sets()
         found = []
         for level, radii in _levels(real.shape[1]).items():

@@ -54,15 +54,18 @@ class Ppl(ModelMetric):
         self.distance, self.distance_name = distance, distance_name
 
     def applies(self, family: Family) -> str:
+        """"" if the measure applies to this family; otherwise one line that says why not."""
         if family.pixel_latents:
             return "ppl needs latents that are vectors one can interpolate, and this family has none"
         return ""
 
     def protocol(self) -> str:
+        """All that must agree for two values to be compared."""
         return (f"ppl;distance={self.distance_name};epsilon={self.epsilon:g};crop={CROPS[self.crop]};"
                 f"z={self.path or 'natural'};end=t0;trim=1-99;truncation=none;noise=shared")
 
     def measure(self, subject: Subject) -> list[Score]:
+        """The numbers as rows of a table. Raises UserError where this model or its data has none."""
         if self.distance is None:
             from ganbench.metrics.networks.lpips import load_lpips
             self.distance = load_lpips(subject.device)

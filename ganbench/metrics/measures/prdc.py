@@ -33,6 +33,7 @@ class Prdc(StoredFeatures):
         return prdc(self.reals(), self.fakes(), self.k, self.strict)
 
     def scores(self) -> list[Score]:
+        """The numbers as rows of a table, with their intervals where honest ones are known."""
         reals, fakes = self.reals(), self.fakes()
         found = tallies(reals, fakes, self.k, self.strict)
         values, note = found.values(self.k), found.note(self.k)

@@ -43,6 +43,7 @@ class PrecisionRecall(StoredFeatures):
         return {"precision": precision, "recall": recall, "f_score": f_score(precision, recall)}
 
     def scores(self) -> list[Score]:
+        """The numbers as rows of a table, with their intervals where honest ones are known."""
         reals, fakes = self.reals(), self.fakes()
         found = tallies(reals, fakes, self.k, self.strict)
         values, note = found.values(self.k), found.note(self.k)

@@ -47,6 +47,7 @@ class RKE(StoredFeatures):
                 "relative": relative_entropy(fakes[:RELATIVE], reals[:RELATIVE], sigma)}
 
     def scores(self) -> list[Score]:
+        """The numbers as rows of a table, with their intervals where honest ones are known."""
         reals, fakes, method = len(self.reals()), len(self.fakes()), "none: no interval of it is known to us"
         values = self.compute()
         return [Score(values["modes"], "modes", None, None, method, 0, fakes, True),

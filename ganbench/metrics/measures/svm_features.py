@@ -45,6 +45,7 @@ class SvmFeatures(ModelMetric):
         self.n, self.per_class, self.draws = n, per_class, draws
 
     def applies(self, family: Family) -> str:
+        """"" if the measure applies to this family; otherwise one line that says why not."""
         if family.critic is None:
             return "svm_features needs a critic, and this family has none"
         if not activations.convolutions(family.critic):
@@ -54,11 +55,13 @@ class SvmFeatures(ModelMetric):
         return ""
 
     def protocol(self) -> str:
+        """All that must agree for two values to be compared."""
         return (f"svm_features;grid={GRID};svm=LinearSVC-squared-hinge;C=0.01..10;scale=standard;"
                 f"train={self.n or 5000};"
                 "test=held-out")
 
     def measure(self, subject: Subject) -> list[Score]:
+        """The numbers as rows of a table. Raises UserError where this model or its data has none."""
         # labelled images to train on, and held-out ones to be judged by
         test = held_out(subject, "svm_features")
         labels, n = labels_of(subject.reals, "svm_features"), self.n or min(subject.n, 5000)
@@ -166,6 +169,7 @@ def compress(x: np.ndarray, y: np.ndarray, device: torch.device) -> tuple[np.nda
 
 
 def fit(x: np.ndarray, answers: np.ndarray, cost: float) -> Any:
+    """A linear SVM fitted to features (N,d) and classes (N,); cost: its C."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 

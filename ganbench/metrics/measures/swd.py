@@ -47,6 +47,7 @@ class SWD(ImageMetric):
         self.add_state("fake_images", default=[], dist_reduce_fx="cat")
 
     def protocol(self) -> str:
+        """All that must agree for two values to be compared."""
         return (f"swd;patches={self.patches};size={self.size};repeats={self.repeats};directions={self.directions};"
                 f"norm=set-channel;mirror={int(self.mirrored)};x1000" + (f";n={self._n}" if self._n else ""))
 
@@ -92,6 +93,7 @@ class SWD(ImageMetric):
         return super().__getstate__() | own
 
     def reset(self) -> None:
+        """Forget both sets."""
         super().reset()
         self._room.clear()
         self._n = 0
@@ -101,6 +103,7 @@ class SWD(ImageMetric):
         return self._evaluate(None)
 
     def scores(self) -> list[Score]:
+        """The numbers as rows of a table, with their intervals where honest ones are known."""
         # intervals are made from each level's descriptors while they are at hand
         jackknife = Jackknife(self._draws(), self.repeats)
         n = rows(self.fake_images)

@@ -28,6 +28,7 @@ class Vendi(StoredFeatures):
         return {"generated": vendi_score(self.fakes()), "real": vendi_score(self.reals())}
 
     def scores(self) -> list[Score]:
+        """The numbers as rows of a table, with their intervals where honest ones are known."""
         reals, fakes = len(self.reals()), len(self.fakes())
         method = "none: the score of a larger set is another quantity"
         values = self.compute()

@@ -33,6 +33,7 @@ class WassersteinGap(ModelMetric):
         self.n = n
 
     def applies(self, family: Family) -> str:
+        """"" if the measure applies to this family; otherwise one line that says why not."""
         if family.critic is None:
             return "wasserstein_gap needs a critic, and this family has none"
         if family.autoencoder_critic:
@@ -42,9 +43,11 @@ class WassersteinGap(ModelMetric):
         return ""
 
     def protocol(self) -> str:
+        """All that must agree for two values to be compared."""
         return "wasserstein_gap;critic=own;mode=eval;fakes=float"
 
     def measure(self, subject: Subject) -> list[Score]:
+        """The numbers as rows of a table. Raises UserError where this model or its data has none."""
         family, n = subject.family, self.n or subject.n
         test = held_out(subject, "wasserstein_gap")
         assert family.critic is not None

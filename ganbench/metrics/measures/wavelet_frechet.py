@@ -38,6 +38,7 @@ class WaveletFrechet(ImageMetric):
         self.add_state("fake_sums", default=[], dist_reduce_fx=None)
 
     def protocol(self) -> str:
+        """All that must agree for two values to be compared."""
         reals, fakes = self._count(self.real_sums), self._count(self.fake_sums)
         return f"wavelet_frechet;wavelet=haar;levels={self.levels};range=0,1;ddof=1;reals={reals};fakes={fakes}"
 
@@ -63,6 +64,7 @@ class WaveletFrechet(ImageMetric):
         return float(sum(distances)) / len(distances)
 
     def scores(self) -> list[Score]:
+        """The numbers as rows of a table, with their intervals where honest ones are known."""
         return [Score(self.compute(), "", None, None, "none: the mean of dependent distances, of which only sums are "
                                                       "kept",
                       self._count(self.real_sums), self._count(self.fake_sums), False)]

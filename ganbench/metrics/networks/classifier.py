@@ -56,6 +56,7 @@ class Network(nn.Module):
         self.head = nn.Linear(128, outputs)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images float (B,C,S,S) -> logits (B,outputs)."""
         return self.head(self.trunk(images))
 
 

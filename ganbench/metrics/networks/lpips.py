@@ -88,6 +88,7 @@ class LPIPS(nn.Module):
         return [m / (m.square().sum(1, keepdim=True).sqrt() + 1e-10) for m in maps]
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distances (B,) of two batches of images, float (B,3,S,S) nominally in [-1,1]."""
         total = a.new_zeros(len(a))
         for one, other, weight in zip(self.describe(a), self.describe(b), self.weights, strict=True):
             weighted = F.conv2d((one - other).square(), weight.view(1, -1, 1, 1))

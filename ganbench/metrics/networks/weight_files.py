@@ -98,11 +98,13 @@ ASSETS = {asset.name: asset for asset in (
 
 
 def weights_folder() -> Path:
+    """Where weights are kept."""
     from ganbench.data.source import cache_dir
     return cache_dir() / "weights"
 
 
 def find_weights(name: str) -> Asset:
+    """What is known of the weights of that name. Raises UserError for an unknown one."""
     if name not in ASSETS:
         raise UserError(f"no weights are known as '{name}'.{nearest(name, ASSETS)} Known: {', '.join(ASSETS)}")
     return ASSETS[name]
@@ -207,6 +209,7 @@ def weights_hash(state: "Mapping[str, Tensor]") -> str:
 
 
 def file_hash(where: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
     with open(where, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
