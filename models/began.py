@@ -20,6 +20,8 @@ Down = Literal["A", "B", "C", "D"]
 
 
 class BEGANConfig(FamilyConfig):
+    """Settings, each with where its default is from."""
+
     # networks
     n: int = setting(128, "filters at full side; the encoder adds as many at each level", "section 3.5", ge=1)
     hidden: int = setting(64, "components of the autoencoder's code and of the latents", "section 3.5", ge=1)
@@ -62,6 +64,7 @@ class Conv(nn.Conv2d):
         super().__init__(inputs, outputs, 3, stride, 1)
 
     def forward(self, x: Tensor, carry: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """(B,inputs,H,W) -> (B,outputs,H',W'); carry: a scalar, or None where nothing is passed on."""
         out = F.elu(super().forward(x))
         return out if carry is None or out.shape != x.shape else torch.lerp(out, x, carry.to(x.dtype))
 
@@ -96,6 +99,7 @@ class Decoder(_Carrying):
         self.bound = nn.Tanh() if config.output == "tanh" else nn.Identity()
 
     def forward(self, code: Tensor) -> Tensor:
+        """Codes or latents (B,hidden) -> images (B,C,S,S)."""
         x = start = self.start(code).unflatten(1, (-1, 8, 8))
         # 8x8 first; each further level doubles the side and may see the start again
         for index, level in enumerate(self.levels):
@@ -135,6 +139,7 @@ class Encoder(_Carrying):
         self.head = nn.Linear(64 * width, config.hidden)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,S,S) -> codes (B,hidden)."""
         return self.head(self.run(self.layers, images).flatten(1))
 
 
@@ -146,6 +151,7 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder = Encoder(config, images), Decoder(config, images)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,S,S) -> reconstructions of the same shape."""
         return self.decoder(self.encoder(images))
 
 
@@ -171,6 +177,7 @@ class Balance(nn.Module):
 
     @torch.no_grad()
     def update(self, loss_real: Tensor, loss_fake: Tensor) -> None:
+        """Move k_t by the energies of one step, both scalars."""
         self.k.add_(self.gain * self.error(loss_real.double(), loss_fake.double())).clamp_(0, 1)
 
     def error(self, loss_real: Tensor, loss_fake: Tensor) -> Tensor:
@@ -236,6 +243,8 @@ class StallRule(nn.Module):
 # --- the family -----------------------------------------------------------------------------------------------------
 
 class BEGAN(Family):
+    """BEGAN: an autoencoder as the critic, balanced against the generator by k_t."""
+
     title = "BEGAN"
     paper = "Berthelot, Schumm, Metz 2017, arXiv 1703.10717"
     summary = ("The critic is an autoencoder that learns to reconstruct real images well and fakes badly; the "
@@ -307,12 +316,14 @@ class BEGAN(Family):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         if images.side < 16:
             raise UserError(f"side {images.side} is too small for BEGAN, whose smallest maps are 8x8: "
                             "choose --side 32 or more")
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         c = self.config
         return {name: torch.optim.Adam(network.parameters(), c.rate, (c.beta1, c.beta2))
                 for name, network in (("critic", self.critic), ("generator", self.generator))}
@@ -333,11 +344,13 @@ class BEGAN(Family):
         return Stage(self.images.side, c.batch, fade=carry, rates={"critic": rate, "generator": rate})
 
     def enter(self, stage: Stage) -> None:
+        """Put the networks where the stage says, as `Family.enter`."""
         for network in (self.generator, self.critic.encoder, self.critic.decoder):
             if network.carry is not None:
                 network.carry.fill_(stage.fade)
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """n latents from the configuration's distribution."""
         return random.uniform(n, self.config.hidden, low=-1.0, high=1.0)
 
     def loss(self, images: Tensor) -> Tensor:
@@ -352,6 +365,7 @@ class BEGAN(Family):
         return (error if self.config.eta == 1 else error.square()).flatten(1).mean(1)
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         x = next(reals).images
         random = engine.random("latents")
         z = self.latents(len(x), random)

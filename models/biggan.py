@@ -19,6 +19,8 @@ from ganbench.random import Random
 
 
 class BigGANConfig(SpectralConfig):
+    """Settings, each with where its default is from."""
+
     generator_dim: int = setting(256, "generator's maps, everywhere", "code: 4 x 64", ge=1)
     critic_dim: int = setting(256, "critic's maps, everywhere", "code: 4 x 64", ge=1)
     orthogonal: float = setting(
@@ -64,6 +66,8 @@ def truncated_normal(uniform: Tensor, limit: float) -> Tensor:
 
 
 class BigGAN(SpectralFamily):
+    """BigGAN's configuration for CIFAR-10, at any side."""
+
     title = "BigGAN"
     paper = "Brock, Donahue, Simonyan 2019, arXiv 1809.11096"
     summary = ("Residual networks with labels, normalised spectrally, made wide and trained with large minibatches. "
@@ -120,9 +124,11 @@ class BigGAN(SpectralFamily):
         normalise_spectrally(self.critic)
 
     def class_norm(self, width: int) -> nn.Module:
+        """The generator's norm of a width, with gains and biases by class."""
         return OffsetBatchNorm2d(width, self.classes)
 
     def stage(self, clock: Clock) -> AveragedStage:
+        """Side, batch and learning rates of the next step."""
         # the common schedule, and how the average follows
         plain = super().stage(clock)
         # until it starts, the average is the generator itself
@@ -130,6 +136,7 @@ class BigGAN(SpectralFamily):
         return AveragedStage(plain.side, plain.batch, rates=plain.rates, ema=follows)
 
     def ema_decay(self, stage: Stage) -> float:
+        """Decay of the averaged generator in a step of this stage."""
         assert isinstance(stage, AveragedStage)
         return stage.ema
 
@@ -141,6 +148,7 @@ class BigGAN(SpectralFamily):
         return truncated_normal(random.uniform(n, self.config.latent, low=-1.0), self.config.truncation)
 
     def penalty(self) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """The orthogonal regularisation with its weight, and its value for the log."""
         if not self.config.orthogonal:
             return super().penalty()
         # on the trained weights, before their spectral normalisation

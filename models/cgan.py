@@ -22,6 +22,8 @@ from ganbench.random import Random
 
 
 class CGANConfig(FamilyConfig):
+    """Settings, each with where its default is from."""
+
     # networks
     net: Literal["mlp", "newmu", "dcgan"] = setting("mlp", "dense; labels at every layer of a small conv net; or "
                                                         "DCGAN's with labels at its ends", "section 4.1: mlp")
@@ -68,6 +70,7 @@ class DenseGenerator(nn.Module):
         uniform_everywhere(self, 0.05)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Latents (B,latent) and labels int64 (B,) -> images (B,C,S,S)."""
         y = one_hot(labels, self.classes, z)
         return self.joint(torch.cat([self.from_latent(z), self.from_label(y)], 1))
 
@@ -86,6 +89,7 @@ class DenseCritic(nn.Module):
         uniform_everywhere(self, 0.005)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Images (B,C,S,S) and labels int64 (B,) -> scores (B,)."""
         y = one_hot(labels, self.classes, images)
         return self.joint(torch.cat([self.from_image(images), self.from_label(y)], 1)).squeeze(1)
 
@@ -112,6 +116,7 @@ class NewmuGenerator(nn.Module):
         normal_weights(self, 0.02)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Latents (B,latent) and labels int64 (B,) -> images (B,C,S,S)."""
         y = one_hot(labels, self.classes, z)
         # the label again before every layer
         h = self.dense2(beside(self.dense1(beside(z, y)), y))
@@ -135,6 +140,7 @@ class NewmuCritic(nn.Module):
         normal_weights(self, 0.02)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Images (B,C,S,S) and labels int64 (B,) -> scores (B,)."""
         y = one_hot(labels, self.classes, images)
         x = (images + 1) / 2
         # pixels in [0,1], as the sigmoid at the generator's end gives them
@@ -155,6 +161,7 @@ class EndsGenerator(nn.Module):
         normal_weights(self, 0.02)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Latents (B,latent) and labels int64 (B,) -> images (B,C,S,S)."""
         return self.net(beside(z, one_hot(labels, self.classes, z)))
 
 
@@ -176,6 +183,7 @@ class EndsCritic(nn.Module):
         normal_weights(self, 0.02)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Images (B,C,S,S) and labels int64 (B,) -> scores (B,)."""
         y = one_hot(labels, self.classes, images)
         return self.head(beside(self.features(beside(images, y)), y)).squeeze(1)
 
@@ -197,6 +205,8 @@ CONV: dict[str, Any] = {"net": "dcgan", "latents_from": "normal", "order": "crit
 
 
 class CGAN(Family):
+    """The original GAN with labels."""
+
     title = "cGAN"
     paper = "Mirza, Osindero 2014, arXiv 1411.1784"
     summary = ("The original GAN where both networks are given a label. The critic asks whether the image is real and "
@@ -247,11 +257,13 @@ class CGAN(Family):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         if images.side < 8:
             raise UserError(f"side {images.side} is too small for these networks: choose --side 32 or more")
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         c = self.config
         networks = {"critic": self.critic, "generator": self.generator}
         if c.optimizer == "adam":
@@ -261,6 +273,7 @@ class CGAN(Family):
                 for name, n in networks.items()}
 
     def stage(self, clock: Clock) -> Stage:
+        """Side, batch and learning rates of the next step."""
         c, side = self.config, self.images.side
         # the GAN authors' schedule of rate and momentum
         if c.optimizer == "sgd":
@@ -276,9 +289,11 @@ class CGAN(Family):
         return Stage(side, c.batch, rates={"critic": rate, "generator": rate})
 
     def critic_scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Scores (B,), as `Family.critic_scores`."""
         return self.critic(images, labels)
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """n latents from the configuration's distribution."""
         if self.config.latents_from == "normal":
             return random.normal(n, self.config.latent)
         return random.uniform(n, self.config.latent, low=0.0 if self.config.latents_from == "unit" else -1.0)
@@ -293,6 +308,7 @@ class CGAN(Family):
         return self.generator(self.latents(len(labels), engine.random("latents")), labels), labels
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         # the critic judges pairs: an image with its label
         batch = next(reals)
         fake, labels = self.drawn(batch, engine)
@@ -315,6 +331,7 @@ class CGAN(Family):
                 "collapse_alarm": self.alarm(engine.mean(logs["prob_real"]), engine.mean(logs["prob_fake_before"]))}
 
     def update_generator(self, fake: Tensor, labels: Tensor, engine: Engine) -> Tensor:
+        """One update of the generator. Returns what is logged of it."""
         # under the labels the fakes were made for
         loss = losses.non_saturating_generator(self.critic(fake, labels))
         engine.update(loss, "generator")

@@ -21,6 +21,8 @@ from ganbench.random import Random
 
 
 class DCGANConfig(FamilyConfig):
+    """Settings, each with where its default is from."""
+
     # networks
     net: Literal["standard", "features32"] = setting("standard", "standard, or the authors' ImageNet-32 network",
                                                      "code")
@@ -91,6 +93,7 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers, _up(width, channels, kernel, last), nn.Tanh())
 
     def forward(self, z: Tensor) -> Tensor:
+        """Latents (B,latent) -> images (B,C,S,S)."""
         return self.layers(self.project(z.flatten(1)))
 
 
@@ -115,6 +118,7 @@ class Discriminator(nn.Module):
         self.head = nn.Linear(width * 16, 1, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,S,S) -> scores (B,)."""
         return self.head(self.features(images)).squeeze(1)
 
 
@@ -127,6 +131,8 @@ def _up(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:
 
 
 class DCGAN(Family):
+    """Deep convolutional GAN."""
+
     title = "DCGAN"
     paper = "Radford, Metz, Chintala 2016, arXiv 1511.06434"
     summary = ("A generator of transposed convolutions plays the original GAN game against a critic of strided "
@@ -189,6 +195,7 @@ class DCGAN(Family):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         assert isinstance(config, DCGANConfig)
         if images.side < 8:
@@ -200,6 +207,7 @@ class DCGAN(Family):
             raise UserError("r1 needs a critic without batch norm: add --set critic_norm=false")
 
     def make_generator(self) -> nn.Module:
+        """The generator that the configuration describes, with torch's own first weights."""
         c, colours = self.config, self.images.channels
         # how the generator normalises, whatever its plan of layers
         form = {"per_unit": c.per_unit_norm, "running": c.sample_norm == "running"}
@@ -210,6 +218,7 @@ class DCGAN(Family):
         return Generator(c.latent, first, [(w, 2) for w in others], colours, c.kernel, **form)
 
     def make_critic(self) -> nn.Module:
+        """The critic that the configuration describes, with torch's own first weights."""
         c, colours = self.config, self.images.channels
         if c.net == "features32":
             plan = [(128, 1), (128, 2), (256, 1), (256, 2), (512, 1), (512, 2)]
@@ -219,19 +228,23 @@ class DCGAN(Family):
         return Discriminator(colours, [(w, 2) for w in rising], c.kernel, norm=c.critic_norm)
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         c = self.config
         return {name: torch.optim.Adam(network.parameters(), c.rate, (c.beta1, c.beta2), weight_decay=c.weight_decay)
                 for name, network in (("critic", self.critic), ("generator", self.generator))}
 
     def stage(self, clock: Clock) -> Stage:
+        """Side, batch and learning rates of the next step."""
         return Stage(self.images.side, self.config.batch)
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """n latents from the configuration's distribution."""
         if self.config.latents_from == "uniform":
             return random.uniform(n, self.config.latent, low=-1.0, high=1.0)
         return random.normal(n, self.config.latent)
 
     def recording_key(self, clock: Clock) -> Hashable:
+        """What of the clock the next step depends on, as `Family.recording_key`."""
         return self.penalised(clock)
 
     # --- losses -------------------------------------------------------------------------------------------------
@@ -241,12 +254,14 @@ class DCGAN(Family):
         return losses.hinge_critic(real, fake) if self.config.loss == "hinge" else losses.logistic_critic(real, fake)
 
     def generator_loss(self, fake: Tensor) -> Tensor:
+        """What the generator minimises, from the critic's judgement of its images."""
         return {"non-saturating": losses.non_saturating_generator, "minimax": losses.minimax_generator,
                 "hinge": losses.hinge_generator}[self.config.loss](fake)
 
     # --- one step -----------------------------------------------------------------------------------------------
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         order = self.config.order
         # both losses start from one minibatch and one set of fakes
         x = next(reals).images
@@ -268,6 +283,7 @@ class DCGAN(Family):
         return {**logs, "critic_loss": critic_loss.detach(), **{k: v.detach() for k, v in penalty.items()}}
 
     def update_generator(self, fake: Tensor, engine: Engine) -> dict[str, Tensor]:
+        """One update of the generator. Returns what is logged of it."""
         scores = self.critic(fake)
         loss = self.generator_loss(scores)
         engine.update(loss, "generator")

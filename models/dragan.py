@@ -23,6 +23,8 @@ from ganbench.random import Random
 
 
 class DRAGANConfig(FamilyConfig):
+    """Settings, each with where its default is from."""
+
     # networks
     ngf: int = setting(64, "generator maps at half the side; doubled at each halving", "DCGAN", ge=1)
     ndf: int = setting(64, "critic maps at half the side", "DCGAN", ge=1)
@@ -43,6 +45,8 @@ class DRAGANConfig(FamilyConfig):
 
 
 class DRAGAN(Family):
+    """The original game with a gradient penalty around the reals."""
+
     title = "DRAGAN"
     paper = "Kodali, Abernethy, Hays, Kira 2017, arXiv 1705.07215"
     summary = ("The original GAN game plus a penalty that pulls the norm of the critic's gradient to 1 at reals with "
@@ -89,20 +93,24 @@ class DRAGAN(Family):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         if images.side < 8:
             raise UserError(f"side {images.side} is too small for a DCGAN, which begins at 4x4: choose --side 32 or "
                              "more")
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         c = self.config
         return {name: torch.optim.Adam(network.parameters(), c.rate, (c.beta1, c.beta2))
                 for name, network in (("critic", self.critic), ("generator", self.generator))}
 
     def stage(self, clock: Clock) -> Stage:
+        """Side, batch and learning rates of the next step."""
         return Stage(self.images.side, self.config.batch)
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """n latents from the configuration's distribution."""
         return random.uniform(n, self.config.latent, low=-1.0)
 
     def noisy(self, x: Tensor, engine: Engine) -> Tensor:
@@ -114,6 +122,7 @@ class DRAGAN(Family):
         return x + size * (random.uniform(*x.shape) if self.config.noise == "uniform" else random.normal(*x.shape))
 
     def critic_update(self, x: Tensor, engine: Engine) -> dict[str, Tensor]:
+        """One update of the critic on these reals and fresh fakes. Returns what is logged of it."""
         c = self.config
         with torch.no_grad():
             # no gradient for the generator here: its images are data to the critic
@@ -133,6 +142,7 @@ class DRAGAN(Family):
         return logs
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         for _ in range(self.config.n_critic):
             x = next(reals).images
             logs = self.critic_update(x, engine)

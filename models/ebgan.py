@@ -20,6 +20,8 @@ from ganbench.random import Random
 
 
 class EBGANConfig(FamilyConfig):
+    """Settings, each with where its default is from."""
+
     # networks
     net: Literal["conv", "mlp"] = setting("conv", "convolutional, or the dense networks of the MNIST grid search",
                                        "appendix", later=True)
@@ -70,6 +72,7 @@ class Generator(nn.Module):
         normal_weights(self, 0.02, gain_deviation=0.0)
 
     def forward(self, z: Tensor) -> Tensor:
+        """Latents (B,latent), with the values of the noise planes behind them -> images (B,C,S,S)."""
         if not self.planes:
             return self.layers(z)
         # the latent holds the noise of all levels behind its own components
@@ -111,6 +114,7 @@ class Autoencoder(nn.Module):
         normal_weights(self, 0.002, gain_deviation=0.0)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,S,S) -> reconstructions of the same shape."""
         return self.decoder(self.encoder(images))
 
 
@@ -131,6 +135,7 @@ class DenseAutoencoder(nn.Module):
         normal_weights(self, 0.002)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,S,S) -> reconstructions of the same shape."""
         return self.decoder(self.encoder(images))
 
 
@@ -152,6 +157,8 @@ def dense_generator(config: EBGANConfig, images: ImageSpec) -> nn.Sequential:
 
 
 class EBGAN(Family):
+    """Energy-based GAN, with the pulling-away term."""
+
     title = "EBGAN"
     paper = "Zhao, Mathieu, LeCun 2017, arXiv 1609.03126"
     summary = ("The critic assigns energies: the reconstruction error of an autoencoder that learns to reconstruct "
@@ -209,6 +216,7 @@ class EBGAN(Family):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         assert isinstance(config, EBGANConfig)
         if images.side < 16:
@@ -217,11 +225,13 @@ class EBGAN(Family):
             raise UserError("ebgan's noise planes lie beside maps, which net=mlp has none of: use net=conv")
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         c = self.config
         return {name: torch.optim.Adam(network.parameters(), c.rate, (c.beta1, c.beta2))
                 for name, network in (("critic", self.critic), ("generator", self.generator))}
 
     def stage(self, clock: Clock) -> Stage:
+        """Side, batch and learning rates of the next step."""
         return Stage(self.images.side, self.config.batch)
 
     def latents(self, n: int, random: Random) -> Tensor:
@@ -238,11 +248,13 @@ class EBGAN(Family):
         return self.distance(images, self.critic(images))
 
     def distance(self, images: Tensor, reconstructions: Tensor) -> Tensor:
+        """Energies (B,) of images (B,C,S,S) whose reconstructions are known."""
         # one number an image: the paper's margins go with the norm, not with a mean square
         error = (reconstructions - images).flatten(1)
         return torch.linalg.vector_norm(error, dim=1) if self.config.energy == "l2norm" else error.square().mean(1)
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         c = self.config
         x = next(reals).images
         fake = self.generator(self.latents(len(x), engine.random("latents")))

@@ -22,6 +22,8 @@ from ganbench.random import Random
 
 
 class GANConfig(FamilyConfig):
+    """Settings, each with where its default is from."""
+
     # networks
     net: Literal["dense", "conv"] = setting("dense", "dense, or the CIFAR-10 networks with a transposed convolution at "
                                                   "the end and three maxout convolutions at the start (side 32)",
@@ -76,6 +78,8 @@ def momentum_at(epoch: float, start: float, end: float) -> float:
 
 
 class GAN(Family):
+    """The original GAN."""
+
     title = "GAN"
     paper = "Goodfellow et al. 2014, arXiv 1406.2661"
     summary = ("A generator turns noise into images; a critic learns to tell them from real ones; each is trained "
@@ -149,6 +153,7 @@ class GAN(Family):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         assert isinstance(config, GANConfig)
         if config.net == "conv" and images.side != 32:
@@ -169,6 +174,7 @@ class GAN(Family):
         return [m for m in self.generator if isinstance(m, nn.Linear)][-1]
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         c = self.config
         # plain SGD with momentum, or Adam as people use today
         networks = {"critic": self.critic, "generator": self.generator}
@@ -177,6 +183,7 @@ class GAN(Family):
         return {name: torch.optim.SGD(n.parameters(), c.rate, c.momentum) for name, n in networks.items()}
 
     def stage(self, clock: Clock) -> Stage:
+        """Side, batch and learning rates of the next step."""
         c = self.config
         if c.optimizer == "adam":
             return Stage(self.images.side, c.batch)
@@ -187,11 +194,13 @@ class GAN(Family):
                      momenta={"critic": momentum, "generator": momentum})
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """n latents from the configuration's distribution."""
         if self.config.latents_from == "uniform":
             return random.uniform(n, self.config.latent, low=-math.sqrt(3), high=math.sqrt(3))
         return random.normal(n, self.config.latent)
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         # both losses from one minibatch, and from one set of fakes
         x = next(reals).images
         # the same fakes serve both players
@@ -225,6 +234,7 @@ class UntiedConvTranspose2d(nn.ConvTranspose2d):
         self.bias = nn.Parameter(torch.zeros(outputs, side, side))
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(B,inputs,H,W) -> (B,outputs,side,side)."""
         assert self.bias is not None
         return F.conv_transpose2d(input, self.weight, None, self.stride) + self.bias
 

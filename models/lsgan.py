@@ -19,6 +19,8 @@ from ganbench.random import Random
 
 
 class LSGANConfig(FamilyConfig):
+    """Settings, each with where its default is from."""
+
     # networks
     net: Literal["lsun", "dcgan"] = setting("lsun", "the authors' network for LSUN, or DCGAN's with 4x4 kernels",
                                             "table 1")
@@ -64,6 +66,7 @@ class Generator(nn.Module):
         normal_weights(self, 0.02, gain_deviation=0.0)
 
     def forward(self, z: Tensor) -> Tensor:
+        """Latents (B,latent) -> images (B,C,S,S)."""
         return self.layers(self.project(z))
 
 
@@ -83,6 +86,7 @@ class Critic(nn.Module):
         normal_weights(self, 0.02, gain_deviation=0.0)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,S,S) -> scores (B,)."""
         return self.head(self.features(images)).squeeze(1)
 
 
@@ -94,6 +98,8 @@ DCGAN: dict[str, Any] = {"net": "dcgan", "latent": 100, "latents_from": "normal"
 
 
 class LSGAN(Family):
+    """Least squares GAN."""
+
     title = "LSGAN"
     paper = "Mao, Li, Xie, Lau, Wang, Smolley 2017, arXiv 1611.04076"
     summary = ("The critic regresses reals to one target and fakes to another by least squares, the generator pulls "
@@ -155,6 +161,7 @@ class LSGAN(Family):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         assert isinstance(config, LSGANConfig)
         if images.side < 32:
@@ -164,6 +171,7 @@ class LSGAN(Family):
                             "set them apart, e.g. a=0 b=1 c=1 or a=-1 b=1 c=0")
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         c = self.config
         # section 4.2 also tries RMSProp, which no momentum upsets
         networks = {"critic": self.critic, "generator": self.generator}
@@ -172,15 +180,18 @@ class LSGAN(Family):
         return {name: torch.optim.RMSprop(n.parameters(), c.rate) for name, n in networks.items()}
 
     def stage(self, clock: Clock) -> Stage:
+        """Side, batch and learning rates of the next step."""
         return Stage(self.images.side, self.config.batch)
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """n latents from the configuration's distribution."""
         # the authors' networks take uniform latents, DCGAN's form normal ones
         if self.config.latents_from == "uniform":
             return random.uniform(n, self.config.latent, low=-1.0)
         return random.normal(n, self.config.latent)
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         c = self.config
         # the critic moves its scores of reals to b and of fakes to a
         x = next(reals).images

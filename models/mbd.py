@@ -14,6 +14,8 @@ from ganbench.models.nn.layers import MinibatchDiscrimination
 
 
 class MBDConfig(dcgan.DCGANConfig):
+    """Settings, each with where its default is from."""
+
     kernels: int = setting(100, "kernels B: closeness features added", "section 3.2", ge=1)
     dimensions: int = setting(5, "dimensions C of a kernel", "code", ge=1)
 
@@ -29,6 +31,7 @@ class DiscriminatingCritic(nn.Module):
         self.head = nn.Linear(width + kernels, 1, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,S,S) -> scores (B,)."""
         return self.head(self.discrimination(self.features(images))).squeeze(1)
 
 
@@ -37,6 +40,8 @@ NET: dict[str, Any] = {"ngf": 64, "ndf": 64, "kernel": 4, "latents_from": "norma
 
 
 class MBD(dcgan.DCGAN):
+    """A DCGAN with minibatch discrimination."""
+
     title = "Minibatch discrimination"
     paper = "Salimans et al. 2016, arXiv 1606.03498"
     summary = ("A DCGAN whose critic also sees how similar the images of a batch are to each other. If the generator "
@@ -63,6 +68,7 @@ class MBD(dcgan.DCGAN):
     config: MBDConfig
 
     def make_critic(self) -> nn.Module:
+        """DCGAN's critic with minibatch discrimination before its last layer."""
         # built as DCGAN's, so that both begin from the same draws of weights
         plain = super().make_critic()
         assert isinstance(plain, dcgan.Discriminator)

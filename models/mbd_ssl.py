@@ -22,6 +22,8 @@ from ganbench.random import Random, layer_normal
 
 
 class MBDSSLConfig(FamilyConfig):
+    """Settings, each with where its default is from."""
+
     # networks
     latent: int = setting(100, "latent components, U(0,1)", "code", ge=1)
     ngf: int = setting(128, "generator maps at half the side, doubled at each halving", "code", ge=1)
@@ -52,6 +54,7 @@ class Noise(nn.Module):
         self.deviation = deviation
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images with noise while training, as they are otherwise."""
         return x + self.deviation * layer_normal(*x.shape, like=x) if self.training and self.deviation else x
 
 
@@ -81,6 +84,7 @@ class Classifier(nn.Module):
         self.head = normed(nn.Linear(wide + config.kernels, images.classes))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,S,S) -> scores (B,): the logarithm of Z."""
         return self.logits(images).logsumexp(1)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -109,6 +113,8 @@ def make_generator(config: MBDSSLConfig, images: ImageSpec) -> nn.Sequential:
 
 
 class MBDSSL(Family):
+    """Semi-supervised GAN with minibatch discrimination."""
+
     title = "Semi-supervised GAN (minibatch discrimination)"
     paper = "Salimans et al. 2016, arXiv 1606.03498"
     summary = ("The critic classifies reals into their K classes, and tells them from fakes by how large its logits "
@@ -158,6 +164,7 @@ class MBDSSL(Family):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         if images.side < 16:
             raise UserError(f"side {images.side} is too small for these networks: choose --side 32 or more")
@@ -177,11 +184,13 @@ class MBDSSL(Family):
             initialise_from_data(self.critic, lambda: self.critic(images[:500]), {self.critic.head: 0.1})
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         c = self.config
         return {name: torch.optim.Adam([p for p in network.parameters() if p.requires_grad], c.rate, (c.beta1, c.beta2))
                 for name, network in (("critic", self.critic), ("generator", self.generator))}
 
     def stage(self, clock: Clock) -> Stage:
+        """Side, batch and learning rates of the next step."""
         c = self.config
         # constant, then linearly to 0
         left = (c.epochs - clock.epoch) / max(c.epochs - c.constant_epochs, 1e-9)
@@ -189,6 +198,7 @@ class MBDSSL(Family):
         return Stage(self.images.side, c.batch, rates={"critic": rate, "generator": rate})
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """n latents from the configuration's distribution."""
         return random.uniform(n, self.config.latent)
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:

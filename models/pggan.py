@@ -32,6 +32,8 @@ from ganbench.models.nn.weightnorm import initialise_from_data
 
 
 class PGGANConfig(ProgressiveConfig):
+    """Settings, each with where its default is from."""
+
     # networks
     normalise_latent: bool = setting(True, "latents on a hypersphere", "section A.1")
     equalized: bool = setting(True, "equalised learning rate", "section 4.1")
@@ -107,6 +109,7 @@ class Generator(Growing):
             for level in range(config.lowest_level(images.side), top + 1)})
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Latents (B,latent), one-hot labels (B,L) or None -> images (B,C,S,S) at its present side."""
         level, fade = self.placed()
         x = self._features(self._with_labels(z, labels), level if fade is None else level - 1)
         # in a fade, the newest level's image is mixed with the one below, enlarged (figure 2)
@@ -286,9 +289,11 @@ class PGGAN(ProgressiveFamily):
         return math.exp(-5 * left * left)
 
     def ema_decay(self, stage: Stage) -> float:
+        """Decay of the averaged generator in a step of this stage."""
         return self.config.ema ** self.config.ema_power
 
     def generate(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
+        """Images of latents, as `Family.generate`."""
         return generator(z, self.one_hot(labels))
 
     def _fakes(self, labels: Tensor | None, n: int, engine: Engine) -> Tensor:
@@ -325,6 +330,7 @@ class PGGAN(ProgressiveFamily):
         return loss, {name: value.detach() for name, value in logs.items()}
 
     def generator_loss(self, fake: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the generator minimises, from the critic's judgement of its images."""
         # raise the fakes' scores; for LSGAN pull them to the reals' target 0
         out = self.critic.judge(fake)
         loss = -out[:, 0].mean() if self.config.loss == "wgan-gp" else out[:, 0].square().mean()
@@ -333,6 +339,7 @@ class PGGAN(ProgressiveFamily):
     # --- one step -----------------------------------------------------------------------------------------------
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         if self.config.simultaneous:
             return self._simultaneous_step(next(reals), engine)
         logs: dict[str, Tensor | float] = {}

@@ -23,6 +23,8 @@ from ganbench.random import Random
 
 
 class PixelCNNConfig(FamilyConfig):
+    """Settings, each with where its default is from."""
+
     hidden: int = setting(128, "maps h inside a residual block; 2h between blocks", "table 1", ge=1)
     blocks: int = setting(15, "residual blocks N", "table 1", ge=1)
     head: int = setting(1024, "maps of the two layers before the output", "table 1; MNIST 32", ge=1)
@@ -43,6 +45,7 @@ class GatedBlock(nn.Module):
         self.up = MaskedConv2d("B", hidden, 2 * hidden, 1, colours)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,2h,S,S) -> the same shape."""
         return x + self.up(F.relu(self.across(F.relu(self.down(F.relu(x))))))
 
 
@@ -64,6 +67,7 @@ class PixelNet(nn.Module):
         return GatedBlock(hidden, self.colours)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,S,S) in [-1,1] -> logits (B,C,levels,S,S)."""
         x = self.first(images)
         for block in self.blocks:
             x = block(x)
@@ -128,6 +132,8 @@ class PixelNet(nn.Module):
 
 
 class PixelCNN(Family):
+    """The first PixelCNN."""
+
     title = "PixelCNN"
     paper = "van den Oord, Kalchbrenner, Kavukcuoglu 2016, arXiv 1601.06759"
     summary = ("Every pixel is predicted from those before it, by convolutions whose kernels are masked so that they "
@@ -172,10 +178,12 @@ class PixelCNN(Family):
         self.generator = self.make_network()
 
     def make_network(self) -> PixelNet:
+        """The network, with fresh weights."""
         return PixelNet(self.config, self.images)
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         assert isinstance(config, PixelCNNConfig)
         if 256 % config.levels:
@@ -185,17 +193,21 @@ class PixelCNN(Family):
                             "raise hidden and head")
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         c = self.config
         kind = torch.optim.Adam if c.optimizer == "adam" else torch.optim.RMSprop
         return {"model": kind(self.generator.parameters(), c.rate)}
 
     def stage(self, clock: Clock) -> Stage:
+        """Side, batch and learning rates of the next step."""
         return Stage(self.images.side, self.config.batch)
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """n latents from the configuration's distribution."""
         return random.uniform(n, self.images.channels, self.images.side, self.images.side)
 
     def generate(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
+        """Images of latents, as `Family.generate`."""
         assert isinstance(generator, PixelNet)
         return generator.draw(z)
 
@@ -219,9 +231,11 @@ class PixelCNN(Family):
         return self.bits(self.code_lengths(images)) + math.log2(256 / self.config.levels)
 
     def bits(self, nll: Tensor) -> Tensor:
+        """Bits per pixel and channel of a code length in nats."""
         return nll / (self.images.channels * self.images.side ** 2 * math.log(2))
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         # the only loss is the likelihood itself
         x = next(reals).images
 
@@ -234,4 +248,5 @@ class PixelCNN(Family):
 
     @torch.no_grad()
     def held_out(self, images: Tensor, engine: Engine) -> dict[str, Tensor]:
+        """What is logged of held-out images, as `Family.held_out`."""
         return {"bits_per_dim_dev": self.bits(self.nll(images))}

@@ -27,6 +27,8 @@ from ganbench.random import Random
 
 
 class PixelCNNPPConfig(FamilyConfig):
+    """Settings, each with where its default is from."""
+
     # network
     maps: int = setting(160, "feature maps of every layer", "code", ge=1)
     resnets: int = setting(5, "gated residual blocks at each side, on the way in and (one more) out", "code", ge=1)
@@ -58,6 +60,7 @@ class TwoStreams(nn.Module):
         self.head = normed(nn.Conv2d(c.maps, logistic_mixture.parameters(c.mixtures, self.colours), 1))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,S,S) in [-1,1] -> mixture parameters (B,P,S,S)."""
         # a map of ones tells pixels from the padding around them
         x, features, whole = F.pad(images, (0, 0, 0, 0, 0, 1), value=1.0), Features(), Whole()
         # the down stream, whose features the right stream reads at every block
@@ -105,6 +108,8 @@ def lowered(x: Tensor) -> Tensor:
 
 
 class PixelCNNPP(Family):
+    """PixelCNN++."""
+
     title = "PixelCNN++"
     paper = "Salimans, Karpathy, Chen, Kingma 2017, arXiv 1701.05517"
     summary = ("Every pixel is predicted from those before it, by convolutions shifted so that they cannot look ahead. "
@@ -153,6 +158,7 @@ class PixelCNNPP(Family):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         assert isinstance(config, PixelCNNPPConfig)
         if images.side >> (config.sides - 1) < 2:
@@ -169,21 +175,26 @@ class PixelCNNPP(Family):
                                  self.generator.deviations())
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         c = self.config
         return {"model": torch.optim.Adam(self.generator.parameters(), c.rate, (c.beta1, c.beta2))}
 
     def stage(self, clock: Clock) -> Stage:
+        """Side, batch and learning rates of the next step."""
         c = self.config
         # the rate falls a little at every update
         return Stage(self.images.side, c.batch, rates={"model": c.rate * c.rate_decay ** clock.steps})
 
     def ema_decay(self, stage: Stage) -> float:
+        """Decay of the averaged generator in a step of this stage."""
         return self.config.averaging
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """n latents from the configuration's distribution."""
         return random.uniform(n, 1 + self.images.channels, self.images.side, self.images.side)
 
     def generate(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
+        """Images of latents, as `Family.generate`."""
         assert isinstance(generator, TwoStreams)
         return generator.draw(z)
 
@@ -199,6 +210,7 @@ class PixelCNNPP(Family):
         return -logistic_mixture.log_likelihood(self.generator(images), images).flatten(1).sum(1)
 
     def bits(self, nll: Tensor) -> Tensor:
+        """Bits per pixel and channel of a code length in nats."""
         return nll / (self.images.channels * self.images.side ** 2 * math.log(2))
 
     def bits_per_dim(self, images: Tensor, random: Random) -> Tensor:
@@ -206,6 +218,7 @@ class PixelCNNPP(Family):
         return self.bits(self.code_lengths(images))
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         # teacher forcing: the true pixels go in, each is scored given those before it
         x = next(reals).images
 
@@ -217,6 +230,7 @@ class PixelCNNPP(Family):
 
     @torch.no_grad()
     def held_out(self, images: Tensor, engine: Engine) -> dict[str, Tensor]:
+        """What is logged of held-out images, as `Family.held_out`."""
         with frozen_modes(self.generator):
             self.generator.eval()
             return {"bits_per_dim_dev": self.bits(self.code_lengths(images)).mean()}

@@ -15,6 +15,8 @@ from ganbench.models.nn.layers import MaskedConv2d
 
 
 class PixelRNNConfig(pixelcnn.PixelCNNConfig):
+    """Settings, each with where its default is from."""
+
     hidden: int = setting(128, "maps h of an LSTM's state; 2h between layers", "table 1", ge=1)
     blocks: int = setting(12, "Row LSTM layers", "section 5.2", ge=1)
 
@@ -36,6 +38,7 @@ class RowLSTM(nn.Module):
         self.up = MaskedConv2d("B", hidden, 2 * hidden, 1, colours)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,2h,S,S) -> the same shape."""
         gates, rows = self.inward(x), []
         state = cell = x.new_zeros(len(x), self.hidden, x.shape[3])
         # the input's share of all gates was one convolution; only the states go row by row
@@ -57,6 +60,7 @@ class RowNet(pixelcnn.PixelNet):
     """Images (B,C,S,S) in [-1,1] -> logits (B,C,levels,S,S) of each pixel given those before it."""
 
     def block(self, hidden: int) -> nn.Module:
+        """One Row LSTM layer."""
         return RowLSTM(hidden, self.colours)
 
     @torch.no_grad()
@@ -99,6 +103,8 @@ class RowNet(pixelcnn.PixelNet):
 
 
 class PixelRNN(pixelcnn.PixelCNN):
+    """PixelRNN with Row LSTM layers."""
+
     title = "PixelRNN (Row LSTM)"
     summary = ("Every pixel is predicted from those before it, by LSTMs that run down the rows: each step of a state "
                "reads a little of the row above, so a pixel sees a whole triangle of the image. The likelihood is "
@@ -122,4 +128,5 @@ class PixelRNN(pixelcnn.PixelCNN):
     config: PixelRNNConfig
 
     def make_network(self) -> pixelcnn.PixelNet:
+        """The network, with fresh weights."""
         return RowNet(self.config, self.images)

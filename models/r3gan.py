@@ -28,6 +28,8 @@ from ganbench.random import Random
 
 
 class R3GANConfig(FamilyConfig):
+    """Settings, each with where its default is from."""
+
     # networks
     net: Literal["bottleneck", "stripped", "dcgan", "wgan_gp", "sngan"] = setting(
         "bottleneck", "the paper's networks; StyleGAN2's without its tricks; or the convolutional ones of another "
@@ -110,6 +112,7 @@ class Generator(nn.Module):
         he_normal(self.to_image)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Latents (B,latent), labels int64 (B,) or None -> images (B,C,S,S)."""
         if self.embedding is not None:
             assert labels is not None
             # a class is a learned part of the latent
@@ -143,6 +146,7 @@ class Critic(nn.Module):
         self.embedding = nn.Parameter(torch.randn(classes, last) / math.sqrt(last * classes)) if classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (B,C,S,S), labels int64 (B,) or None -> scores (B,)."""
         h = self.layers(self.from_image(images))
         out = widened(self.head((h * self.basis).sum((2, 3))))
         if self.embedding is None:
@@ -182,6 +186,8 @@ _SMALL: dict[str, Any] = {"fmap_base": 512, "fmap_max": 64, "blocks": 1, "batch"
 
 
 class R3GAN(Family):
+    """R3GAN, and the rungs of its paper's ladder that are known."""
+
     title = "R3GAN"
     paper = "Huang, Gokaslan, Kuleshov, Tompkin 2024, arXiv 2501.05441"
     summary = ("Each fake is compared with a real, so that the generator cannot win by leaving kinds of images out, "
@@ -268,6 +274,7 @@ class R3GAN(Family):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         assert isinstance(config, R3GANConfig)
         if config.conditional and images.classes < 2:
@@ -293,12 +300,14 @@ class R3GAN(Family):
     # --- schedules ------------------------------------------------------------------------------------------------
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         c = self.config
         self.optimizers = {name: torch.optim.Adam(network.parameters(), c.rate, (c.beta1, c.beta2))
                            for name, network in (("critic", self.critic), ("generator", self.generator))}
         return self.optimizers
 
     def stage(self, clock: Clock) -> Scheduled:
+        """Side, batch and learning rates of the next step."""
         # The unit is images of critic updates: with reals of its own for the generator, half of those drawn.
         c = self.config
         # one progress drives all schedules
@@ -309,11 +318,13 @@ class R3GAN(Family):
                          ema_kimg=cosine(0.0, c.ema_kimg, progress))
 
     def recording_key(self, clock: Clock) -> Hashable:
+        """What of the clock the next step depends on, as `Family.recording_key`."""
         # beta2 is a plain number in Adam, so a recorded step could not follow its schedule
         stage = self.stage(clock)
         return () if stage.beta2 == self.config.beta2_end else None
 
     def enter(self, stage: Stage) -> None:
+        """Put the networks where the stage says, as `Family.enter`."""
         super().enter(stage)
         assert isinstance(stage, Scheduled)
         # the weights that change during training are written where a step reads them
@@ -323,18 +334,22 @@ class R3GAN(Family):
                 group["betas"] = (self.config.beta1, stage.beta2)
 
     def ema_decay(self, stage: Stage) -> float:
+        """Decay of the averaged generator in a step of this stage."""
         assert isinstance(stage, Scheduled)
         return 0.5 ** (stage.batch / (1000 * stage.ema_kimg)) if stage.ema_kimg else 0.0
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """n latents from the configuration's distribution."""
         return random.normal(n, self.config.latent)
 
     def fakes(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """Images of latents (B,latent), of these labels where conditional."""
         return self.generator(z, labels) if self.classes else self.generator(z)
 
     def critic_scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Scores (B,), as `Family.critic_scores`."""
         return self.judge(images, labels)
 
     def judge(self, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -372,6 +387,7 @@ class R3GAN(Family):
         return losses.relativistic_generator(on_real, on_fake)
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         # the critic: a fake of the same class for every real
         batch, random = next(reals), engine.random("latents")
         n, labels = len(batch.images), batch.labels if self.config.conditional else None

@@ -18,6 +18,8 @@ from ganbench.models.nn.spectral_family import SpectralConfig, SpectralFamily
 
 
 class SAGANConfig(SpectralConfig):
+    """Settings, each with where its default is from."""
+
     generator_dim: int = setting(64, "generator's maps at full side; doubled at each halving", "code", ge=1)
     critic_dim: int = setting(64, "critic's maps at half the side; doubled at each halving", "code", ge=1)
     widest: int = setting(16, "widest layer, in multiples of those", "code", ge=1)
@@ -52,6 +54,8 @@ _SMOKE: dict[str, Any] = {"generator_dim": 4, "critic_dim": 4, "widest": 2, "bat
 
 
 class SAGAN(SpectralFamily):
+    """Self-attention GAN."""
+
     title = "SAGAN"
     paper = "Zhang, Goodfellow, Metaxas, Odena 2019, arXiv 1805.08318"
     summary = ("One layer of each network lets every place attend to all others, so that parts of an image that lie "
@@ -101,9 +105,11 @@ class SAGAN(SpectralFamily):
             normalise_spectrally(network)
 
     def class_norm(self, width: int) -> nn.Module:
+        """The generator's norm of a width, with gains and biases by class."""
         return ConditionalBatchNorm2d(width, self.classes)
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         # the gain tells whether attention is used at all
         logs = super().step(reals, engine)
         for block in self.generator.blocks.children():

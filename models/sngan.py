@@ -23,6 +23,8 @@ SLOPE = 0.1  # of the convolutional critic's leaky ReLU (table 3)
 
 
 class SNGANConfig(SpectralConfig):
+    """Settings, each with where its default is from."""
+
     net: Literal["cnn", "resnet"] = setting("cnn", "convolutional (table 3) or residual (table 4)", "appendix B")
     generator_dim: int = setting(
         64, "generator's maps: at full side (cnn), everywhere (resnet)", "tables 3, 4: 64, 256", ge=1)
@@ -53,6 +55,7 @@ class ConvGenerator(nn.Module):
         normal_weights(self, 0.02, gain_deviation=0.0)
 
     def forward(self, z: Tensor) -> Tensor:
+        """Latents (B,latent) -> images (B,C,S,S)."""
         return self.layers(self.project(z))
 
 
@@ -71,6 +74,7 @@ class ConvCritic(nn.Module):
         normal_weights(self, 0.02)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (B,C,S,S) -> scores (B,); labels are not looked at."""
         features = self.layers(images)
         # scores in float32: they are differences of large sums
         with full_precision(features):
@@ -83,6 +87,8 @@ _RESNET: dict[str, Any] = {"net": "resnet", "generator_dim": 256, "critic_dim": 
 
 
 class SNGAN(SpectralFamily):
+    """GAN with a spectrally normalised critic."""
+
     title = "SN-GAN"
     paper = "Miyato, Kataoka, Koyama, Yoshida 2018, arXiv 1802.05957"
     summary = ("Every weight of the critic is divided by its largest singular value, which bounds how steep the "
@@ -136,14 +142,17 @@ class SNGAN(SpectralFamily):
         normalise_spectrally(self.critic, config.power_iterations)
 
     def class_norm(self, width: int) -> nn.Module:
+        """The generator's norm of a width, with gains and biases by class."""
         return ConditionalBatchNorm2d(width, self.classes)
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         assert isinstance(config, SNGANConfig)
         if config.conditional and config.net != "resnet":
             raise UserError("sngan takes labels with net=resnet only: use --preset paper-resnet32-labels")
 
     def generate(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
+        """Images of latents, as `Family.generate`."""
         return generator(z, labels) if self.classes else generator(z)

@@ -34,6 +34,8 @@ _RATES = {128: 0.0015, 256: 0.002, 512: 0.003, 1024: 0.003}
 
 
 class StyleGANConfig(ProgressiveConfig):
+    """Settings, each with where its default is from."""
+
     # networks
     mapping_layers: int = setting(8, "layers of the mapping network, 0 = none (w is the normalised z)", "section 2",
                                   ge=0)
@@ -84,6 +86,7 @@ class Mapping(nn.Module):
                                                     rate=config.mapping_rate) for i in range(config.mapping_layers))
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """z (B,latent), one-hot labels (B,L) or None -> w (B,width)."""
         if self.embedding is not None and labels is not None:
             z = torch.cat([z, labels @ self.embedding], 1)
         w = pixel_norm(z)
@@ -103,6 +106,7 @@ class Epilogue(nn.Module):
         self.style = EqualizedLinear(config.width(), 2 * channels, gain=1.0) if config.styles else None
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
+        """x (B,C,H,W), w (B,width), noise (B or 1,1,H,W) or None -> the shape of x."""
         if self.noise_weight is not None and noise is not None:
             x = x + noise * self.noise_weight.view(1, -1, 1, 1)
         # the order is the code's: noise, bias, activation, normalisation, style
@@ -162,6 +166,7 @@ class Generator(Growing):
                 self.register_buffer(f"noise_{i}", torch.randn(1, 1, 2 ** level(i), 2 ** level(i)))
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Latents (B,latent), one-hot labels (B,L) or None -> images (B,C,S,S) at its present side."""
         return self.synthesis(self.latent_to_w(z, labels))
 
     def latent_to_w(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -325,6 +330,7 @@ class StyleGAN(ProgressiveFamily):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         assert isinstance(config, StyleGANConfig)
         super().check(config, images)
         # combinations that would cut the latent off from the image
@@ -341,27 +347,33 @@ class StyleGAN(ProgressiveFamily):
         return by_side({512: 30, 1024: 20}, stage.side, super().tick_kimg(stage) or 0)
 
     def ema_decay(self, stage: Stage) -> float:
+        """Decay of the averaged generator in a step of this stage."""
         if self.config.ema or not self.config.ema_kimg:
             return self.config.ema
         # a half-life in images, so that it does not depend on the batch
         return 0.5 ** (stage.batch / (1000 * self.config.ema_kimg))
 
     def generate(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
+        """Images of latents, as `Family.generate`."""
         return generator(z, self.one_hot(labels))
 
     def to_style(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
+        """w of latents, as `Family.to_style`."""
         assert isinstance(generator, Generator)
         return generator.latent_to_w(z, self.one_hot(labels))
 
     def from_style(self, w: Tensor, generator: nn.Module) -> Tensor:
+        """Images of w, as `Family.from_style`."""
         assert isinstance(generator, Generator)
         return generator.synthesis(w)
 
     def average_style(self, generator: nn.Module) -> Tensor:
+        """The running mean of w, (d,)."""
         assert isinstance(generator, Generator)
         return generator.w_average
 
     def critic_scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Scores (B,), as `Family.critic_scores`."""
         return self.scores(images, self.one_hot(labels))
 
     # --- losses: functions of the networks and a batch ------------------------------------------------------------
@@ -405,12 +417,14 @@ class StyleGAN(ProgressiveFamily):
                       "gradient_norm": norms.mean()}
 
     def generator_loss(self, fake: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the generator minimises, from the critic's judgement of its images."""
         scores = self.scores(fake, labels)
         return non_saturating_generator(scores) if self.config.loss == "logistic" else wasserstein_generator(scores)
 
     # --- one step -----------------------------------------------------------------------------------------------
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         batch = next(reals)
         n, labels = len(batch.images), self.one_hot(batch.labels)
         with torch.no_grad():

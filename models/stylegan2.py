@@ -26,6 +26,8 @@ Architecture = Literal["orig", "skip", "resnet"]
 
 
 class StyleGAN2Config(FamilyConfig):
+    """Settings, each with where its default is from."""
+
     # networks
     fmap_base: int = setting(
         32768, "maps at side s are min(base / s, max)", "code; configurations A to E 16384", ge=4)
@@ -108,6 +110,7 @@ class Generator(nn.Module):
             self.register_buffer(f"noise_{layer}", torch.randn(1, 1, side, side))
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Latents (B,latent), labels int64 (B,) or None -> images (B,C,S,S)."""
         return self.synthesis(self.latent_to_w(z, labels))
 
     def latent_to_w(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -175,6 +178,7 @@ class Critic(nn.Module):
         self.out = EqualizedLinear(nf(1), max(1, classes), gain=1.0)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (B,C,S,S), labels int64 (B,) or None -> scores (B,)."""
         level = images.shape[-1].bit_length() - 1
         x = activate(self.from_image[str(level)](images))
         for index, (flat, down) in enumerate(zip(self.flats, self.downs)):
@@ -199,6 +203,8 @@ _E: dict[str, Any] = {"fmap_base": 16384, "r1_gamma": 100.0}
 
 
 class StyleGAN2(Family):
+    """StyleGAN2, configurations E and F."""
+
     title = "StyleGAN2"
     paper = "Karras, Laine, Aittala, Hellsten, Lehtinen, Aila 2020, arXiv 1912.04958"
     summary = ("The style that steers a layer scales its convolution's weights, which are scaled back to a fixed "
@@ -272,6 +278,7 @@ class StyleGAN2(Family):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         assert isinstance(config, StyleGAN2Config)
         if images.side < 8:
@@ -286,6 +293,7 @@ class StyleGAN2(Family):
     # --- schedules ------------------------------------------------------------------------------------------------
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         # A lazy penalty is an update of its own: with it there are (k + 1)/k updates a step (section 3.1).
         c = self.config
         lazy = {"critic": c.r1_every if c.r1_gamma else 1, "generator": c.path_every if c.path_weight else 1}
@@ -297,6 +305,7 @@ class StyleGAN2(Family):
         return made
 
     def stage(self, clock: Clock) -> Regularised:
+        """Side, batch and learning rates of the next step."""
         c = self.config
         # early on the average's half-life is a share of what was trained so far
         ema = min(c.ema_kimg, clock.kimg * c.ema_ramp) if c.ema_ramp else c.ema_kimg
@@ -304,20 +313,24 @@ class StyleGAN2(Family):
                            path=c.path_weight > 0 and clock.steps % c.path_every == 0, ema_kimg=ema)
 
     def recording_key(self, clock: Clock) -> Hashable:
+        """What of the clock the next step depends on, as `Family.recording_key`."""
         # which penalties a step has decides what can be recorded for it
         stage = self.stage(clock)
         return stage.r1, stage.path
 
     def ema_decay(self, stage: Stage) -> float:
+        """Decay of the averaged generator in a step of this stage."""
         assert isinstance(stage, Regularised)
         return 0.5 ** (stage.batch / (1000 * stage.ema_kimg)) if stage.ema_kimg else 0.0
 
     # --- drawing --------------------------------------------------------------------------------------------------
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """n latents from the configuration's distribution."""
         return random.normal(n, self.config.latent)
 
     def drawn_labels(self, n: int, engine: Engine) -> Tensor | None:
+        """Labels int64 (n,), drawn uniformly; None without labels."""
         return engine.random("labels").integers(n, high=self.classes) if self.classes else None
 
     def styles(self, n: int, labels: Tensor | None, engine: Engine) -> Tensor:
@@ -355,6 +368,7 @@ class StyleGAN2(Family):
         return widened(gradient).square().sum(2).mean(1).sqrt()
 
     def critic_scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Scores (B,), as `Family.critic_scores`."""
         return self.critic(images, labels if self.classes else None)
 
     def path_penalty(self, lengths: Tensor) -> Tensor:
@@ -365,6 +379,7 @@ class StyleGAN2(Family):
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         stage = engine.stage
         assert isinstance(stage, Regularised)
         # the generator, its path penalty where due, the critic, R1 where due: four updates at most
@@ -379,6 +394,7 @@ class StyleGAN2(Family):
                 "path_penalty": self.last[2].clone()}
 
     def update_generator(self, n: int, engine: Engine) -> dict[str, Tensor]:
+        """One update of the generator. Returns what is logged of it."""
         labels = self.drawn_labels(n, engine)
         # fresh latents and labels, mixed styles
         scores = self.critic(self.generator.synthesis(self.styles(n, labels, engine)), labels)
@@ -387,6 +403,7 @@ class StyleGAN2(Family):
         return {"generator_loss": loss.detach()}
 
     def update_path(self, n: int, engine: Engine) -> None:
+        """One update of the generator by its path length penalty, on a smaller minibatch."""
         c = self.config
         n = max(1, n // c.path_shrink)
         images = self.images
@@ -401,6 +418,7 @@ class StyleGAN2(Family):
         self.last[1:].copy_(torch.stack([lengths.detach().mean(), penalty.detach()]))
 
     def update_critic(self, batch: Batch, engine: Engine) -> dict[str, Tensor]:
+        """One update of the critic on these reals and fresh fakes. Returns what is logged of it."""
         with torch.no_grad():
             # no gradient for the generator here: its images are data to the critic
             fake_labels = self.drawn_labels(len(batch.images), engine)
@@ -414,6 +432,7 @@ class StyleGAN2(Family):
             "score_fake": on_fake.mean()}.items()}
 
     def update_r1(self, batch: Batch, engine: Engine) -> None:
+        """One update of the critic by its R1 penalty, weighed for the steps without one."""
         # applied every so many steps, it weighs as many times more
         square = self.r1(batch.images, batch.labels if self.classes else None)
         engine.update(self.config.r1_every * self.config.r1_gamma / 2 * square, "critic")

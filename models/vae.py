@@ -20,6 +20,8 @@ from ganbench.random import Random
 
 
 class VAEConfig(FamilyConfig):
+    """Settings, each with where its default is from."""
+
     net: Literal["conv", "mlp", "infogan"] = setting("conv", "convolutional, dense, or that of Lucic et al. 2018")
     width: int = setting(32, "conv: maps at half the side, doubled at each halving", ge=1)
     hidden: int = setting(400, "mlp: hidden units", ge=1)
@@ -85,6 +87,8 @@ NETS = {"mlp": mlp, "conv": conv, "infogan": infogan}
 
 
 class VAE(Family):
+    """Variational autoencoder."""
+
     title = "VAE"
     paper = "Kingma, Welling 2014, arXiv 1312.6114"
     summary = ("An encoder maps an image to a distribution over latents, a decoder maps latents back; both maximise a "
@@ -148,11 +152,13 @@ class VAE(Family):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         if images.side < 8:
             raise UserError(f"side {images.side} is too small for these networks: choose --side 32 or more")
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         c = self.config
         groups: list[dict[str, Any]] = [{"params": [*self.encoder.parameters(), *self.generator.parameters()]}]
         # One number against all pixels: at the networks' rate the deviation would take thousands of steps from 1 to
@@ -162,9 +168,11 @@ class VAE(Family):
         return {"model": torch.optim.Adam(groups, c.rate, (c.beta1, c.beta2))}
 
     def stage(self, clock: Clock) -> Stage:
+        """Side, batch and learning rates of the next step."""
         return Stage(self.images.side, self.config.batch)
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """n latents from the configuration's distribution."""
         return random.normal(n, self.config.latent)
 
     def generate(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
@@ -226,6 +234,7 @@ class VAE(Family):
         return -elbo / (dimensions * math.log(2)) + extra
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         x = next(reals).images
         normal, uniform = (engine.random("code").normal(len(x), self.config.latent),
                            engine.random("dequantise").uniform(*x.shape))

@@ -22,6 +22,8 @@ RECORDED_UPDATES = 20  # a step with more critic updates than that is rare, and 
 
 
 class WGANConfig(FamilyConfig):
+    """Settings, each with where its default is from."""
+
     # networks
     net: Literal["conv", "mlp"] = setting("conv", "generator: DCGAN's, or four dense layers", "section 4.1")
     critic_net: Literal["conv", "mlp"] = setting("conv", "critic likewise", "section 4.1")
@@ -62,6 +64,8 @@ class MLP(nn.Sequential):
 
 
 class WGAN(Family):
+    """Wasserstein GAN with weight clipping."""
+
     title = "WGAN"
     paper = "Arjovsky, Chintala, Bottou 2017, arXiv 1701.07875"
     summary = ("The critic estimates the Wasserstein-1 distance between real and generated images instead of telling "
@@ -137,12 +141,14 @@ class WGAN(Family):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         if images.side < 8:
             raise UserError(f"side {images.side} is too small for these networks, which begin at 4x4: "
                             "choose --side 32 or more")
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         c = self.config
         networks = {"critic": self.critic, "generator": self.generator}
         if c.optimizer == "adam":
@@ -151,6 +157,7 @@ class WGAN(Family):
         return {name: torch.optim.RMSprop(network.parameters(), c.rate) for name, network in networks.items()}
 
     def stage(self, clock: Clock) -> Stage:
+        """Side, batch and learning rates of the next step."""
         c = self.config
         if c.rate_decay == "none" or not clock.total_images:
             return Stage(self.images.side, c.batch)
@@ -166,14 +173,17 @@ class WGAN(Family):
         return c.long_critic if long else c.n_critic
 
     def recording_key(self, clock: Clock) -> Hashable:
+        """What of the clock the next step depends on, as `Family.recording_key`."""
         # a recorded step has one number of critic updates
         n = self.critic_steps(clock.steps)
         return n if n <= RECORDED_UPDATES else None
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """n latents from the configuration's distribution."""
         return random.normal(n, self.config.latent)
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         n = self.critic_steps(engine.clock.steps)
         # the critic first, on fresh minibatches, almost to its optimum (algorithm 1)
         for _ in range(n):
@@ -187,6 +197,7 @@ class WGAN(Family):
                 "rising_alarm": self.alarm(engine.mean(logs["wasserstein"]))}
 
     def critic_update(self, x: Tensor, engine: Engine) -> dict[str, Tensor]:
+        """One update of the critic on these reals and fresh fakes. Returns what is logged of it."""
         # clip, here or below, then one step on the difference of mean scores
         if self.config.clip_when == "before":
             self.clip_weights()

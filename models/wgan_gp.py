@@ -24,6 +24,8 @@ from ganbench.random import Random
 
 
 class WGANGPConfig(FamilyConfig):
+    """Settings, each with where its default is from."""
+
     # networks
     net: Literal["conv", "resnet32", "resnet"] = setting("conv", "conv; resnet32 (one width, CIFAR-10); resnet (64x64)",
                                                       "sections 5.1-5.3")
@@ -77,6 +79,7 @@ class ConvGenerator(nn.Module):
         initialise(self, he=(nn.Conv2d, nn.ConvTranspose2d))
 
     def forward(self, z: Tensor) -> Tensor:
+        """Latents (B,latent) -> images (B,C,S,S) before squashing."""
         return self.layers(self.project(z))
 
 
@@ -94,10 +97,13 @@ class ConvCritic(nn.Module):
         initialise(self, he=(nn.Conv2d,))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,S,S) -> scores (B,)."""
         return self.layers(images).squeeze(1)
 
 
 class WGANGP(Family):
+    """Wasserstein GAN with gradient penalty."""
+
     title = "WGAN-GP"
     paper = "Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville 2017, arXiv 1704.00028"
     summary = ("WGAN without weight clipping: the critic is kept Lipschitz by penalising how far the norm of its "
@@ -184,6 +190,7 @@ class WGANGP(Family):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         assert isinstance(config, WGANGPConfig)
         if config.critic_norm == "batch":
@@ -211,11 +218,13 @@ class WGANGP(Family):
         return [min(cap, self.config.dim * side // 2 // s) for s in self.sides()[:-1]]
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         c = self.config
         return {name: torch.optim.Adam(network.parameters(), c.rate, (c.beta1, c.beta2))
                 for name, network in (("critic", self.critic), ("generator", self.generator))}
 
     def stage(self, clock: Clock) -> Stage:
+        """Side, batch and learning rates of the next step."""
         c = self.config
         if not c.decay_steps:
             return Stage(self.images.side, c.batch)
@@ -223,6 +232,7 @@ class WGANGP(Family):
         return Stage(self.images.side, c.batch, rates={"critic": rate, "generator": rate})
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """n latents from the configuration's distribution."""
         return random.normal(n, self.config.latent)
 
     def as_seen(self, images: Tensor, engine: Engine) -> Tensor:
@@ -240,6 +250,7 @@ class WGANGP(Family):
         return norms * 2 if self.config.output == "sigmoid" else norms
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         c = self.config
         # the critic first, n_critic times on fresh minibatches, to stay near its optimum (algorithm 1)
         for _ in range(c.n_critic):
@@ -263,6 +274,7 @@ class WGANGP(Family):
         return {**logs, "generator_loss": -score.detach()}
 
     def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B,) and the classes' logits (B,classes)."""
         assert isinstance(self.critic, ResNet32Critic)
         return self.critic.judge(images)
 
@@ -272,6 +284,7 @@ class WGANGP(Family):
         return self.generator(z, labels) if self.config.conditional else self.generator(z)
 
     def critic_update(self, x: Tensor, engine: Engine, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """One update of the critic on these reals and fresh fakes. Returns what is logged of it."""
         c = self.config
         with torch.no_grad():
             # no gradient for the generator here: its images are data to the critic

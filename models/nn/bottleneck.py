@@ -42,6 +42,7 @@ class BottleneckBlock(nn.Module):
         nn.init.zeros_(self.wide.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,width,H,W) -> the same shape."""
         # widen, convolve in groups, narrow again; no norms, hence the careful beginning
         h = F.leaky_relu(self.narrow(x), LEAK)
         return x + self.wide(F.leaky_relu(self.grouped(h), LEAK))
@@ -63,5 +64,6 @@ class Transition(nn.Module):
             he_normal(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,inputs,H,W) -> (B,outputs,2H,2W) or (B,outputs,H/2,W/2)."""
         # Replicating and blurring is what a transposed convolution with the taps 1,3,3,1 does; likewise downwards.
         return blur(upsample(self.conv(x))) if self.up else self.conv(downsample(blur(x)))

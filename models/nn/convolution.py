@@ -38,6 +38,7 @@ class Convolution(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, form: Form) -> Tensor:
+        """The convolution, with what its derivatives need kept."""
         ctx.save_for_backward(x, weight)
         ctx.form = form
         return torch.ops.aten.convolution(x, weight, None, form.stride, form.padding, (1, 1), form.transposed,
@@ -45,6 +46,7 @@ class Convolution(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Gradients of input and weight, each by an operation that can be differentiated again."""
         # linear in input and weight, so the gradients are again convolutions, differentiable in turn
         (gradient,), (x, weight), form = gradients, ctx.saved_tensors, ctx.form
         to_x = to_weight = None
@@ -61,6 +63,7 @@ class WeightGradient(Function):
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, x: Tensor, shape: torch.Size, form: Form) -> Tensor:
+        """The weight's gradient, with what its own derivatives need kept."""
         ctx.save_for_backward(gradient, x)
         ctx.form = form
         # only the shape of this weight is looked at
@@ -71,6 +74,7 @@ class WeightGradient(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """Gradients of output gradient and input, each by an operation that can be differentiated again."""
         # the incoming gradient has the weight's shape and takes its place
         (weight,), (gradient, x), form = gradients, ctx.saved_tensors, ctx.form
         to_gradient = to_x = None

@@ -60,6 +60,7 @@ def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 def activate(x: Tensor, kind: Activation) -> Tensor:
+    """The activation of that name, element by element; linear is none."""
     if kind == "lrelu":
         return F.leaky_relu(x, LEAK)
     return F.relu(x) if kind == "relu" else x
@@ -112,6 +113,7 @@ class EqualizedConv2d(_Equalized):
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,inputs,H,W) -> (B,outputs,H',W'), twice or half the side with `resample`."""
         weight, bias = self.scaled_weight(), self.scaled_bias()
         if self.resample is None:
             # no resampling: the same side
@@ -151,6 +153,7 @@ class EqualizedLinear(_Equalized):
         super().__init__((outputs, inputs), gain, outputs if bias else 0, equalized, rate)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,inputs) -> (B,outputs)."""
         return F.linear(x, self.scaled_weight(), self.scaled_bias())
 
 
@@ -164,6 +167,7 @@ class OneGainLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> the same shape."""
         return F.layer_norm(x, x.shape[1:], eps=self.eps) * self.gain + self.bias.view(1, -1, 1, 1)
 
 
@@ -184,6 +188,7 @@ class Finish(nn.Module):
             self.norm = OneGainLayerNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> the same shape."""
         x = activate(self.norm(x), self.activation)
         return x if self.eps is None else pixel_norm(x, self.eps)
 
@@ -211,6 +216,7 @@ class MinibatchStddev(nn.Module):
         self.group = group
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> (B,C+1,H,W). Raises ValueError where the batch does not divide into groups."""
         batch, _, height, width = x.shape
         size = min(self.group, batch) if self.group else batch
         if batch % size:

@@ -69,6 +69,7 @@ class Growth:
         return round(2 * first) - math.floor(lod) - math.ceil(lod)
 
     def batch_at(self, side: int) -> int:
+        """The minibatch at a side."""
         return int(by_side(self.batches, side, self.batch))
 
     def aligned(self, images: int) -> int:

@@ -30,6 +30,7 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> the same shape."""
         # over the whole sample, unlike torch's layer, whose gains are one a value
         x = F.layer_norm(x, x.shape[1:], eps=self.eps)
         return x * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
@@ -48,6 +49,7 @@ class ConditionalBatchNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(classes, channels))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """(B,C,H,W), labels int64 (B,) -> the same shape."""
         return self.norm(x) * self.gain[labels][:, :, None, None] + self.bias[labels][:, :, None, None]
 
 
@@ -61,6 +63,7 @@ class Maxout(nn.Module):
         self.linear = nn.Linear(inputs, units * pieces)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,inputs) -> (B,units)."""
         return self.linear(x).unflatten(1, (self.units, self.pieces)).amax(2)
 
 
@@ -73,6 +76,7 @@ class MaxoutConv2d(nn.Module):
         self.conv = nn.Conv2d(inputs, units * pieces, kernel, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,inputs,H,W) -> (B,units,H',W')."""
         return self.conv(x).unflatten(1, (self.units, self.pieces)).amax(2)
 
 
@@ -94,6 +98,7 @@ class MinibatchDiscrimination(nn.Module):
         self.T = nn.Parameter(torch.randn(inputs, kernels * dimensions) * 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,inputs) -> (B,inputs+kernels)."""
         # all pairs of the minibatch, by kernel
         m = (x @ self.T).unflatten(1, (self.kernels, self.dimensions))
         distances = (m[:, None] - m[None]).abs().sum(3)  # (B, B, kernels)
@@ -117,6 +122,7 @@ class NormedMinibatchDiscrimination(nn.Module):
         self.bias = nn.Parameter(torch.full((kernels,), -1.0))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,inputs) -> (B,inputs+kernels)."""
         # every sample is at distance 0 from itself, which is not counted
         return torch.cat([x, torch.exp(-self.distances(x)).sum(1) - 1 + self.bias], 1)
 
@@ -173,6 +179,7 @@ class MaskedConv2d(nn.Conv2d):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,inputs,H,W) -> (B,outputs,H,W)."""
         return self._conv_forward(x, self.weight * self.mask, self.bias)
 
 
@@ -236,6 +243,7 @@ class UnitPixels(nn.Module):
     """[-1,1] -> [0,1]: for critics that work on pixels as the older papers have them."""
 
     def forward(self, images: Tensor) -> Tensor:
+        """[-1,1] -> [0,1], any shape."""
         return (images + 1) / 2
 
 
@@ -243,4 +251,5 @@ class SignedPixels(nn.Module):
     """[0,1] -> [-1,1]: after a sigmoid."""
 
     def forward(self, images: Tensor) -> Tensor:
+        """[0,1] -> [-1,1], any shape."""
         return images * 2 - 1

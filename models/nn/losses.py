@@ -53,6 +53,7 @@ def wasserstein_critic(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def wasserstein_generator(fake: Tensor) -> Tensor:
+    """-mean f: the generator raises its scores (arXiv 1701.07875, algorithm 1)."""
     return -widened(fake).mean()
 
 
@@ -93,10 +94,12 @@ def least_squares_generator(fake: Tensor, target: float = 1.0) -> Tensor:
 # --- hinge (Lim and Ye 2017, arXiv 1705.02894) ----------------------------------------------------------------------
 
 def hinge_critic(real: Tensor, fake: Tensor) -> Tensor:
+    """mean max(0, 1 - r) + mean max(0, 1 + f): 2 for a blind critic, 0 for a sure one."""
     return F.relu(1 - widened(real)).mean() + F.relu(1 + widened(fake)).mean()
 
 
 def hinge_generator(fake: Tensor) -> Tensor:
+    """-mean f: the generator raises its scores."""
     return -widened(fake).mean()
 
 

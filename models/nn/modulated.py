@@ -52,6 +52,7 @@ class DownConv2d(EqualizedConv2d):
     """Smooth, then a convolution of stride 2: (B,inputs,H,W) -> (B,outputs,H/2,W/2). Kernels of side 3 or 1."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,inputs,H,W) -> (B,outputs,H/2,W/2)."""
         # padded so that a convolution without padding of its own ends at half the side
         reach = 2 if self.weight.shape[-1] == 3 else 1
         return conv2d(smooth(F.pad(x, (reach,) * 4)), self.scaled_weight(), self.scaled_bias(), stride=2)
@@ -74,6 +75,7 @@ class ModulatedConv2d(nn.Module):
         self.style = EqualizedLinear(width, inputs, gain=1.0)  # around 1
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """x (B,inputs,H,W), w (B,width) -> (B,outputs,H,W), or twice the side."""
         # scaled on the way in
         style = self.style(w) + 1
         weight = self.weight * self.scale
@@ -120,6 +122,7 @@ class ToImage(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """x (B,inputs,H,W), w (B,width) -> colours (B,channels,H,W)."""
         return self.conv(x, w) + self.bias.view(1, -1, 1, 1)
 
 
@@ -134,6 +137,7 @@ class Mapping(nn.Module):
             for i in range(depth))
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """z (B,latent), labels int64 (B,) or None -> w (B,latent)."""
         # in full precision, as w is added up over eight layers of tiny weights and steers everything
         with full_precision(z):
             if self.embedding is not None:

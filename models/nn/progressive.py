@@ -31,6 +31,8 @@ from ganbench.random import Random
 
 
 class ProgressiveConfig(FamilyConfig):
+    """Settings of families that grow; defaults are PGGAN's."""
+
     # networks
     fmap_base: int = setting(8192, "channels at side 2**r are min(base / 2**((r-1)*decay), max)", "code", ge=1)
     fmap_decay: float = setting(1.0, "how fast feature maps shrink with the side", "code", ge=0)
@@ -75,6 +77,7 @@ class ProgressiveConfig(FamilyConfig):
         return min(int(self.fmap_base / 2.0 ** ((level - 1) * self.fmap_decay)), self.fmap_max)
 
     def latent_size(self) -> int:
+        """Latent components in use."""
         return self.latent or min(self.fmap_base, self.fmap_max)
 
     def lowest_level(self, side: int) -> int:
@@ -132,6 +135,7 @@ class ProgressiveCritic(Growing):
         self.out = EqualizedLinear(channels(1) + (100 if discrimination else 0), outputs, gain=1.0, equalized=equalized)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,S,S) at its present side -> scores (B,)."""
         return self.judge(images)[:, 0]
 
     def judge(self, images: Tensor) -> Tensor:
@@ -194,6 +198,7 @@ class ProgressiveFamily(Family):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         assert isinstance(config, ProgressiveConfig)
         super().check(config, images)
         name = cls.__module__.split(".")[-1]
@@ -212,6 +217,7 @@ class ProgressiveFamily(Family):
                             "use a labelled data set, or leave conditional off")
 
     def stage(self, clock: Clock) -> Stage:
+        """Side, batch and learning rates of the next step."""
         # what the schedule says now: side, fade, and the rate and batch that go with the side
         images = self.growth.aligned(clock.images)
         side, fade = self.growth.position(images)
@@ -230,15 +236,18 @@ class ProgressiveFamily(Family):
         return by_side(TICK_KIMG, stage.side, 10)
 
     def place(self, network: nn.Module, stage: Stage) -> None:
+        """Put a network at the stage's side and fade."""
         assert isinstance(network, Growing)
         network.place(stage.side, stage.fade)
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         betas = (self.config.beta1, self.config.beta2)
         return {name: torch.optim.Adam(network.parameters(), self.config.rate, betas, eps=1e-8)
                 for name, network in (("generator", self.generator), ("critic", self.critic))}
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """n latents from the configuration's distribution."""
         return random.normal(n, self.config.latent_size())
 
     def replication(self) -> int:

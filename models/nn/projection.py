@@ -28,6 +28,7 @@ class OffsetBatchNorm2d(nn.Module):
         self.gain, self.bias = nn.Embedding(classes, channels), nn.Embedding(classes, channels)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """(B,C,H,W), labels int64 (B,) -> the same shape."""
         return self.norm(x) * (1 + self.gain(labels))[:, :, None, None] + self.bias(labels)[:, :, None, None]
 
 
@@ -58,6 +59,7 @@ class LabelledGenerator(nn.Module):
         self.to_image = nn.Conv2d(widths[-1], channels, 3, padding=1)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Latents (B,latent), labels int64 (B,) or None -> images (B,C,S,S)."""
         x = self.project(z)
         for block in self.blocks:
             # only blocks whose norms go by the class take labels
@@ -92,6 +94,7 @@ class ProjectionCritic(nn.Module):
         self.embedding = nn.Embedding(classes, width) if classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (B,C,S,S), labels int64 (B,) or None -> scores (B,)."""
         maps = self.blocks(images)
         with full_precision(maps):
             # sums over places and maps, in float32: scores are differences of large numbers

@@ -54,6 +54,7 @@ class FirstBlock(nn.Module):
         self.shortcut = Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,inputs,H,W) -> (B,outputs,H/2,W/2)."""
         return F.avg_pool2d(self.conv2(F.relu(self.conv1(x))), 2) + self.shortcut(F.avg_pool2d(x, 2))
 
 
@@ -78,6 +79,7 @@ class ResNetGenerator(nn.Module):
             uniform_weights(self.to_image, he=True)
 
     def forward(self, z: Tensor, *labels: Tensor) -> Tensor:
+        """Latents (B,latent), labels (B,) only with classes -> images (B,C,S,S)."""
         x = self.project(z)
         # blocks take labels where their norms go by them
         for block in self.blocks:
@@ -105,9 +107,11 @@ class ResNet32Critic(nn.Module):
         initialise_blocks(self)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,S,S) -> scores (B,)."""
         return self.head(self.features(images)).squeeze(1)
 
     def features(self, images: Tensor) -> Tensor:
+        """(B,dim): the last maps behind a ReLU, averaged over places."""
         return F.relu(self.blocks(images)).mean((2, 3))
 
     def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,6 +134,7 @@ class ResNetCritic(nn.Module):
         initialise_blocks(self)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,S,S) -> scores (B,)."""
         return self.head(self.blocks(self.from_image(images)).flatten(1)).squeeze(1)
 
 
@@ -137,6 +142,7 @@ class Labelled(nn.Sequential):
     """A sequence whose first module also gets the labels."""
 
     def forward(self, input: Tensor, *labels: Tensor) -> Tensor:
+        """Through all modules; labels (B,) go to the first."""
         first, *others = self
         x = first(input, *labels)
         # only the first takes labels
@@ -146,6 +152,7 @@ class Labelled(nn.Sequential):
 
 
 def norm_layer(kind: str, width: int, classes: int = 0) -> nn.Module:
+    """The norm of that name: none, layer or batch; batch with classes goes by the label."""
     if kind == "batch" and classes:
         return ConditionalBatchNorm2d(width, classes)
     if kind == "none":
@@ -158,6 +165,7 @@ def _double(x: Tensor) -> Tensor:
 
 
 def initialise(network: nn.Module, he: tuple[type[nn.Module], ...]) -> None:
+    """`uniform_weights` for all convolutions and linear layers; `he`: the kinds that get the larger weights."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             uniform_weights(layer, he=isinstance(layer, he))

@@ -42,6 +42,7 @@ class Shifted(nn.Module):
         self.conv = normed(nn.Conv2d(inputs, outputs, self.kernel, stride))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,inputs,H,W) -> (B,outputs,H/stride,W/stride)."""
         return self.conv(F.pad(x, (self.left, self.right, self.top, 0)))
 
 
@@ -54,6 +55,7 @@ class Raised(nn.Module):
         self.conv = normed(nn.ConvTranspose2d(maps, maps, KERNELS[kind], 2))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,maps,H,W) -> (B,maps,2H,2W)."""
         x = self.conv(x)
         return x[..., 1:] if self.crop else x  # 3 wide makes 2W + 1 columns
 
@@ -64,6 +66,7 @@ class Whole:
     """To the whole image at once."""
 
     def conv(self, layer: Shifted, x: Tensor, level: int) -> Tensor:
+        """What a layer makes of x."""
         return layer(x)
 
     def shrunk(self, layer: Shifted, x: Tensor, level: int) -> Tensor | None:
@@ -71,6 +74,7 @@ class Whole:
         return layer(x)
 
     def raised(self, layer: Raised, x: Tensor | None, level: int) -> Tensor:
+        """To the next larger side."""
         return layer(x)
 
     def beside(self, feature: Tensor, level: int) -> Tensor:
@@ -88,6 +92,7 @@ class Stepwise(Whole):
         self.memory: dict[nn.Module, Tensor] = {}
 
     def at(self, row: int, column: int | None = None) -> "Stepwise":
+        """Go to a row, or to one pixel of it."""
         self.row, self.column = row, column
         return self
 
@@ -99,6 +104,7 @@ class Stepwise(Whole):
         return F.linear(window.flatten(1), layer.conv.weight.flatten(1), layer.conv.bias)[:, :, None, None]
 
     def window(self, layer: Shifted, x: Tensor, level: int) -> Tensor:
+        """Remember x at its place, and return what the layer's kernel covers there."""
         side, (height, width) = self.side >> level, layer.kernel
         if layer not in self.memory:
             # all that this layer has been given so far, with its padding around
@@ -122,6 +128,7 @@ class Stepwise(Whole):
         return self.conv(layer, x, level)
 
     def raised(self, layer: Raised, x: Tensor | None, level: int) -> Tensor:
+        """The row or pixel at hand of the next larger side; x is None where the smaller side had nothing new."""
         j = 0 if self.column is None else self.column >> level
         if x is not None:  # two rows of this level, kept for the odd one
             made = layer(x)
@@ -133,6 +140,7 @@ class Stepwise(Whole):
         return row if self.column is None else row[..., j:j + 1]
 
     def beside(self, feature: Tensor, level: int) -> Tensor:
+        """The pixel at hand of a feature of the down stream."""
         assert self.column is not None
         return feature[..., (self.column >> level):(self.column >> level) + 1]
 
@@ -150,6 +158,7 @@ class GatedResnet(nn.Module):
         self.second = Shifted(kind, 2 * maps, 2 * maps)
 
     def forward(self, x: Tensor, aside: Tensor | None, walk: Whole, level: int) -> Tensor:
+        """(B,maps,H,W) -> the same shape; walk: how layers are applied."""
         # the first convolution, with what comes from the other stream or from the way in
         c = walk.conv(self.first, concat_elu(x), level)
         if self.aside is not None:
@@ -169,6 +178,7 @@ Features = dict[tuple[int, int], Tensor]
 
 
 def blocks(of: nn.Module) -> list[GatedResnet]:
+    """The residual blocks among a module's own children, in order."""
     return [m for m in of.children() if isinstance(m, GatedResnet)]
 
 

@@ -40,6 +40,7 @@ class SpectralNorm(nn.Module):
         self.register_buffer("u", F.normalize(weight.new_empty(weight.shape[0]).normal_(), dim=0, eps=EPS))
 
     def forward(self, weight: Tensor) -> Tensor:
+        """The weight over its largest singular value, in the same shape."""
         # a singular value in bfloat16 would be off by up to a part in 250, and a different one in every pass
         with full_precision(weight):
             matrix = weight.flatten(1)
@@ -85,6 +86,7 @@ class SelfAttention(nn.Module):
         self.gain = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> the same shape."""
         query = self.query(x).flatten(2)  # (B,C/8,HW)
         key = F.max_pool2d(self.key(x), 2).flatten(2)  # (B,C/8,HW/4)
         value = F.max_pool2d(self.value(x), 2).flatten(2)  # (B,C/2,HW/4)

@@ -56,6 +56,7 @@ class SpectralFamily(Family):
 
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         assert isinstance(config, SpectralConfig)
         name = cls.__module__.split(".")[-1]
@@ -66,12 +67,14 @@ class SpectralFamily(Family):
                             "set or a folder with one subfolder a class, or set conditional=false")
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name, one for each network."""
         c = self.config
         return {name: torch.optim.Adam(network.parameters(), rate, (c.beta1, c.beta2))
                 for name, network, rate in (("critic", self.critic, c.critic_rate),
                                             ("generator", self.generator, c.generator_rate))}
 
     def stage(self, clock: Clock) -> Stage:
+        """Side, batch and learning rates of the next step."""
         c = self.config
         if not c.decay_steps:
             return Stage(self.images.side, c.batch)
@@ -81,9 +84,11 @@ class SpectralFamily(Family):
         return Stage(self.images.side, c.batch, rates=rates)
 
     def latents(self, n: int, random: Random) -> Tensor:
+        """n latents from the configuration's distribution."""
         return random.normal(n, self.config.latent)
 
     def critic_scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Scores (B,), as `Family.critic_scores`."""
         return self.critic(images, labels if self.classes else None)
 
     # --- losses -------------------------------------------------------------------------------------------------
@@ -98,6 +103,7 @@ class SpectralFamily(Family):
         return loss, losses.js_bound(loss)
 
     def generator_loss(self, fake: Tensor) -> Tensor:
+        """What the generator minimises, from the critic's judgement of its images."""
         if self.config.loss == "hinge":
             return losses.hinge_generator(fake)
         return losses.non_saturating_generator(fake)
@@ -118,6 +124,7 @@ class SpectralFamily(Family):
         return self.generator(z, labels), labels
 
     def critic_update(self, batch: Batch, engine: Engine) -> dict[str, Tensor]:
+        """One update of the critic on these reals and fresh fakes. Returns what is logged of it."""
         with torch.no_grad():
             # no gradient for the generator here: its images are data to the critic
             fake, fake_labels = self.fakes(len(batch.images), engine)
@@ -131,6 +138,7 @@ class SpectralFamily(Family):
         return {name: value.detach() for name, value in logs.items()}
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
+        """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         # the critic first, on fresh minibatches
         for _ in range(self.config.n_critic):
             batch = next(reals)

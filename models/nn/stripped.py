@@ -41,6 +41,7 @@ class StrippedGenerator(nn.Module):
         self.to_image = nn.ModuleList(conv(width, channels, 1, gain=1.0) for width in widths)
 
     def forward(self, z: Tensor) -> Tensor:
+        """Latents (B,latent) -> images (B,C,S,S)."""
         x = self.basis * self.scales(z)[:, :, None, None]
         x = F.leaky_relu(self.first(x), LEAK)
         image = self.to_image[0](x)
@@ -68,6 +69,7 @@ class StrippedCritic(nn.Module):
         self.out = EqualizedLinear(last, 1, gain=1.0, equalized=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,S,S) -> scores (B,)."""
         x = F.leaky_relu(self.from_image(images), LEAK)
         # residual blocks; both branches have the variance of their input, hence the root of 2
         for flat, down, shortcut in zip(self.flats, self.downs, self.shortcuts):

@@ -17,6 +17,7 @@ class CollapseAlarm(nn.Module):
 
     @torch.no_grad()
     def forward(self, prob_real: Tensor, prob_fake: Tensor) -> Tensor:
+        """Take in one step's mean D(x) and D(G(z)); 1.0 while it rings, else 0.0."""
         # steps in a row; one that does not qualify starts the count again
         won = (prob_real > 0.99) & (prob_fake < 0.01)
         self.steps.copy_(torch.where(won, self.steps + 1, torch.zeros_like(self.steps)))
@@ -47,6 +48,7 @@ class RisingAlarm(nn.Module):
 
     @torch.no_grad()
     def forward(self, value: Tensor) -> Tensor:
+        """Take in the next value, a scalar; 1.0 while it rings, else 0.0."""
         decays = self.decays
         # both averages take the value in
         self.seen.add_(1)
