@@ -9,7 +9,9 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 from ganbench.models.nn import convolution
 from ganbench.models.nn.convolution import Conv2d, Form, convolve
 from ganbench.models.nn.equalized import EqualizedConv2d, blur, pooled_blur
+from ganbench.models.nn.filtering import filter_maps
 from ganbench.models.nn.losses import r1_penalty
+from ganbench.models.nn.modulated import smooth
 
 # stride, padding, kernel, side: sizes at which a stride leaves pixels over included
 PLAIN = [(1, 1, 3, 5), (1, 0, 1, 3), (2, 1, 4, 6), (2, 1, 4, 7), (2, 2, 5, 6), (2, 0, 3, 6), (1, 0, 4, 4)]
@@ -115,6 +117,13 @@ def test_blur_as_two_pools_is_the_blur(shape):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
+def averages(x):
+    """What a card smooths by in place of one filter."""
+    for _ in range(3):
+        x = F.avg_pool2d(x, 2, 1)
+    return x
+
+
 @pytest.mark.parametrize(("name", "preset"), [
     ("wgan_gp", "smoke"), ("wgan_gp", "resnet32"), ("wgan_gp", "resnet"), ("dcgan", "alt:r1"), ("pggan", "smoke"),
     ("pggan", "paper-ablation-128-b"), ("stylegan", "smoke"), ("stylegan", "smoke-wgan"),
@@ -137,6 +146,8 @@ def test_all_convolutions_under_a_penalty_go_by_it(name, preset, monkeypatch):
     monkeypatch.setattr("ganbench.models.nn.equalized.blur", pooled_blur)
     monkeypatch.setattr("ganbench.models.nn.progressive.blur", pooled_blur)
     monkeypatch.setattr("ganbench.models.nn.bottleneck.blur", pooled_blur)
+    monkeypatch.setattr("ganbench.models.nn.modulated.blur", pooled_blur)
+    monkeypatch.setattr("ganbench.models.nn.modulated.smooth", averages)
     monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", None)
     for ours, theirs in zip(penalised(), expected, strict=True):
         assert (ours is None) == (theirs is None)
@@ -152,3 +163,22 @@ def test_folded_or_in_two_it_is_the_same_map(resample, monkeypatch):
     monkeypatch.setattr("ganbench.models.nn.equalized._better_in_two", lambda *args, **options: False)
     torch.testing.assert_close(layer(x), in_two, rtol=1e-5, atol=1e-5)
     assert not torch.equal(layer(x), in_two), "the shapes of this test take the one way and the other"
+
+
+def test_smoothing_by_one_filter_is_three_averages():
+    """To the second derivative, at even and odd sides; and the filter keeps its input's type under autocast."""
+    for shape in ((2, 3, 7, 8), (1, 1, 4, 4)):
+        x, = doubles(shape)
+        for ours, theirs in ((smooth, averages), (blur, pooled_blur)):
+            taken = []
+            for f in (ours, theirs):
+                y = f(x)
+                first, = grad(y.pow(3).sum(), x, create_graph=True)
+                taken.append([y, first, *grad(first.pow(2).sum(), x)])
+            for a, b in zip(*taken, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+            assert gradcheck(ours, (x,)) and gradgradcheck(ours, (x,))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert smooth(x.float()).dtype == torch.float32 and smooth(x.bfloat16()).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="not symmetric"):
+        filter_maps(x, (0.25, 0.75))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.models.nn.convolution import conv2d, conv_transpose2d
+from ganbench.models.nn.filtering import filter_maps
 from ganbench.random import layer_normal
 
 SQRT2 = math.sqrt(2)
@@ -36,10 +37,7 @@ def blur(x: Tensor) -> Tensor:
     # a card works off the second derivative of a depthwise convolution one map at a time; a CPU is slow at pooling
     if x.device.type == "cuda":
         return pooled_blur(x)
-    channels = x.shape[1]
-    taps = torch.tensor([1.0, 2.0, 1.0], dtype=x.dtype, device=x.device) / 4
-    x = F.conv2d(x, taps.view(1, 1, 3, 1).expand(channels, 1, 3, 1), padding=(1, 0), groups=channels)
-    return F.conv2d(x, taps.view(1, 1, 1, 3).expand(channels, 1, 1, 3), padding=(0, 1), groups=channels)
+    return filter_maps(x, (0.25, 0.5, 0.25), padding=1)
 
 
 def pooled_blur(x: Tensor) -> Tensor:

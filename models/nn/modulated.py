@@ -1,7 +1,7 @@
 """Layers of StyleGAN2 (Karras et al. 2020, arXiv 1912.04958). Images are (B,C,H,W).
 
-Resampling is with the taps 1,3,3,1 in both directions, zeros beyond the border. Three 2x2 averages in a row are that
-filter exactly, and their derivatives of any order are as cheap as they are.
+Resampling is with the taps 1,3,3,1 in both directions, zeros beyond the border. On a card these are three 2x2 averages
+in a row, whose derivatives of any order are as cheap as they are; on a CPU one filter (see `filtering`).
 """
 
 import math
@@ -22,12 +22,15 @@ from ganbench.models.nn.equalized import (
     upsample,
     widened,
 )
+from ganbench.models.nn.filtering import filter_maps
 from ganbench.models.nn.spectral import full_precision
 from ganbench.random import layer_normal
 
 
 def smooth(x: Tensor) -> Tensor:
     """Filter with [1,3,3,1] x [1,3,3,1] / 64, without padding: each side loses three pixels."""
+    if x.device.type != "cuda":
+        return filter_maps(x, (0.125, 0.375, 0.375, 0.125))
     for _ in range(3):
         x = F.avg_pool2d(x, 2, 1)
     return x
