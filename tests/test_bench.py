@@ -379,3 +379,12 @@ def processes():
             yield int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1]), line
         except (OSError, IndexError):
             continue
+
+
+def test_a_floor_has_as_many_images_as_the_scores_beside_it_or_is_not_there(elsewhere):
+    from ganbench.bench.references import measure
+    asked = {"dataset": "digits", "side": 16, "channels": 1, "crop": None, "metrics": ["swd"], "run": "r"}
+    few, many = measure(**asked, n=100), measure(**asked, n=1000)
+    assert {row["n_real"] for row in few} == {100} and {row["family"] for row in few} == {records.FLOOR, records.NOISE}
+    assert {row["family"] for row in many} == {records.NOISE} and {row["n_real"] for row in many} == {1000}
+    assert all("no floor: it takes 2,000 images, and there are 1,610" in row["note"] for row in many)

@@ -57,3 +57,15 @@ def test_the_end_says_what_is_next(capsys):
     command._say_what_is_next(session.Outcome(path, "ok", "", [{"metric": "swd"}], 1.0), "results/r.csv")
     output = capsys.readouterr().err
     assert "ganbench sample 'runs/my run'" in output and "ganbench report results/r.csv" in output
+
+
+def test_no_more_images_are_scored_than_shown_unless_asked_for(elsewhere, capsys):
+    """A training of seconds is scored once, not ten times; a long one ten times."""
+    common = {"dataset": "digits", "side": 32, "results": None, "device": "cpu", "n_eval": 512}
+    short = resolve(RunOptions("dcgan", preset="smoke", **common))
+    assert (short.plan.kimg, short.plan.score_every) == (1, 0.512)
+    assert resolve(RunOptions("dcgan", preset="smoke", kimg=60, **common)).plan.score_every == 6
+    assert resolve(RunOptions("dcgan", preset="smoke", eval_every=0.1, **common)).plan.score_every == 0.1
+    assert command._scoring(short) == "; on top of it 512 images are scored 2 times (swd)"
+    # as many as the training split has
+    assert resolve(RunOptions("dcgan", preset="smoke", kimg=2, **{**common, "n_eval": 9999})).plan.score_every == 1.61

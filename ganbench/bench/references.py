@@ -57,24 +57,23 @@ def measure(dataset: str, side: int, channels: int, crop: str | None, metrics: l
     names = [name for name in metrics if issubclass(find_metric(name), ImageMetric)]
     if not names:
         return []
-    if store.n < 4:
-        raise UserError(f"{dataset} has {store.n} images: a floor needs two halves of at least 2")
+    if store.n < 2:
+        raise UserError(f"{dataset} has {store.n} images: a comparison needs at least 2")
     common = {"origin": "reference", "dataset": store.name, "split": split, "crop": store.crop, "side": side,
               "channels": channels, "data_hash": store.content_hash, "eval_seed": eval_seed, "status": "ok",
               "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
     rows: list[dict[str, Any]] = []
     for wanted, group in by_count(names, n, settings or {}):
-        # the floor has as many images on each side as a model's score has, unless the data set is too small for two
-        # halves
-        half, whole = min(wanted, store.n // 2), min(wanted, store.n)
-        fewer = f"on {half:,} images a side, models on {whole:,}: it would be lower with as many"
-        note = "" if half == whole else fewer
+        # the floor has as many images on each side as a model's score has; a data set too small for two such halves
+        # has none, for at fewer images it would be higher, and stand above what it is a floor of
+        whole = min(wanted, store.n)
+        note = "" if 2 * whole <= store.n else f"no floor: it takes {2 * whole:,} images, and there are {store.n:,}"
         noise, options = NoiseImages(whole, channels, side, eval_seed), without_counts(settings or {}, group)
-        floor = noise_floor(group, StoreSet(store, whole), half, device=device, seed=eval_seed, options=options)
+        floor = noise_floor(group, StoreSet(store, whole), whole, device=device, seed=eval_seed, options=options)
         ceiling = evaluate(group, fakes=noise, reals=StoreSet(store, whole), side=side, channels=channels,
                            device=device, seed=eval_seed, options=options)
-        for short, label, remark, results in (("reals", records.FLOOR, note, floor),
-                                              ("noise", records.NOISE, "", ceiling)):
+        for short, label, remark, results in (("reals", records.FLOOR, "", floor),
+                                              ("noise", records.NOISE, note, ceiling)):
             rows += [common | row | {"run": f"{run}-{short}", "family": label,
                                      "note": "; ".join(t for t in (row["note"], remark) if t)}
                      for row in map(as_row, results)]

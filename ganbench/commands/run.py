@@ -1,5 +1,6 @@
 """`ganbench run` and `ganbench resume`. Parse, call, print; torch is imported when called."""
 
+import math
 import shlex
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
@@ -54,8 +55,22 @@ def _estimated(resolved: "Resolved") -> "Resolved":
              f"instead (--preset {resolved.preset} insists)")
         resolved = resolve(replace(options, preset=small))
         seconds = seconds_of(resolved)
-    note(f"about {duration(seconds)} of training on this machine, and the scoring on top of it")
+    note(f"about {duration(seconds)} of training on this machine{_scoring(resolved)}")
     return resolved
+
+
+def _scoring(resolved: "Resolved") -> str:
+    """What comes on top of the training: how often how many images are scored."""
+    options, plan = resolved.options, resolved.plan
+    if not options.metrics:
+        return ""
+    # how often is known where the length is given in images
+    often = f"every {plan.score_every:g} kimg"
+    if plan.kimg:
+        times = math.ceil(plan.kimg / plan.score_every)
+        often = "once, at the end" if times == 1 else f"{times} times"
+    count = f"{min(options.n_eval, resolved.store.n):,} images"
+    return f"; on top of it {count} are scored {often} ({', '.join(options.metrics)})"
 
 
 def _laptop_preset(resolved: "Resolved") -> str | None:

@@ -109,8 +109,10 @@ class ImageMetric(MetricBase, TorchMetric):
         raise NotImplementedError
 
     def forward(self, images: Tensor, real: bool = False) -> Any:
-        """Add images, and return the value of these alone; None where they have none, as one call cannot hold both
-        sets.
+        """Add images, and return the value of these alone; None where they have none.
+
+        A distance between two sets has none, as one call holds one set: torchmetrics' own FID and KID raise there, and
+        have then lost the images of the calls before; here they are kept, and `compute` gives the value of all.
         """
         if self.needs_reals and self.needs_fakes:
             self.update(images, real=real)

@@ -72,11 +72,12 @@ def resolve(options: RunOptions) -> Resolved:
                         f"{store.side}: use --side {preset.side}, or a preset that fits ({', '.join(fitting[:5])})")
     cls.check(config, images)
     # the metrics again, now that it is known how many images each will have
-    for count, names in by_count(options.metrics, options.n_eval, options.metric_settings):
+    groups = by_count(options.metrics, options.n_eval, options.metric_settings)
+    for count, names in groups:
         check_metrics(names, without_counts(options.metric_settings, names), n=min(count, store.n))
 
     # how long, and where rows go
-    plan = _plan(options, cls, preset)
+    plan = _plan(options, cls, preset, scored=max((min(count, store.n) for count, _ in groups), default=0))
     if options.results and distributed.rank() == 0:
         records.append(options.results, [])  # a table that cannot take rows is better known now than at the end
     document = _document(options, cls, config, origin, store, plan, device)
@@ -120,8 +121,8 @@ def recorded_options(path: Path, *, trust: bool = False) -> RunOptions:
                         "`ganbench run --help` says") from None
 
 
-def _plan(options: RunOptions, cls: type[Family], preset: Preset) -> Plan:
-    """Lengths and intervals, by default the preset's own length and tenths of it."""
+def _plan(options: RunOptions, cls: type[Family], preset: Preset, scored: int) -> Plan:
+    """Lengths and intervals, by default the preset's own length and tenths of it. scored: images of an evaluation."""
     # the preset's own length counts only where none is given
     kimg = options.kimg
     if kimg is None and options.steps is None and options.seconds is None:
@@ -132,11 +133,12 @@ def _plan(options: RunOptions, cls: type[Family], preset: Preset) -> Plan:
                         ("--checkpoint-every", options.checkpoint_every)):
         if value is not None and value <= 0:
             raise UserError(f"{name} {value} is not a length: give a positive number")
-    # ten grids, scores and checkpoints; a length in steps or seconds alone says nothing of kimg
+    # ten grids, scores and checkpoints; a length in steps or seconds alone says nothing of kimg. Scores are rarer where
+    # that would mean more images scored than shown: a training of seconds is scored once, at its end
     tenth = kimg / 10 if kimg else 10.0
     return Plan(kimg=kimg, steps=options.steps, seconds=options.seconds, keep=options.keep,
                 grid_every=options.grid_every or tenth, ticks=options.grid_every is None,
-                score_every=options.eval_every or tenth, checkpoint_every=options.checkpoint_every or tenth)
+                score_every=options.eval_every or max(tenth, scored / 1000), checkpoint_every=options.checkpoint_every or tenth)
 
 
 def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, origin: dict[str, str], store: Store,

@@ -50,7 +50,8 @@ class RunOptions:
     metric_settings: dict[str, Any] = option([], "A metric's setting, e.g. kid.subsets=50, or its images, kid.n=5000; "
                                              "repeatable", flag="--eval-set", parse=parse_metric_settings)
     grid_every: float | None = option(None, "kimg between sample grids; default: a tenth")
-    eval_every: float | None = option(None, "kimg between evaluations; default: a tenth")
+    eval_every: float | None = option(None, "kimg between evaluations; default: a tenth, or more, so that no more "
+                                            "images are scored than shown")
     checkpoint_every: float | None = option(None, "kimg between checkpoints; default: a tenth")
     log_every: int = option(10, "Generator updates between lines of metrics.jsonl", minimum=1)
     keep: int = option(2, "Checkpoints to keep besides the best", minimum=1)
