@@ -138,7 +138,8 @@ def _plan(options: RunOptions, cls: type[Family], preset: Preset, scored: int) -
     tenth = kimg / 10 if kimg else 10.0
     return Plan(kimg=kimg, steps=options.steps, seconds=options.seconds, keep=options.keep,
                 grid_every=options.grid_every or tenth, ticks=options.grid_every is None,
-                score_every=options.eval_every or max(tenth, scored / 1000), checkpoint_every=options.checkpoint_every or tenth)
+                score_every=options.eval_every or max(tenth, scored / 1000),
+                checkpoint_every=options.checkpoint_every or tenth)
 
 
 def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, origin: dict[str, str], store: Store,
