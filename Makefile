@@ -2,7 +2,7 @@
 # Each sets up its own .venv on first use.
 PYTHON ?= python3
 
-.PHONY: demo test test-gpu test-faults lint docs clean
+.PHONY: demo test test-gpu test-faults lint measured docs clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -27,6 +27,10 @@ test-faults: .venv/ready
 lint: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+
+# README and docs: what they say of results/
+measured: .venv/ready
+	.venv/bin/python docs/_measured.py
 
 docs: .venv/ready
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'

@@ -219,7 +219,7 @@ def test_evaluation_noise_has_its_own_number(tmp_path: Path) -> None:
 def test_one_seed_says_so_and_gets_no_interval(tmp_path: Path) -> None:
     frame = _frame(tmp_path, [_row("a", 0, 5.0), _row("b", 0, 6.0)])
     text = _text(frame)
-    assert "±" not in text.split("last = ")[0] and "n=1: one training seed" in text
+    assert "±" not in text.split("last = ")[0] and "one seed: it has no interval" in text
     assert "5.000?" in text  # leads, but nothing can be said
 
 

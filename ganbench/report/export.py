@@ -56,7 +56,7 @@ def to_markdown(blocks: list[TableBlock], literature: list[dict[str, Any]] | Non
     for block in blocks:
         lines = [f"### {markdown_text(block.title)}", ""]
         for columns, entries in block.sections():
-            lines += [*_entry_table(columns, entries), ""]
+            lines += [*table_markdown(columns, entries), ""]
         lines += [f"- {markdown_text(note)}" for note in [*block.notes, LEGEND]]
         parts.append("\n".join([*lines, ""]))
     if failed:
@@ -67,8 +67,9 @@ def to_markdown(blocks: list[TableBlock], literature: list[dict[str, Any]] | Non
     return "\n".join(parts)
 
 
-def _entry_table(columns: list[Column], entries: list[TableEntry]) -> list[str]:
-    head = ["", "n", "kimg"] + [h for c in columns for h in (f"{markdown_text(c.title)} {c.arrow}".strip(), "best")]
+def table_markdown(columns: list[Column], entries: list[TableEntry]) -> list[str]:
+    """One table (a section of a block) as lines of Markdown: last and best values of each column."""
+    head = ["", "seeds", "kimg"] + [h for c in columns for h in (f"{markdown_text(c.title)} {c.arrow}".strip(), "best")]
     lines = [[markdown_text(e.label), runs_of(e), number_or_blank(e.kimg),
               *(text for c in columns for text in _markdown_cell(e, c))] for e in entries]
     return _pipe_table(head, lines)
@@ -109,10 +110,10 @@ def _long_lines(block: TableBlock) -> Iterator[dict[str, Any]]:
                 "diverged": entry.failed.get("diverged", 0), "failed": sum(entry.failed.values()),
                 "failed_here": cell.failed, "precision": entry.precision, "settings": entry.settings,
                 "budget": entry.budget, "last_median": _median(cell, column),
-                "n_seeds": last.n if last else 0, "last_mean": last and last.mean, "last_sd": last and last.sd,
+                "seeds": last.n if last else 0, "last_mean": last and last.mean, "last_sd": last and last.sd,
                 "last_low": last and last.low, "last_high": last and last.high, "evaluation_noise": cell.noise,
                 "measured_on": cell.borrowed,
-                "n_best": best.n if best else 0, "best_mean": best and best.mean, "best_sd": best and best.sd,
+                "best_seeds": best.n if best else 0, "best_mean": best and best.mean, "best_sd": best and best.sd,
                 "best_kimg": _mean_kimg(cell), "mark": standing.mark if standing else "",
                 "rank_low": standing and standing.rank_low, "rank_high": standing and standing.rank_high,
             }

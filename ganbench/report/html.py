@@ -126,7 +126,7 @@ def _block(name: str, block: TableBlock, frame: pd.DataFrame, folders: dict[str,
 
 def _line(entry: TableEntry, columns: list[Column], colour: int | None) -> dict[str, Any]:
     return {"label": entry.label, "number": colour, "swatch": "" if colour is None else plots.swatch(colour),
-            "n": runs_of(entry), "seeds": len(entry.seeds), "kimg": entry.kimg,
+            "runs": runs_of(entry), "seeds": len(entry.seeds), "kimg": entry.kimg,
             "kimg_shown": number_or_blank(entry.kimg),
             "seconds": entry.seconds, "time": duration(entry.seconds), "params": entry.params_g,
             "params_shown": _millions(entry.params_g), "cells": [_cell(entry, c) for c in columns]}

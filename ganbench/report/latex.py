@@ -62,7 +62,7 @@ def _table(block: TableBlock, columns: list[Column], entries: list[TableEntry]) 
     return [
         r"\begin{table}[htbp]", r"\centering\footnotesize", rf"\caption{{{tex(block.title)}}}",
         rf"\begin{{tabular}}{{@{{}}{first}rr{'r' * len(columns)}@{{}}}}", r"\toprule",
-        " & ".join(["", "$n$", "kimg", *heads]) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}", "",
+        " & ".join(["", "seeds", "kimg", *heads]) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}", "",
         r"\smallskip", r"\parbox{\linewidth}{\scriptsize\raggedright " + " ".join(
             f"{tex(note)}." for note in [*notes, LEGEND.rstrip(".")]) + "}", r"\end{table}", ""]
 
@@ -74,7 +74,7 @@ def _titles(columns: list[Column]) -> set[str]:
 def _fitting(columns: list[Column], entries: list[TableEntry]) -> list[list[Column]]:
     """The columns in as many tables as it takes for none to be wider than a page."""
     label = min(LONGEST, max([4, *(len(e.label) for e in entries)]))
-    used = first = label + max([1, *(len(runs_of(e)) for e in entries)]) + 10
+    used = first = label + max([1, *(len(runs_of(e)) for e in entries)]) + 14
     tables: list[list[Column]] = []
     for column in columns:
         needs = 2 + max([len(_head(column)) + 2, *(len(cell_texts(e, column)[0]) for e in entries)])

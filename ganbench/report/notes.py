@@ -28,7 +28,7 @@ def notes_of(columns: list[Column], references: list[TableEntry], entries: list[
         for counts in dict.fromkeys(c.borrowed for c in reference.cells.values() if c.borrowed):
             notes.append(f"† {reference.label}: measured on {counts} images; distances fall with more of them")
     if any(len(e.seeds) == 1 for e in entries):
-        notes.append("n=1: one training seed has no interval of its own; it is tested with the spread of the others, "
+        notes.append("one seed: it has no interval of its own; it is tested with the spread of the others, "
                      "and more seeds would tell whether it was luck")
     for entry in entries:
         if entry.failed:

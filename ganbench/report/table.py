@@ -100,7 +100,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def _fitting(columns: list[Column], entries: list[TableEntry], width: int) -> Iterator[list[Column]]:
     """Split the columns into tables that fit the width of the screen."""
-    first = max([8, *(len(e.label) for e in entries)]) + max([1, *(len(runs_of(e)) for e in entries)]) + 17
+    first = max([8, *(len(e.label) for e in entries)]) + max([5, *(len(runs_of(e)) for e in entries)]) + 18
     needs = {c: 3 + max([len(c.title) + 2, *(len(t) for e in entries for t in cell_texts(e, c))])
              for c in columns}
     used = first
@@ -124,7 +124,7 @@ def _rich_table(columns: list[Column], entries: list[TableEntry]) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("")
-    table.add_column("n", justify="right")
+    table.add_column("seeds", justify="right")
     table.add_column("kimg", justify="right")
     table.add_column("")
     for column in columns:

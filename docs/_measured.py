@@ -1,0 +1,168 @@
+"""Write what README and two pages of docs say of results/: `make measured`, or python docs/_measured.py.
+
+Between `<!-- from results: NAME -->` and `<!-- end -->` stands what this file makes of the tables in results/; a test
+compares the two. With --runs FOLDER (the suite's folder of runs) the page and the sheet of samples are made anew, too.
+"""
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+import ganbench
+from ganbench.report.comparison import build_table
+from ganbench.report.export import table_markdown
+from ganbench.report.text import number
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results"
+PAGES = [ROOT / "README.md", ROOT / "docs" / "measured.md", ROOT / "docs" / "gallery.md"]
+PART = re.compile(r"(<!-- from results: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+ZOO = "zoo-fashion-short"
+WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
+def rewritten(page):
+    """A page with its measured parts as results/ has them now."""
+    parts = {"zoo": zoo, "zoo-ties": zoo_ties, "zoo-classes": zoo_classes, "zoo-count": zoo_count, "pggan": pggan,
+             "stylegan": stylegan}
+    return PART.sub(lambda m: m[1] + parts[m["name"]]() + "\n" + m[3], page.read_text(encoding="utf-8"))
+
+
+# --- the zoo ----------------------------------------------------------------------------------------------------------
+
+def zoo_block(metric):
+    """The comparison of the zoo by one metric."""
+    frame = ganbench.load_results(RESULTS / f"{ZOO}.csv")
+    return build_table(frame[frame["metric"].isin([metric, ""])])[0]
+
+
+def families(block):
+    """The families of a comparison, each once."""
+    return sorted({entry.family for entry in block.entries if not entry.reference})
+
+
+def budget(block):
+    """Images shown; entries stop at the first whole batch beyond it."""
+    return f"{1000 * min(entry.kimg for entry in block.entries if not entry.reference):,.0f}"
+
+
+def zoo():
+    """What was compared, and the table."""
+    block = zoo_block("swd")
+    column = block.columns[0]
+    seeds = sorted({len(entry.seeds) for entry in block.entries if not entry.reference})
+    over = f"{seeds[0]} to {seeds[-1]} training seeds" if len(seeds) > 1 else f"{word(seeds[0])} training seeds"
+    about = (f"{word(len(families(block))).capitalize()} families on Fashion-MNIST at {block.side} px, each with its "
+             f"`laptop` preset, {budget(block)} real images shown, {over}, {column.n_fake:,} images a side. SWD x "
+             "1000, lower is better; means over seeds, ± half of their 95% interval; ≈ is not distinguishable from the "
+             "leading entry, ▾ is worse.")
+    tables = [line for part in block.sections() for line in [*table_markdown(*part), ""]]
+    return "\n".join([wrapped(about), "", *tables]).rstrip()
+
+
+def zoo_ties():
+    """How many entries the data cannot tell from the leading one."""
+    block = zoo_block("swd")
+    column = next(c for c in block.columns if c.level == "avg")
+    marks = {entry.label: entry.cells[column].standing for entry in block.entries if entry.cells[column].standing}
+    tied = [label for label, standing in marks.items() if standing.mark != "worse"]
+    return wrapped(f"By `swd avg`, {word(len(tied))} of {len(marks)} entries lead or cannot be told from the leading "
+                   f"one: {', '.join(tied)}. Minutes of training say how the suite works, and little about the papers.")
+
+
+def zoo_classes():
+    """How often samples of conditional families are recognised as their class."""
+    block = zoo_block("class_accuracy")
+    column = next(c for c in block.columns if not c.level)
+    lines = [f"{e.label} {100 * s.mean:.0f}%" + (f" ± {100 * s.half:.0f}" if s.half else "")
+             for e in block.entries if (s := e.cells[column].last_summary)]
+    reals = next((e.cells[c].last_summary for e in block.entries for c in block.columns
+                  if c.level == "reals" and e.cells[c].last_summary), None)
+    known = f" (reals: {100 * reals.mean:.0f}%)" if reals else ""
+    return wrapped(f"Samples recognised as their class by a classifier trained on the data{known}: {', '.join(lines)}.")
+
+
+def zoo_count():
+    """A line below the picture."""
+    block = zoo_block("swd")
+    return (f"{word(len(families(block))).capitalize()} families on Fashion-MNIST at {block.side} px, laptop presets, "
+            f"{budget(block)} images shown.")
+
+
+# --- single trainings -------------------------------------------------------------------------------------------------
+
+def last(table, family, metric, level, n=None):
+    """ "10.6 [8.6, 12.7]": the last value of a family in a table."""
+    frame = ganbench.load_results(RESULTS / f"{table}.csv")
+    found = frame[(frame["family"] == family) & (frame["metric"] == metric) & (frame["level"] == level)]
+    row = (found if n is None else found[found["n_fake"] == n]).sort_values("kimg").iloc[-1]
+    half = (row["ci_high"] - row["ci_low"]) / 2
+    return f"{number(row['value'], half)} [{number(row['ci_low'], half)}, {number(row['ci_high'], half)}]"
+
+
+def pggan():
+    """PGGAN beside DCGAN, at both numbers of images."""
+    many, few = ([last("pggan-fashion", name, "swd", "avg", n) for name in ("pggan", "dcgan")] for n in (8192, 2048))
+    return wrapped(f"Scored with 8,192 images a side at the end, its SWD is {many[0]}; DCGAN's `laptop` preset has "
+                   f"{many[1]} after equally many images. At the 2,048 images planned they were {few[0]} and {few[1]}. "
+                   "The intervals are one evaluation's; one training seed each (`results/pggan-fashion.csv`).")
+
+
+def stylegan():
+    """Path lengths and SWD of the one StyleGAN."""
+    names = {"z_full": "z full", "z_end": "z end", "w_full": "w full", "w_end": "w end"}
+    lengths = ", ".join(f"{name} {last('stylegan-fashion', 'stylegan', 'ppl', level)}" for level, name in names.items())
+    return wrapped(f"Perceptual path length with LPIPS-VGG16 over 2,048 pairs: {lengths}; SWD "
+                   f"{last('stylegan-fashion', 'stylegan', 'swd', 'avg')} (`results/stylegan-fashion.csv`).")
+
+
+def wrapped(text):
+    """Lines of at most 120 characters."""
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def word(count):
+    """ "three"; digits beyond twelve."""
+    return WORDS[count] if count < len(WORDS) else str(count)
+
+
+# --- what needs the runs ----------------------------------------------------------------------------------------------
+
+def remake(runs):
+    """The page with its samples, and the sheet of samples: of each family the first seed's newest grid."""
+    subprocess.run([sys.executable, "-m", "ganbench", "report", str(RESULTS / f"{ZOO}.csv"), "--runs", str(runs),
+                    "--html", str(RESULTS / f"{ZOO}.html"), "--picture", str(ROOT / f"docs/pictures/{ZOO}.svg")],
+                   check=True)
+    frame = ganbench.load_results(RESULTS / f"{ZOO}.csv")
+    trained = frame[frame["origin"] == "ganbench"].sort_values(["seed", "run"])
+    pictures = {}
+    for (family, preset), rows in trained.groupby(["family", "preset"]):
+        grids = [g for name in dict.fromkeys(rows["run"]) for g in sorted((runs / name / "grids").glob("*.png"))[-1:]]
+        if grids:
+            pictures[f"{family} ({preset})"] = Image.open(grids[0]).convert("L")
+    sheet(pictures).save(ROOT / "docs" / "pictures" / f"{ZOO}.png")
+
+
+def sheet(pictures, across=3, size=(272, 102), line=20):
+    """Labelled corners of grids, `across` in a row."""
+    down = -(-len(pictures) // across)
+    made = Image.new("L", (across * (size[0] + 8), down * (size[1] + line + 8)), 255)
+    for place, (label, picture) in enumerate(sorted(pictures.items())):
+        x, y = place % across * (size[0] + 8), place // across * (size[1] + line + 8)
+        ImageDraw.Draw(made).text((x + 2, y + 4), label, fill=0)
+        # grids are enlarged by a whole factor; here their pixels are shown as they are
+        factor = max(1, picture.width // size[0])
+        made.paste(Image.fromarray(np.asarray(picture)[::factor, ::factor][:size[1], :size[0]]), (x, y + line))
+    return made
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--runs"]:
+        remake(Path(sys.argv[2]))
+    for page in PAGES:
+        page.write_text(rewritten(page), encoding="utf-8")

@@ -1,0 +1,43 @@
+"""What README and docs say of results/ is what the tables there hold: made by `make measured`, compared here."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+import ganbench
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def measured():
+    spec = importlib.util.spec_from_file_location("measured_pages", ROOT / "docs" / "_measured.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pages_say_what_the_results_hold(measured):
+    for page in measured.PAGES:
+        assert measured.rewritten(page) == page.read_text(encoding="utf-8"), f"{page.name}: run `make measured`"
+        assert "<!-- from results:" in page.read_text(encoding="utf-8")
+
+
+def test_another_value_in_the_results_changes_the_pages(measured, tmp_path, monkeypatch):
+    table = (measured.RESULTS / "pggan-fashion.csv").read_text(encoding="utf-8")
+    (tmp_path / "pggan-fashion.csv").write_text(table, encoding="utf-8")
+    monkeypatch.setattr(measured, "RESULTS", tmp_path)
+    before = measured.pggan()
+    frame = ganbench.load_results(tmp_path / "pggan-fashion.csv")
+    value = repr(float(frame[(frame["family"] == "pggan") & (frame["level"] == "avg") & (frame["n_fake"] == 8192)]
+                       .sort_values("kimg")["value"].iloc[-1]))
+    changed = ",".join("99.9" if field == value else field for field in table.split(","))
+    (tmp_path / "pggan-fashion.csv").write_text(changed, encoding="utf-8")
+    assert changed != table and measured.pggan() != before and "99.9" in measured.pggan()
+
+
+def test_the_sheet_has_a_labelled_place_for_each_family(measured):
+    from PIL import Image
+    made = measured.sheet({f"family {i}": Image.new("L", (544, 544), 40 * i) for i in range(4)})
+    assert made.size == (840, 260) and {made.getpixel((100, 60)), made.getpixel((100, 190))} == {0, 120}
