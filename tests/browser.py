@@ -17,7 +17,8 @@ from PIL import Image
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))),
                 None)
 # key -> (code, Windows key code, text it types)
-KEYS = {"Tab": ("Tab", 9, ""), "Enter": ("Enter", 13, "\r"), " ": ("Space", 32, " ")}
+KEYS = {"Tab": ("Tab", 9, ""), "Enter": ("Enter", 13, "\r"), " ": ("Space", 32, " "),
+        "ArrowLeft": ("ArrowLeft", 37, "")}
 PATIENCE = 120.0  # seconds until the browser counts as stuck
 
 

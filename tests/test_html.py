@@ -84,7 +84,7 @@ def runs(tmp_path: Path) -> Path:
 class _Page(HTMLParser):
     """Addresses the page refers to, tags left open, and texts by tag."""
 
-    VOID = {"meta", "link", "img", "br"}
+    VOID = {"meta", "link", "img", "br", "input"}
 
     def __init__(self, text: str):
         super().__init__()
@@ -145,10 +145,12 @@ def test_samples_growth_and_equilibrium_come_from_the_runs_folders(frame: pd.Dat
     text = render(frame, roots=[runs])
     page = _Page(text)
     assert [i["alt"] for i in page.images] == [
-        "beta (paper): generated images", "alpha (paper): generated images",
-        "alpha (paper): growth"]
-    assert page.images[2]["width"] == "1100"  # shrunk from 2500
-    assert "alpha (paper), alpha-s0, 30 kimg" in text  # the last grid, not the first
+        "beta (paper): generated images", "beta (paper): generated images", "alpha (paper): generated images",
+        "alpha (paper): generated images", "alpha (paper): growth"]
+    assert page.images[4]["width"] == "1100"  # shrunk from 2500
+    assert page.images[0]["width"] == "540"  # 20, enlarged by a whole factor
+    assert ["hidden" in image for image in page.images[:4]] == [True, False, True, False]  # the last grid is shown
+    assert 'alpha (paper), alpha-s0, <span class="when">30</span> kimg' in text
     for name in ("k", "m_global", "ratio"):
         assert f"beta (paper): {name}" in text
     assert "m, smoothed" in text
@@ -376,6 +378,31 @@ def test_one_cost_is_shown_and_keys_choose_another(tmp_path: Path, frame: pd.Dat
             browser.press(key)
             assert browser.evaluate(shown) == cost
             assert browser.evaluate('document.querySelector("[data-cost][aria-pressed=true]").dataset.cost') == cost
+
+
+@needs_browser
+def test_the_slider_goes_back_through_training(tmp_path: Path, frame: pd.DataFrame, runs: Path) -> None:
+    """Of every entry the last picture made by then is shown, and its caption says when that was."""
+    Image.fromarray(np.full((20, 20, 3), 99, np.uint8)).save(runs / "alpha-s0" / "grids" / "kimg-000012.000.png")
+    (tmp_path / "page.html").write_text(render(frame, roots=[runs]))
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(tmp_path / "page.html")
+        shown = ('Array.from(document.querySelectorAll(".samples img")).filter((i) => i.offsetParent !== null)'
+                 '.map((i) => i.dataset.kimg).join(" ")')
+        whens = 'Array.from(document.querySelectorAll(".samples .when")).map((w) => w.textContent).join(" ")'
+        assert browser.evaluate(shown) == "30.0 30.0" and browser.evaluate(whens) == "30 30"
+        browser.evaluate('document.querySelector(".through input").focus()')
+        browser.press("ArrowLeft")
+        assert browser.evaluate('document.querySelector(".through output").textContent') == "12"
+        assert browser.evaluate(shown) == "0.0 12.0" and browser.evaluate(whens) == "0 12"  # beta, alpha
+        assert browser.errors == []
+
+
+def test_levels_are_joined_where_the_metric_declares_them_sides(tmp_path: Path, frame: pd.DataFrame) -> None:
+    assert "By level" in render(frame)
+    other = frame.assign(metric=frame["metric"].replace("swd", "parzen"))  # its levels only look like sides
+    assert "By level" not in render(other)
+    assert "By level" not in render(frame.assign(metric=frame["metric"].replace("swd", "somebody_elses")))
 
 
 @needs_browser

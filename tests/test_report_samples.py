@@ -76,20 +76,21 @@ def test_nearest_is_what_a_plain_search_in_float64_finds(channels: int, mirror: 
     assert found[0, 0] == 17 and (not mirror or found[1, 0] == 23)
 
 
-def test_strip_shows_the_same_latents_from_first_to_last(tmp_path: Path) -> None:
-    moments = {float(10 * i): _images(64, seed=i) for i in range(12)}
-    made = samples.through_training(_folder(tmp_path, {k: _grid(v) for k, v in moments.items()}))
-    assert made is not None
-    strip, caption = made
+def test_moments_show_the_same_latents_from_first_to_last(tmp_path: Path) -> None:
+    grids = {float(10 * i): _images(64, seed=i) for i in range(12)}
+    found = samples.moments(_folder(tmp_path, {k: _grid(v) for k, v in grids.items()}))
+    assert [kimg for kimg, _ in found] == [0, 20, 30, 50, 60, 80, 90, 110]
     step = SIDE + 2
-    assert strip.shape == (4 * step - 2, 8 * step - 2, 3)
-    np.testing.assert_array_equal(strip[step:step + SIDE, :SIDE], moments[0.0][1])
-    np.testing.assert_array_equal(strip[:SIDE, -SIDE:], moments[110.0][0])
-    assert caption.startswith("rows: 4 latents; columns: after 0, 20, 30") and caption.endswith("110 kimg")
+    for kimg, picture in found:  # the first four rows of each
+        assert picture.shape == (4 * step - 2, 8 * step - 2, 3)
+        np.testing.assert_array_equal(picture[step:step + SIDE, :SIDE], grids[kimg][8])
 
 
-def test_two_grids_are_no_strip(tmp_path: Path) -> None:
-    assert samples.through_training(_folder(tmp_path, {0.0: _grid(_images(64)), 1.0: _grid(_images(64))})) is None
+def test_a_picture_that_is_no_grid_is_taken_whole(tmp_path: Path) -> None:
+    picture = np.zeros((100, 101, 3), np.uint8)
+    [(kimg, found)] = samples.moments(_folder(tmp_path, {5.0: picture}))
+    assert kimg == 5 and np.array_equal(found, picture)
+    assert samples.moments(_folder(tmp_path / "none", {})) == []
 
 
 def test_neighbours_come_from_the_prepared_images_of_equal_content(tmp_path: Path,

@@ -48,6 +48,7 @@ class MetricBase:
     paper: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     higher_is_better: ClassVar[bool | None] = False  # type: ignore[misc]
+    levels_are_sides: ClassVar[bool] = False  # its levels are sides of one image, so a line may join them in a chart
     with_floor: ClassVar[bool] = False  # its value for real images against other real ones is shown beside it
 
     def protocol(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ganbench import records
+from ganbench.errors import UserError
 from ganbench.report import plots
 from ganbench.report.comparison import AVERAGE, Column, TableBlock, TableEntry
 from ganbench.report.plots import Series
@@ -93,9 +94,9 @@ def _curves(trained: list[TableEntry], rows: list[Any], axis: str, x_label: str,
 
 
 def _by_level(block: TableBlock, headline: Column, numbers: dict[str, int]) -> str:
-    # Only sides of images are a scale to be joined by a line; parts of a metric that have names are not.
+    # only what the metric declares to be sides of images is a scale to be joined by a line
     columns = [c for c in block.columns if c.group == headline.group]
-    if len(columns) < 2 or not all(c.level.isdigit() or c.level == AVERAGE for c in columns):
+    if len(columns) < 2 or not _levels_are_sides(headline.metric):
         return ""
     series, floors = [], []
     for entry in block.entries:
@@ -113,6 +114,15 @@ def _by_level(block: TableBlock, headline: Column, numbers: dict[str, int]) -> s
     return plots.level_chart(series, [c.level or c.metric for c in columns], title=f"{headline.metric} by level",
                              y_label=f"{headline.metric} {headline.arrow}".strip(),
                              references=[f for f in floors if max(v for _, v in f[1]) <= most * 1.3])
+
+
+def _levels_are_sides(metric: str) -> bool:
+    """What a metric says of its levels; of one that is not installed here, nothing is known."""
+    from ganbench.metrics.metric import find_metric
+    try:
+        return find_metric(metric).levels_are_sides
+    except UserError:
+        return False
 
 
 def _cost(trained: list[TableEntry], column: Column, attribute: str, x_label: str, floors: list[tuple[str, float]],

@@ -95,6 +95,8 @@ def embedded(picture: np.ndarray) -> tuple[str, tuple[int, int]]:
     image = Image.fromarray(picture)
     if image.width > WIDEST:
         image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
+    if (picture == picture[..., :1]).all():
+        image = image.convert("L")  # a third of the bytes, and the same grey
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}", image.size

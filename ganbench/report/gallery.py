@@ -14,7 +14,8 @@ from ganbench.report.plots import Series
 EQUILIBRIUM = (("k", "k_t, the weight of generated images in the critic's loss"), ("m_global", "M_global"),
                ("ratio", "error of generated images over error of reals; dashed: gamma, the wanted ratio"))
 WANTED = {"ratio": "gamma"}  # the setting that says where a quantity should be
-
+LEADING = 3  # entries whose samples are set beside the nearest reals: copying shows in those that score best
+SHOWN = 540  # pixels that a picture is about as wide as
 
 
 def _first(entry: TableEntry, folders: dict[str, RunFolder]) -> Iterable[RunFolder]:
@@ -22,27 +23,33 @@ def _first(entry: TableEntry, folders: dict[str, RunFolder]) -> Iterable[RunFold
 
 
 def samples_of(trained: list[TableEntry], folders: dict[str, RunFolder]) -> list[dict[str, Any]]:
-    """The last sample grid of the first run of each entry that has one; grids hold the same latents throughout."""
+    """Of the first run of each entry that has grids: the same latents through training, the last moment last."""
     found = []
     for entry in trained:
         folder = next((f for f in _first(entry, folders) if f.grids), None)
         if folder is not None:
-            kimg = kimg_of(folder.grids[-1])
-            when = [] if kimg is None else [f"{kimg:g} kimg"]
-            found.append(_picture(opened(folder.grids[-1]), f"{entry.label}: generated images",
-                                  ", ".join([entry.label, folder.path.name, *when])))
+            frames = [_picture(picture, f"{entry.label}: generated images", "") | {"kimg": kimg or 0.0}
+                      for kimg, picture in samples.moments(folder)]
+            when = kimg_of(folder.grids[-1])
+            found.append({"frames": frames, "label": f"{entry.label}, {folder.path.name}",
+                          "kimg": "" if when is None else f"{when:g}"})
     return found
 
 
+def stations_of(pictures: list[dict[str, Any]], most: int = 12) -> list[float]:
+    """Where the slider over training stops: the moments of all entries, thinned out, in thousands of images."""
+    every = sorted({frame["kimg"] for picture in pictures for frame in picture["frames"]})
+    return [every[round(i)] for i in np.linspace(0, len(every) - 1, min(most, len(every)))] if every else []
+
+
 def strips_of(trained: list[TableEntry], folders: dict[str, RunFolder]) -> list[dict[str, Any]]:
-    """The same latents through training, and samples beside the training images nearest to them."""
+    """Samples of the leading entries above the training images nearest to them, and how growing ones grew."""
     found = []
-    for about, made in (("through training", samples.through_training), ("nearest reals", samples.beside_reals)):
-        for entry in trained:
-            result = next((r for f in _first(entry, folders) if (r := made(f)) is not None), None)
-            if result is not None:
-                found.append(_picture(result[0], f"{entry.label}: {about}; {result[1]}",
-                                      f"{entry.label}, {about} ({result[1]})"))
+    for entry in trained[:LEADING]:
+        result = next((r for f in _first(entry, folders) if (r := samples.beside_reals(f)) is not None), None)
+        if result is not None:
+            found.append(_picture(result[0], f"{entry.label}: nearest reals; {result[1]}",
+                                  f"{entry.label}, nearest reals ({result[1]})"))
     for entry in trained:
         path = next((p for f in _first(entry, folders) if (p := f.picture("growth"))), None)
         if path is not None:
@@ -52,7 +59,10 @@ def strips_of(trained: list[TableEntry], folders: dict[str, RunFolder]) -> list[
 
 def _picture(picture: np.ndarray, description: str, caption: str) -> dict[str, Any]:
     address, (width, height) = embedded(picture)
-    return {"address": address, "width": width, "height": height, "description": description, "caption": caption}
+    # small pictures are shown enlarged, by a whole factor, so that pixels stay pixels
+    factor = max(1, round(SHOWN / width))
+    return {"address": address, "width": width * factor, "height": height * factor, "description": description,
+            "caption": caption}
 
 
 def dynamics_of(trained: list[TableEntry], folders: dict[str, RunFolder],

@@ -14,7 +14,7 @@ from ganbench.report.charts import metric_charts
 from ganbench.report.comparison import Column, TableBlock, TableCell, TableEntry
 from ganbench.report.datasets import overall
 from ganbench.report.folders import RunFolder, find_runs
-from ganbench.report.gallery import dynamics_of, equilibrium_of, samples_of, strips_of
+from ganbench.report.gallery import dynamics_of, equilibrium_of, samples_of, stations_of, strips_of
 from ganbench.report.reproduce import recipe
 from ganbench.report.statistics import Standing
 from ganbench.report.text import (
@@ -101,6 +101,7 @@ def _block(name: str, block: TableBlock, frame: pd.DataFrame, folders: dict[str,
         return [_line(e, columns, None if references else numbers[e.label])
                 for e in entries if e.reference == references]
 
+    samples = samples_of(trained, folders)
     return {
         "id": name, "title": block.title, "notes": block.notes,
         "summary": [_verdict(block, column) for column in heads if column.higher_is_better is not None
@@ -115,7 +116,7 @@ def _block(name: str, block: TableBlock, frame: pd.DataFrame, folders: dict[str,
                    for e in block.entries],
         "metrics": [metric_charts(block, column, numbers, targets) for column in heads if column in compared],
         "single": [metric_charts(block, column, numbers, targets) for column in heads if column not in compared],
-        "samples": samples_of(trained, folders), "strips": strips_of(trained, folders),
+        "samples": samples, "stations": stations_of(samples), "strips": strips_of(trained, folders),
         "dynamics": dynamics_of(trained, folders, numbers), "equilibrium": equilibrium_of(trained, folders, numbers),
         "environments": _environments(block), "recipes": _recipes(trained, frame, folders),
     }

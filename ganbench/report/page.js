@@ -57,6 +57,24 @@ for (const group of document.querySelectorAll(".costs")) {
   if (buttons.length) choose(buttons[0].dataset.cost);
 }
 
+// Through training: of each entry the last picture made by then is shown; before its first one, the first.
+for (const slider of document.querySelectorAll(".through input")) {
+  const stations = slider.dataset.stations.split(" ").map(Number);
+  const section = slider.closest(".samples");
+  slider.addEventListener("input", () => {
+    const kimg = stations[slider.value];
+    section.querySelector("output").textContent = String(kimg);
+    for (const figure of section.querySelectorAll(".picture")) {
+      const frames = Array.from(figure.querySelectorAll("img"));
+      const past = frames.filter((frame) => Number(frame.dataset.kimg) <= kimg);
+      const shown = past.length ? past[past.length - 1] : frames[0];
+      for (const frame of frames) frame.hidden = frame !== shown;
+      const when = figure.querySelector(".when");
+      if (when) when.textContent = String(Number(shown.dataset.kimg));
+    }
+  });
+}
+
 // A sorted table can be linked to: page.html#sort=t1-table,5,descending
 const wanted = /^#sort=([\w-]+),(\d+),(ascending|descending)$/.exec(location.hash);
 if (wanted) {

@@ -1,8 +1,7 @@
 """Charts as SVG text: drawn in the page's own colours, readable by a screen reader, nothing fetched.
 
-A series has a number. Number k gets colour k mod 12 (Okabe and Ito's palette, safe for the colour-blind, and five more
-that differ in lightness, set in page.css), and marker k mod 5, so that colour is never the only difference: no two of
-sixty entries share both.
+A series has a number. Number k gets colour k mod 8, marker k mod 5 and a dash for each round of colours. The eight (set
+in page.css, for light and dark) are apart for the colour-blind too; entries of one colour differ in marker and dash.
 """
 
 import math
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-COLOURS, DASHES = 12, ("", "7 3", "2 3", "9 3 2 3")
+COLOURS, DASHES = 8, ("", "7 3", "2 3", "9 3 2 3")
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 44
 LOG_BEYOND = 25.0  # an axis whose values span a larger factor is logarithmic

@@ -10,7 +10,7 @@ import numpy as np
 from ganbench.report.folders import RunFolder, kimg_of, opened
 
 COLUMNS, GAP = 8, 2  # how training lays out its grids
-MOMENTS, LATENTS = 8, 4  # columns and rows of a strip
+MOMENTS, ROWS = 8, 4  # pictures through training, and rows of latents in each
 QUERIES, NEAREST = 8, 3  # columns and rows of reals of a picture of neighbours
 SEARCH_SIDE = 32  # distances are taken at this side at most
 CHUNK = 4096
@@ -32,18 +32,19 @@ def tiles(picture: np.ndarray, side: int) -> np.ndarray | None:
                      for x in range(COLUMNS)])
 
 
-def through_training(folder: RunFolder) -> tuple[np.ndarray, str] | None:
-    """A few latents' images (rows) at evenly spread moments (columns), and a caption. None without enough grids."""
+def moments(folder: RunFolder) -> list[tuple[float | None, np.ndarray]]:
+    """The same latents through training: thousands of images shown, and a picture of the first grid rows, at evenly
+    spread moments from the first to the last. A picture that is no grid is taken whole."""
     grids = folder.grids
-    if len(grids) < 3:
-        return None
-    chosen = [grids[round(i)] for i in np.linspace(0, len(grids) - 1, min(MOMENTS, len(grids)))]
-    parts = [tiles(opened(path), folder.config["dataset"]["side"]) for path in chosen]
-    if any(part is None for part in parts):
-        return None
-    cells = [[part[row] for part in parts if part is not None] for row in range(LATENTS)]
-    moments = ", ".join(f"{kimg:.4g}" for path in chosen if (kimg := kimg_of(path)) is not None)
-    return _sheet(cells), f"rows: {LATENTS} latents; columns: after {moments} kimg"
+    chosen = [grids[round(i)] for i in np.linspace(0, len(grids) - 1, min(MOMENTS, len(grids)))] if grids else []
+    found = []
+    for path in chosen:
+        picture = opened(path)
+        images = tiles(picture, folder.config["dataset"]["side"])
+        if images is not None:
+            picture = _sheet([images[start:start + COLUMNS] for start in range(0, len(images), COLUMNS)][:ROWS])
+        found.append((kimg_of(path), picture))
+    return found
 
 
 def beside_reals(folder: RunFolder) -> tuple[np.ndarray, str] | None:

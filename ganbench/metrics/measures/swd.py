@@ -32,6 +32,7 @@ class SWD(ImageMetric):
                "colour casts of a whole set do not count.")
     higher_is_better = False  # type: ignore[misc]
     equal_counts = True
+    levels_are_sides = True
     with_floor = True
 
     real_images: list[Tensor]
