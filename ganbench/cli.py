@@ -36,8 +36,8 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 
 # Rooms that bring commands of their own; each has a function register(app).
 ROOMS = ("ganbench.commands.run", "ganbench.commands.list", "ganbench.commands.doctor", "ganbench.commands.eval",
-         "ganbench.commands.weights", "ganbench.commands.data", "ganbench.commands.bench", "ganbench.commands.report",
-         "ganbench.commands.sample", "ganbench.commands.show", "ganbench.commands.clean",
+         "ganbench.commands.weights", "ganbench.commands.stats", "ganbench.commands.data", "ganbench.commands.bench",
+         "ganbench.commands.report", "ganbench.commands.sample", "ganbench.commands.show", "ganbench.commands.clean",
          "ganbench.commands.watch_runs")
 
 

@@ -21,6 +21,9 @@ def pictures(n=2, side=40, seed=0, channels=3):
                          generator=torch.Generator().manual_seed(seed))
 
 
+THEIRS = [layer for layer in inception.LAYERS if layer != "spatial"]  # torch-fidelity's
+
+
 def invented_state(seed=0):
     """Weights of Inception's shape with everything non-trivial, so that activations neither die nor explode."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -33,7 +36,7 @@ def invented_state(seed=0):
     torch.load = lambda *args, **kwargs: {}
     try:
         torch.manual_seed(seed)
-        network = Empty("inception-v3-compat", [*inception.LAYERS], feature_extractor_weights_path="none")
+        network = Empty("inception-v3-compat", THEIRS, feature_extractor_weights_path="none")
     finally:
         torch.load = loading
     for module in network.modules():
@@ -57,7 +60,14 @@ def test_folded_inception_equals_torch_fidelitys(plain):
     theirs, state = plain
     images = pictures()
     with torch.no_grad():
-        expected = dict(zip(inception.LAYERS, theirs(images)))
+        # the spatial layer is not among theirs: the convolution that TensorFlow's graph calls mixed_6/conv, 7 channels
+        maps = []
+        handle = theirs.Mixed_6d.branch1x1.register_forward_hook(lambda module, given, made: maps.append(made))
+        expected = dict(zip(THEIRS, theirs(images)))
+        handle.remove()
+    assert inception.graph_names()["mixed_6_conv"] == "Mixed_6d.branch1x1"
+    expected["spatial"] = maps[0][:, :7].permute(0, 2, 3, 1).reshape(len(images), -1)
+    assert expected["spatial"].shape[1] == 2023
     network = inception.Inception(state, inception.LAYERS)
     ours = network((resize(images, 299, "tf1-bilinear") - 128) / 128)
     for layer in inception.LAYERS:

@@ -101,6 +101,10 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
                 jobs.append(_job(name, metric, fakes, reals))
                 metric.to(device)
     networks = _open_networks(jobs, device, guard)
+    if isinstance(reals, Statistics):
+        for job in jobs:  # now that networks are open, their protocols are known
+            with guard(job.name):
+                reals.check(job.name, job.metric.protocol() if job.metric.needs_reals else "")
     jobs = [job for job in jobs if job.name not in report.failures]
 
     # --- what the cache knows of the reals already
@@ -204,7 +208,8 @@ def _job(name: str, metric: ImageMetric, fakes: Any, reals: Any) -> _Job:
         if not metric.takes_statistics:
             raise UserError(f"{name} needs real images, and {reals.description} holds statistics only: name images "
                             f"with --real")
-        metric.load_reference(reals.mean, reals.covariance, reals.n or None)
+        layer = metric.layer if isinstance(metric, FeatureMetric) else ""
+        metric.load_reference(*reals.of_layer(layer), reals.n or None)
         job.cached = True
         return job
 

@@ -1,6 +1,5 @@
 """What is named by --fake and --real, as a set of images."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +8,18 @@ import torch
 from safetensors.numpy import load_file
 
 from ganbench.data.prepare import find_source, open_dataset
-from ganbench.data.source import MissingData, Source, one_line
+from ganbench.data.source import MissingData, Source
 from ganbench.data.sources.npz import Npz, as_images
 from ganbench.data.store import is_store
 from ganbench.errors import UserError
 from ganbench.metrics.images import generators
-from ganbench.metrics.images.sets import ArraySet, ImageSet, SourceSet, Statistics, StoreSet
+from ganbench.metrics.images.references import PREFIX, open_reference, read_statistics
+from ganbench.metrics.images.sets import ArraySet, ImageSet, SourceSet, StoreSet
 from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.metrics.networks.weight_files import is_torchscript
 from ganbench.plugins import canonical, load_plugin, names
 
 ARRAYS = (".npz", ".npy", ".safetensors", ".pt", ".pth")
-
-# All that torch's restricted reader needs for a plain array; nothing of it runs code.
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-NUMPY_ARRAYS: list[Any] = [_RECONSTRUCT, (_RECONSTRUCT, "numpy.core.multiarray._reconstruct"), np.ndarray, np.dtype,
-                           type(np.dtype(np.float64)), type(np.dtype(np.float32))]
-
 
 
 def open_images(spec: Any, *, n: int | None = None, side: int | None = None, channels: int | None = None,
@@ -37,7 +31,8 @@ def open_images(spec: Any, *, n: int | None = None, side: int | None = None, cha
 
     Args:
         spec: a folder, .zip or tar of pictures, .npz, .npy, .safetensors or .pt with uint8 images, a prepared store; a
-            TorchScript (.pt, .ts, .pth) or ONNX generator; MODULE:CALLABLE; or a data set (a name, `folder:PATH` ...).
+            TorchScript (.pt, .ts, .pth) or ONNX generator; MODULE:CALLABLE; a data set (a name, `folder:PATH` ...); or
+            statistics, a file or `stats:NAME`.
             From Python also the thing itself: an array or tensor of images, a function (n, seed) -> n images, an
         ImageSet. n: how many images; default all, or 2,048 from a generator.
         side, channels: to bring images to; generators and stores must have them already.
@@ -99,12 +94,14 @@ def _open(spec: str, n: int | None, side: int | None, channels: int | None, spli
     path, suffix = Path(spec).expanduser(), Path(spec).suffix.lower()
 
     # generators and statistics: files of their own kinds
+    if spec.startswith(PREFIX):
+        return open_reference(spec)
     if path.is_file():
         if suffix == ".onnx":
             return generators.from_onnx(path, n, seed, latent, output)
         if suffix in (".pt", ".pth", ".ts") and is_torchscript(path):
             return generators.from_torchscript(path, n, seed, device, latent, output)
-        if suffix in ARRAYS and (statistics := _statistics(path)) is not None:
+        if suffix in (*ARRAYS, ".pkl", ".pickle") and (statistics := read_statistics(path)) is not None:
             return statistics
 
     # a function in a module; a data set's name before the colon goes first
@@ -157,35 +154,6 @@ class _TensorFile(Npz):
         """As `Npz.arrays`; these files keep neither labels nor splits."""
         loaded = _safetensors(self.path) if self.path.suffix.lower() == ".safetensors" else _tensor_file(self.path)
         return as_images(_only(loaded, self.path), str(self.path)), None, False
-
-
-def _statistics(path: Path) -> Statistics | None:
-    """Feature statistics as pytorch-fid and clean-fid (.npz), torch-fidelity (.pt) and others write them: mu and sigma.
-    """
-    try:
-        if path.suffix == ".npz":
-            found: Any = np.load(path, allow_pickle=False)
-        elif path.suffix == ".safetensors":
-            found = load_file(path)
-        elif path.suffix in (".pt", ".pth") and not is_torchscript(path):
-            with torch.serialization.safe_globals(NUMPY_ARRAYS):
-                found = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            return None
-    except Exception:  # whatever is wrong with the file is reported where it is opened as images
-        return None
-    if not isinstance(found, Mapping):
-        return None
-    for mean, covariance in (("mu", "sigma"), ("mean", "covariance")):
-        if mean in found and covariance in found:
-            with one_line(f"the statistics in {path}"):
-                n = int(np.asarray(found["n"])) if "n" in found else 0
-                mu, sigma = (np.asarray(found[name], dtype=np.float64) for name in (mean, covariance))
-            kinds = {np.asarray(found[name]).dtype.kind for name in (mean, covariance)}
-            if kinds - set("fiu") or not np.isfinite(mu).all() or not np.isfinite(sigma).all() or n < 0:
-                raise UserError(f"{path} holds statistics that are no finite numbers: compute them again")
-            return Statistics(mu, sigma, n, str(path))
-    return None
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:

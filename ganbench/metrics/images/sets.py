@@ -7,7 +7,7 @@ Folders, archives and files of arrays are opened by the data room's sources and 
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import groupby
@@ -220,23 +220,46 @@ class Statistics(ImageSet):
 
     Args:
         mean (d,), covariance (d,d); n: images they come from, or 0 where that is unknown.
+        protocol: of their features, as rows have it ("network=...;resize=...;layer=..."), as far as it is known.
+        others: of further layers of the same network, by name.
     """
 
     kind = "a file of statistics"
 
-    def __init__(self, mean: np.ndarray, covariance: np.ndarray, n: int, description: str):
+    def __init__(self, mean: np.ndarray, covariance: np.ndarray, n: int, description: str, *, protocol: str = "",
+                 others: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None):
         super().__init__(description)
-        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-            raise UserError(f"{description} holds a mean of shape {mean.shape} and a covariance of shape "
-                            f"{covariance.shape}: expected (d,) and (d,d)")
         self.mean, self.covariance, self.n, self.side, self.channels = mean, covariance, n, 0, 0
-        self.warnings.append(f"{description} does not say how its features were made: they must come from the same "
-                             "network, layer and resize")
+        self.protocol, self.others = protocol, dict(others or {})
+        for mu, sigma in ((mean, covariance), *self.others.values()):
+            if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+                raise UserError(f"{description} holds a mean of shape {mu.shape} and a covariance of shape "
+                                f"{sigma.shape}: expected (d,) and (d,d)")
+        if not protocol:
+            self.warnings.append(f"{description} does not say how its features were made: they must come from the same "
+                                 "network, layer and resize (`ganbench stats save FILE --as KIND` writes that down)")
 
     @property
     def content_hash(self) -> str:
         """Of the numbers and of the images behind them."""
-        return _digest(_array_digest(self.mean), _array_digest(self.covariance), self.n)
+        parts = [_array_digest(array) for layer in sorted(self.others) for array in self.others[layer]]
+        return _digest(_array_digest(self.mean), _array_digest(self.covariance), self.n, *parts)
+
+    def of_layer(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and covariance of that layer; the first ones where it has none of its own."""
+        return self.others.get(layer, (self.mean, self.covariance))
+
+    def check(self, name: str, protocol: str) -> None:
+        """Raise UserError if a metric of this protocol looks at other features than these are of."""
+        wanted, known = (dict(part.split("=", 1) for part in text.split(";") if "=" in part)
+                         for text in (protocol, self.protocol))
+        if wanted.get("layer") in self.others:
+            known["layer"] = wanted["layer"]
+        for key, option in (("network", "--network"), ("layer", "--layer"), ("resize", "--compat"),
+                            ("weights", "other weights"), ("ddof", "--compat")):
+            if key in wanted and key in known and wanted[key] != known[key]:
+                raise UserError(f"{name}: {self.description} is of {key}={known[key]}, and this metric looks at "
+                                f"{key}={wanted[key]}: bring them together ({option}), or take other statistics")
 
 
 class SourceSet(ImageSet):

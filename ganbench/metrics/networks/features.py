@@ -1,6 +1,7 @@
 """Networks that describe images: what FID, KID, precision and the others look through.
 
-    inception-v3-compat                     the FID's Inception, layers 64, 192, 768, 2048, logits_unbiased, logits
+    inception-v3-compat                     the FID's Inception, layers 64, 192, spatial, 768, 2048, logits_unbiased,
+                                            logits
     vgg16, clip-rn50 ...                    as torch-fidelity 0.4 defines them
     clip-vit-b-32 ..., dinov2-vit-l-14 ...  vision transformers (ganbench.metrics.networks.vit)
     swav-resnet50                           torchvision's ResNet-50 with SwAV's weights

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ganbench.errors import UserError
 
 SIDE = 299
-LAYERS = ("64", "192", "768", "2048", "logits_unbiased", "logits")
+SPATIAL = 7  # channels of the spatial layer, 17 x 17 pixels each, in TensorFlow's order: rows, columns, channels
+LAYERS = ("64", "192", "spatial", "768", "2048", "logits_unbiased", "logits")
 BN_EPS = 1e-3
 
 
@@ -101,8 +102,9 @@ STAGES: list[tuple[str, list[list[Branch]]]] = [
     ("64", [[[Conv("Conv2d_1a_3x3", stride=2), Conv("Conv2d_2a_3x3"), Conv("Conv2d_2b_3x3", pad=(1, 1)),
               MAXIMUM_DOWN]]]),
     ("192", [[[Conv("Conv2d_3b_1x1"), Conv("Conv2d_4a_3x3"), MAXIMUM_DOWN]]]),
-    ("768", [_a("Mixed_5b"), _a("Mixed_5c"), _a("Mixed_5d"), _b("Mixed_6a"),
-             _c("Mixed_6b"), _c("Mixed_6c"), _c("Mixed_6d"), _c("Mixed_6e")]),
+    ("spatial", [_a("Mixed_5b"), _a("Mixed_5c"), _a("Mixed_5d"), _b("Mixed_6a"),
+                 _c("Mixed_6b"), _c("Mixed_6c"), _c("Mixed_6d")]),
+    ("768", [_c("Mixed_6e")]),
     ("2048", [_d("Mixed_7a"), _e("Mixed_7b", AVERAGE), _e("Mixed_7c", MAXIMUM)]),
 ]
 
@@ -165,7 +167,10 @@ class Inception(nn.Module):
         for layer, blocks in self.stages:
             for block in blocks:
                 x = self._block(x, block)
-            if layer in self.layers or layer == "2048":
+            if layer == "spatial":
+                # maps as they are: the first channels are those of the block's 1x1 convolution, `mixed_6/conv`
+                found[layer] = x[:, :SPATIAL].to(self.wide).permute(0, 2, 3, 1).flatten(1)
+            elif layer in self.layers or layer == "2048":
                 found[layer] = x.to(self.wide).mean((2, 3))
         if "logits_unbiased" in self.layers or "logits" in self.layers:
             unbiased = found["2048"] @ self.get_buffer("fc_weight").T
