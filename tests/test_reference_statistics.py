@@ -14,7 +14,7 @@ from ganbench.errors import UserError
 from ganbench.metrics import evaluate as evaluation
 from ganbench.metrics.functional import frechet_distance, frechet_distance_from_statistics
 from ganbench.metrics.images.opening import open_images
-from ganbench.metrics.images.references import kept, open_reference, read_statistics
+from ganbench.metrics.images.reference_statistics import kept, open_reference, read_statistics
 from ganbench.metrics.networks.features import FeatureNetwork, open_network
 from ganbench.runs.eval_request import EvalRequest
 from ganbench.runs.scoring import run_request

@@ -40,7 +40,7 @@ def save(
     """Keep statistics of images, or take in those of another project, with the protocol that they are of."""
     from ganbench.environment import choose_device
     from ganbench.metrics.images.opening import open_images
-    from ganbench.metrics.images.references import measure_statistics, read_statistics, save_statistics
+    from ganbench.metrics.images.reference_statistics import measure_statistics, read_statistics, save_statistics
     from ganbench.metrics.networks.compat import find_compat
     from ganbench.metrics.networks.features import open_network
     if to is not None and to.suffix != ".safetensors":
@@ -73,7 +73,7 @@ def list_() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ganbench.metrics.images.references import kept, references_folder
+    from ganbench.metrics.images.reference_statistics import kept, references_folder
     found = kept()
     table = Table("name", "content", "images", "MB", "protocol", "of", box=None, pad_edge=False)
     for each in found:

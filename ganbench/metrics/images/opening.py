@@ -13,7 +13,7 @@ from ganbench.data.sources.npz import Npz, as_images
 from ganbench.data.store import is_store
 from ganbench.errors import UserError
 from ganbench.metrics.images import generators
-from ganbench.metrics.images.references import PREFIX, open_reference, read_statistics
+from ganbench.metrics.images.reference_statistics import PREFIX, open_reference, read_statistics
 from ganbench.metrics.images.sets import ArraySet, ImageSet, SourceSet, StoreSet
 from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.metrics.networks.weight_files import is_torchscript
