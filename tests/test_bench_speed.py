@@ -79,7 +79,11 @@ def test_an_estimate_follows_the_schedule_through_the_budget(monkeypatch):
         seconds = {8: 0.001, 16: 0.01}[side] * 3 * batch  # an image takes 1 ms at side 8, 10 ms at side 16
         return Speed(side, batch, 3 * batch, seconds, state_bytes=1000, activation_bytes=side * batch)
 
+    def needs_data(*_, **__):
+        raise RuntimeError("this step needs data")
+
     monkeypatch.setattr(Bench, "measure", measure)
+    monkeypatch.setattr(estimating, "training_memory", needs_data)
     monkeypatch.setattr(estimating.families, "find_family", lambda name: Greedy)
     monkeypatch.setattr(estimating, "PIXELS", 4 * 16 * 16)  # batches of at most 4 at side 16
     cell = Cell("greedy", "paper", (), '{"batch": 64}', "digits", "", 16, 1, 10, None, 0, Budget(kimg=20),

@@ -1,13 +1,14 @@
 """`ganbench bench --dry-run`: what a suite would do, and about what it would cost on this machine.
 
-Time and memory come from real steps: each kind of cell is built once and takes a couple of steps at every side its
-budget leads through, on random images. Where a step would be long, it is taken with a smaller batch and scaled.
+Time comes from real steps: each kind of cell is built once and takes a couple of steps at every side its budget leads
+through, on random images. Where a step would be long, it is taken with a smaller batch and scaled. Memory is counted
+without taking a step (ganbench.bench.memory).
 """
 
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -15,11 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ganbench import family as families
+from ganbench.bench.memory import Memory, training_memory
 from ganbench.bench.speed import Bench, Speed
 from ganbench.bench.suite import Cell, Planned
 from ganbench.errors import UserError
-from ganbench.family import ImageSpec
+from ganbench.family import FamilyConfig, ImageSpec, Stage
 from ganbench.training.document import Resolved
+from ganbench.training.engine import resolve_precision
 from ganbench.training.flops import Flops, count_with_smaller_batch
 from ganbench.training.progress import duration
 
@@ -31,14 +34,15 @@ PROCESS_BYTES = {"cpu": 500e6, "cuda": 600e6}  # interpreter, libraries, context
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one cell. flops: where its training ends. seconds: of training, without scoring. bytes: at the side that needs
-    most."""
+    """Of one cell. flops: where its training ends. seconds: of training, without scoring. bytes: of its process, at the
+    stage that needs most. stages: what each side and batch takes, the process itself apart."""
 
     params_g: int
     params_d: int
     flops: Flops
     seconds: float
     bytes: float
+    stages: tuple[Memory, ...] = ()
 
 
 class Measured:
@@ -89,14 +93,32 @@ def estimate(cell: Cell, device: torch.device) -> Estimate:
     bench = Bench(cls, config, ImageSpec(cell.side, cell.channels, cell.classes), device=device,
                   precision=cell.precision, total_kimg=kimg)
     measured = Measured(bench, cell.name)
-    # length in images, then seconds and the largest memory over the schedule
+    # length in images, then seconds
     total = 1000 * kimg if budget.steps is None else measured.images_of(budget.steps)
     seconds = measured.seconds(total)
-    memory = max(s.state_bytes + s.activation_bytes * batch / s.batch for (_, batch), s in measured.speeds.items())
+    stages = _memory_by_stage(bench, config, measured, cell.precision, total)
     # the arithmetic, where training ends: a growing family costs most there
     bench.engine.enter(bench.stage_at(int(total)))
     flops = count_with_smaller_batch(bench.engine, max(4, measured.at(int(total))[0].batch // 4))
-    return Estimate(*bench.parameters, flops, budget.seconds or seconds, memory + PROCESS_BYTES[device.type])
+    return Estimate(*bench.parameters, flops, budget.seconds or seconds,
+                    max(stage.peak for stage in stages) + PROCESS_BYTES[device.type], stages)
+
+
+def _memory_by_stage(bench: Bench, config: FamilyConfig, measured: Measured, precision: str, total: float,
+                     ) -> tuple[Memory, ...]:
+    """What training takes at each side and batch of its schedule."""
+    # the stages, as they are where something fades in: that takes more
+    stages: dict[tuple[int, int], Stage] = {}
+    for i in range(4 * POINTS + 1):
+        stage = bench.family.stage(replace(bench.clock, images=int(total * i / (4 * POINTS)), steps=0))
+        if (stage.side, stage.batch) not in stages or stage.fade:
+            stages[stage.side, stage.batch] = stage
+    try:
+        return tuple(training_memory(type(bench.family), config, bench.images, list(stages.values()),
+                                     precision=resolve_precision(precision, bench.device)))
+    except Exception:  # a step may do anything, also what needs data: then from the steps that were measured
+        return tuple(Memory(side, batch, s.state_bytes, round(s.state_bytes + s.activation_bytes * batch / s.batch))
+                     for (side, batch), s in measured.speeds.items())
 
 
 def seconds_of(run: Resolved) -> float:
@@ -129,6 +151,7 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
     for column in ("seeds", "G", "D", "FLOPs/\nsample", "FLOPs/\nimage", "time", "memory"):
         table.add_column(column, justify="right", no_wrap=True)
     begun, total, longest = time.monotonic(), 0.0, 0.0
+    by_stage: list[str] = []
     for cells in kinds.values():
         with console.status(f"measuring {cells[0].name}"):
             cost = estimate(cells[0], device)
@@ -136,6 +159,9 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
         counts = map(_short, (cost.params_g, cost.params_d, cost.flops.sample, cost.flops.train))
         table.add_row(cells[0].label, f"{cells[0].dataset} {cells[0].side}", str(len(cells)), *counts,
                       _long(cost.seconds), f"{cost.bytes / 1e9:.1f} GB")
+        if len(cost.stages) > 1:
+            each = ", ".join(f"{m.side}px batch {m.batch}: {m.peak / 1e9:.1f} GB" for m in cost.stages)
+            by_stage.append(f"{cells[0].label} by stage: {each}")
     console.print(table)
     # no schedule is shorter than the longest cell
     wall = max(longest, total / min(jobs, len(planned.cells)))
@@ -146,7 +172,11 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
     report("G, D: trainable parameters of generator and critic; FLOPs/sample: operations to generate one image; "
         "FLOPs/image: of training, for each real image shown, where it ends (matrix products and convolutions; "
         "a multiply-add is two)")
-    report("time: of training one cell; memory: of its process")
+    report("time: of training one cell; memory: of its process where it needs most: the tensors of a step, counted, "
+           f"and {PROCESS_BYTES[device.type] / 1e9:.1f} GB besides. What libraries take for themselves comes on top: "
+           "processes on a CPU took 1.2 to 1.7 times the tensors")
+    for line in by_stage:
+        report(line)
     report(f"about {_long(math.ceil(total))} of training in all, {_long(math.ceil(wall))} with {jobs} at once, "
         "and the scoring on top of it: "
         + ", ".join(planned.suite.evaluation.metrics) + f" on {planned.suite.evaluation.n:,} images "
