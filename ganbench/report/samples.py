@@ -42,7 +42,7 @@ def moments(folder: RunFolder) -> list[tuple[float | None, np.ndarray]]:
         picture = opened(path)
         images = tiles(picture, folder.config["dataset"]["side"])
         if images is not None:
-            picture = _sheet([images[start:start + COLUMNS] for start in range(0, len(images), COLUMNS)][:ROWS])
+            picture = _sheet([list(images[start:start + COLUMNS]) for start in range(0, len(images), COLUMNS)][:ROWS])
         found.append((kimg_of(path), picture))
     return found
 
