@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ganbench.errors import Diverged, UserError, nearest
 from ganbench.plugins import load_plugin, source_hash
 from ganbench.random import Random
+from ganbench.sides import parse_side, write_side
 
 
 def setting(default: Any, about: str, source: str = "", *, later: bool = False, **limits: Any) -> Any:
@@ -64,11 +65,41 @@ class Preset:
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """The images a family is built for: square side (a power of two), channels (1 or 3), classes (0 = unlabelled)."""
+    """The images a family is built for: side (their height), channels, classes (0 = unlabelled), width (0 = the side).
+
+    A family is asked by `check_shape` whether it takes them.
+    """
 
     side: int
     channels: int
     classes: int = 0
+    width: int = 0
+
+    @classmethod
+    def of(cls, side: int | str, channels: int, classes: int = 0) -> "ImageSpec":
+        """With a side as it is written: 64, or "64x96"."""
+        height, width = parse_side(side)
+        return cls(height, channels, classes, 0 if width == height else width)
+
+    @property
+    def written_side(self) -> int | str:
+        """As --side takes it."""
+        return write_side(self.side, self.width or self.side)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C,H,W)."""
+        return self.channels, self.side, self.width or self.side
+
+    @property
+    def short_side(self) -> int:
+        """The smaller of height and width."""
+        return min(self.shape[1:])
+
+    @property
+    def pixels(self) -> int:
+        """Height times width."""
+        return self.side * (self.width or self.side)
 
 
 class Batch(NamedTuple):
@@ -237,12 +268,24 @@ class Family(nn.Module):
     @classmethod
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
         """Raise UserError for a combination this family cannot train. Called before anything is built."""
-        side = images.side
-        if side < 4 or side & (side - 1):
-            raise UserError(f"side {side} is not a power of two: choose --side 32, 64 or 128")
+        cls.check_shape(config, images)
         if (cls.needs_labels or cls.trains_on_labels) and images.classes < 2:
             raise UserError(f"{cls.__module__.split('.')[-1]} needs labels, and this data has none: "
                             "use a labelled data set or a folder with one subfolder a class")
+
+    @classmethod
+    def check_shape(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for images of a size or of channels that these networks are not made for.
+
+        Default: squares with a side that is a power of two, of 1 or 3 channels.
+        """
+        name, side = cls.__module__.split(".")[-1], images.side
+        if images.width not in (0, side):
+            raise UserError(f"{name} takes square images, not {side}x{images.width}: choose --side 32, 64 or 128")
+        if side < 4 or side & (side - 1):
+            raise UserError(f"side {side} is not a power of two, which {name} needs: choose --side 32, 64 or 128")
+        if images.channels not in (1, 3):
+            raise UserError(f"{name} takes images of 1 or 3 channels, not {images.channels}")
 
     @classmethod
     def summarise(cls) -> str:
@@ -343,13 +386,14 @@ def sampling_batch(side: int) -> int:
 def to_uint8(images: Tensor, side: int | None = None) -> Tensor:
     """The one way images leave a generator: float [-1,1] -> uint8, round half to even, saturate.
 
-    A growing generator below its full side is replicated pixel by pixel to `side`. Raises Diverged for NaN or infinity.
+    A growing generator below its full side (its height) is replicated pixel by pixel to `side`. Raises Diverged for
+    NaN or infinity.
     """
     if not torch.isfinite(images).all():
         raise Diverged("the generator produced values that are not finite")
     pixels = (images.float() * 127.5 + 127.5).round_().clamp_(0, 255).to(torch.uint8)
-    if side is not None and pixels.shape[-1] < side:
-        factor = side // pixels.shape[-1]
+    if side is not None and pixels.shape[-2] < side:
+        factor = side // pixels.shape[-2]
         pixels = pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     return pixels
 
@@ -403,13 +447,14 @@ def short_name(family: type[Family]) -> str:
     return family.__module__.split(".")[-1].removeprefix("ganbench_file_")
 
 
-def create(family: str, *, side: int, channels: int = 3, classes: int = 0, preset: str | None = None,
+def create(family: str, *, side: int | str, channels: int = 3, classes: int = 0, preset: str | None = None,
            **overrides: Any) -> Family:
     """Build a family's networks with fresh weights.
 
     Args:
         family: a name from `ganbench list`, or a path to a Python file.
-        side: image side in pixels, a power of two. channels: 1 or 3. classes: number of labels, 0 = unlabelled.
+        side: image side in pixels, or "64x96" (height x width). channels: 1 or 3, of some families 1 to 8.
+        classes: number of labels, 0 = unlabelled.
         preset: a preset's name; default is the family's default. overrides: single configuration values.
     Raises:
         UserError: unknown family, preset or key, or a combination the family cannot train.
@@ -422,6 +467,6 @@ def create(family: str, *, side: int, channels: int = 3, classes: int = 0, prese
     """
     cls = find_family(family)
     config, _, _ = configure(cls, preset, overrides)
-    images = ImageSpec(side, channels, classes)
+    images = ImageSpec.of(side, channels, classes)
     cls.check(config, images)
     return cls(config, images)

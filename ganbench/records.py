@@ -31,7 +31,7 @@ from ganbench.files import atomic_write, lock_file
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 3
+SCHEMA = 4
 COLUMNS: dict[str, str] = {
     # what was measured
     "run": "identifier of the run, or of what was scored",
@@ -41,7 +41,9 @@ COLUMNS: dict[str, str] = {
     "config_hash": "hash of every resolved setting",
     "settings": "the settings that were given beside the preset, key=value, separated by spaces",
     "budget": "what ends the training, by its kind: kimg, steps or seconds, and how many",
-    "dataset": "data set", "split": "split the reals come from", "crop": "crop by name", "side": "image side in pixels",
+    "dataset": "data set", "split": "split the reals come from", "crop": "crop by name",
+    "side": "image side in pixels; where images are not square, their height",
+    "width": "image width in pixels, where it is not the side",
     "channels": "image channels", "data_hash": "hash of the real images' content",
     "fake_hash": "hash of what was scored: the images' content, or the run's checkpoint",
     "kimg": "thousands of real images shown when it was measured", "img_seen": "the same, in images",
@@ -65,17 +67,18 @@ COLUMNS: dict[str, str] = {
     "verified_by": "the copy of that source in which a published number was read again", "note": "anything to know",
     "schema": "version of this schema",
 }
-ADDED = {2: ("flops_g", "flops_train"), 3: ("settings", "budget", "fake_hash", "verified_by")}  # version -> new
+# version -> its new columns
+ADDED = {2: ("flops_g", "flops_train"), 3: ("settings", "budget", "fake_hash", "verified_by"), 4: ("width",)}
 ELSEWHERE = "choose another file for them"  # what to do about a file that cannot be written
 FLOATS = ("kimg", "value", "ci_low", "ci_high", "seconds")
-WHOLE = ("side", "channels", "img_seen", "step", "n_real", "n_fake", "seed", "eval_seed", "params_g", "params_d",
-         "flops_g", "flops_train", "schema")
+WHOLE = ("side", "width", "channels", "img_seen", "step", "n_real", "n_fake", "seed", "eval_seed", "params_g",
+         "params_d", "flops_g", "flops_train", "schema")
 TRUTHS = ("higher_is_better", "git_dirty")
 DEFAULT_N = 2048  # images on each side of an evaluation, where nobody says how many
 FLOOR, NOISE = "reals against reals", "noise images"  # what reference rows call themselves, in the column family
 # Rows that agree in these answer the same question, and the newest of them counts.
 PLACE = ("run", "config_hash", "seed", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "split", "crop",
-         "side", "channels", "n_real", "n_fake", "status")
+         "side", "width", "channels", "n_real", "n_fake", "status")
 KEY = (*PLACE, "data_hash", "fake_hash")  # rows that agree in these were made from the same inputs in the same way
 SAME = 1e-6  # two values that differ by less, relatively, are one: the rest is the rounding of another processor
 

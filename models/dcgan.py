@@ -5,8 +5,9 @@ connected layer. The defaults are the paper's; `alt:torch` is the narrower form 
 took over, and other families here build on the same two networks.
 """
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn import losses
 from ganbench.models.nn.convolution import Conv2d
+from ganbench.models.nn.doubling import base_maps, check_doublings, doublings
 from ganbench.models.nn.layers import LEAK, normal_weights
 from ganbench.models.nn.watch import CollapseAlarm
 from ganbench.random import Random
@@ -67,22 +69,24 @@ class Generator(nn.Module):
 
     Args:
         plan: what follows the 4x4 maps, without the last layer. last: stride of the layer that makes the image.
+        base: height and width of the smallest maps, 4x4 for squares of a power of two.
         norm: batch norm everywhere but at the output. per_unit: after the projection with a gain for each unit.
         running: keep running averages to sample with; without them sampling uses batch statistics.
     """
 
     def __init__(self, latent: int, first: int, plan: Plan, channels: int, kernel: int, *, last: int = 2,
-                 norm: bool = True, per_unit: bool = False, running: bool = True):
+                 base: tuple[int, int] = (4, 4), norm: bool = True, per_unit: bool = False, running: bool = True):
         super().__init__()
 
         def norm2d(width: int) -> list[nn.Module]:
             return [nn.BatchNorm2d(width, track_running_stats=running)] if norm else []
 
         # the projection to 4x4 is normalised by unit or by map, then each doubling by map
+        units = first * math.prod(base)
         self.project = nn.Sequential(
-            nn.Linear(latent, first * 16, bias=False),
-            *([nn.BatchNorm1d(first * 16, track_running_stats=running)] if norm and per_unit else []),
-            nn.Unflatten(1, (first, 4, 4)),
+            nn.Linear(latent, units, bias=False),
+            *([nn.BatchNorm1d(units, track_running_stats=running)] if norm and per_unit else []),
+            nn.Unflatten(1, (first, *base)),
             *(norm2d(first) if not per_unit else []),
             nn.ReLU())
         layers: list[nn.Module] = []
@@ -101,10 +105,10 @@ class Discriminator(nn.Module):
     """Images (B,C,S,S) -> raw scores (B,).
 
     Args:
-        plan: all convolutions, ending at 4x4. norm: batch norm in all but the first.
+        plan: all convolutions, ending at 4x4, or at the height and width `base`. norm: batch norm in all but the first.
     """
 
-    def __init__(self, channels: int, plan: Plan, kernel: int, *, norm: bool = True):
+    def __init__(self, channels: int, plan: Plan, kernel: int, *, base: tuple[int, int] = (4, 4), norm: bool = True):
         super().__init__()
         layers: list[nn.Module] = []
         width = channels
@@ -115,7 +119,7 @@ class Discriminator(nn.Module):
                        *([nn.BatchNorm2d(wider)] if norm and index else []), nn.LeakyReLU(LEAK)]
             width = wider
         self.features = nn.Sequential(*layers, nn.Flatten())
-        self.head = nn.Linear(width * 16, 1, bias=False)
+        self.head = nn.Linear(width * math.prod(base), 1, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B,C,S,S) -> scores (B,)."""
@@ -198,24 +202,30 @@ class DCGAN(Family):
         """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         assert isinstance(config, DCGANConfig)
-        if images.side < 8:
-            raise UserError(f"side {images.side} is too small for a DCGAN, which begins at 4x4: "
+        if images.short_side < 8:
+            raise UserError(f"side {images.short_side} is too small for a DCGAN, which begins at 4x4: "
                             "choose --side 32 or more")
-        if config.net == "features32" and images.side != 32:
-            raise UserError(f"net features32 is for side 32, not {images.side}: use --side 32, or --set net=standard")
+        if config.net == "features32" and images.written_side != 32:
+            raise UserError(f"net features32 is for side 32, not {images.written_side}: use --side 32, or --set "
+                            "net=standard")
         if config.r1 and config.critic_norm:
             raise UserError("r1 needs a critic without batch norm: add --set critic_norm=false")
+
+    @classmethod
+    def check_shape(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        check_doublings(cls, images, doublings(images))
 
     def make_generator(self) -> nn.Module:
         """The generator that the configuration describes, with torch's own first weights."""
         c, colours = self.config, self.images.channels
         # how the generator normalises, whatever its plan of layers
-        form = {"per_unit": c.per_unit_norm, "running": c.sample_norm == "running"}
+        form: dict[str, Any] = {"per_unit": c.per_unit_norm, "running": c.sample_norm == "running"}
         if c.net == "features32":
             plan = [(512, 2), (256, 1), (256, 2), (128, 1), (128, 2)]
             return Generator(c.latent, 512, plan, colours, 3, last=1, **form)
-        first, *others = widths(self.images.side, c.ngf, c.max_channels)
-        return Generator(c.latent, first, [(w, 2) for w in others], colours, c.kernel, **form)
+        first, *others = widths(self.images.short_side, c.ngf, c.max_channels)
+        return Generator(c.latent, first, [(w, 2) for w in others], colours, c.kernel, base=base_maps(self.images),
+                         **form)
 
     def make_critic(self) -> nn.Module:
         """The critic that the configuration describes, with torch's own first weights."""
@@ -224,8 +234,9 @@ class DCGAN(Family):
             plan = [(128, 1), (128, 2), (256, 1), (256, 2), (512, 1), (512, 2)]
             return Discriminator(colours, plan, 3, norm=c.critic_norm)
         # the generator's widths the other way round
-        rising = widths(self.images.side, c.ndf, c.max_channels)[::-1]
-        return Discriminator(colours, [(w, 2) for w in rising], c.kernel, norm=c.critic_norm)
+        rising = widths(self.images.short_side, c.ndf, c.max_channels)[::-1]
+        return Discriminator(colours, [(w, 2) for w in rising], c.kernel, base=base_maps(self.images),
+                             norm=c.critic_norm)
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers by name, one for each network."""

@@ -16,6 +16,7 @@ from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models import dcgan
 from ganbench.models.nn import losses
+from ganbench.models.nn.doubling import base_maps, check_doublings, doublings
 from ganbench.models.nn.equalized import widened
 from ganbench.models.nn.layers import normal_weights
 from ganbench.models.nn.watch import CollapseAlarm
@@ -84,10 +85,12 @@ class DRAGAN(Family):
     def __init__(self, config: DRAGANConfig, images: ImageSpec):
         super().__init__(config, images)
         # DCGAN's networks; the critic without batch norm, for the penalty is about single images
-        first, *others = dcgan.widths(images.side, config.ngf)
-        self.generator = dcgan.Generator(config.latent, first, [(w, 2) for w in others], images.channels, 4)
-        rising = dcgan.widths(images.side, config.ndf)[::-1]
-        self.critic = dcgan.Discriminator(images.channels, [(w, 2) for w in rising], 4, norm=False)
+        base = base_maps(images)
+        first, *others = dcgan.widths(images.short_side, config.ngf)
+        plan = [(width, 2) for width in others]
+        self.generator = dcgan.Generator(config.latent, first, plan, images.channels, 4, base=base)
+        rising = dcgan.widths(images.short_side, config.ndf)[::-1]
+        self.critic = dcgan.Discriminator(images.channels, [(w, 2) for w in rising], 4, base=base, norm=False)
         normal_weights(self, 0.02)
         self.alarm = CollapseAlarm()
 
@@ -95,9 +98,13 @@ class DRAGAN(Family):
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
         """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
-        if images.side < 8:
-            raise UserError(f"side {images.side} is too small for a DCGAN, which begins at 4x4: choose --side 32 or "
-                             "more")
+        if images.short_side < 8:
+            raise UserError(f"side {images.short_side} is too small for a DCGAN, which begins at 4x4: "
+                            "choose --side 32 or more")
+
+    @classmethod
+    def check_shape(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        check_doublings(cls, images, doublings(images))
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers by name, one for each network."""

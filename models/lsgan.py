@@ -4,6 +4,7 @@ The critic is fitted to targets by least squares instead of classifying, so fake
 are still pulled to the data. Two networks: the authors' for LSUN (deeper generator, 1024 latents) and DCGAN's.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models import dcgan
 from ganbench.models.nn import losses
+from ganbench.models.nn.doubling import base_maps, check_doublings, doublings
 from ganbench.models.nn.layers import LEAK, normal_weights
 from ganbench.random import Random
 
@@ -44,19 +46,19 @@ class LSGANConfig(FamilyConfig):
 class Generator(nn.Module):
     """Latents (B,latent) -> images (B,C,S,S) in (-1,1): pairs of 3x3 transposed convolutions, strides 2, 1 (figure 2).
 
-    The base is S/16; below side 64 it is 4 and the second pair falls away.
+    The base is S/16; below side 64 (of the shorter side) it is 4 and the second pair falls away.
     """
 
     def __init__(self, config: LSGANConfig, images: ImageSpec):
         super().__init__()
         w, norm = config.width, config.generator_norm
         # two pairs of layers at twice 4w maps, then 2w and w; smaller images have fewer
-        doublings = 4 if images.side >= 64 else images.side.bit_length() - 3
-        base = images.side >> doublings
-        plan = [(4 * w, 2), (4 * w, 1)] * (doublings - 2) + [(2 * w, 2), (w, 2)]
+        times = 4 if images.short_side >= 64 else doublings(images)
+        base = base_maps(images, times)
+        plan = [(4 * w, 2), (4 * w, 1)] * (times - 2) + [(2 * w, 2), (w, 2)]
         # latents to the base, then the plan's layers, then colours
-        self.project = nn.Sequential(nn.Linear(config.latent, 4 * w * base ** 2), nn.Unflatten(1, (4 * w, base, base)),
-                                     *_norm(norm, 4 * w), nn.ReLU())
+        self.project = nn.Sequential(nn.Linear(config.latent, 4 * w * math.prod(base)),
+                                     nn.Unflatten(1, (4 * w, *base)), *_norm(norm, 4 * w), nn.ReLU())
         layers: list[nn.Module] = []
         width = 4 * w
         for wider, stride in plan:
@@ -82,7 +84,7 @@ class Critic(nn.Module):
             layers += [nn.Conv2d(width, wider, 5, 2, 2), *_norm(config.critic_norm and index > 0, wider),
                        nn.LeakyReLU(LEAK)]
         self.features = nn.Sequential(*layers, nn.Flatten())
-        self.head = nn.Linear(widths[-1] * (images.side // 16) ** 2, 1)
+        self.head = nn.Linear(widths[-1] * math.prod(base_maps(images, 4)), 1)
         normal_weights(self, 0.02, gain_deviation=0.0)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -152,11 +154,12 @@ class LSGAN(Family):
             self.generator, self.critic = Generator(c, images), Critic(c, images)
             return
         # DCGAN's networks, with or without norms, for the stability tests of section 4.2
-        first, *others = dcgan.widths(images.side, c.width)
+        base = base_maps(images)
+        first, *others = dcgan.widths(images.short_side, c.width)
         self.generator = dcgan.Generator(c.latent, first, [(w, 2) for w in others], images.channels, 4,
-                                         norm=c.generator_norm)
+                                         base=base, norm=c.generator_norm)
         self.critic = dcgan.Discriminator(images.channels, [(w, 2) for w in [*others[::-1], first]], 4,
-                                          norm=c.critic_norm)
+                                          base=base, norm=c.critic_norm)
         normal_weights(self, 0.02)
 
     @classmethod
@@ -164,11 +167,16 @@ class LSGAN(Family):
         """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
         assert isinstance(config, LSGANConfig)
-        if images.side < 32:
-            raise UserError(f"side {images.side} is too small for these networks: choose --side 32 or more")
+        if images.short_side < 32:
+            raise UserError(f"side {images.short_side} is too small for these networks: choose --side 32 or more")
         if config.a == config.b:
             raise UserError(f"lsgan: targets a and b are both {config.a:g}, so that nothing tells reals from fakes: "
                             "set them apart, e.g. a=0 b=1 c=1 or a=-1 b=1 c=0")
+
+    @classmethod
+    def check_shape(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        assert isinstance(config, LSGANConfig)
+        check_doublings(cls, images, 4 if config.net == "lsun" else doublings(images))
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers by name, one for each network."""

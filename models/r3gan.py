@@ -159,9 +159,9 @@ def borrowed(config: R3GANConfig, images: ImageSpec) -> tuple[nn.Module, nn.Modu
     """Generator and critic of another family; no batch norm in the critic, for penalties are about single images."""
     side, colours, latent, dim = images.side, images.channels, config.latent, config.dim
     if config.net == "sngan":
-        critic: nn.Module = sngan.ConvCritic(side, dim, colours)
+        critic: nn.Module = sngan.ConvCritic(images, dim)
         normalise_spectrally(critic)
-        return sngan.ConvGenerator(latent, side, dim, colours), critic
+        return sngan.ConvGenerator(latent, images, dim), critic
     falling = dcgan.widths(side, dim)
     if config.net == "wgan_gp":
         generator = nn.Sequential(wgan_gp.ConvGenerator(latent, falling, colours, norm=True), nn.Tanh())

@@ -5,6 +5,7 @@ of table 4 for CIFAR-10, the latter also with labels as in the projection critic
 1802.05637). ResNet settings are those of the authors' code; the convolutional ones are recollection of the paper.
 """
 
+import math
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ganbench.errors import UserError
 from ganbench.family import FamilyConfig, ImageSpec, Preset, setting
 from ganbench.models.nn.convolution import Conv2d
+from ganbench.models.nn.doubling import base_maps, check_doublings
 from ganbench.models.nn.equalized import widened
 from ganbench.models.nn.layers import ConditionalBatchNorm2d, normal_weights
 from ganbench.models.nn.projection import LabelledGenerator, ProjectionCritic
@@ -42,16 +44,16 @@ class SNGANConfig(SpectralConfig):
 class ConvGenerator(nn.Module):
     """Latents (B,latent) -> S/8 x S/8 maps -> three doublings -> images (B,C,S,S) in (-1,1). Table 3 a."""
 
-    def __init__(self, latent: int, side: int, dim: int, channels: int):
+    def __init__(self, latent: int, images: ImageSpec, dim: int):
         super().__init__()
         # from S/8, three doublings, then colours
-        base = side // 8
-        self.project = nn.Sequential(nn.Linear(latent, 8 * dim * base ** 2), nn.Unflatten(1, (8 * dim, base, base)),
+        base = base_maps(images, 3)
+        self.project = nn.Sequential(nn.Linear(latent, 8 * dim * math.prod(base)), nn.Unflatten(1, (8 * dim, *base)),
                                      nn.BatchNorm2d(8 * dim), nn.ReLU())
         layers: list[nn.Module] = []
         for width in (8 * dim, 4 * dim, 2 * dim):
             layers += [nn.ConvTranspose2d(width, width // 2, 4, 2, 1), nn.BatchNorm2d(width // 2), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(dim, channels, 3, padding=1), nn.Tanh())
+        self.layers = nn.Sequential(*layers, nn.Conv2d(dim, images.channels, 3, padding=1), nn.Tanh())
         normal_weights(self, 0.02, gain_deviation=0.0)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -62,15 +64,15 @@ class ConvGenerator(nn.Module):
 class ConvCritic(nn.Module):
     """Images (B,C,S,S) -> scores (B,): seven convolutions, three of which halve the side. Table 3 b."""
 
-    def __init__(self, side: int, dim: int, channels: int):
+    def __init__(self, images: ImageSpec, dim: int):
         super().__init__()
-        layers: list[nn.Module] = [Conv2d(channels, dim, 3, padding=1), nn.LeakyReLU(SLOPE)]
+        layers: list[nn.Module] = [Conv2d(images.channels, dim, 3, padding=1), nn.LeakyReLU(SLOPE)]
         # pairs: halve the side, then double the maps
         for width in (dim, 2 * dim, 4 * dim):
             layers += [Conv2d(width, width, 4, 2, 1), nn.LeakyReLU(SLOPE),
                        Conv2d(width, 2 * width, 3, padding=1), nn.LeakyReLU(SLOPE)]
         self.layers = nn.Sequential(*layers, nn.Flatten())
-        self.head = nn.Linear(8 * dim * (side // 8) ** 2, 1)
+        self.head = nn.Linear(8 * dim * math.prod(base_maps(images, 3)), 1)
         normal_weights(self, 0.02)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -124,8 +126,8 @@ class SNGAN(SpectralFamily):
         side, colours = images.side, images.channels
         # table 3, or table 4 with or without labels
         if config.net == "cnn":
-            self.generator = ConvGenerator(config.latent, side, config.generator_dim, colours)
-            self.critic = ConvCritic(side, config.critic_dim, colours)
+            self.generator = ConvGenerator(config.latent, images, config.generator_dim)
+            self.critic = ConvCritic(images, config.critic_dim)
         else:
             doublings = side.bit_length() - 3
             self.generator = LabelledGenerator(config.latent, [config.generator_dim] * (doublings + 1), colours,
@@ -152,6 +154,14 @@ class SNGAN(SpectralFamily):
         assert isinstance(config, SNGANConfig)
         if config.conditional and config.net != "resnet":
             raise UserError("sngan takes labels with net=resnet only: use --preset paper-resnet32-labels")
+
+    @classmethod
+    def check_shape(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        assert isinstance(config, SNGANConfig)
+        if config.net == "cnn":
+            check_doublings(cls, images, 3)
+        else:
+            super().check_shape(config, images)
 
     def generate(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
         """Images of latents, as `Family.generate`."""

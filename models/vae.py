@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
+from ganbench.models.nn.doubling import base_maps, check_doublings, doublings
 from ganbench.models.nn.layers import LEAK, batch_statistics
 from ganbench.random import Random
 
@@ -40,7 +41,7 @@ class VAEConfig(FamilyConfig):
 
 def mlp(config: VAEConfig, images: ImageSpec) -> tuple[nn.Module, nn.Module]:
     """The dense pair: pixels-400-(mu, log variance) and 20-400-pixels."""
-    shape = (images.channels, images.side, images.side)
+    shape = images.shape
     pixels = math.prod(shape)
     # the encoder's last layer holds means and log variances side by side
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, config.hidden), nn.ReLU(),
@@ -52,14 +53,15 @@ def mlp(config: VAEConfig, images: ImageSpec) -> tuple[nn.Module, nn.Module]:
 
 def conv(config: VAEConfig, images: ImageSpec) -> tuple[nn.Module, nn.Module]:
     """4x4 kernels of stride 2, batch norm and ReLU between S and 4x4, mirrored."""
-    widths = [config.width << i for i in range(images.side.bit_length() - 3)]
+    widths = [config.width << i for i in range(doublings(images))]
+    base = base_maps(images)
     down: list[nn.Module] = []
     # halve down to 4x4, doubling maps
     for width, wider in zip([images.channels, *widths], widths):
         down += [nn.Conv2d(width, wider, 4, 2, 1, bias=False), nn.BatchNorm2d(wider), nn.ReLU()]
-    units = widths[-1] * 16
+    units = widths[-1] * math.prod(base)
     up: list[nn.Module] = [nn.Linear(config.latent, units, bias=False), nn.BatchNorm1d(units), nn.ReLU(),
-                           nn.Unflatten(1, (widths[-1], 4, 4))]
+                           nn.Unflatten(1, (widths[-1], *base))]
     # and the way back, mirrored
     for width, narrower in zip(widths[::-1], widths[-2::-1]):
         up += [nn.ConvTranspose2d(width, narrower, 4, 2, 1, bias=False), nn.BatchNorm2d(narrower), nn.ReLU()]
@@ -69,15 +71,15 @@ def conv(config: VAEConfig, images: ImageSpec) -> tuple[nn.Module, nn.Module]:
 
 def infogan(config: VAEConfig, images: ImageSpec) -> tuple[nn.Module, nn.Module]:
     """The small network that Lucic et al. (arXiv 1711.10337) gave to every family."""
-    base = images.side // 4
-    units = 128 * base ** 2
+    base = base_maps(images, 2)
+    units = 128 * math.prod(base)
     encoder = nn.Sequential(
         nn.Conv2d(images.channels, 64, 4, 2, 1), nn.LeakyReLU(LEAK), nn.Conv2d(64, 128, 4, 2, 1), nn.BatchNorm2d(128),
         nn.LeakyReLU(LEAK), nn.Flatten(), nn.Linear(units, 1024), nn.BatchNorm1d(1024), nn.LeakyReLU(LEAK),
         nn.Linear(1024, 2 * config.latent))
     decoder = nn.Sequential(
         nn.Linear(config.latent, 1024), nn.BatchNorm1d(1024), nn.LeakyReLU(LEAK), nn.Linear(1024, units),
-        nn.BatchNorm1d(units), nn.LeakyReLU(LEAK), nn.Unflatten(1, (128, base, base)),
+        nn.BatchNorm1d(units), nn.LeakyReLU(LEAK), nn.Unflatten(1, (128, *base)),
         nn.ConvTranspose2d(128, 64, 4, 2, 1), nn.BatchNorm2d(64), nn.LeakyReLU(LEAK),
         nn.ConvTranspose2d(64, images.channels, 4, 2, 1))
     return encoder, decoder
@@ -154,8 +156,13 @@ class VAE(Family):
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
         """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
-        if images.side < 8:
-            raise UserError(f"side {images.side} is too small for these networks: choose --side 32 or more")
+        if images.short_side < 8:
+            raise UserError(f"side {images.short_side} is too small for these networks: choose --side 32 or more")
+
+    @classmethod
+    def check_shape(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        assert isinstance(config, VAEConfig)
+        check_doublings(cls, images, {"mlp": 0, "conv": doublings(images), "infogan": 2}[config.net])
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers by name, one for each network."""
@@ -229,7 +236,7 @@ class VAE(Family):
 
     def bits(self, elbo: Tensor) -> Tensor:
         """Bits per dimension; a density on [-1,1] counts log2(127.5) bits more for its 256 levels."""
-        dimensions = self.images.channels * self.images.side ** 2
+        dimensions = self.images.channels * self.images.pixels
         extra = math.log2(127.5) if self.config.likelihood == "gaussian" else 0.0
         return -elbo / (dimensions * math.log(2)) + extra
 

@@ -14,6 +14,7 @@ from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.dcgan import Discriminator, Generator, widths
 from ganbench.models.nn import losses
+from ganbench.models.nn.doubling import base_maps, check_doublings, doublings
 from ganbench.models.nn.layers import batch_statistics, normal_weights
 from ganbench.models.nn.watch import RisingAlarm
 from ganbench.random import Random
@@ -119,23 +120,23 @@ class WGAN(Family):
 
     def __init__(self, config: WGANConfig, images: ImageSpec):
         super().__init__(config, images)
-        c, colours, side = config, images.channels, images.side
+        c, colours, side = config, images.channels, images.short_side
         # DCGAN's networks or dense ones, on either side (section 4.1)
-        pixels = colours * side ** 2
+        pixels, base = colours * images.pixels, base_maps(images)
         if c.net == "mlp":
-            self.generator = nn.Sequential(MLP(c.latent, c.hidden, pixels), nn.Unflatten(1, (colours, side, side)))
+            self.generator = nn.Sequential(MLP(c.latent, c.hidden, pixels), nn.Unflatten(1, images.shape))
         else:
             first, *others = widths(side, c.ngf, c.max_channels)
             # extra layers come where the maps are largest: last here, first in the critic
             plan = [(w, 2) for w in others] + [(c.ngf, 1)] * c.extra_layers
-            self.generator = Generator(c.latent, first, plan, colours, c.kernel, norm=c.generator_norm)
+            self.generator = Generator(c.latent, first, plan, colours, c.kernel, base=base, norm=c.generator_norm)
             normal_weights(self.generator, 0.02)
         if c.critic_net == "mlp":
             self.critic = nn.Sequential(MLP(pixels, c.hidden, 1), nn.Flatten(0))
         else:
             first, *others = widths(side, c.ndf, c.max_channels)[::-1]
             plan = [(first, 2)] + [(first, 1)] * c.extra_layers + [(w, 2) for w in others]
-            self.critic = Discriminator(colours, plan, c.critic_kernel, norm=c.critic_norm)
+            self.critic = Discriminator(colours, plan, c.critic_kernel, base=base, norm=c.critic_norm)
             normal_weights(self.critic, 0.02)
         self.alarm = RisingAlarm()
 
@@ -143,9 +144,13 @@ class WGAN(Family):
     def check(cls, config: FamilyConfig, images: ImageSpec) -> None:
         """Raise UserError for settings or images that these networks cannot have."""
         super().check(config, images)
-        if images.side < 8:
-            raise UserError(f"side {images.side} is too small for these networks, which begin at 4x4: "
+        if images.short_side < 8:
+            raise UserError(f"side {images.short_side} is too small for these networks, which begin at 4x4: "
                             "choose --side 32 or more")
+
+    @classmethod
+    def check_shape(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        check_doublings(cls, images, doublings(images))
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers by name, one for each network."""

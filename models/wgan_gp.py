@@ -6,6 +6,7 @@ labels), ResNet for 64x64.
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -17,6 +18,7 @@ from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn import losses
 from ganbench.models.nn.convolution import Conv2d
+from ganbench.models.nn.doubling import base_maps, check_doublings, doublings
 from ganbench.models.nn.layers import LEAK, SignedPixels, UnitPixels, batch_statistics
 from ganbench.models.nn.resnets import Labelled, ResNet32Critic, ResNetCritic, ResNetGenerator, initialise, norm_layer
 from ganbench.models.nn.watch import RisingAlarm
@@ -63,13 +65,14 @@ class WGANGPConfig(FamilyConfig):
 # --- convolutional networks (CIFAR-10 and MNIST scripts) ------------------------------------------------------------
 
 class ConvGenerator(nn.Module):
-    """Latents -> 4x4 maps -> images (B,C,S,S) before the output's squashing. `widths`: maps at 4, 8, ..., S/2."""
+    """Latents -> 4x4 maps (or `base`) -> images (B,C,S,S) before the output's squashing. `widths`: maps at 4, ..., S/2.
+    """
 
-    def __init__(self, latent: int, widths: list[int], channels: int, norm: bool):
+    def __init__(self, latent: int, widths: list[int], channels: int, norm: bool, base: tuple[int, int] = (4, 4)):
         super().__init__()
-        first = widths[0]
-        self.project = nn.Sequential(nn.Linear(latent, first * 16), *([nn.BatchNorm1d(first * 16)] if norm else []),
-                                     nn.ReLU(), nn.Unflatten(1, (first, 4, 4)))
+        first, units = widths[0], widths[0] * math.prod(base)
+        self.project = nn.Sequential(nn.Linear(latent, units), *([nn.BatchNorm1d(units)] if norm else []),
+                                     nn.ReLU(), nn.Unflatten(1, (first, *base)))
         layers: list[nn.Module] = []
         # doubling up to half the side; the last layer brings colours
         for width, wider in itertools.pairwise(widths):
@@ -87,13 +90,13 @@ class ConvCritic(nn.Module):
     """Images (B,C,S,S) -> scores (B,). `widths`: maps at S/2, ..., 4. No normalisation, or layer norm past the
     first."""
 
-    def __init__(self, channels: int, widths: list[int], norm: str):
+    def __init__(self, channels: int, widths: list[int], norm: str, base: tuple[int, int] = (4, 4)):
         super().__init__()
         layers: list[nn.Module] = []
         # the first layer sees raw pixels and has no norm in either script
         for index, (width, wider) in enumerate(zip([channels, *widths], widths)):
             layers += [Conv2d(width, wider, 5, 2, 2), *([norm_layer(norm, wider)] if index else []), nn.LeakyReLU(LEAK)]
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, 1))
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * math.prod(base), 1))
         initialise(self, he=(nn.Conv2d,))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -169,9 +172,9 @@ class WGANGP(Family):
         classes = images.classes if c.conditional else 0
         # networks of one of the scripts, before the output's squashing
         if c.net == "conv":
-            widths = self.conv_widths()
-            network: nn.Module = ConvGenerator(c.latent, widths, colours, c.generator_norm)
-            self.critic = ConvCritic(colours, widths[::-1], c.critic_norm)
+            widths, base = self.conv_widths(), base_maps(images)
+            network: nn.Module = ConvGenerator(c.latent, widths, colours, c.generator_norm, base)
+            self.critic = ConvCritic(colours, widths[::-1], c.critic_norm, base)
         elif c.net == "resnet32":
             doublings = side.bit_length() - 3
             network = ResNetGenerator(c.latent, [c.dim] * (doublings + 1), colours, c.generator_norm, True, classes)
@@ -196,8 +199,8 @@ class WGANGP(Family):
         if config.critic_norm == "batch":
             raise UserError("wgan_gp's critic cannot have batch norm, for the gradient penalty is about single images: "
                             "use --set critic_norm=layer or critic_norm=none")
-        if images.side < 16:
-            raise UserError(f"side {images.side} is too small for these networks: choose --side 32 or more")
+        if images.short_side < 16:
+            raise UserError(f"side {images.short_side} is too small for these networks: choose --side 32 or more")
         if config.conditional:
             if images.classes < 2:
                 raise UserError("wgan_gp with conditional=true needs labels, and this data has none: use a labelled "
@@ -206,13 +209,21 @@ class WGANGP(Family):
                 raise UserError("wgan_gp is conditional with net=resnet32, output=tanh and generator_norm=true only: "
                                 "use --preset resnet32_labels")
 
+    @classmethod
+    def check_shape(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        assert isinstance(config, WGANGPConfig)
+        if config.net == "conv":
+            check_doublings(cls, images, doublings(images))
+        else:
+            super().check_shape(config, images)
+
     def sides(self) -> list[int]:
         """4, 8, ..., S."""
-        return [4 << i for i in range(self.images.side.bit_length() - 2)]
+        return [4 << i for i in range(doublings(self.images) + 1)]
 
     def conv_widths(self) -> list[int]:
         """Maps at 4, 8, ..., S/2: `dim` at the last, doubled towards 4x4."""
-        side = self.images.side
+        side = 4 << doublings(self.images)
         # at 128 px and more, doubling to 4x4 would make layers of thousands of maps
         cap = self.config.max_channels or (512 if side >= 128 else self.config.dim * side)
         return [min(cap, self.config.dim * side // 2 // s) for s in self.sides()[:-1]]

@@ -294,7 +294,7 @@ def test_the_held_out_tenth_is_fixed_and_apart():
 
 
 @pytest.mark.parametrize("arguments, match", [
-    ({"side": 24}, "power of two"), ({"side": 2}, "power of two"), ({"side": 1 << 14}, "power of two"),
+    ({"side": "2x4"}, "from 4 to 4096"), ({"side": 2}, "from 4 to 4096"), ({"side": 1 << 14}, "from 4 to 4096"),
     ({"channels": 2}, "--channels 2"), ({"split": "dev"}, "no split 'dev'"),
                                               ({"crop": "centr"}, "no crop 'centr'.*centre"),
 ])

@@ -44,8 +44,8 @@ def test_prepare_list_info_verify(run, tmp_path):
 def test_what_is_missing_and_what_is_wrong_is_an_error_of_the_user(run, tmp_path):
     from ganbench.errors import UserError
     for arguments, says in ((("prepare", "celeba"), "img_align_celeba.zip"), (("prepare", "nope"), "unknown data set"),
-                            (("verify", str(tmp_path)), "holds no images"), (("prepare", "digits", "--side", "20"),
-                                                                             "power of two"),
+                            (("verify", str(tmp_path)), "holds no images"), (("prepare", "digits", "--side", "2"),
+                                                                             "from 4 to 4096"),
                             (("info", "digits", "--html", str(tmp_path / "no" / "page.html")), "cannot write")):
         got = run(*arguments)
         assert isinstance(got.exception, UserError) and says in str(got.exception), got.output

@@ -43,7 +43,8 @@ def typed(f, kind):
     """A flag with something that is not its default, and the value that the field must have then."""
     described, flag = f.metadata["option"], f"--{f.name.replace('_', '-')}"
     if described.parse is not None:
-        sample = "a, b" if isinstance(described.typed, str) else ["a=1", "b=2"]
+        samples = {type(None): "8x12", str: "a, b", list: ["a=1", "b=2"]}
+        sample = samples[type(described.typed)]
         many = [sample] if isinstance(sample, str) else sample
         return [part for text in many for part in (described.flag or flag, text)], described.parse(sample)
     if "/" in described.flag:

@@ -31,7 +31,7 @@ class Cell:
     config: str  # every resolved setting, as JSON
     dataset: str
     data_hash: str
-    side: int
+    side: int | str  # 64, or "64x96"
     channels: int
     classes: int
     crop: str | None
@@ -111,7 +111,7 @@ class Reference:
 
     dataset: str
     data_hash: str
-    side: int
+    side: int | str  # 64, or "64x96"
     channels: int
     crop: str | None
     metrics: tuple[str, ...]

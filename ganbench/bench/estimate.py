@@ -90,7 +90,7 @@ def estimate(cell: Cell, device: torch.device) -> Estimate:
     config = cls.Config.model_validate(json.loads(cell.config))
     budget = cell.budget
     kimg = budget.kimg or cls.presets[cell.preset].kimg or cls.kimg
-    bench = Bench(cls, config, ImageSpec(cell.side, cell.channels, cell.classes), device=device,
+    bench = Bench(cls, config, ImageSpec.of(cell.side, cell.channels, cell.classes), device=device,
                   precision=cell.precision, total_kimg=kimg)
     measured = Measured(bench, cell.name)
     # length in images, then seconds

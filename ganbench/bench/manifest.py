@@ -19,6 +19,7 @@ from ganbench import records
 from ganbench.bench.cells import Cell, Planned, Reference
 from ganbench.errors import UserError
 from ganbench.files import atomic_write, lock_file, read_json
+from ganbench.sides import parse_side
 
 FORMAT = 1
 KEYS = {"format": int, "suite": str, "threads": int, "cells": dict}  # what a manifest has to hold
@@ -204,7 +205,9 @@ def _own_rows(manifest: Manifest, cell: Cell | Reference) -> list[dict[str, str]
 def _failure(manifest: Manifest, cell: Cell | Reference) -> dict[str, Any]:
     """The row of a cell that did not come to an end, as far as its own process got to describe itself."""
     state, folder = manifest.state(cell), manifest.place(cell)
-    row: dict[str, Any] = {"run": folder.name, "dataset": cell.dataset, "side": cell.side, "channels": cell.channels,
+    height, width = parse_side(cell.side)
+    row: dict[str, Any] = {"run": folder.name, "dataset": cell.dataset, "side": height,
+                           "width": None if width == height else width, "channels": cell.channels,
                            "crop": cell.crop, "data_hash": cell.data_hash, "split": cell.split or "train",
                            "status": state["state"], "reason": state["reason"], "date": state.get("ended", "")}
     if isinstance(cell, Reference):

@@ -31,19 +31,20 @@ class NoiseImages(ImageSet):
     """n images of which every byte is drawn uniformly; each from a seed of its own, so the batch size changes
     nothing."""
 
-    def __init__(self, n: int, channels: int, side: int, seed: int):
+    def __init__(self, n: int, shape: tuple[int, int, int], seed: int):
         super().__init__(records.NOISE)
-        self.n, self.channels, self.side, self.seed = n, channels, side, seed
+        self.n, (self.channels, self.side, width), self.seed = n, shape, seed
+        self.width = 0 if width == self.side else width
 
     def _batches(self, size: int) -> Iterator[Tensor]:
-        shape = (self.channels, self.side, self.side)
+        shape = (self.channels, self.side, self.width or self.side)
         for start in range(0, self.n, size):
             seeds = [derived_seed(self.seed, "noise images", i) for i in range(start, min(start + size, self.n))]
             yield torch.stack([torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(s))
                                for s in seeds])
 
 
-def measure(dataset: str, side: int, channels: int, crop: str | None, metrics: list[str], n: int, *, run: str,
+def measure(dataset: str, side: int | str, channels: int, crop: str | None, metrics: list[str], n: int, *, run: str,
             eval_seed: int = 0, split: str = "train",
             settings: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """The reference rows of one data set. Metrics that measure a model have none and are left out.
@@ -59,8 +60,9 @@ def measure(dataset: str, side: int, channels: int, crop: str | None, metrics: l
         return []
     if store.n < 2:
         raise UserError(f"{dataset} has {store.n} images: a comparison needs at least 2")
-    common = {"origin": "reference", "dataset": store.name, "split": split, "crop": store.crop, "side": side,
-              "channels": channels, "data_hash": store.content_hash, "eval_seed": eval_seed, "status": "ok",
+    common = {"origin": "reference", "dataset": store.name, "split": split, "crop": store.crop, "side": store.side,
+              "width": None if store.width == store.side else store.width, "channels": channels,
+              "data_hash": store.content_hash, "eval_seed": eval_seed, "status": "ok",
               "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
     rows: list[dict[str, Any]] = []
     for wanted, group in by_count(names, n, settings or {}):
@@ -68,9 +70,10 @@ def measure(dataset: str, side: int, channels: int, crop: str | None, metrics: l
         # has none, for at fewer images it would be higher, and stand above what it is a floor of
         whole = min(wanted, store.n)
         note = "" if 2 * whole <= store.n else f"no floor: it takes {2 * whole:,} images, and there are {store.n:,}"
-        noise, options = NoiseImages(whole, channels, side, eval_seed), without_counts(settings or {}, group)
+        noise = NoiseImages(whole, store.shape_at(store.side), eval_seed)
+        options = without_counts(settings or {}, group)
         floor = noise_floor(group, StoreSet(store, whole), whole, device=device, seed=eval_seed, options=options)
-        ceiling = evaluate(group, fakes=noise, reals=StoreSet(store, whole), side=side, channels=channels,
+        ceiling = evaluate(group, fakes=noise, reals=StoreSet(store, whole), side=store.side, channels=channels,
                            device=device, seed=eval_seed, options=options)
         for short, label, remark, results in (("reals", records.FLOOR, "", floor),
                                               ("noise", records.NOISE, note, ceiling)):

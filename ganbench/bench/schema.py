@@ -81,7 +81,7 @@ class Data(_Table):
     """One data set. What is not given, the data set itself says."""
 
     name: str
-    side: int | None = Field(None, ge=4)
+    side: int | str | None = Field(None, description='of squares, or "64x96" (height x width)')
     channels: int | None = None
     crop: str | None = None
     split: str | None = Field(None, description="train (the default), test or all")

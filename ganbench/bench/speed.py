@@ -116,7 +116,7 @@ class Bench:
 
     def next(self, side: int, batch: int) -> Batch:
         """The same random images each time, with labels where there are classes."""
-        shape = (batch, self.images.channels, side, side)
+        shape = (batch, self.images.channels, side, side * self.images.pixels // self.images.side ** 2)
         if self.batch is None or self.batch.images.shape != shape:
             images = torch.rand(shape, device=self.device) * 2 - 1
             labels = torch.arange(batch, device=self.device) % self.images.classes if self.images.classes else None

@@ -55,7 +55,7 @@ class _Images:
     """What a suite needs to know of a data set."""
 
     spec: str  # as it is called from any folder
-    side: int
+    side: int | str  # 64, or "64x96"
     channels: int
     classes: int
     content_hash: str
@@ -90,13 +90,22 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
             try:
                 store = open_dataset(spec, side=data.side, crop=data.crop, channels=data.channels,
                                      split=data.split or "train")
-                looked_at.append(_Images(spec, store.side, store.channels, len(store.classes), store.content_hash))
+                looked_at.append(_Images(spec, store.written_side, store.channels, len(store.classes),
+                                         store.content_hash))
             except UserError as error:
                 if not dry or data.side is None or data.channels is None:
                     raise
                 looked_at.append(_Images(spec, data.side, data.channels, data.classes or 0, ""))
                 notes.append(f"{data.name} is not at hand, its side, channels and classes are taken from the suite "
                              f"({error})")
+
+    # metrics that are not for images of such a shape
+    for index, found in enumerate(looked_at):
+        with _at(path, lines, "dataset", index, "side"):
+            for name in suite.evaluation.metrics:
+                shape = ImageSpec.of(found.side, found.channels).shape
+                if reason := metrics.find_metric(name).refusal(name, shape):
+                    raise UserError(reason)
 
     # one cell for each data set, family, preset, combination of swept settings, and seed
     cells: list[Cell] = []
@@ -105,7 +114,7 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
             continue
         for preset, settings in _variants(entry):
             with _at(path, lines, "family", index):
-                images = ImageSpec(found.side, found.channels, found.classes)
+                images = ImageSpec.of(found.side, found.channels, found.classes)
                 family = families.find_family(named[entry.name])
                 name, config = _fitting(family, preset, settings, images, data.name)
             # a preset made for all images, say, trains on the training split unless the suite says otherwise
@@ -208,10 +217,10 @@ def _fitting(family: type[Family], preset: str | None, settings: dict[str, Any],
     config, chosen, _ = families.configure(family, preset, settings)
     # `configure` returns the preset it chose; cells need its name
     name = next(n for n, p in family.presets.items() if p is chosen)
-    if chosen.side is not None and chosen.side != images.side:
-        others = [n for n, p in family.presets.items() if p.side in (None, images.side)]
+    if chosen.side is not None and chosen.side != images.written_side:
+        others = [n for n, p in family.presets.items() if p.side in (None, images.written_side)]
         raise UserError(f"preset '{name}' of {families.short_name(family)} is made for side {chosen.side}, and "
-                        f"{dataset} is used at {images.side}: set side = {chosen.side} in [[dataset]]"
+                        f"{dataset} is used at {images.written_side}: set side = {chosen.side} in [[dataset]]"
                         + (f", or take one of {', '.join(others)}" if others else ""))
     try:
         family.check(config, images)

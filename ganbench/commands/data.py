@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from ganbench.data.store import Store
 
 Spec = Annotated[str, typer.Argument(help="Data set from `ganbench list`, name:PATH, folder, zip, tar, .npz")]
-Side = Annotated[int | None, typer.Option(help="Image side, a power of two")]
+Side = Annotated[str | None, typer.Option(help="Image side, or height x width: 64, 64x96")]
 Split = Annotated[str, typer.Option(help="train, test or all")]
 Crop = Annotated[str | None, typer.Option(help="Crop by name")]
-Channels = Annotated[int | None, typer.Option(help="1 or 3")]
+Channels = Annotated[int | None, typer.Option(help="1 or 3; of arrays as they have, 1 to 8")]
 Root = Annotated[str | None, typer.Option("--root", "--from", help="Folder the files are in")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out unreadable images, listed by name")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one a core")]
@@ -76,7 +76,7 @@ def list_() -> None:
         except UserError as error:
             print(f"unusable, {size:,.0f} MB: {error}")
             continue
-        print(f"{store.name}  {store.split}  {store.n:,} x {store.channels}x{store.side}x{store.side}  crop "
+        print(f"{store.name}  {store.split}  {store.n:,} x {store.spoken_shape}  crop "
               f"{store.crop}  {size:,.0f} MB  {store.path}")
     for scratch in sorted(home.glob(".*.partial")):
         print(f"unfinished (the same command again goes on with it): {scratch}")
@@ -112,7 +112,7 @@ def _describe(store: "Store") -> None:
     manifest = store.manifest
     print(f"data set  {store.name}, split {store.split}, crop "
           f"{store.crop}{', mirrored in training' if store.mirror else ''}")
-    print(f"images    {store.n:,} of {store.channels}x{store.side}x{store.side}, levels "
+    print(f"images    {store.n:,} of {store.spoken_shape}, levels "
           f"{', '.join(map(str, store.levels))}")
     print(f"pixels    mean {', '.join(f'{m:.2f}' for m in mean)}; deviation {', '.join(f'{d:.2f}' for d in deviation)} "
           "(0..255)")

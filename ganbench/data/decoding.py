@@ -5,6 +5,7 @@ notes it in a journal. After a kill, chunks in the journal whose rows still have
 """
 
 import json
+import math
 import os
 import sys
 import threading
@@ -23,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from ganbench.data.crops import Box
-from ganbench.data.images import Unreadable, rules_of, squared
+from ganbench.data.images import Unreadable, rules_of, sized
 from ganbench.data.source import Source
-from ganbench.data.store import ContentHash, pyramid
+from ganbench.data.store import ContentHash, level_sides, pyramid
 from ganbench.errors import UserError
 
 CHUNK_BYTES = 8_000_000  # of the full level, in one chunk of work
@@ -40,14 +41,19 @@ Note = dict[str, Any]  # what is known of one finished chunk
 class Job:
     """What to decode, into which folder."""
 
-    def __init__(self, source: Source, folder: Path, side: int, channels: int, crop: str, box: Box | None):
+    def __init__(self, source: Source, folder: Path, size: tuple[int, int], channels: int, crop: str, box: Box | None):
         self.source, self.folder = source, folder
-        self.side, self.channels, self.crop, self.box = side, channels, crop, box
-        self.n, self.levels = len(source), [1 << k for k in range(2, side.bit_length())]
-        self.chunk = max(1, min(512, CHUNK_BYTES // (channels * side * side)))
+        self.size, self.channels, self.crop, self.box = size, channels, crop, box
+        self.side, self.width = size
+        self.n, self.levels = len(source), level_sides(*size)
+        self.chunk = max(1, min(512, CHUNK_BYTES // (channels * self.side * self.width)))
         self.content: ContentHash | None = None  # of all images, once `decode_all` has seen them all readable
         self._rows: dict[int, np.ndarray] = {}
         self._files: dict[int, FileIO] = {}
+
+    def shape_at(self, level: int) -> tuple[int, int, int]:
+        """(C,H,W) of a level's images."""
+        return self.channels, level, level * self.width // self.side
 
     def rows(self, level: int) -> np.ndarray:
         """The level's file, open for reading in this process."""
@@ -60,7 +66,7 @@ class Job:
         if level not in self._files:
             self._files[level] = FileIO(self.folder / f"{level}.npy", "r+")
         header: int = self.rows(level).offset  # type: ignore[attr-defined]
-        offset, left = header + start * self.channels * level * level, images.data.cast("B")
+        offset, left = header + start * math.prod(self.shape_at(level)), images.data.cast("B")
         while left:  # not through the memory map: that would stop at every page
             written = os.pwrite(self._files[level].fileno(), left, offset)
             offset, left = offset + written, left[written:]
@@ -69,7 +75,7 @@ class Job:
         """Make the files of all levels at their full size, on the disk, so that it cannot run full half-way."""
         for level in self.levels:
             path = self.folder / f"{level}.npy"
-            shape = (self.n, self.channels, level, level)
+            shape = (self.n, *self.shape_at(level))
             if not _is_array(path, shape):
                 np.lib.format.open_memmap(path, "w+", np.uint8, shape).flush()
                 with open(path, "r+b") as file:
@@ -79,21 +85,21 @@ class Job:
     def decode(self, chunk: int) -> Note:
         """Decode one chunk into its rows of every level. Unreadable images leave black rows and a reason."""
         start, stop = chunk * self.chunk, min((chunk + 1) * self.chunk, self.n)
-        pixels = np.empty((stop - start, self.channels, self.side, self.side), np.uint8)
+        pixels = np.empty((stop - start, *self.shape_at(self.side)), np.uint8)
         rules: Counter[str] = Counter()
         sizes: Counter[str] = Counter()
         bad = []
-        # every image of the chunk, square, with what was done to it
+        # every image of the chunk, cut to size, with what was done to it
         for index in range(start, stop):
             try:
                 picture = self.source.picture(index)
-                pixels[index - start] = squared(picture, self.side, self.channels, crop=self.crop, box=self.box,
-                                                pad=self.source.pad, smooth=self.source.smooth)
+                pixels[index - start] = sized(picture, self.size, self.channels, crop=self.crop, box=self.box,
+                                              pad=self.source.pad, smooth=self.source.smooth)
             except Unreadable as reason:
                 bad.append([index, str(reason)])
                 pixels[index - start] = 0
                 continue
-            rules.update(rules_of(picture, self.side, self.channels))
+            rules.update(rules_of(picture, self.size, self.channels))
             width, height = picture.shape[1::-1] if isinstance(picture, np.ndarray) else picture.size
             sizes[f"{width}x{height}"] += 1
         # all levels are written here, in the worker
@@ -101,7 +107,7 @@ class Job:
         for level, small in levels.items():
             self.write(level, start, small)
         # equal images have equal small ones; the few that do are compared in full later
-        keys = levels[min(16, self.side)]
+        keys = levels[min((level for level in self.levels if level >= 16), default=self.side)]
         return {"chunk": chunk, "bad": bad, "rules": rules, "sizes": sizes, "check": zlib.crc32(pixels.data),
                 "images": [blake2b(image.tobytes(), digest_size=8).hexdigest() for image in keys]}
 
@@ -127,7 +133,7 @@ def decode_all(job: Job, workers: int, progress: Progress | None) -> list[Note]:
     chunks = -(-job.n // job.chunk)
     todo = [chunk for chunk in range(chunks) if chunk not in notes]
     done = job.n - sum(min((chunk + 1) * job.chunk, job.n) - chunk * job.chunk for chunk in todo)
-    content, hashed = ContentHash((job.n, job.channels, job.side, job.side), job.source.labels is not None), 0
+    content, hashed = ContentHash((job.n, *job.shape_at(job.side)), job.source.labels is not None), 0
     with open(journal, "w", encoding="utf-8") as file, _Syncing(job.folder / f"{job.side}.npy") as syncing:
         for note in notes.values():
             file.write(json.dumps(note) + "\n")
@@ -143,7 +149,7 @@ def decode_all(job: Job, workers: int, progress: Progress | None) -> list[Note]:
             while hashed in notes:
                 content.add(job.rows(job.side)[hashed * job.chunk:(hashed + 1) * job.chunk])
                 hashed += 1
-            syncing.written(hashed * job.chunk * job.channels * job.side * job.side)
+            syncing.written(hashed * job.chunk * math.prod(job.shape_at(job.side)))
     if hashed == chunks and not any(note["bad"] for note in notes.values()):
         job.content = content
     return [notes[chunk] for chunk in sorted(notes)]

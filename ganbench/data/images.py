@@ -1,4 +1,4 @@
-"""From a stored picture to square pixels, by stated rules.
+"""From a stored picture to pixels of one size, by stated rules.
 
 Turned as its EXIF tag says (2 to 8; anything else is no turn); the first frame of an animation; palette, CMYK and 1-bit
 converted; transparency composited on white, a transparent colour (PNG's tRNS) compared at the depth of the file. Depth:
@@ -16,7 +16,7 @@ import warnings
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -215,30 +215,34 @@ def note_rule(picture: Image.Image, rule: str) -> None:
     picture.info[_RULES] = [*picture.info.get(_RULES, ()), rule]
 
 
-def rules_of(picture: Image.Image | np.ndarray, side: int, channels: int) -> list[str]:
-    """What was, and will be, done to a picture besides cropping and shrinking it, in words."""
+def rules_of(picture: Image.Image | np.ndarray, size: tuple[int, int], channels: int) -> list[str]:
+    """What was, and will be, done to a picture besides cropping and shrinking it, in words. size: (height, width)."""
     grey = picture.ndim == 2 if isinstance(picture, np.ndarray) else picture.mode == "L"
     rules = [] if isinstance(picture, np.ndarray) else list(picture.info.get(_RULES, ()))
     if channels == 3 and grey:
         rules.append("grey made colour")
     if channels == 1 and not grey:
         rules.append("colour made grey")
-    if isinstance(picture, Image.Image) and min(picture.size) < side:
+    if isinstance(picture, Image.Image) and (picture.height < size[0] or picture.width < size[1]):
         rules.append("enlarged")
     return rules
 
 
-def squared(picture: Image.Image | np.ndarray, side: int, channels: int, *, crop: str = "centre",
-            box: Box | None = None,
-            pad: int = 0, smooth: bool = True) -> np.ndarray:
-    """uint8 (C,side,side): the box (or a generic crop) of a picture, resampled once.
+def squared(picture: Image.Image | np.ndarray, side: int, channels: int, **options: Any) -> np.ndarray:
+    """uint8 (C,side,side); options as of `sized`."""
+    return sized(picture, (side, side), channels, **options)
+
+
+def sized(picture: Image.Image | np.ndarray, size: tuple[int, int], channels: int, *, crop: str = "centre",
+          box: Box | None = None, pad: int = 0, smooth: bool = True) -> np.ndarray:
+    """uint8 (C,H,W): the box (or a generic crop) of a picture, resampled once. size: (H,W).
 
     Channels other than 1 and 3, which arrays alone have, are resampled one by one and not converted.
     """
     if isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] not in (1, 3):
         if picture.shape[2] != channels:
             raise Unreadable(f"it has {picture.shape[2]} channels, not {channels}")
-        planes = [squared(picture[..., c], side, 1, crop=crop, box=box, pad=pad, smooth=smooth)
+        planes = [sized(picture[..., c], size, 1, crop=crop, box=box, pad=pad, smooth=smooth)
                   for c in range(channels)]
         return np.concatenate(planes)
     if channels not in (1, 3):
@@ -251,32 +255,35 @@ def squared(picture: Image.Image | np.ndarray, side: int, channels: int, *, crop
     mode = "L" if channels == 1 else "RGB"
     if picture.mode != mode:
         picture = picture.convert(mode)
-    resample = RESAMPLE["lanczos"]
+    resample, (height, width) = RESAMPLE["lanczos"], size
     if box is not None:
         if box.width and picture.size != (box.width, box.height):
             raise Unreadable(f"{picture.width}x{picture.height}, the crop is made for {box.width}x{box.height}")
         picture, resample = picture.crop(box[:4]), RESAMPLE[box.resample]
-    elif crop == "centre" and picture.width != picture.height:
-        short = min(picture.size)
-        x, y = (picture.width - short) // 2, (picture.height - short) // 2
-        picture = picture.crop((x, y, x + short, y + short))
+    elif crop == "centre" and picture.width * height != picture.height * width:
+        # the largest box of that shape in the middle
+        wide = max(1, min(picture.width, round(picture.height * width / height)))
+        high = max(1, min(picture.height, round(picture.width * height / width)))
+        x, y = (picture.width - wide) // 2, (picture.height - high) // 2
+        picture = picture.crop((x, y, x + wide, y + high))
     elif crop == "pad":
-        return _padded(picture, side, smooth)
-    if max(picture.size) < side or (crop != "fit" and picture.width < side):
+        return _padded(picture, size, smooth)
+    if (picture.width < width and picture.height < height) or (crop != "fit" and picture.width < width):
         resample = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
-    if picture.size != (side, side):
-        picture = picture.resize((side, side), resample)
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), resample)
     return _planes(picture)
 
 
-def _padded(picture: Image.Image, side: int, smooth: bool) -> np.ndarray:
-    scale = side / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+def _padded(picture: Image.Image, size: tuple[int, int], smooth: bool) -> np.ndarray:
+    height, width = size
+    scale = min(width / picture.width, height / picture.height)
+    inner = (min(width, max(1, round(picture.width * scale))), min(height, max(1, round(picture.height * scale))))
     enlarge = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
-    if size != picture.size:
-        picture = picture.resize(size, RESAMPLE["lanczos"] if scale < 1 else enlarge)
-    whole = Image.new(picture.mode, (side, side))
-    whole.paste(picture, ((side - size[0]) // 2, (side - size[1]) // 2))
+    if inner != picture.size:
+        picture = picture.resize(inner, RESAMPLE["lanczos"] if scale < 1 else enlarge)
+    whole = Image.new(picture.mode, (width, height))
+    whole.paste(picture, ((width - inner[0]) // 2, (height - inner[1]) // 2))
     return _planes(whole)
 
 

@@ -26,7 +26,7 @@ def write_page(store: Store, path: Path, shown: int = 100) -> None:
     """Write the page, whole or not at all. Raises UserError where it cannot be written."""
     manifest = store.manifest
     facts = {"split": store.split, "crop": store.crop,
-             "images": f"{store.n:,} of {store.channels}x{store.side}x{store.side}",
+             "images": f"{store.n:,} of {store.spoken_shape}",
              "mirrored in training": "yes" if store.mirror else "no", "from": manifest.get("title", ""),
              "content hash": store.content_hash}
     # head and contact sheet, then statistics, then what the manifest says about the originals
@@ -60,15 +60,16 @@ def write_page(store: Store, path: Path, shown: int = 100) -> None:
 
 def contact_sheet(store: Store, shown: int = 100) -> Image.Image:
     """Images evenly spaced through the store, in a square of cells."""
-    side = min(store.side, 128)
+    side = max((level for level in store.levels if level <= 128), default=store.levels[0])
+    _, height, width = store.shape_at(side)
     picked = np.unique(np.linspace(0, store.n - 1, min(shown, store.n)).astype(int))
     columns = int(np.ceil(np.sqrt(len(picked))))
     rows = -(-len(picked) // columns)
     pixels = store.level(side)
-    sheet = np.full((store.channels, rows * side, columns * side), 128, np.uint8)
+    sheet = np.full((store.channels, rows * height, columns * width), 128, np.uint8)
     for place, index in enumerate(picked):
         y, x = divmod(place, columns)
-        sheet[:, y * side:(y + 1) * side, x * side:(x + 1) * side] = pixels[index]
+        sheet[:, y * height:(y + 1) * height, x * width:(x + 1) * width] = pixels[index]
     # of four and more channels the first three are shown as colours, of two the first as grey
     return Image.fromarray(sheet[0] if store.channels < 3 else sheet[:3].transpose(1, 2, 0))
 

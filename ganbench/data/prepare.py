@@ -1,6 +1,7 @@
 """From a source to a store: decoded on all cores, once; a killed preparation goes on where it was."""
 
 import json
+import math
 import os
 import shutil
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ganbench.data.crops import GENERIC
 from ganbench.data.decoding import JOURNAL, Job, Note, Progress, decode_all
 from ganbench.data.images import Unreadable
 from ganbench.data.source import MissingData, NoSplit, Source, digest, shown
@@ -19,9 +21,11 @@ from ganbench.environment import usable_cores
 from ganbench.errors import UserError, nearest
 from ganbench.files import atomic_write, cache_dir, lock_file, size_text
 from ganbench.plugins import canonical, load_plugin, names
+from ganbench.sides import parse_side, side_or_none
 
 RULES = 3  # version of the rules that turn pictures into pixels
 MAX_SIDE = 4096
+CHANNELS = range(1, 9)
 
 
 def find_source(spec: str, *, split: str = "train", root: str | None = None) -> Source:
@@ -64,26 +68,29 @@ def absolute_spec(spec: str) -> str:
     return f"{name}:{path.absolute() if here else location}"
 
 
-def open_dataset(spec: str, *, side: int | None = None, split: str = "train", crop: str | None = None,
+def open_dataset(spec: str, *, side: int | str | None = None, split: str = "train", crop: str | None = None,
                  channels: int | None = None, root: str | None = None, skip_bad: bool = False,
                  progress: Progress | None = None, workers: int | None = None) -> Store:
     """A data set as a prepared store; it is prepared on first use and found again afterwards.
 
     Args:
         spec: a name from `ganbench list`, `name:location`, a folder, a .npz, a .zip, or a prepared store's folder.
-        side: a power of two; default: as the source says. channels: 1 or 3; default: as the images are.
+        side: of squares, or "64x96" (height x width); default: as the source says. channels: 1 or 3, of arrays also 2
+            to 8; default: as the images are.
         split: "train", "test" or "all". crop: by name, default: as the source says. root: folder the files are in.
         skip_bad: leave out unreadable images (they are listed in the manifest) instead of refusing.
         progress: called with images done and images in all. workers: decoding processes, default: one a core.
     Where the files are gone but a store was prepared from them, that store is opened.
     """
     # a prepared store, named by its folder
+    side = side_or_none(side)
     if is_store(Path(spec)):
         return _checked(Store(spec), side, channels, split, crop)
-    if side is not None and (side < 4 or side & (side - 1) or side > MAX_SIDE):
-        raise UserError(f"side {side} is not a power of two from 4 to {MAX_SIDE}: choose --side 32, 64, 128 ...")
-    if channels not in (None, 1, 3):
-        raise UserError(f"--channels {channels}: images have 1 (grey) or 3 (colour)")
+    if side is not None and not all(4 <= length <= MAX_SIDE for length in parse_side(side)):
+        raise UserError(f"side {side} is not from 4 to {MAX_SIDE}: choose --side 32, 64, 128 ...")
+    if channels is not None and channels not in CHANNELS:
+        raise UserError(f"--channels {channels}: images have 1 (grey) or 3 (colour), arrays {CHANNELS[0]} to "
+                        f"{CHANNELS[-1]}")
     # the source; where its files are gone, what was prepared from them
     try:
         source = find_source(spec, split=split, root=root)
@@ -98,7 +105,11 @@ def open_dataset(spec: str, *, side: int | None = None, split: str = "train", cr
         raise NoSplit(f"{spec}: no images in split '{split}'")
     # everything is decided before the key is made, so that one data set has one store
     side = side or source.default_side or _natural_side(source)
-    crop, _ = source.crop_for(side, crop)
+    size = parse_side(side)
+    crop, box = source.crop_for(size[0], crop)
+    if box is not None and size[0] != size[1]:
+        raise UserError(f"the crop {crop} of {source.name()} cuts squares, and --side {side} is none: add --crop "
+                        f"{' or '.join(GENERIC)}")
     place = str(Path(source.location).expanduser().absolute()) if source.location else None
     home = cache_dir() / "stores"
 
@@ -108,6 +119,9 @@ def open_dataset(spec: str, *, side: int | None = None, split: str = "train", cr
                       FORMAT])[:16]
         return home / f"{source.name()}-{side}-{crop}-{split}-{key}"
 
+    if channels not in (None, 1, 3, source.channels):
+        raise UserError(f"--channels {channels}: the images of {source.label()} have "
+                        f"{source.channels or '1 or 3'}: leave it out")
     channels = channels or source.channels or _channels_prepared(place_of) or _channels_of(source)
     target = place_of(channels)
 
@@ -117,7 +131,7 @@ def open_dataset(spec: str, *, side: int | None = None, split: str = "train", cr
             home.mkdir(parents=True, exist_ok=True)
             with _only_one(home / f".{target.name}.lock"):
                 if not (target / "manifest.json").exists():
-                    made = _Preparation(source, target, side, channels, crop, skip_bad)
+                    made = _Preparation(source, target, size, channels, crop, skip_bad)
                     made.run(workers or usable_cores(), progress)
         except OSError as error:
             raise UserError(f"cannot write the store {target}: {error.strerror or error}; "
@@ -128,11 +142,11 @@ def open_dataset(spec: str, *, side: int | None = None, split: str = "train", cr
 class _Preparation:
     """Makes one store, under a temporary name, then renames it."""
 
-    def __init__(self, source: Source, target: Path, side: int, channels: int, crop: str, skip_bad: bool):
+    def __init__(self, source: Source, target: Path, size: tuple[int, int], channels: int, crop: str, skip_bad: bool):
         self.source, self.target, self.skip_bad = source, target, skip_bad
         self.scratch = target.with_name(f".{target.name}.partial")
         source.ready()
-        self.job = Job(source, self.scratch, side, channels, *source.crop_for(side, crop))
+        self.job = Job(source, self.scratch, size, channels, *source.crop_for(size[0], crop))
 
     def run(self, workers: int, progress: Progress | None) -> None:
         if not (self.scratch / "manifest.json").exists():  # else: killed between the manifest and the renaming
@@ -155,7 +169,7 @@ class _Preparation:
         os.rename(self.scratch, self.target)
 
     def _ask_for_room(self, copies: float) -> None:
-        needed = int(sum(self.job.n * self.job.channels * level * level
+        needed = int(sum(self.job.n * math.prod(self.job.shape_at(level))
                          for level in self.job.levels) * copies) + 1_000_000
         free = shutil.disk_usage(self.target.parent).free
         if free < needed:
@@ -181,7 +195,7 @@ class _Preparation:
         self._ask_for_room(1.0)
         folder.mkdir()
         for level in self.job.levels:
-            shape = (len(good), self.job.channels, level, level)
+            shape = (len(good), *self.job.shape_at(level))
             out = np.lib.format.open_memmap(folder / f"{level}.npy", "w+", np.uint8, shape)
             for start in range(0, len(good), self.job.chunk):
                 out[start:start + self.job.chunk] = self.job.rows(level)[good[start:start + self.job.chunk]]
@@ -208,6 +222,7 @@ class _Preparation:
             "format": FORMAT, "rules": RULES, "name": source.label(), "source": source.name(), "title": source.title,
             "location": str(Path(source.location).expanduser().absolute()) if source.location else None,
             "split": source.split, "crop": job.crop, "side": job.side, "channels": job.channels, "n": len(good),
+            **({"width": job.width} if job.width != job.side else {}),
             "labelled": labels is not None, "classes": list(source.classes) if labels is not None else [],
             "mirror": source.mirror, "aligned_faces": source.aligned_faces,
             "attribute_names": list(source.attribute_names) if source.attributes is not None
@@ -241,7 +256,7 @@ def _duplicates(keys: list[str], named: list[str], full: np.ndarray, listed: int
     return {"duplicate_count": len(pairs), "duplicates": pairs[:listed]}
 
 
-def _kept(spec: str, split: str, side: int | None, crop: str | None, channels: int | None) -> Store | None:
+def _kept(spec: str, split: str, side: int | str | None, crop: str | None, channels: int | None) -> Store | None:
     """A prepared store of data whose files are gone, if exactly one fits what is asked for."""
     name, _, location = spec.partition(":")
     if canonical(name) not in names("dataset"):
@@ -255,19 +270,19 @@ def _kept(spec: str, split: str, side: int | None, crop: str | None, channels: i
             continue
         same = not name or canonical(store.manifest["source"]) == canonical(name)
         if (same and store.manifest["location"] in ({place} if place else {None, store.manifest["location"]})
-                and store.split == split and side in (None, store.side) and crop in (None, "default", store.crop)
-                and channels in (None, store.channels)):
+                and store.split == split and side in (None, store.written_side)
+                and crop in (None, "default", store.crop) and channels in (None, store.channels)):
             fitting[store.content_hash] = store
     return next(iter(fitting.values())) if len(fitting) == 1 else None
 
 
-def _checked(store: Store, side: int | None, channels: int | None, split: str, crop: str | None) -> Store:
+def _checked(store: Store, side: int | str | None, channels: int | None, split: str, crop: str | None) -> Store:
     """A store that was named by its folder, if it has what is asked for."""
     if split == "test" != store.split:
         raise NoSplit(f"{store.path} holds the split '{store.split}' alone: name its data set instead, to have the "
                       "test split")
-    if side not in (None, store.side) or channels not in (None, store.channels):
-        raise UserError(f"{store.path} was prepared as {store.channels}x{store.side}x{store.side}: "
+    if side not in (None, store.written_side) or channels not in (None, store.channels):
+        raise UserError(f"{store.path} was prepared as {store.spoken_shape}: "
                         f"leave out --side and --channels, or name its data set instead")
     if crop not in (None, "default", store.crop, {"center": "centre"}.get(crop or "")):
         raise UserError(f"{store.path} was prepared with the crop {store.crop}: leave out --crop, or name its data set "

@@ -1,7 +1,8 @@
 """The multi-resolution store: uint8 pyramids in plain .npy files, one a level, and a manifest.json.
 
     manifest.json    data set, side, channels, crop, split, counts, classes, content hash, what was skipped or converted
-    4.npy ... S.npy  (N,C,s,s) uint8, readable by anything that reads NumPy
+    4.npy ... S.npy  (N,C,s,s) uint8, readable by anything that reads NumPy; where images are not square, a level is
+                     called by its height, and the manifest has a width
     labels.npy       (N,) int64, where there are labels;  attributes.npy (N,A) uint8, where there are several
     names.json       where each image came from, in order
 """
@@ -19,6 +20,7 @@ from ganbench.data.source import Source
 from ganbench.errors import UserError
 from ganbench.files import Kinds, read_json
 from ganbench.plugins import load_plugin
+from ganbench.sides import write_side
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -34,8 +36,8 @@ class Store:
     """Prepared images of one data set at one side and all sides below it. Opens in milliseconds.
 
     Attributes: skipped (unreadable images that were left out, with the reason), remarks (what else was left out or
-    decided, a line each), name, side, channels, classes, n, crop, split, mirror, content_hash, path, levels, labels
-    (int64 (N,) or None), attributes (uint8 (N,A) or None), attribute_names.
+    decided, a line each), name, side (the height), width, channels, classes, n, crop, split, mirror, content_hash,
+    path, levels, labels (int64 (N,) or None), attributes (uint8 (N,A) or None), attribute_names.
     """
 
     @property
@@ -64,13 +66,14 @@ class Store:
         self.manifest: dict[str, Any] = manifest
         self.name, self.n, self.split = manifest["name"], manifest["n"], manifest["split"]
         self.side, self.channels, self.crop = manifest["side"], manifest["channels"], manifest["crop"]
+        self.width = manifest.get("width", self.side)  # named only where it is not the height
         self.classes, self.mirror = list(manifest["classes"]), manifest["mirror"]
         self.content_hash, self.levels = manifest["content_hash"], manifest["levels"]
         self.attribute_names = manifest["attribute_names"]
         self.skipped = manifest["skipped"]
         self.remarks = manifest["remarks"] if isinstance(manifest["remarks"], list) else [None]
         # read_json has checked the types of the values, but not what is inside lists and objects
-        numbers = [self.n, self.side, self.channels, *self.levels]
+        numbers = [self.n, self.side, self.width, self.channels, *self.levels]
         texts = [*self.classes, *self.attribute_names, *manifest["converted"], *manifest["sizes"],
                  *self.skipped, *self.remarks]
         counts = [*manifest["converted"].values(), *manifest["sizes"].values(), manifest.get("sizes_other", 0)]
@@ -101,7 +104,10 @@ class Store:
         return np.array(found)
 
     def level(self, side: int) -> np.ndarray:
-        """All images at this side, memory-mapped uint8 (N,C,side,side). Raises UserError for a level it lacks."""
+        """All images at this side, memory-mapped uint8 (N,C,side,side). Raises UserError for a level it lacks.
+
+        Of images that are not square, `side` is the level's height.
+        """
         if side not in self._open:
             path = self.path / f"{side}.npy"
             if side not in self.levels:
@@ -115,18 +121,33 @@ class Store:
                 why = error.strerror if isinstance(error,
                                                    OSError) and error.strerror else " ".join(str(error).split())[:100]
                 raise UserError(f"{path} is damaged or cannot be read ({why}): {self.remedy()}") from None
-            if array.shape != (self.n, self.channels, side, side) or array.dtype != np.uint8:
+            if array.shape != (self.n, *self.shape_at(side)) or array.dtype != np.uint8:
                 raise UserError(f"{path} holds {array.dtype} {array.shape}, not what the manifest says: "
                                 f"{self.remedy()}")
             self._open[side] = array
         return self._open[side]
 
+    def shape_at(self, side: int) -> tuple[int, int, int]:
+        """(C,H,W) of a level's images."""
+        return self.channels, side, side * self.width // self.side
+
+    @property
+    def written_side(self) -> int | str:
+        """As --side takes it: 64, or "64x96"."""
+        return write_side(self.side, self.width)
+
+    @property
+    def spoken_shape(self) -> str:
+        """ "3x64x96". """
+        return "x".join(map(str, self.shape_at(self.side)))
+
     def remedy(self) -> str:
         """What to do about a damaged store, with the command that makes it anew."""
         source, location = self.manifest.get("source"), self.manifest.get("location")
         spec = shlex.quote(":".join(str(part) for part in (source, location) if part))
-        return (f"move {self.path} away and run `ganbench data prepare {spec} --side {self.side} --split {self.split} "
-                f"--crop {self.crop}`{'' if location else ' (with --from FOLDER, if it was prepared so)'}; "
+        where = "" if location else " (with --from FOLDER, if it was prepared so)"
+        return (f"move {self.path} away and run `ganbench data prepare {spec} --side {self.written_side} "
+                f"--split {self.split} --crop {self.crop}`{where}; "
                 f"`ganbench data verify {shlex.quote(str(self.path))}` checks a whole store")
 
     def names(self) -> list[str]:
@@ -179,23 +200,33 @@ class ContentHash:
 def halved(pixels: np.ndarray, side: int) -> np.ndarray:
     """A lower level: box averages of the full side's bytes, not of rounded levels, rounded half to even once.
 
-    Args: pixels: uint8 (N,C,S,S). Returns: uint8 (N,C,side,side).
+    Args: pixels: uint8 (N,C,H,W). side: the level's height. Returns: uint8 (N,C,side,side*W/H).
     """
-    n, channels, full, _ = pixels.shape
+    n, channels, full, width = pixels.shape
     factor = full // side
-    sums = pixels.reshape(n, channels, side, factor, side, factor).sum((3, 5), dtype=np.uint64)
+    sums = pixels.reshape(n, channels, side, factor, width // factor, factor).sum((3, 5), dtype=np.uint64)
     return np.rint(sums / (factor * factor)).astype(np.uint8)  # exact: float64 divided by a power of two
 
 
-def pyramid(pixels: np.ndarray) -> dict[int, np.ndarray]:
-    """All levels from 4 to the full side, equal to `halved` of each, in one descent.
+def level_sides(height: int, width: int) -> list[int]:
+    """The heights of a store's levels, smallest first: halved while both sides stay whole and none goes below 4."""
+    sides = [height]
+    while height % 2 == width % 2 == 0 and min(height, width) >= 8:
+        height, width = height // 2, width // 2
+        sides.insert(0, height)
+    return sides
 
-    Args: pixels: uint8 (N,C,S,S). Returns: side -> uint8 (N,C,side,side), the full side included.
+
+def pyramid(pixels: np.ndarray) -> dict[int, np.ndarray]:
+    """All levels down to the smallest, equal to `halved` of each, in one descent.
+
+    Args: pixels: uint8 (N,C,H,W). Returns: height -> uint8 (N,C,h,w), the full one included.
     """
-    n, channels, full, _ = pixels.shape
-    sides = [full >> k for k in range(full.bit_length()) if full >> k >= 4]
-    levels = {full: pixels} | {side: np.empty((n, channels, side, side), np.uint8) for side in sides[1:]}
-    block = max(1, IN_CACHE // (channels * full * full))
+    n, channels, full, width = pixels.shape
+    sides = level_sides(full, width)[::-1]
+    levels = {full: pixels} | {side: np.empty((n, channels, side, width * side // full), np.uint8)
+                               for side in sides[1:]}
+    block = max(1, IN_CACHE // (channels * full * width))
     for start in range(0, n, block):
         sums = np.ascontiguousarray(pixels[start:start + block])
         for k, side in enumerate(sides[1:], start=1):

@@ -105,7 +105,7 @@ class Stream:
                 self._resident = (side, _uploaded(self.store.level(side), self.device))
             return self._resident[1][torch.from_numpy(mine).to(self.device)]
         if self._reader is None:
-            shape = (len(mine), self.store.channels, side, side)
+            shape = (len(mine), *self.store.shape_at(side))
             if self._bytes.shape != shape:
                 self._bytes = torch.empty(shape, dtype=torch.uint8)
             return self._read(side, mine, self._bytes).to(self.device)
@@ -119,12 +119,12 @@ class Stream:
         if self.device.type != "cuda":
             return False  # the page cache does it
         if side not in self._decided:
-            size = self.store.n * self.store.channels * side * side
+            size = self.store.n * math.prod(self.store.shape_at(side))
             self._decided[side] = size <= RESIDENT_SHARE * torch.cuda.mem_get_info(self.device)[0]
         return self._decided[side]
 
     def _pinned(self, side: int, indices: np.ndarray) -> Tensor:
-        return self._read(side, indices, torch.empty((len(indices), self.store.channels, side, side), dtype=torch.uint8,
+        return self._read(side, indices, torch.empty((len(indices), *self.store.shape_at(side)), dtype=torch.uint8,
                                                      pin_memory=True))
 
     def _read(self, side: int, indices: np.ndarray, into: Tensor) -> Tensor:

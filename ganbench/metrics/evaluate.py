@@ -133,19 +133,22 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
     return [result for name in names for result in outcomes.get(name, [])]
 
 
-def check(names: Sequence[str], options: Mapping[str, Any] | None = None, n: int | None = None) -> None:
+def check(names: Sequence[str], options: Mapping[str, Any] | None = None, n: int | None = None,
+          shape: tuple[int, int, int] | None = None) -> None:
     """Raise UserError for what `obstacles` finds, or raises itself."""
-    for reason in obstacles(names, options, n).values():
+    for reason in obstacles(names, options, n, shape).values():
         raise UserError(reason)
 
 
-def obstacles(names: Sequence[str], options: Mapping[str, Any] | None = None, n: int | None = None) -> dict[str, str]:
+def obstacles(names: Sequence[str], options: Mapping[str, Any] | None = None, n: int | None = None,
+              shape: tuple[int, int, int] | None = None) -> dict[str, str]:
     """What can be known before any image is opened.
 
     Args:
-        names: metrics. options: their settings. n: images on each side, if that is known.
+        names: metrics. options: their settings. n: images on each side, if that is known. shape: theirs,
+            (C,H,W), likewise.
     Returns:
-        Why metrics cannot be measured here (missing weights, too few images), by name.
+        Why metrics cannot be measured here (missing weights, too few images, images of another shape), by name.
     Raises:
         UserError: an unknown metric, or a setting that is unknown or of the wrong type.
     """
@@ -155,7 +158,9 @@ def obstacles(names: Sequence[str], options: Mapping[str, Any] | None = None, n:
     for name in map(canonical, names):
         metric = build_metric(find_metric(name), name, options)
         try:
-            # too few images, or weights that are not here
+            # images that it is not for, too few of them, or weights that are not here
+            if shape is not None and (reason := metric.refusal(name, shape)):
+                raise UserError(reason)
             if n is not None and isinstance(metric, ImageMetric):
                 metric.check_counts(n, n)
             if isinstance(metric, FeatureMetric) and metric.network_name in weight_files.ASSETS:
@@ -184,7 +189,7 @@ class _Guard:
 def _measure(metric: ModelMetric, name: str, subject: Subject | None) -> list[Result]:
     if subject is None:
         raise UserError(f"{name} measures a trained model, not images: name a run with --run, or leave it out")
-    reason = metric.applies(subject.family)
+    reason = metric.refusal(name, subject.family.images.shape) or metric.applies(subject.family)
     if reason:
         raise UserError(reason)
     scores = metric.measure(subject)
@@ -201,6 +206,10 @@ def _job(name: str, metric: ImageMetric, fakes: Any, reals: Any) -> _Job:
             raise UserError(f"{name} needs square images of one size, and --compat takes the pictures of "
                             f"{images.description} as "
                             "they are: bring them to one with --side, or leave the metric out")
+        # shapes that the metric is not defined for; statistics have none
+        if images is not None and images.side and not images.native and \
+                (reason := metric.refusal(name, (images.channels, images.side, images.width or images.side))):
+            raise UserError(reason)
     job = _Job(name, metric, {True: None, False: None})
 
     # statistics in place of images

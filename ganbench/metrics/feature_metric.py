@@ -31,6 +31,7 @@ class FeatureMetric(ImageMetric):
     kind: ClassVar[str] = "features"  # or "logits"
     states: ClassVar[str]  # what it keeps of a set; metrics that keep the same share it in the cache
     any_shape = True
+    rectangles = True
 
     def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
                  compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, **kwargs: Any):

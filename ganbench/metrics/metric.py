@@ -49,6 +49,8 @@ class MetricBase:
     summary: ClassVar[str] = ""
     higher_is_better: ClassVar[bool | None] = False  # type: ignore[misc]
     levels_are_sides: ClassVar[bool] = False  # its levels are sides of one image, so a line may join them in a chart
+    rectangles: ClassVar[bool] = False  # images of one size need not be square
+    any_channels: ClassVar[bool] = False  # images may have other numbers of channels than 1 and 3
     with_floor: ClassVar[bool] = False  # its value for real images against other real ones is shown beside it
 
     def protocol(self) -> str:
@@ -71,6 +73,16 @@ class MetricBase:
             if all(p.kind is not p.VAR_KEYWORD for p in taken):
                 break
         return found
+
+    @classmethod
+    def refusal(cls, name: str, shape: tuple[int, int, int]) -> str:
+        """Why images (C,H,W) cannot be measured by this, in one line; "" where they can."""
+        channels, height, width = shape
+        if height != width and not cls.rectangles:
+            return f"{name} takes square images, not {height}x{width}: leave it out (ms_ssim and fid take such images)"
+        if channels not in (1, 3) and not cls.any_channels:
+            return f"{name} takes images of 1 or 3 channels, not {channels}: leave it out (ms_ssim takes such images)"
+        return ""
 
     @classmethod
     def settings(cls) -> dict[str, Any]:

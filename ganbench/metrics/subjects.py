@@ -81,7 +81,7 @@ def fake_pixels(subject: Subject, n: int, name: str, batch: int = 64) -> tuple[T
 
 def full_side(images: Tensor, side: int) -> Tensor:
     """Replicate pixels up to `side`; images already there are returned as they are."""
-    factor = side // images.shape[-1]
+    factor = side // images.shape[-2]
     return images if factor <= 1 else images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
@@ -104,7 +104,7 @@ def to_float(images: Tensor, device: torch.device | str = "cpu") -> Tensor:
 
 def native_side(subject: Subject) -> int:
     """The side that the generator has reached: less than the full one while it is still growing."""
-    return next(fakes(subject, 2, "side", native=True)).images.shape[-1]
+    return next(fakes(subject, 2, "side", native=True)).images.shape[-2]
 
 
 def reals(subject: Subject, store: Any, indices: np.ndarray, batch: int = 64, *, side: int | None = None,

@@ -145,7 +145,7 @@ def first_kernel(family: Family) -> Tensor:
     if not kernels:
         raise UserError("this family's critic has no convolution: choose a convolutional family")
     device = kernels[0].device
-    images = torch.zeros(GROUP, spec.channels, spec.side, spec.side, device=device)
+    images = torch.zeros(GROUP, *spec.shape, device=device)
     labels = torch.zeros(GROUP, dtype=torch.int64, device=device)
     with torch.no_grad(), frozen_modes(family.critic):
         family.critic.eval()

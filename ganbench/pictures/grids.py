@@ -11,7 +11,12 @@ from ganbench.files import atomic_write
 
 
 def tile(images: Tensor, columns: int | None = None, gap: int = 2) -> np.ndarray:
-    """Arrange uint8 images (N,C,H,W), C 1 or 3, into one uint8 picture (H',W',3), row by row, on white."""
+    """Arrange uint8 images (N,C,H,W) into one uint8 picture (H',W',3), row by row, on white.
+
+    Of two channels the first is shown as grey, of more than three the first three as colours.
+    """
+    if images.shape[1] not in (1, 3):
+        images = images[:, :1 if images.shape[1] == 2 else 3]
     n, _, height, width = images.shape
     columns = columns or max(1, round(n ** 0.5))
     rows = -(-n // columns)

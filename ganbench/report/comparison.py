@@ -31,7 +31,7 @@ from ganbench.report.statistics import standings
 
 __all__ = ["AVERAGE", "Column", "TableBlock", "TableCell", "TableEntry", "build_if_any", "build_table"]
 
-BLOCK = ["dataset", "side", "channels", "split", "crop", "data_hash"]
+BLOCK = ["dataset", "side", "width", "channels", "split", "crop", "data_hash"]
 COLUMN = ["metric", "protocol", "n_real", "n_fake", "level"]
 CONFIGURATION = ["origin", "family", "preset", "config_hash", "precision"]
 LONGEST = 32  # characters that a column's heading has for what tells it from its like
@@ -43,7 +43,7 @@ def build_table(frame: pd.DataFrame) -> list[TableBlock]:
     Raises UserError if no row can be compared.
     """
     rows = frame[frame["origin"] != "published"].reset_index(drop=True)
-    numbers = {"side", "channels", "n_real", "n_fake"}
+    numbers = {"side", "width", "channels", "n_real", "n_fake"}
     text = [c for c in (*BLOCK, *COLUMN, *CONFIGURATION, "run", "status", "date", "ci_method", "settings", "budget",
                         "device", "git_commit") if c not in numbers]
     # a column that is empty throughout has no type
@@ -59,11 +59,13 @@ def build_table(frame: pd.DataFrame) -> list[TableBlock]:
         raise UserError(f"these results hold no measured value ({what}): train something with `ganbench run`")
     blocks = []
     for where, part in groups(compared, BLOCK):
-        side = where["side"] or -1
+        side, width = where["side"] or -1, where["width"] or -1
         # A run that failed before its first evaluation has no number, but it counts all the same.
         lost = rows[(rows["dataset"] == where["dataset"]) & (rows["side"].fillna(-1) == side)
-                    & (rows["outcome"] != "ok") & (rows["origin"] != "reference") & ~rows["run"].isin(part["run"])]
-        old = replaced[(replaced["dataset"] == where["dataset"]) & (replaced["side"].fillna(-1) == side)]
+                    & (rows["width"].fillna(-1) == width) & (rows["outcome"] != "ok")
+                    & (rows["origin"] != "reference") & ~rows["run"].isin(part["run"])]
+        old = replaced[(replaced["dataset"] == where["dataset"]) & (replaced["side"].fillna(-1) == side)
+                       & (replaced["width"].fillna(-1) == width)]
         blocks.append(_block(where, part, lost, old))
     _tell_apart(blocks)
     return blocks
@@ -116,10 +118,10 @@ def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame, replac
                 entry.cells[column].standing = standing
     _order(references, columns)
     _order(entries, columns)
-    return TableBlock(dataset=where["dataset"], side=optional(where["side"]), channels=optional(where["channels"]),
-                 split=where["split"], crop=where["crop"], data_hash=where["data_hash"], columns=columns,
-                 entries=references + entries, notes=notes_of(columns, references, entries, replaced),
-                 rows=finite(part))
+    return TableBlock(dataset=where["dataset"], side=optional(where["side"]), width=optional(where["width"]),
+                      channels=optional(where["channels"]), split=where["split"], crop=where["crop"],
+                      data_hash=where["data_hash"], columns=columns, entries=references + entries,
+                      notes=notes_of(columns, references, entries, replaced), rows=finite(part))
 
 
 def _adopted(failed: Mapping[Any, Any], trained: pd.DataFrame, column: str) -> str:

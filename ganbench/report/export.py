@@ -100,8 +100,9 @@ def _long_lines(block: TableBlock) -> Iterator[dict[str, Any]]:
         for column, cell in entry.cells.items():
             last, best, standing = cell.last_summary, cell.best_summary, cell.standing
             yield {
-                "dataset": block.dataset, "side": block.side, "channels": block.channels, "split": block.split,
-                "crop": block.crop, "data_hash": block.data_hash, "metric": column.metric, "level": column.level,
+                "dataset": block.dataset, "side": block.side, "width": block.width, "channels": block.channels,
+                "split": block.split, "crop": block.crop, "data_hash": block.data_hash, "metric": column.metric,
+                "level": column.level,
                 "protocol": column.protocol, "n_real": column.n_real, "n_fake": column.n_fake,
                 "higher_is_better": column.higher_is_better, "origin": entry.origin, "family": entry.family,
                 "preset": entry.preset, "config_hash": entry.config_hash, "label": entry.label, "kimg": entry.kimg,

@@ -119,6 +119,7 @@ class TableBlock:
 
     dataset: str
     side: int | None
+    width: int | None  # where it is not the side
     channels: int | None
     split: str
     crop: str
@@ -131,8 +132,8 @@ class TableBlock:
     @property
     def title(self) -> str:
         """Data set, side, colour, split and crop."""
-        parts = [self.dataset or "unnamed data", f"{self.side}×{self.side}" if self.side else "",
-                 {1: "grey", 3: "colour"}.get(self.channels or 0, ""),
+        parts = [self.dataset or "unnamed data", f"{self.side}×{self.width or self.side}" if self.side else "",
+                 {1: "grey", 3: "colour"}.get(self.channels or 0, f"{self.channels} channels" if self.channels else ""),
                  f"split {self.split}" if self.split else "", f"crop {self.crop}" if self.crop else ""]
         return ", ".join(p for p in parts if p)
 

@@ -16,19 +16,19 @@ SEARCH_SIDE = 32  # distances are taken at this side at most
 CHUNK = 4096
 
 
-def tiles(picture: np.ndarray, side: int) -> np.ndarray | None:
-    """A grid's images, uint8 (n,side,side,3), from the picture (H,W,3), which may be enlarged by whole pixels.
+def tiles(picture: np.ndarray, side: int, width: int = 0) -> np.ndarray | None:
+    """A grid's images, uint8 (n,side,width,3), from the picture (H,W,3), which may be enlarged by whole pixels.
 
-    None for a picture that is no grid of that side.
+    None for a picture that is no grid of that size. width: 0 = the side.
     """
-    height, width = picture.shape[:2]
-    step = side + GAP
-    factor, rest = divmod(width, COLUMNS * step - GAP)
-    if factor < 1 or rest or (height // factor + GAP) % step:
+    width = width or side
+    down, right = side + GAP, width + GAP
+    factor, rest = divmod(picture.shape[1], COLUMNS * right - GAP)
+    if factor < 1 or rest or (picture.shape[0] // factor + GAP) % down:
         return None
     small = picture[::factor, ::factor]
-    rows = (small.shape[0] + GAP) // step
-    return np.stack([small[y * step:y * step + side, x * step:x * step + side] for y in range(rows)
+    rows = (small.shape[0] + GAP) // down
+    return np.stack([small[y * down:y * down + side, x * right:x * right + width] for y in range(rows)
                      for x in range(COLUMNS)])
 
 
@@ -40,7 +40,8 @@ def moments(folder: RunFolder) -> list[tuple[float | None, np.ndarray]]:
     found = []
     for path in chosen:
         picture = opened(path)
-        images = tiles(picture, folder.config["dataset"]["side"])
+        data = folder.config["dataset"]
+        images = tiles(picture, data["side"], data.get("width", 0))
         if images is not None:
             picture = _sheet([list(images[start:start + COLUMNS]) for start in range(0, len(images), COLUMNS)][:ROWS])
         found.append((kimg_of(path), picture))
@@ -51,7 +52,9 @@ def beside_reals(folder: RunFolder) -> tuple[np.ndarray, str] | None:
     """Samples (top row), each above the training images nearest to it. None where the images are not on this
     machine."""
     data = folder.config["dataset"]
-    pixels = _training_images(data.get("content_hash", ""), min(data["side"], SEARCH_SIDE), data["side"])
+    if data.get("width") or data.get("channels", 3) not in (1, 3):
+        return None  # compared by what a grid shows, at one side
+    pixels = _training_images(data.get("content_hash", ""))
     samples = tiles(opened(folder.grids[-1]), data["side"]) if folder.grids else None
     if samples is None or pixels is None:
         return None
@@ -86,8 +89,9 @@ def nearest_real(queries: np.ndarray, reals: np.ndarray, *, k: int = NEAREST, mi
     return np.take_along_axis(front, np.argsort(exact, axis=1, kind="stable")[:, :k], axis=1)
 
 
-def _training_images(content_hash: str, coarse: int, fine: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """A prepared store's levels (memory-mapped), found by the content of its images; nothing is prepared for a page."""
+def _training_images(content_hash: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """A prepared store's level to search in and its full one (memory-mapped), found by the content of its
+    images; nothing is prepared for a page."""
     from ganbench.data import Store, cache_dir
     from ganbench.data.store import FORMAT
     for path in sorted(Path(cache_dir() / "stores").glob("*/manifest.json")):
@@ -97,7 +101,8 @@ def _training_images(content_hash: str, coarse: int, fine: int) -> tuple[np.ndar
             continue  # somebody else's trouble: `ganbench data verify` names it
         if content_hash and manifest.get("content_hash") == content_hash and manifest.get("format") == FORMAT:
             store = Store(path.parent)
-            return store.level(coarse), store.level(fine)
+            coarse = max((level for level in store.levels if level <= SEARCH_SIDE), default=store.levels[0])
+            return store.level(coarse), store.level(store.side)
     return None
 
 
@@ -113,9 +118,10 @@ def _colour(image: np.ndarray) -> np.ndarray:
 
 
 def _sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    side = rows[0][0].shape[0]
-    sheet = np.full((len(rows) * (side + GAP) - GAP, len(rows[0]) * (side + GAP) - GAP, 3), 255, np.uint8)
+    height, width = rows[0][0].shape[:2]
+    down, right = height + GAP, width + GAP
+    sheet = np.full((len(rows) * down - GAP, len(rows[0]) * right - GAP, 3), 255, np.uint8)
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
-            sheet[y * (side + GAP):y * (side + GAP) + side, x * (side + GAP):x * (side + GAP) + side] = image
+            sheet[y * down:y * down + height, x * right:x * right + width] = image
     return sheet

@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 
 # What one measurement is of: rows that agree in all of it are the same number, measured again.
-MEASUREMENT = ["run", "origin", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "side", "channels",
-               "crop",
-               "split", "data_hash", "n_real", "n_fake"]
+MEASUREMENT = ["run", "origin", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "side", "width",
+               "channels", "crop", "split", "data_hash", "n_real", "n_fake"]
 
 
 def published(frame: pd.DataFrame, *, everything: bool = False) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ganbench.errors import UserError
 from ganbench.runs.options import DEFAULT_RESULTS, option, parse_metric_settings, path_or_none, split_names
+from ganbench.sides import side_or_none
 
 
 def parse_range(text: str) -> tuple[float, float] | None:
@@ -43,7 +44,7 @@ class EvalRequest:
     n: int | None = option(None, "Images on each side; default: all, of a run as when it trained", flag="--n",
                            minimum=1)
     seed: int = option(0, "Seed of latents and of the metrics' own draws")
-    side: int | None = option(None, "Bring pictures to this side")
+    side: int | str | None = option(None, "Bring pictures to this side, or height x width (64x96)", parse=side_or_none)
     split: str | None = option(None, "Split of the real data set; default: the one trained on")
     crop: str | None = option(None, "Crop of the real data set")
     root: str | None = option(None, "Where the real data set's files are")

@@ -49,7 +49,7 @@ def option(default: Any, help: str, *, flag: str = "", minimum: float | None = N
     """A field that is an option of the command line.
 
     Args:
-        default: with `parse`, as it would be typed: text, or a list of texts for what can be repeated.
+        default: with `parse`, as it would be typed: text, a list of texts for what can be repeated, or None.
         flag: where it is not the field's name. minimum: the least value allowed.
         parse: makes the field's value of what was typed; raises UserError.
     """
@@ -100,7 +100,8 @@ def _parameters(options: type) -> list[Parameter]:
         described: Described = f.metadata["option"]
         kind, default = types[f.name], f.default
         if described.parse is not None:
-            kind, default = (str if isinstance(described.typed, str) else list[str]), described.typed
+            kind, default = (list[str] if isinstance(described.typed, list) else str), described.typed
+            kind = str | None if default is None else kind
         # "--no-..." is offered only where the flag says so; a bare switch is named, or typer would add its opposite
         flag = described.flag or (f"--{f.name.replace('_', '-')}" if kind is bool else "")
         names = (flag,) if flag else ()

@@ -30,6 +30,7 @@ from ganbench.pictures.grids import ImageTensor, magnified, png, tile
 from ganbench.plugins import source_hash
 from ganbench.random import Random, derived_seed
 from ganbench.runs import checkpoint
+from ganbench.sides import write_side
 
 RUNS = Path("runs")
 TRAINED: Mapping[str, Kinds] = {  # what config.json must say before networks can be made of it
@@ -68,7 +69,7 @@ class Run:
         data = self.config["dataset"]
         # a data set may be a Python file: ask before it is imported
         check_code(self.path, self.config, "dataset", trust=self.trust)
-        store = open_dataset(data["spec"], side=data["side"], split=split or data["split"], crop=data.get("crop"),
+        store = open_dataset(data["spec"], side=written_side(data), split=split or data["split"], crop=data.get("crop"),
                              channels=data["channels"], root=data.get("root"), skip_bad=data.get("skip_bad", False))
         # the split trained on must still hold the same images
         if split in (None, data["split"]) and store.content_hash != data["content_hash"]:
@@ -90,7 +91,7 @@ class Run:
     def _repr_html_(self) -> str:
         data = self.config["dataset"]
         facts = [("family", f"{self.config['family']} ({self.config['preset']})"),
-                 ("data", f"{data['spec']}, {data['side']} px, {data['channels']} channel(s)"),
+                 ("data", f"{data['spec']}, {written_side(data)} px, {data['channels']} channel(s)"),
                  ("trained", f"{self.kimg:g} thousand images, {self.step:,} updates, {self.seconds:.0f} s"),
                  ("seed", self.config["seed"]), ("folder", self.path)]
         rows = "".join(f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in facts)
@@ -278,7 +279,12 @@ def build_family(config: dict[str, Any], device: torch.device) -> Family:
     cls = find_family(config["family_source"])
     resolved, _, _ = configure(cls, config["preset"], config["config"])
     data = config["dataset"]
-    return cls(resolved, ImageSpec(data["side"], data["channels"], len(data["classes"]))).to(device)
+    return cls(resolved, ImageSpec.of(written_side(data), data["channels"], len(data["classes"]))).to(device)
+
+
+def written_side(data: Mapping[str, Any]) -> int | str:
+    """The side of the images in a config.json's "dataset", as --side takes it."""
+    return write_side(data["side"], data.get("width") or data["side"])
 
 
 # --- folders --------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from ganbench.plugins import canonical
 from ganbench.runs.checkpoint import checkpoint_hash
 from ganbench.runs.eval_request import EvalRequest
 from ganbench.runs.run_folder import Run, load_run, newest_run, sample_batches
+from ganbench.sides import side_or_none
 
 # --- a model in memory ------------------------------------------------------------------------------------------------
 
@@ -62,13 +63,13 @@ def score_model(names: list[str], model: Model, reals: ImageSet, *, n: int, seed
         return sample_batches(model.family, model.generator, n, seed, model.device, label_pool=model.labels, batch=size,
                               share=share, quantise=compat.quantise)
 
-    shape = (images.channels, images.side, images.side)
+    shape = images.shape
     # the other processes make images for as long as the first one asks for them
     if distributed.rank():
         distributed.help_generate(make, n, shape)
         return None
     fakes = GeneratedSet(distributed.generate_on_all(make, n, shape), n=n, side=images.side, channels=images.channels,
-                         description=model.description, rounding=compat.rounding)
+                         description=model.description, rounding=compat.rounding, width=images.width)
     # for metrics that measure the model itself rather than its images
     subject = Subject(family=model.family, generator=model.generator, reals=model.store, held_out=model.held_out,
                       seed=seed, n=n, device=model.device)
@@ -144,7 +145,8 @@ def held_out_split(store: Store, spec: str, **arguments: Any) -> Store | None:
     if store.split in ("test", "all"):
         return None
     try:
-        return open_dataset(spec, side=store.side, split="test", crop=store.crop, channels=store.channels, **arguments)
+        return open_dataset(spec, side=store.written_side, split="test", crop=store.crop, channels=store.channels,
+                            **arguments)
     except NoSplit:  # nothing is damaged or lost; metrics that need one say so themselves
         return None
 
@@ -212,8 +214,9 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
 
     # the rows
     common = {"dataset": reals.dataset or _short(reals.description), "split": reals.split, "crop": reals.crop,
-              "side": fakes.side, "channels": fakes.channels, "data_hash": reals.data_hash, "eval_seed": asked.seed,
-              "status": "ok", "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
+              "side": fakes.side, "width": fakes.width or None, "channels": fakes.channels,
+              "data_hash": reals.data_hash, "eval_seed": asked.seed, "status": "ok",
+              "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
     floors = _floor(asked, results, fakes, reals, device, settings, common, report)
     warnings = [*fakes.warnings, *reals.warnings, *_doubts(asked, fakes, reals), *report.notes]
     title = f"{fakes.description} against {reals.description}"
@@ -282,8 +285,9 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
     if not isinstance(run, Run):
         run = load_run(run, device=device, which=asked.which, strict=asked.strict, trust=asked.trust)
     images = run.family.images
-    if asked.side not in (None, images.side):
-        raise UserError(f"{run.path} makes images of side {images.side}, not {asked.side}: leave out --side")
+    side = images.written_side
+    if side_or_none(asked.side) not in (None, side):
+        raise UserError(f"{run.path} makes images of side {side}, not {asked.side}: leave out --side")
     _refuse_unused(asked)
 
     # its own data, or the reals that were named
@@ -297,7 +301,7 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
         reals.mirror = bool(data.get("mirror", store.mirror))
     else:
         native = find_compat(asked.compat or "ganbench").native
-        reals = open_images(asked.real, n=asked.n, side=None if native else images.side,
+        reals = open_images(asked.real, n=asked.n, side=None if native else side,
                             channels=None if native else images.channels, split=asked.split, skip_bad=asked.skip_bad,
                             crop=asked.crop, root=asked.root, compat=asked.compat or "ganbench")
     # conditional families draw labels as often as the training set has them
@@ -346,7 +350,7 @@ def _outside(asked: EvalRequest, device: torch.device) -> tuple[ImageSet, ImageS
                         skip_bad=asked.skip_bad, whole=True, value_range=asked.value_range, compat=compat)
     # a library that resizes each picture by itself is given each as it is
     native = compat.native and asked.side is None
-    reals = open_images(asked.real, n=asked.n, side=None if native else fakes.side,
+    reals = open_images(asked.real, n=asked.n, side=None if native else fakes.written_side,
                         channels=None if native else fakes.channels, split=asked.split, skip_bad=asked.skip_bad,
                         crop=asked.crop, root=asked.root, compat=compat)
     if asked.skip_bad and not any("skip_bad" in images.takes for images in (fakes, reals)):

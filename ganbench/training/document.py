@@ -64,17 +64,18 @@ def resolve(options: RunOptions) -> Resolved:
     with distributed.rank_zero_first():
         store = open_dataset(options.dataset, side=options.side or preset.side, split=options.split or preset.split,
                              crop=options.crop, channels=options.channels, root=options.root, skip_bad=options.skip_bad)
-    images = ImageSpec(store.side, store.channels, len(store.classes))
+    images = ImageSpec.of(store.written_side, store.channels, len(store.classes))
     # a preset made for one side does not fit another
-    if preset.side is not None and preset.side != store.side:
-        fitting = [n for n, p in cls.presets.items() if p.side in (None, store.side)]
+    if preset.side is not None and preset.side != store.written_side:
+        fitting = [n for n, p in cls.presets.items() if p.side in (None, store.written_side)]
         raise UserError(f"preset '{options.preset}' of {options.family} is for side {preset.side}, the data has "
-                        f"{store.side}: use --side {preset.side}, or a preset that fits ({', '.join(fitting[:5])})")
+                        f"{store.written_side}: use --side {preset.side}, or a preset that fits "
+                        f"({', '.join(fitting[:5])})")
     cls.check(config, images)
     # the metrics again, now that it is known how many images each will have
     groups = by_count(options.metrics, options.n_eval, options.metric_settings)
     for count, names in groups:
-        check_metrics(names, without_counts(options.metric_settings, names), n=min(count, store.n))
+        check_metrics(names, without_counts(options.metric_settings, names), min(count, store.n), images.shape)
 
     # how long, and where rows go
     plan = _plan(options, cls, preset, scored=max((min(count, store.n) for count, _ in groups), default=0))
@@ -154,6 +155,7 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
     defaults = asdict(RunOptions(options.family, precision=resolve_precision(RunOptions.precision, device)))
     # which images, how they were cut, and the hash by which they are known again
     data = {"spec": recorded["dataset"], "name": store.name, "side": store.side, "crop": store.crop,
+            **({"width": store.width} if store.width != store.side else {}),
             "split": store.split, "channels": store.channels, "classes": list(store.classes), "n": store.n,
             "root": recorded["root"], "content_hash": store.content_hash, "skip_bad": options.skip_bad,
             "mirror": store.mirror if options.mirror is None else options.mirror}

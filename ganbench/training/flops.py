@@ -132,7 +132,8 @@ class _CountingEngine:
 
 def _reals(family: Family, engine: _CountingEngine) -> Iterator[Batch]:
     stage = engine.stage
-    shape = (engine.local_batch, family.images.channels, stage.side, stage.side)
+    shape = (engine.local_batch, family.images.channels, stage.side,
+             stage.side * family.images.pixels // family.images.side ** 2)
     images = torch.rand(shape, device=engine.device) * 2 - 1
     classes = family.images.classes
     labels = torch.arange(len(images), device=engine.device) % classes if classes else None

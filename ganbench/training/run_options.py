@@ -15,6 +15,7 @@ from ganbench.runs.options import (
     same_option,
     split_names,
 )
+from ganbench.sides import side_or_none
 
 
 @dataclass
@@ -27,9 +28,9 @@ class RunOptions:
     dataset: str = option(DEFAULT_DATASET, "Data set from `ganbench list`, folder, .npz")
     preset: str | None = option(None, "Named settings; see `ganbench show FAMILY`")
     overrides: dict[str, Any] = option([], "One setting, key=value; repeatable", flag="--set", parse=parse_settings)
-    side: int | None = option(None, "Image side, a power of two")
+    side: int | str | None = option(None, "Image side, or height x width: 64, 64x96", parse=side_or_none)
     crop: str | None = option(None, "Crop by name, e.g. c108 or c178 for CelebA")
-    channels: int | None = option(None, "1 or 3; default: as the data")
+    channels: int | None = option(None, "1 or 3; of arrays also 2 to 8; default: as the data")
     split: str | None = option(None, "Split to train on; default: train, or as the preset says")
     root: str | None = option(None, "Where the data set's files are")
     mirror: bool | None = option(None, "Mirror reals; default: as the data", flag="--mirror/--no-mirror")

@@ -94,7 +94,7 @@ def _build(resolved: Resolved, folder: Path) -> tuple[Trainer, Recorder]:
               tensorboard=folder / "tensorboard" if options.tensorboard and first else None)
     progress = ProgressLine(device, quiet=options.quiet or not first)
     progress.say(f"{short_name(resolved.cls)} ({resolved.preset}) on {store.name}: {store.n:,} images of "
-                 f"{store.channels}x{store.side}x{store.side}, {device}, into {folder}")
+                 f"{store.spoken_shape}, {device}, into {folder}")
     for remark in store.remarks:  # splits and classes that were found, files that were left out
         progress.say(f"  {remark}")
     recorder = Recorder(options, family, store, resolved.document, folder, progress, log)

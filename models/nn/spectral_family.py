@@ -60,8 +60,8 @@ class SpectralFamily(Family):
         super().check(config, images)
         assert isinstance(config, SpectralConfig)
         name = cls.__module__.split(".")[-1]
-        if images.side < 16:
-            raise UserError(f"side {images.side} is too small for {name}'s networks: choose --side 32 or more")
+        if images.short_side < 16:
+            raise UserError(f"side {images.short_side} is too small for {name}'s networks: choose --side 32 or more")
         if config.conditional and images.classes < 2:
             raise UserError(f"{name} with conditional=true needs labels, and this data has none: use a labelled data "
                             "set or a folder with one subfolder a class, or set conditional=false")

@@ -86,12 +86,12 @@ def test_a_disk_that_is_full_at_every_write():
 def test_a_small_disk():
     """A tmpfs that fills up while training writes to it."""
     Path("disk").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", "disk"]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", "disk"]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no right to mount")
     try:
         filler = Path("disk/filler")
-        filler.write_bytes(b"\0" * 5_000_000)
+        filler.write_bytes(b"\0" * 62_000_000)  # a run does not begin below 50 MB
         good, tries = 0, scaled(3)
         for n in range(tries):
             code, _, said = call(*RUN, "--steps", "4000", "--keep", "4000", "--out", f"disk/run{n}",
@@ -104,7 +104,7 @@ def test_a_small_disk():
             if not fine:
                 print(code, said[-600:], again)
             shutil.rmtree(f"disk/run{n}")
-            filler.write_bytes(b"\0" * 5_000_000)
+            filler.write_bytes(b"\0" * 62_000_000)  # a run does not begin below 50 MB
         report("a disk that fills up: one line, goes on when there is room", good, tries)
     finally:
         subprocess.run(["umount", "disk"])

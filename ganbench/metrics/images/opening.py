@@ -18,11 +18,12 @@ from ganbench.metrics.images.sets import ArraySet, ImageSet, SourceSet, StoreSet
 from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.metrics.networks.weight_files import is_torchscript
 from ganbench.plugins import canonical, load_plugin, names
+from ganbench.sides import side_or_none
 
 ARRAYS = (".npz", ".npy", ".safetensors", ".pt", ".pth")
 
 
-def open_images(spec: Any, *, n: int | None = None, side: int | None = None, channels: int | None = None,
+def open_images(spec: Any, *, n: int | None = None, side: int | str | None = None, channels: int | None = None,
                 split: str | None = None, crop: str | None = None, root: str | None = None, seed: int = 0,
                 device: torch.device | str = "cpu", latent: int | None = None, skip_bad: bool = False,
                 whole: bool = False, value_range: tuple[float, float] | None = None,
@@ -35,7 +36,7 @@ def open_images(spec: Any, *, n: int | None = None, side: int | None = None, cha
             statistics, a file or `stats:NAME`.
             From Python also the thing itself: an array or tensor of images, a function (n, seed) -> n images, an
         ImageSet. n: how many images; default all, or 2,048 from a generator.
-        side, channels: to bring images to; generators and stores must have them already.
+        side, channels: to bring images to (64, "64x96"); generators and stores must have them already.
         split: "train", "test" or "all"; default: "train" where the data itself keeps its splits apart, else all images.
         whole: the default is all images in any case, as of generated ones.
         crop, root: as for training. skip_bad: leave unreadable images out, by name.
@@ -54,6 +55,7 @@ def open_images(spec: Any, *, n: int | None = None, side: int | None = None, cha
              "range": value_range and f"{value_range[0]:g},{value_range[1]:g}"}
     compat = find_compat(compat)
     output = generators.Output(compat, value_range)
+    side = side_or_none(side)
     if isinstance(spec, Path):
         spec = str(spec)
     if isinstance(spec, str):
@@ -66,8 +68,8 @@ def open_images(spec: Any, *, n: int | None = None, side: int | None = None, cha
         if value is not None and option not in opened.takes:
             raise UserError(f"--{option} {value} cannot be used for {spec}, which is {opened.kind}: leave it out")
     # a store or a generator has the side that it has
-    if side is not None and opened.side not in (side, 0):
-        raise UserError(f"{spec} holds images of side {opened.side}, the others have {side}: "
+    if side is not None and opened.side and opened.written_side != side:
+        raise UserError(f"{spec} holds images of side {opened.written_side}, the others have {side}: "
                         "bring them to one side (pictures in a folder are resized by --side)")
     if n is not None and opened.n and opened.available < n and opened.n < n:
         opened.warnings.append(f"{spec} has {opened.n:,} images, {n:,} were asked for")
@@ -88,7 +90,7 @@ def _of_object(images: Any, n: int | None, seed: int, output: generators.Output)
                     "tensor of images, a run, or a function (n, seed) -> images")
 
 
-def _open(spec: str, n: int | None, side: int | None, channels: int | None, split: str | None, crop: str | None,
+def _open(spec: str, n: int | None, side: int | str | None, channels: int | None, split: str | None, crop: str | None,
           root: str | None, seed: int, device: torch.device, latent: int | None, skip_bad: bool,
           whole: bool, output: generators.Output, native: bool) -> ImageSet:
     path, suffix = Path(spec).expanduser(), Path(spec).suffix.lower()
@@ -113,7 +115,7 @@ def _open(spec: str, n: int | None, side: int | None, channels: int | None, spli
     # prepared stores, and data sets that are prepared once
     name = canonical(module)
     named = name in names("dataset") and not load_plugin("dataset", name, Source).unnamed
-    in_levels = side is None or (side >= 4 and not side & (side - 1))
+    in_levels = side is None or (isinstance(side, int) and side >= 4 and not side & (side - 1))
     if is_store(path) or (named and in_levels):
         store = open_dataset(spec, side=side, split=split or "train", channels=channels, crop=crop, root=root,
                              skip_bad=skip_bad)

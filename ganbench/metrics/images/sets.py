@@ -19,10 +19,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ganbench.data.images import Header, Unreadable, file_bytes, header, squared
+from ganbench.data.crops import GENERIC
+from ganbench.data.images import Header, Unreadable, file_bytes, header, sized
+from ganbench.data.prepare import CHANNELS
 from ganbench.data.source import Source, shown
 from ganbench.errors import UserError
 from ganbench.random import derived_seed
+from ganbench.sides import parse_side, write_side
 
 BATCH = 64
 
@@ -31,7 +34,8 @@ class ImageSet:
     """Images that can be scored.
 
     Attributes:
-        n, side, channels: how many, their side in pixels, their channels. available: how many there were to choose
+        n, side, channels: how many, their side in pixels, their channels. width: where it is not the side, which then
+        is the height (0: it is). available: how many there were to choose
         from. description: one phrase for tables and messages.
         warnings: one line each, about what may spoil a comparison. remarks: what was decided about the images.
         left_out: reason -> images that were not taken for it.
@@ -43,6 +47,7 @@ class ImageSet:
     n: int
     side: int
     channels: int
+    width: int = 0
     at_hand = False
     takes: ClassVar[frozenset[str]] = frozenset()
     kind: ClassVar[str] = "an array"
@@ -65,12 +70,17 @@ class ImageSet:
             return f"statistics in {shown(self.description)}, of {self.n or 'an unknown number of'} images"
         # how many, of what, brought to which shape
         taken = f"{self.n:,} of {self.available:,}" if self.available > self.n else f"{self.n:,}"
-        size = "each in its own size" if self.native else f"{self.channels}x{self.side}x{self.side}"
+        size = "each in its own size" if self.native else f"{self.channels}x{self.side}x{self.width or self.side}"
         settings = [size, *(f"{name} {value}" for name, value in
                                                                  (("split", self.split), ("crop", self.crop)) if value)]
         # what is not among them, and why
         out = [f"left out: {reason} {count:,}" for reason, count in self.left_out.items()]
         return "; ".join([f"{taken} images of {shown(self.description)}, {', '.join(settings)}", *out, *self.remarks])
+
+    @property
+    def written_side(self) -> int | str:
+        """As --side takes it: 64, or "64x96"."""
+        return write_side(self.side, self.width or self.side)
 
     @property
     def content_hash(self) -> str | None:
@@ -115,6 +125,7 @@ class StoreSet(ImageSet):
     def __init__(self, store: Any, n: int | None = None, *, part: int = 0, seed: int = 0):
         super().__init__(f"{store.name} {store.split}")
         self.store, self.side, self.channels = store, store.side, store.channels
+        self.width = 0 if store.width == store.side else store.width
         self.n, self.available = min(n or store.n, store.n), store.n
         _note_sample(self)
         if (part + 1) * self.n > store.n:
@@ -163,9 +174,10 @@ class GeneratedSet(ImageSet):
     kind = "a generator"
 
     def __init__(self, make: Callable[[int], Iterator[Tensor]], *, n: int, side: int, channels: int,
-                 description: str = "generated images", content_hash: str | None = None, rounding: str = "nearest"):
+                 description: str = "generated images", content_hash: str | None = None, rounding: str = "nearest",
+                 width: int = 0):
         super().__init__(description)
-        self.rounding = rounding
+        self.rounding, self.width = rounding, width
         self.make, self.n, self.available, self.side, self.channels = make, n, n, side, channels
         self._content = content_hash
 
@@ -184,7 +196,7 @@ class GeneratedSet(ImageSet):
 
 
 class ArraySet(ImageSet):
-    """Images that are an array already: uint8 (N,C,S,S) or (N,S,S,C), or (N,S,S) for grey."""
+    """Images that are an array already: uint8 (N,C,H,W) or (N,H,W,C), or (N,H,W) for grey."""
 
     at_hand = True
 
@@ -193,17 +205,21 @@ class ArraySet(ImageSet):
         if array.dtype != np.uint8:
             raise UserError(f"{description} holds {array.dtype} numbers: images have to be uint8, so that all "
                             "scores the same bytes (from [-1,1]: round(127.5 * x + 127.5), clipped to 0..255)")
-        # to (N,C,S,S), from channels last or none
+        # to (N,C,H,W), from channels last or none; 1 and 3 are the likeliest numbers of them
         if array.ndim == 3:
             array = array[:, None]
-        elif array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
-            array = array.transpose(0, 3, 1, 2)
-        if array.ndim != 4 or array.shape[1] not in (1, 3) or array.shape[2] != array.shape[3] or not len(array):
-            raise UserError(f"{description} has shape {tuple(array.shape)}: expected (N,1 or 3,S,S) or (N,S,S,1 or 3)")
+        for numbers in ((1, 3), CHANNELS):
+            if array.ndim == 4 and (array.shape[1] in numbers or array.shape[3] in numbers):
+                array = array if array.shape[1] in numbers else array.transpose(0, 3, 1, 2)
+                break
+        if array.ndim != 4 or array.shape[1] not in CHANNELS or 0 in array.shape:
+            raise UserError(f"{description} has shape {tuple(array.shape)}: expected (N,C,H,W) or (N,H,W,C) with "
+                            f"{CHANNELS[0]} to {CHANNELS[-1]} channels")
         self.n, self.available = min(n or len(array), len(array)), len(array)
         _note_sample(self)
         self.array = array if self.n == len(array) else array[np.sort(shuffled(len(array))[:self.n])]
-        self.channels, self.side = self.array.shape[1:3]
+        self.channels, self.side, width = self.array.shape[1:]
+        self.width = 0 if width == self.side else width
 
     @cached_property
     def content_hash(self) -> str:  # type: ignore[override]
@@ -267,7 +283,8 @@ class SourceSet(ImageSet):
 
     Args:
         source: opened, with its split. n: how many; default all (fewer: a fixed random sample).
-        side: to bring them to; default the commonest short side. channels: default 3 if any picture has colour, else 1.
+        side: to bring them to, or "64x96"; default the commonest short side. channels: default 3 if any picture has
+            colour, else 1.
         crop: by name; default as the source says. skip_bad: leave out unreadable images by name, instead of refusing.
         native: hand pictures out as they are, in RGB; then `side` is their commonest short side.
     """
@@ -275,7 +292,7 @@ class SourceSet(ImageSet):
     takes = frozenset({"split", "crop", "root", "skip_bad", "side"})
     kind = "images"
 
-    def __init__(self, source: Source, description: str, n: int | None = None, side: int | None = None,
+    def __init__(self, source: Source, description: str, n: int | None = None, side: int | str | None = None,
                  channels: int | None = None, crop: str | None = None, skip_bad: bool = False, native: bool = False):
         super().__init__(description)
         source.ready()
@@ -294,20 +311,24 @@ class SourceSet(ImageSet):
         self.n = len(self.indices)
         _note_sample(self)
         sizes = Counter((look.width + 2 * source.pad, look.height + 2 * source.pad) for look, _ in looks)
-        self.side = side or Counter(min(size) for size in sizes.elements()).most_common(1)[0][0]
+        self._size = parse_side(side or Counter(min(size) for size in sizes.elements()).most_common(1)[0][0])
+        self.side, self.width = self._size[0], 0 if self._size[0] == self._size[1] else self._size[1]
         seen = 3 if any(look.colour for look, _ in looks) else 1
         self.channels = 3 if native else channels or source.channels or seen
         self.crop, self._box = source.crop_for(self.side, crop)
+        if self._box is not None and self.width:
+            raise UserError(f"the crop {self.crop} of {description} cuts squares, and --side {side} is none: add "
+                            f"--crop {' or '.join(GENERIC)}")
         self._looks = [digest for _, digest in looks]
         # arrays cost nothing to read again; picture files are decoded
         self.at_hand = source.encoded(int(self.indices[0])) is None
 
         # what may spoil a comparison
-        others = sum(count for size, count in sizes.items() if size != (self.side, self.side))
+        others = sum(count for size, count in sizes.items() if size != self._size[::-1])
         self.native = native and others > 0  # of one square size they are as they would be anyway
         if others and not native:
-            self.warnings.append(f"{description}: {others} of {self.n} pictures are not {self.side}x{self.side} "
-                                 f"and are resized (crop {self.crop}, Pillow Lanczos)")
+            self.warnings.append(f"{description}: {others} of {self.n} pictures are not "
+                                 f"{self._size[1]}x{self._size[0]} and are resized (crop {self.crop}, Pillow Lanczos)")
         lossy = sum(look.lossy for look, _ in looks)
         if lossy:
             self.warnings.append(f"{description}: {lossy} of {self.n} pictures are lossily compressed, "
@@ -344,7 +365,7 @@ class SourceSet(ImageSet):
         """Of the files' bytes in order (or the pixels of arrays), and of how they are brought to one size."""
         # arrays that are square already are not cropped: the same pixels from elsewhere have the same hash
         crop = "" if self.at_hand and self.crop == "centre" else self.crop
-        return _digest(*self._looks, *(("native",) if self.native else (self.side, self.channels, crop)))
+        return _digest(*self._looks, *(("native",) if self.native else (self.written_side, self.channels, crop)))
 
     def _batches(self, size: int) -> Iterator[Tensor]:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # Pillow decodes outside Python's lock
@@ -359,8 +380,8 @@ class SourceSet(ImageSet):
                 picture = self.source.picture(int(index))
                 picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
                 return np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
-            return squared(self.source.picture(int(index)), self.side, self.channels, crop=self.crop, box=self._box,
-                           pad=self.source.pad, smooth=self.source.smooth)
+            return sized(self.source.picture(int(index)), self._size, self.channels, crop=self.crop, box=self._box,
+                         pad=self.source.pad, smooth=self.source.smooth)
         except Unreadable as error:
             raise UserError(f"cannot decode {shown(self.source.names[index])} of {self.description} ({error}): replace "
                             "the file, or leave such files out with --skip-bad") from None

@@ -19,6 +19,8 @@ class BitsPerDim(ModelMetric):
         n: images of each split; None = as many as the evaluation may use.
     """
 
+    rectangles = True
+    any_channels = True
     title = "Bits per dimension"
     paper = "van den Oord et al. 2016, arXiv 1601.06759; Kingma, Welling 2013, arXiv 1312.6114"
     summary = "Code length of real images under the model, in bits per pixel and channel; 8 knows nothing."

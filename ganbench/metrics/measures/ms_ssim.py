@@ -24,6 +24,8 @@ class MSSSIM(ImageMetric):
                "anything else: values of good models barely differ.")
     higher_is_better = None  # type: ignore[misc]
     needs_reals = False
+    rectangles = True
+    any_channels = True
 
     values: list[Tensor]
     waiting: list[Tensor]  # of each process the first of a pair whose second has not come yet

@@ -21,6 +21,8 @@ class Nnd(ModelMetric):
         n: samples, and at most so many held-out images; None = as many as the evaluation may use.
     """
 
+    rectangles = True
+    any_channels = True
     title = "Nearest-neighbour distance"
     paper = "Radford, Metz, Chintala 2015, arXiv 1511.06434 (authors' code)"
     summary = "How close, in pixels, held-out images have a sample beside them. Low means that nothing is left out."

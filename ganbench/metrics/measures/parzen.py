@@ -32,6 +32,8 @@ class Parzen(ModelMetric):
         validation: held-out images that choose the width (published: 1,000); at most half of them are taken.
     """
 
+    rectangles = True
+    any_channels = True
     title = "Parzen-window log-likelihood"
     paper = "Goodfellow et al. 2014, arXiv 1406.2661; Breuleux et al. 2011"
     summary = "Log-likelihood of held-out images under Gaussian windows around samples. Unreliable in many dimensions."

@@ -24,6 +24,7 @@ class PowerSpectrum(ImageMetric):
     traces. 0 is best; a factor of two in power at every radius is 3 dB.
     """
 
+    any_channels = True
     title = "Radial power spectrum, dB"
     paper = "the spectrum of Durall, Keuper, Keuper 2020, arXiv 2003.01826, section 3; the distance is ours"
     summary = ("Compares how much of each spatial frequency images contain. It finds upsampling artefacts, blur and "

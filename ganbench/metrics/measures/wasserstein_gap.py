@@ -24,6 +24,8 @@ class WassersteinGap(ModelMetric):
         n: images of each kind; None = as many as the evaluation may use.
     """
 
+    rectangles = True
+    any_channels = True
     title = "Critic's train/held-out gap"
     paper = "Arjovsky, Chintala, Bottou 2017, arXiv 1701.07875; Gulrajani et al. 2017, arXiv 1704.00028"
     summary = "The critic's Wasserstein estimate on training and on held-out images; their gap is overfitting."

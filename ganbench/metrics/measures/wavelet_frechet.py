@@ -20,6 +20,8 @@ class WaveletFrechet(ImageMetric):
         levels: how often to split, 4 as the paper; the side must be divisible by 2^levels.
     """
 
+    rectangles = True
+    any_channels = True
     title = "Fréchet wavelet distance"
     paper = "Veeramacheneni, Wolter, Kuehne, Gall 2025, arXiv 2312.15289, section 3"
     summary = ("A Fréchet distance between frequency bands instead of features of an ImageNet classifier: sees "

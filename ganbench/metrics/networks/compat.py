@@ -51,7 +51,7 @@ class Compat:
             raise Diverged("the generator produced values that are not finite")
         scaled = images.float() * 127.5 + 128 if self.rounding == "stylegan" else (images.float() + 1) / 2 * 255
         pixels = scaled.clamp(0, 255).to(torch.uint8)
-        factor = side // pixels.shape[-1] if side else 1
+        factor = side // pixels.shape[-2] if side else 1
         return pixels if factor <= 1 else pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
