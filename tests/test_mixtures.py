@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from mixtures import GRID25, GRID25_STD, RING8, RING8_STD, mixture_coverage
 from scipy import signal
 from torch import nn
 
-from ganbench.metrics.maths.mode_counts import GRID25, GRID25_STD, RING8, RING8_STD, mixture_coverage
 from ganbench.models.nn import losses
 from ganbench.random import Random, derived_seed
 

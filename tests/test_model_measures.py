@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 from measure_support import Call, FakeStore, Known, noise_store, subject_of
+from mixtures import GRID25, GRID25_STD, RING8, RING8_STD, mixture_coverage
 from scipy import stats
 from torch import nn
 
 from ganbench import plugins
 from ganbench.errors import UserError
-from ganbench.metrics.maths.mode_counts import GRID25, GRID25_STD, RING8, RING8_STD, kl_of_counts, mixture_coverage
 from ganbench.metrics.maths.uncertainty import bootstrap, of_mean, of_share
 from ganbench.metrics.measures.bits_per_dim import BitsPerDim
 from ganbench.metrics.measures.class_accuracy import ClassAccuracy
-from ganbench.metrics.measures.mode_coverage import ModeCoverage, symbols_a_channel
+from ganbench.metrics.measures.mode_coverage import ModeCoverage, kl_of_counts, symbols_a_channel
 from ganbench.metrics.measures.nnd import Nnd, nearest_neighbours
 from ganbench.metrics.measures.wasserstein_gap import WassersteinGap
 from ganbench.metrics.metric import MetricBase, ModelMetric

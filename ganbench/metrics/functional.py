@@ -4,7 +4,8 @@ from ganbench.metrics.maths.frechet import frechet_distance, frechet_distance_fr
 from ganbench.metrics.maths.kernel import gaussian_mmd, kernel_distance, kernel_inception_distance
 from ganbench.metrics.maths.multiscale_ssim import ms_ssim
 from ganbench.metrics.maths.neighbours import prdc
-from ganbench.metrics.maths.sliced_wasserstein import laplacian_pyramid, sliced_wasserstein_distance
+from ganbench.metrics.maths.pyramid import laplacian_pyramid
+from ganbench.metrics.maths.sliced_wasserstein import sliced_wasserstein_distance
 from ganbench.metrics.maths.split_scores import inception_score
 from ganbench.metrics.measures.m_global import m_global
 

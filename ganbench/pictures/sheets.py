@@ -5,7 +5,7 @@ family lacks is a UserError of one line.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,8 @@ from ganbench.pictures.walks import Path as LatentPath
 from ganbench.pictures.walks import between, check_styles, lerp, natural_path
 from ganbench.random import one_noise
 
+BATCH = 32  # images rendered at once
+
 # --- rendering ----------------------------------------------------------------------------------------------------
 
 
@@ -34,27 +36,27 @@ def noise_from(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-@torch.no_grad()
-def render(family: Family, generator: nn.Module, z: Tensor, labels: Tensor | None = None, *, seed: int = 0,
-           batch: int = 32) -> Tensor:
+def render(family: Family, generator: nn.Module, z: Tensor, labels: Tensor | None = None, *, seed: int = 0) -> Tensor:
     """Images of latents, uint8 (n,C,S,S) on the CPU, at full side. All images get the same noise, drawn from the
     seed.
     """
-    parts = []
-    for start in range(0, len(z), batch):
-        some = None if labels is None else labels[start:start + batch]
-        with noise_from(seed, z.device):
-            parts.append(family.generate(z[start:start + batch], some, generator))
-    return to_uint8(torch.cat(parts), family.images.side).cpu()
+    def generate(rows: slice) -> Tensor:
+        return family.generate(z[rows], None if labels is None else labels[rows], generator)
+
+    return _rendered(family, generate, z, seed)
+
+
+def render_styles(family: Family, generator: nn.Module, w: Tensor, *, seed: int = 0) -> Tensor:
+    """Images of intermediate latents w, uint8 (n,C,S,S) on the CPU, at full side; all with the same noise."""
+    return _rendered(family, lambda rows: family.from_style(w[rows], generator), w, seed)
 
 
 @torch.no_grad()
-def render_styles(family: Family, generator: nn.Module, w: Tensor, *, seed: int = 0, batch: int = 32) -> Tensor:
-    """Images of intermediate latents w, uint8 (n,C,S,S) on the CPU, at full side; all with the same noise."""
+def _rendered(family: Family, generate: Callable[[slice], Tensor], latents: Tensor, seed: int) -> Tensor:
     parts = []
-    for start in range(0, len(w), batch):
-        with noise_from(seed, w.device):
-            parts.append(family.from_style(w[start:start + batch], generator))
+    for start in range(0, len(latents), BATCH):
+        with noise_from(seed, latents.device):
+            parts.append(generate(slice(start, start + BATCH)))
     return to_uint8(torch.cat(parts), family.images.side).cpu()
 
 

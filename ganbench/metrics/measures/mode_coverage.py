@@ -6,7 +6,6 @@ import numpy as np
 from pydantic import PositiveInt
 from torch import Tensor
 
-from ganbench.metrics.maths.mode_counts import kl_of_counts
 from ganbench.metrics.maths.uncertainty import bootstrap
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.networks import classifier
@@ -73,3 +72,14 @@ def symbols_a_channel(classes: list[str], channels: int) -> int:
     symbols = sorted(set("".join(classes)))
     words = ["".join(word) for word in product(symbols, repeat=channels)] if len(symbols) ** channels < 10**6 else []
     return len(symbols) if channels > 1 and classes == words else 0
+
+
+def kl_of_counts(counts: np.ndarray, reference: np.ndarray) -> float:
+    """KL(counts || reference) in nats, both normalised; NaN for no counts, inf where the reference lacks a mode."""
+    if counts.sum() == 0:
+        return float("nan")
+    p, q = counts / counts.sum(), reference / reference.sum()
+    here = p > 0
+    if (q[here] == 0).any():
+        return float("inf")
+    return max(0.0, float((p[here] * np.log(p[here] / q[here])).sum()))

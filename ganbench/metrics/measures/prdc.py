@@ -34,14 +34,18 @@ class Prdc(StoredFeatures):
 
     def scores(self) -> list[Score]:
         """The numbers as rows of a table, with their intervals where honest ones are known."""
+        n_real, n_fake = self.counts()
+        return self._rows({"precision": n_fake, "recall": n_real, "density": None, "coverage": n_real})
+
+    def _rows(self, levels: dict[str, int | None]) -> list[Score]:
+        """Some of the four numbers, each with the count that it is a share of, or None for no share."""
         reals, fakes = self.reals(), self.fakes()
         found = tallies(reals, fakes, self.k, self.strict)
         values, note = found.values(self.k), found.note(self.k)
         errors = prdc_errors(reals, fakes, self.k, self.strict, self.seed, values)
-        counts = {"precision": len(fakes), "recall": len(reals), "coverage": len(reals)}
-        return [Score(value, level, *of_neighbours(value, errors[level], counts.get(level), HALVES, METHOD),
+        return [Score(values[level], level, *of_neighbours(values[level], errors[level], count, HALVES, METHOD),
                       n_real=len(reals), n_fake=len(fakes), higher_is_better=True, note=note)
-                for level, value in values.items()]
+                for level, count in levels.items()]
 
     def _choices(self) -> list[str]:
         return [f"k={self.k}", f"strict={str(self.strict).lower()}"]

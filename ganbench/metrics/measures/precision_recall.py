@@ -4,13 +4,12 @@ from typing import Any
 
 from pydantic import PositiveInt
 
-from ganbench.metrics.feature_metric import StoredFeatures
-from ganbench.metrics.maths.neighbours import HALVES, METHOD, prdc, prdc_errors, tallies
-from ganbench.metrics.maths.uncertainty import of_neighbours
+from ganbench.metrics.maths.neighbours import prdc
+from ganbench.metrics.measures.prdc import Prdc
 from ganbench.metrics.metric import Score
 
 
-class PrecisionRecall(StoredFeatures):
+class PrecisionRecall(Prdc):
     """Levels "precision", "recall" and "f_score", their harmonic mean (Kynkaanniemi et al. 2019, section 2).
 
     The network is Inception, as for the other metrics here, so that images pass through one network. The paper's, and
@@ -25,7 +24,6 @@ class PrecisionRecall(StoredFeatures):
     paper = "Kynkaanniemi, Karras, Laine, Lehtinen, Aila 2019, arXiv 1904.06991"
     summary = ("Which share of the generated images lies on the manifold of the real ones, and the other way round, "
                "manifolds being unions of balls that reach to the third neighbour.")
-    higher_is_better = True  # type: ignore[misc]
 
     def __init__(self, *args: Any, k: PositiveInt | None = None, strict: bool | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -44,20 +42,11 @@ class PrecisionRecall(StoredFeatures):
 
     def scores(self) -> list[Score]:
         """The numbers as rows of a table, with their intervals where honest ones are known."""
-        reals, fakes = self.reals(), self.fakes()
-        found = tallies(reals, fakes, self.k, self.strict)
-        values, note = found.values(self.k), found.note(self.k)
-        errors = prdc_errors(reals, fakes, self.k, self.strict, self.seed, values)
-        counts = {"precision": len(fakes), "recall": len(reals)}
-        rows = [Score(values[level], level, *of_neighbours(values[level], errors[level], count, HALVES, METHOD),
-                      n_real=len(reals), n_fake=len(fakes), higher_is_better=True, note=note)
-                for level, count in counts.items()]
-        both = f_score(values["precision"], values["recall"])
-        return [*rows, Score(both, "f_score", n_real=len(reals), n_fake=len(fakes), higher_is_better=True,
-                             note="; ".join(filter(None, ("no interval: it is made of the two above", note))))]
-
-    def _choices(self) -> list[str]:
-        return [f"k={self.k}", f"strict={str(self.strict).lower()}"]
+        n_real, n_fake = self.counts()
+        precision, recall = self._rows({"precision": n_fake, "recall": n_real})
+        note = "; ".join(filter(None, ("no interval: it is made of the two above", recall.note)))
+        return [precision, recall, Score(f_score(precision.value, recall.value), "f_score", n_real=n_real,
+                                         n_fake=n_fake, higher_is_better=True, note=note)]
 
 
 def f_score(precision: float, recall: float) -> float:

@@ -1,8 +1,10 @@
-"""Counting modes: of 2-D mixtures whose centres are known, and of images sorted into classes."""
+"""2-D mixtures whose centres are known, and how a sample of points covers one."""
 
 from dataclasses import dataclass
 
 import numpy as np
+
+from ganbench.metrics.measures.mode_coverage import kl_of_counts
 
 RING8 = np.array([[2 * np.cos(a), 2 * np.sin(a)] for a in np.arange(8) * np.pi / 4]) / 1.414
 RING8_STD = 0.02 / 1.414
@@ -44,14 +46,3 @@ def mixture_coverage(points: np.ndarray, centres: np.ndarray, std: float, enough
         loose=int((count(3) >= 1).sum()), strict=int((count(4) >= enough).sum()),
         high_quality=float((distance <= 3 * std).mean()), near5=float((distance <= 5 * std).mean()),
         kl=kl_of_counts(count(4), np.ones(k)), distance=float(distance.mean()))
-
-
-def kl_of_counts(counts: np.ndarray, reference: np.ndarray) -> float:
-    """KL(counts || reference) in nats, both normalised; NaN for no counts, inf where the reference lacks a mode."""
-    if counts.sum() == 0:
-        return float("nan")
-    p, q = counts / counts.sum(), reference / reference.sum()
-    here = p > 0
-    if (q[here] == 0).any():
-        return float("inf")
-    return max(0.0, float((p[here] * np.log(p[here] / q[here])).sum()))
