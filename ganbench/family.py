@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from ganbench.errors import Diverged, UserError, nearest
-from ganbench.plugins import load_plugin, source_hash
+from ganbench.plugins import load_plugin, same_source, source_hash
 from ganbench.random import Random
 from ganbench.sides import parse_side, write_side
 
@@ -407,6 +407,11 @@ def find_family(name: str) -> type[Family]:
 def family_hash(name: str) -> str:
     """Hash of the code of the family called `name`, to tell whether two trainings were made by the same."""
     return source_hash(find_family(name).__module__)
+
+
+def made_by_this_code(recorded: str, name: str) -> bool:
+    """Whether a recorded `family_hash`, also one of an earlier version, is that of the family as it is now."""
+    return recorded == family_hash(name) or same_source(recorded, find_family(name).__module__)
 
 
 def configure(family: type[Family], preset: str | None = None, overrides: Mapping[str, Any] | None = None,

@@ -9,8 +9,10 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import io
 import pkgutil
 import sys
+import tokenize
 import traceback
 from collections.abc import Iterator
 from functools import cache
@@ -110,22 +112,61 @@ def _only_subclass(module: ModuleType, base: type[T]) -> type[T]:
 
 # --- which code a plugin is ----------------------------------------------------------------------------------------
 
+CODE = "code-"  # begins a hash of code without its comments; older hashes are of the whole text
+
+
 def source_hash(module: str) -> str:
     """Hash of an imported plugin's file and of what it imports from beside it (models/nn, a user's own helpers).
 
-    The rest of ganbench and installed libraries are not in it: rows name their commit and versions.
+    Of the code alone: comments, docstrings and blank lines are not in it. Nor are the rest of ganbench and installed
+    libraries: rows name their commit and versions.
 
     Args:
         module: the dotted name of the plugin's module, which has been imported.
     Returns:
-        16 hexadecimal digits.
+        "code-" and 16 hexadecimal digits.
     """
+    return CODE + _digest({path: without_comments(text) for path, text in _sources(module).items()})
+
+
+def same_source(recorded: str, module: str) -> bool:
+    """Whether a recorded `source_hash`, also one of an earlier version, is that of the plugin as it is now."""
+    now = source_hash(module) if recorded.startswith(CODE) else _digest(_sources(module))
+    return recorded == now
+
+
+def without_comments(text: str) -> str:
+    """A Python file without comments, docstrings and blank lines."""
+    lines = text.splitlines()
+    # docstrings first: what is left of their lines keeps its place
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            for number in range(first.lineno - 1, first.end_lineno or first.lineno):
+                # a docstring on the line of its `def` leaves the `def`
+                lines[number] = lines[number].encode()[:first.col_offset].decode() if number == first.lineno - 1 else ""
+    # then comments, found by Python's own reader: a # in a string is none
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _sources(module: str) -> dict[Path, str]:
+    """The text of an imported plugin's file, and of each that it imports from beside it."""
     plugin = sys.modules[module]
     found: dict[Path, str] = {}
     _collect(plugin, found, root=Path(str(plugin.__file__)).resolve().parent, own=module.rpartition(".")[0])
+    return found
+
+
+def _digest(texts: dict[Path, str]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(found):
-        digest.update(f"{path.name}\n{found[path]}\n".encode())
+    for path in sorted(texts):
+        digest.update(f"{path.name}\n{texts[path]}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -1,6 +1,8 @@
 """What interrupts a run, and what happens to its folder between two calls: nothing is lost, nothing is used unsaid."""
 
+import ast
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -14,6 +16,8 @@ from test_training import TOY, assert_same_run, interrupted, options
 
 import ganbench
 from ganbench.errors import Stopped, UserError
+from ganbench.family import find_family
+from ganbench.plugins import same_source, source_hash, without_comments
 from ganbench.runs import checkpoint
 from ganbench.training import loop, preemption
 from ganbench.training.engine import TrainingEngine
@@ -146,9 +150,9 @@ def family(elsewhere):
 
 def test_code_that_has_changed_is_not_gone_on_with_unsaid(family):
     recorded = json.loads(Path("run/config.json").read_text())
-    assert len(recorded["source_hash"]) == 16 and list(recorded["code"]) == [str(family)]
+    assert re.fullmatch("code-[0-9a-f]{16}", recorded["source_hash"]) and list(recorded["code"]) == [str(family)]
     assert ganbench.load_run("run").step == 4  # outside the folder, and the file that was recorded
-    family.write_text(Path(TOY).read_text() + "\n# changed\n")
+    family.write_text(Path(TOY).read_text() + "\nCHANGED = True\n")
     with pytest.raises(UserError, match=rf"{family} is other code .*--trust"):
         resume("run", steps=6)
     changed = r"code of mine has changed.*--force"
@@ -162,6 +166,33 @@ def test_code_that_has_changed_is_not_gone_on_with_unsaid(family):
     Path("run/config.json").write_text(json.dumps(recorded | {"code": {str(family): checkpoint._file_hash(family)}}))
     with pytest.warns(UserWarning, match="code of mine has changed"):
         ganbench.load_run("run")
+
+
+def test_comments_and_docstrings_are_not_code(family):
+    """Nor are blank lines; a # in a string is. A hash of the whole text, as earlier versions wrote it, is still read.
+    """
+    module = find_family(str(family)).__module__
+    before, text = source_hash(module), family.read_text()
+    whole = hashlib.sha256(f"{family.name}\n{text}\n".encode()).hexdigest()[:16]
+    assert same_source(before, module) and same_source(whole, module)
+    family.write_text("# another comment\n\n" + text.replace('"""', '"""Other words. ', 1) + "\n\n# and one\n")
+    assert source_hash(module) == before and same_source(before, module) and not same_source(whole, module)
+    family.write_text(text + '\nMARK = "a # b"\n')
+    changed = source_hash(module)
+    family.write_text(text + '\nMARK = "a # c"\n')
+    assert len({before, changed, source_hash(module)}) == 3
+
+
+def test_what_is_left_without_comments_is_the_same_program():
+    """Of every file of the zoo: the same syntax tree but for docstrings."""
+    paths = list((Path(ganbench.__file__).parent / "models").resolve().rglob("*.py"))
+    assert len(paths) > 30
+    for path in paths:
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        assert ast.dump(ast.parse(without_comments(path.read_text()))) == ast.dump(tree), path
 
 
 def test_a_renamed_optimizer_is_one_line(family):

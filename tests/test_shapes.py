@@ -15,7 +15,10 @@ import ganbench
 from ganbench.bench.suite import plan
 from ganbench.cli import ROOMS, app
 from ganbench.data import open_dataset
+from ganbench.data.crops import Box
 from ganbench.data.images import sized
+from ganbench.data.sources.folder import Folder
+from ganbench.data.sources.npz import Npz
 from ganbench.data.store import Store, verify_store
 from ganbench.data.stream import Stream
 from ganbench.errors import UserError
@@ -89,8 +92,6 @@ def test_levels_are_halved_while_they_stay_whole(arrays, side, levels):
 
 
 def test_a_crop_that_cuts_squares_is_not_stretched(monkeypatch, arrays):
-    from ganbench.data.crops import Box
-    from ganbench.data.sources.npz import Npz
     monkeypatch.setattr(Npz, "crops", {"c32": Box(0, 0, 32, 32)})
     with pytest.raises(UserError, match=r"cuts squares.*--crop centre"):
         open_dataset(str(arrays / "3.npz"), side="16x24", crop="c32")
@@ -203,3 +204,24 @@ def test_images_to_score_are_brought_to_a_rectangle(elsewhere):
     batch = next(opened.batches(4))
     assert batch.shape == (4, 3, 64, 96) and opened.describe().startswith("4 images of pictures, 3x64x96")
     assert opened.content_hash != open_images("pictures", side=64).content_hash
+
+
+def test_skip_bad_leaves_out_what_a_crop_does_not_fit_as_prepare_does(elsewhere, monkeypatch):
+    monkeypatch.setattr(Folder, "crops", {"c8": Box(1, 2, 9, 10, 10, 12)})
+    Path("faces").mkdir()
+    for n in range(5):
+        Image.fromarray(picture(12, 10 + (n == 3))).save(f"faces/{n}.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # lies on its side: as it will be seen, it fits
+    Image.fromarray(picture(10, 12)).save("faces/turned.png", exif=turned)
+    with pytest.raises(UserError, match=r"faces/3\.png|3\.png.*made for 10x12"):
+        list(open_images("faces", side=8, crop="c8").batches())
+    opened = open_images("faces", side=8, crop="c8", skip_bad=True)
+    store = open_dataset("faces", side=8, crop="c8", split="all", skip_bad=True)
+    assert opened.n == store.n == 5 and "3.png" in opened.warnings[0] and "3.png" in store.skipped[0]
+    assert "left out: not 10x12, as the crop c8 needs 1" in opened.describe()
+    assert np.array_equal(torch.cat(list(opened.batches())).numpy(), store.level(8))
+    for path in Path("faces").iterdir():
+        Image.fromarray(picture(9, 9)).save(path)
+    with pytest.raises(UserError, match=r"none of 6 images .*not 10x12"):
+        open_images("faces", side=8, crop="c8", skip_bad=True)

@@ -18,6 +18,7 @@ from typing import IO, Any
 from ganbench import records
 from ganbench.bench.cells import Cell, Planned, Reference
 from ganbench.errors import UserError
+from ganbench.family import made_by_this_code
 from ganbench.files import atomic_write, lock_file, read_json
 from ganbench.sides import parse_side
 
@@ -81,7 +82,8 @@ class Manifest:
 
     def stale(self, cell: Cell | Reference) -> bool:
         """Whether what is there was made, or begun, by other code than the family's file holds now."""
-        return isinstance(cell, Cell) and self.state(cell).get("source", cell.source) != cell.source
+        recorded = self.state(cell).get("source")
+        return isinstance(cell, Cell) and recorded is not None and not made_by_this_code(recorded, cell.family)
 
     def left(self, planned: Planned) -> list[Mapping[str, Any]]:
         """Finished cells that the suite does not name any more."""

@@ -27,7 +27,7 @@ from ganbench.errors import UserError
 from ganbench.family import Family, ImageSpec, configure, find_family, sampling_batch, to_uint8
 from ganbench.files import Kinds, read_json
 from ganbench.pictures.grids import ImageTensor, magnified, png, tile
-from ganbench.plugins import source_hash
+from ganbench.plugins import same_source, source_hash
 from ganbench.random import Random, derived_seed
 from ganbench.runs import checkpoint
 from ganbench.sides import write_side
@@ -126,7 +126,7 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
     document, tensors, chosen = _chosen(path / "checkpoints", which, strict)
     check_code(path, config, "family", trust=trust)
     family = build_family(config, device)
-    if changed := changed_code(config, source_hash(type(family).__module__)):
+    if changed := changed_code(config, type(family).__module__):
         warnings.warn(f"{path}: {changed}; its images and scores may differ from those of the training", stacklevel=2)
 
     # The checkpoint's weights, into networks that config.json describes.
@@ -255,16 +255,16 @@ def check_code(path: Path, config: dict[str, Any], *which: str, trust: bool) -> 
         warnings.warn(f"{reason}; it is trusted and run (its SHA-256 is {found})", stacklevel=3)
 
 
-def changed_code(config: dict[str, Any], now: str) -> str:
+def changed_code(config: dict[str, Any], module: str) -> str:
     """What to say if the family's code is not what the run was begun with; "" if it is, or if nobody wrote that down.
 
-    now: the code's `ganbench.plugins.source_hash`.
+    module: the family's, imported.
     """
     recorded = config.get("source_hash")
-    if recorded in (None, now):
+    if recorded is None or same_source(str(recorded), module):
         return ""
     name = Path(config["family_source"]).stem
-    return f"the code of {name} has changed since this run was begun ({recorded}, now {now})"
+    return f"the code of {name} has changed since this run was begun ({recorded}, now {source_hash(module)})"
 
 
 def _sha256(file: Path) -> str:

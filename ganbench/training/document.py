@@ -215,7 +215,7 @@ def _folder(options: RunOptions, document: dict[str, Any]) -> Path:
             if former[key] != document[key]:
                 raise UserError(f"{folder} was begun with other {name} than asked for now ({key} {former[key]}, now "
                                 f"{document[key]}): leave out what you changed, or choose another folder")
-        if not options.force and (changed := changed_code(former, document["source_hash"])):
+        if not options.force and (changed := changed_code(former, find_family(document["family_source"]).__module__)):
             raise UserError(f"{folder}: {changed}: add --force to go on with the code as it is now, "
                             "or choose another folder")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not options.resume:

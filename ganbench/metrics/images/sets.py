@@ -319,6 +319,8 @@ class SourceSet(ImageSet):
         if self._box is not None and self.width:
             raise UserError(f"the crop {self.crop} of {description} cuts squares, and --side {side} is none: add "
                             f"--crop {' or '.join(GENERIC)}")
+        if skip_bad and not native:
+            looks = self._fitting(looks)
         self._looks = [digest for _, digest in looks]
         # arrays cost nothing to read again; picture files are decoded
         self.at_hand = source.encoded(int(self.indices[0])) is None
@@ -360,6 +362,26 @@ class SourceSet(ImageSet):
             raise UserError(f"none of {len(looks)} images of {self.description} can be read: {named}")
         return good
 
+    def _fitting(self, looks: list[tuple[Header, str]]) -> list[tuple[Header, str]]:
+        """Without the images of another size than the crop is made for; these are counted and named."""
+        box, pad = self._box, 2 * self.source.pad
+        if box is None or not box.width:
+            return looks
+        fits = [(look.width + pad, look.height + pad) == (box.width, box.height) for look, _ in looks]
+        if all(fits):
+            return looks
+        bad = [shown(self.source.names[index]) for index, fit in zip(self.indices, fits) if not fit]
+        named = ", ".join(bad[:5]) + (" ..." if len(bad) > 5 else "")
+        what = f"not {box.width}x{box.height}, as the crop {self.crop} needs"
+        if not any(fits):
+            raise UserError(f"none of {len(bad)} images of {self.description} can be used ({what}): choose another "
+                            "--crop")
+        self.left_out[what] = len(bad)
+        self.warnings.append(f"left out {len(bad)} images of {self.description}, {what}: {named}")
+        self.indices = self.indices[fits]
+        self.n = len(self.indices)
+        return [look for look, fit in zip(looks, fits) if fit]
+
     @cached_property
     def content_hash(self) -> str:  # type: ignore[override]
         """Of the files' bytes in order (or the pixels of arrays), and of how they are brought to one size."""
@@ -398,7 +420,10 @@ def _look_at(source: Source, index: int, whole: bool) -> tuple[Header, str] | st
             pixels = np.asarray(picture)
             return Header(pixels.shape[1], pixels.shape[0], pixels.ndim == 3, False), _array_digest(pixels)
         data = file_bytes(data) if isinstance(data, Path) else data
-        return header(data), hashlib.sha256(data).hexdigest()
+        said = header(data)
+        if isinstance(picture, Image.Image):  # turned, as it will be cut
+            said = said._replace(width=picture.width, height=picture.height)
+        return said, hashlib.sha256(data).hexdigest()
     except (Unreadable, OSError, MemoryError) as error:
         return " ".join(str(error).split())
 
