@@ -17,6 +17,7 @@ from ganbench.errors import UserError
 from ganbench.family import sampling_batch
 from ganbench.metrics import cache
 from ganbench.metrics.feature_metric import FeatureMetric
+from ganbench.metrics.images.ahead import ahead
 from ganbench.metrics.images.sets import ArraySet, ImageSet, Statistics, StoreSet, shuffled
 from ganbench.metrics.metric import ImageMetric, ModelMetric, Score, Subject, build_metric, check_settings, find_metric
 from ganbench.metrics.networks import weight_files
@@ -272,9 +273,16 @@ def _feed(images: ImageSet, real: bool, seed: int, jobs: list[_Job], networks: M
           report: Report, guard: _Guard, side: int, progress: Progress | None) -> None:
     """Show the images to every job, batch by batch."""
     done, what = 0, "real" if real else "fake"
-    for batch in images.batches(sampling_batch(side)):
-        if real and images.mirror:
-            batch = mirrored(batch, done, seed)
+    place = 0  # of the next batch's first image
+
+    def prepare(batch: Tensor) -> Tensor:
+        nonlocal place
+        start, place = place, place + len(batch)
+        return mirrored(batch, start, seed) if real and images.mirror else batch
+
+    # pixels are looked at where they are; networks get them on their device, copied while the batch before is at work
+    device = next((network.device for network in networks.values()), torch.device("cpu"))
+    for batch, there in ahead(images.batches(sampling_batch(side)), device, prepare):
         features: dict[Any, Mapping[str, Tensor]] = {}
         active = [job for job in jobs if job.name not in report.failures]
         for job in active:
@@ -287,7 +295,7 @@ def _feed(images: ImageSet, real: bool, seed: int, jobs: list[_Job], networks: M
                     continue
                 # one forward pass for all metrics that share the network
                 if job.group not in features:
-                    features[job.group] = networks[job.group](batch)
+                    features[job.group] = networks[job.group](there)
                     name = job.metric.network_name
                     report.forwards[name] = report.forwards.get(name, 0) + len(batch)
                 rows = features[job.group][job.metric.layer]

@@ -170,6 +170,7 @@ class StreamedMoments(FeatureMetric):
     fake_sample: list[Tensor]
 
     def _make_states(self) -> None:
+        self._latest: dict[bool, tuple[Tensor, int]] = {}  # moments as they were left, with their count
         for side in ("real", "fake"):
             self.add_state(f"{side}_moments", default=[], dist_reduce_fx=None)
             self.add_state(f"{side}_sample", default=[], dist_reduce_fx=None)
@@ -178,15 +179,22 @@ class StreamedMoments(FeatureMetric):
         if not len(features):
             return
         parts, kept = (self.real_moments, self.real_sample) if real else (self.fake_moments, self.fake_sample)
-        seen = sum(moments.count(p) for p in parts)
+        seen = self._seen(parts)
         added = moments.combine([*parts, moments.of_rows(features.detach())])
+        self._latest[real] = added, seen + len(features)
         # each row gets a random priority; the rows with the least are a random sample, whatever the batches
-        priority = Random(derived_seed(self.seed, "real" if real else "fake", seen)).uniform(len(features)).to(features)
+        random = Random(derived_seed(self.seed, "real" if real else "fake", seen), features.device)
+        priority = random.uniform(len(features)).to(features.dtype)
         sample = least([*kept, torch.cat([priority[:, None], features.detach()], 1)])
         if real:
             self.real_moments, self.real_sample = [added], [sample]
         else:
             self.fake_moments, self.fake_sample = [added], [sample]
+
+    def _seen(self, parts: list[Tensor]) -> int:
+        """Samples behind moments. What `_add` has left is known; a GPU is asked for others alone."""
+        known = {id(left): count for left, count in self._latest.values()}
+        return sum(known[id(part)] if id(part) in known else moments.count(part) for part in parts)
 
     def gaussian(self, real: bool) -> Gaussian:
         """Mean, covariance and count of one set."""

@@ -17,6 +17,16 @@ from model_support import build
 from test_recorded import CASES
 
 from ganbench.family import Batch, Clock
+from ganbench.metrics.functional import (
+    frechet_distance,
+    kernel_inception_distance,
+    prdc,
+    sliced_wasserstein_distance,
+)
+from ganbench.metrics.images.ahead import ahead
+from ganbench.metrics.measures.fid import Fid
+from ganbench.metrics.networks.replay import Replayed
+from ganbench.metrics.networks.resize import resize
 from ganbench.random import Random
 from ganbench.runs.checkpoint import same
 from ganbench.training.engine import TrainingEngine
@@ -109,3 +119,68 @@ def test_fused_optimizers_leave_everything_where_values_are_not_finite(kind):
         step_where(finite, fused)
         select_step(finite, plain)
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+# --- scoring --------------------------------------------------------------------------------------------------------
+
+def rows(n=600, d=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, d, generator=generator), torch.rand(n, d, generator=generator) + 0.1
+
+
+MEASURES = {"frechet": lambda x, y: {"": frechet_distance(x, y)},
+            "kid": lambda x, y: kernel_inception_distance(x, y, subsets=5, subset_size=200),
+            "prdc": prdc}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("n", [24, 600])  # fewer samples than numbers, and more
+def test_measures_on_the_device_are_those_on_the_cpu(name, n):
+    x, y = rows(n)
+    if name == "kid" and n < 200:
+        pytest.skip("fewer samples than a subset")
+    assert MEASURES[name](x.cuda(), y.cuda()) == pytest.approx(MEASURES[name](x, y), rel=1e-6, abs=1e-9)
+
+
+def test_swd_on_the_device_is_that_on_the_cpu():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(0, 256, (256, 3, 32, 32), dtype=torch.uint8, generator=generator) for _ in range(2))
+    theirs = sliced_wasserstein_distance(a, b, seed=0)
+    assert sliced_wasserstein_distance(a.cuda(), b.cuda(), seed=0) == pytest.approx(theirs, rel=1e-6)
+
+
+def test_fid_adds_features_without_waiting():
+    x, y = (part.cuda() for part in rows())
+    metric, plain = Fid("random-vgg16").to("cuda"), Fid("random-vgg16")
+    metric.update_features(x[:100], real=True)
+    metric.update_features(y[:100], real=False)
+    torch.cuda.set_sync_debug_mode("error")
+    for start in range(100, 600, 100):
+        metric.update_features(x[start:start + 100], real=True)
+        metric.update_features(y[start:start + 100], real=False)
+    torch.cuda.set_sync_debug_mode("default")
+    for start in range(0, 600, 100):
+        plain.update_features(x[start:start + 100].cpu(), real=True)
+        plain.update_features(y[start:start + 100].cpu(), real=False)
+    assert float(metric.compute()) == pytest.approx(float(plain.compute()), rel=1e-6)
+    assert torch.allclose(metric.sample(True).cpu(), plain.sample(True))
+
+
+def test_images_arrive_in_order_while_others_are_at_work():
+    given = [torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8) for _ in range(20)]
+    busy, sums = torch.rand(2048, 2048, device="cuda"), []
+    for host, there in ahead(iter(given), torch.device("cuda", 0), lambda batch: batch):
+        busy = (busy @ busy).clamp(0, 1)
+        sums.append((host, there.double().sum()))
+    assert len(sums) == 20 and all(float(total) == float(host.double().sum()) for host, total in sums)
+
+
+def test_a_replayed_network_is_the_network():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 8, 3)).cuda().eval()
+    passed = Replayed(lambda x: {"rows": network(resize(x, 40, "tf1-bilinear")).flatten(1)})
+    with torch.inference_mode():
+        batches = [torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, device="cuda") for n in (8, 8, 8, 8, 3)]
+        found = [passed(batch)["rows"] for batch in batches]
+        assert passed.replay is not None and passed.possible
+        for batch, values in zip(batches, found):
+            assert torch.allclose(values, network(resize(batch, 40, "tf1-bilinear")).flatten(1), rtol=1e-3, atol=1e-3)

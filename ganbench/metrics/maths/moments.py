@@ -58,24 +58,44 @@ def squared(a: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def combine(parts: Iterable[Tensor] | Tensor) -> Tensor:
-    """Moments of the union. `parts` may be a stack (P,d+2,d), as torchmetrics hands it over."""
+    """Moments of the union. `parts` may be a stack (P,d+2,d), as torchmetrics hands it over. On a GPU nothing is waited
+    for."""
     result: Tensor | None = None
     for part in parts:
         if result is None:
             result = part.clone()
-            continue
-        a, b = float(result[0, 0]), float(part[0, 0])
-        if b == 0:
-            continue
-        # sums of squares about each part's mean add up, and the step between the means adds its own share
-        step = part[1] - result[1]
-        result[2:] += part[2:]
-        if a:
-            result[2:].addr_(step, step, alpha=a * b / (a + b))
-        result[1] += step * (b / (a + b))
-        result[0] += b
+        elif part.device.type == "cpu":
+            _combine_counts(result, part, float(result[0, 0]), float(part[0, 0]))
+        else:
+            _combine_on_device(result, part)
     assert result is not None
     return result
+
+
+def _combine_counts(result: Tensor, part: Tensor, a: float, b: float) -> None:
+    """Add the moments of b samples to those of a."""
+    if b == 0:
+        return
+    # sums of squares about each part's mean add up, and the step between the means adds its own share
+    step = part[1] - result[1]
+    result[2:] += part[2:]
+    if a:
+        result[2:].addr_(step, step, alpha=a * b / (a + b))
+    result[1] += step * (b / (a + b))
+    result[0] += b
+
+
+def _combine_on_device(result: Tensor, part: Tensor) -> None:
+    """The same where the counts are known to the device alone."""
+    a, b = result[0, 0].clone(), part[0, 0]
+    total = (a + b).clamp_min(1)
+    step = part[1] - result[1]
+    # the step's share as the product of a vector with itself, which is symmetric to the bit
+    share = step * (a * b / total).sqrt()
+    result[2:] += part[2:]
+    result[2:].addr_(share, share)
+    result[1] += step * (b / total)
+    result[0] += b
 
 
 def add(moments: Tensor, rows: Tensor) -> None:

@@ -31,6 +31,7 @@ from ganbench.metrics.maths.arrays import tf32
 from ganbench.metrics.networks import weight_files as weights
 from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.metrics.networks.inception import LAYERS, SIDE, Inception
+from ganbench.metrics.networks.replay import Replayed
 from ganbench.metrics.networks.resize import resize
 from ganbench.metrics.networks.vit import VisionTransformer, names_of_clip
 from ganbench.random import Random, derived_seed
@@ -168,8 +169,10 @@ def _inception(name: str, layers: Sequence[str], device: torch.device, dtype: st
         # pytorch-fid maps 0..255 to [-1,1]; everybody else does as TensorFlow's graph
         return network(x / 127.5 - 1 if rule == "torch-bilinear" else (x - 128) / 128)
 
-    return FeatureNetwork(name, wanted, body, weights_hash=weights.weights_hash(state)[:8], device=device, dtype=dtype,
-                          resize=f"{rule}-{SIDE}", has_classifier=classifier,
+    # Pillow's resizing happens on the CPU and cannot be recorded
+    passed: Body = Replayed(body) if device.type == "cuda" and rule != "pil-bicubic" else body
+    return FeatureNetwork(name, wanted, passed, weights_hash=weights.weights_hash(state)[:8], device=device,
+                          dtype=dtype, resize=f"{rule}-{SIDE}", has_classifier=classifier,
                           weights_note=f"{known.name}: {known.note}" if known.note else known.name)
 
 

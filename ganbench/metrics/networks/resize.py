@@ -4,6 +4,7 @@ All take uint8 (B,3,H,W) and return floats (B,3,side,side) on the scale 0..255, 
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -22,22 +23,24 @@ def tf1_bilinear(images: Tensor, side: int, dtype: torch.dtype) -> Tensor:
     x = images.to(dtype)
     height, width = x.shape[-2:]
     if width != side:
-        low, high, weight = _tf1_positions(width, side, x)
+        low, high, weight = _tf1_positions(width, side, x.dtype, x.device)
         x = torch.lerp(x[..., low], x[..., high], weight)
     if height != side:
-        low, high, weight = _tf1_positions(height, side, x)
+        low, high, weight = _tf1_positions(height, side, x.dtype, x.device)
         x = torch.lerp(x[..., low, :], x[..., high, :], weight[:, None])
     return x
 
 
-def _tf1_positions(size: int, side: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower and upper neighbour of each output pixel, and the weight of the upper."""
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _tf1_positions(size: int, side: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Lower and upper neighbour of each output pixel, and the weight of the upper. Made once: a GPU would wait for the
+    copies at every batch."""
     # the step is a float32 in TensorFlow and in torch-fidelity, whatever the images' type
     step = torch.tensor(size / side, dtype=torch.float32)
-    at = torch.arange(side, dtype=like.dtype) * step
+    at = torch.arange(side, dtype=dtype) * step
     low = at.long()
-    weight = (at - low).to(like)
-    return low.to(like.device), (low + 1).clamp(max=size - 1).to(like.device), weight
+    return low.to(device), (low + 1).clamp(max=size - 1).to(device), (at - low).to(device, dtype)
 
 
 def torch_bilinear(images: Tensor, side: int, dtype: torch.dtype) -> Tensor:
