@@ -30,7 +30,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator
-from contextlib import chdir
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,15 +231,10 @@ def _fitting(family: type[Family], preset: str | None, settings: dict[str, Any],
     return name, json.dumps(config.model_dump(mode="json", exclude=common), sort_keys=True)
 
 
-class _at:
-    """Puts file and line before a complaint."""
-
-    def __init__(self, path: Path, lines: dict[tomlfile.Place, int], *place: str | int):
-        self.prefix = f"{path} line {tomlfile.line_of(place, lines)}"
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, UserError):
-            raise UserError(f"{self.prefix}: {error}") from None
+@contextmanager
+def _at(path: Path, lines: dict[tomlfile.Place, int], *place: str | int) -> Iterator[None]:
+    """Put file and line before the message of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path} line {tomlfile.line_of(place, lines)}: {error}") from None

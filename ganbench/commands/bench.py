@@ -60,17 +60,16 @@ def bench(
     manifest = Manifest(folder, suite=str(suite), threads=max(1, usable_cores() // jobs))
     try:
         runner = _engine(engine, jobs, manifest.threads, folder, slurm or [])
-        console.print(f"{planned.suite.title}: {len(chosen.cells)} cells, {planned.suite.budget} each; {runner.about}",
-                      markup=False, highlight=False, soft_wrap=True)
+        _print(console, f"{planned.suite.title}: {len(chosen.cells)} cells, {planned.suite.budget} each; "
+                        f"{runner.about}")
         tally = drive(planned, chosen, manifest, runner, table, console, redo=redo)
     finally:
         manifest.close()
     counts = ", ".join(f"{n} {state}" for state, n in sorted(tally.states.items()))
     total = len(chosen.cells) + len(chosen.references)
-    console.print(f"ran {tally.ran} of {total} ({counts}); {tally.rows} rows in {table}",
-                  markup=False, highlight=False, soft_wrap=True)
+    _print(console, f"ran {tally.ran} of {total} ({counts}); {tally.rows} rows in {table}")
     if tally.failed:
-        console.print("call it again to give what crashed or was killed another try", markup=False, highlight=False)
+        _print(console, "call it again to give what crashed or was killed another try")
     if tally.rows:
         _report(planned.suite, table, None if no_html else html or table.with_suffix(".html"), folder, console)
     if tally.failed:
@@ -86,9 +85,8 @@ def _print_shipped(console: Any) -> None:
     for name, title, about in summaries():
         table.add_row(name, f"{title}. {about}" if about else title)
     console.print(table)
-    console.print("\nrun one: ganbench bench NAME; its cost first: ganbench bench NAME --dry-run; "
-                  f"copy one to change it: they are in {suites_folder()}", markup=False, highlight=False,
-                  soft_wrap=True)
+    _print(console, "\nrun one: ganbench bench NAME; its cost first: ganbench bench NAME --dry-run; "
+                    f"copy one to change it: they are in {suites_folder()}")
 
 
 def _what_is_there(planned: Any, folder: Path, console: Any) -> None:
@@ -98,11 +96,10 @@ def _what_is_there(planned: Any, folder: Path, console: Any) -> None:
     known = states(folder)
     done = [cell for cell in planned.cells if known.get(cell.key, {}).get("state") in FINISHED]
     if known:
-        console.print(f"{len(done)} of these {len(planned.cells)} cells are finished in {folder}",
-                      markup=False, highlight=False, soft_wrap=True)
+        _print(console, f"{len(done)} of these {len(planned.cells)} cells are finished in {folder}")
     for cell in done:
         if known[cell.key].get("source", cell.source) != cell.source:
-            console.print(stale_line(cell.name, planned.path), markup=False, highlight=False, soft_wrap=True)
+            _print(console, stale_line(cell.name, planned.path))
 
 
 def _engine(name: str, jobs: int, threads: int, folder: Path, slurm: list[str]) -> Any:
@@ -131,9 +128,14 @@ def _report(suite: Any, table: Path, html: Path | None, folder: Path, console: A
     if html is not None:
         write_text(html, render(frame, title=suite.title, roots=[folder],
                                 targets=suite.evaluation.targets, command=f"ganbench report {table} --html {html}"))
-        console.print(f"wrote {html}", markup=False, highlight=False, soft_wrap=True)
+        _print(console, f"wrote {html}")
 
 
 def _default_jobs() -> int:
     from ganbench.bench.engines import visible_gpus
     return len(visible_gpus()) or usable_cores()
+
+
+def _print(console: Any, text: str) -> None:
+    """A line as it is: no markup, no colours, wrapped by the terminal."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

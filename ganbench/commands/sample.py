@@ -149,25 +149,19 @@ def labels_of(run: "Run", kind: str, *, n: int, seed: int) -> "Labels":
     if kind == "growth":
         grids = pictures.spread(sorted(run.path.glob("grids/*.png")))
         return Labels(name, (), [pictures.moment(path) for path in grids])
-    if kind == "walk":
-        return Labels(f"{name}: from latent to latent", [f"{i} to {i + 1}" for i in range(rows - 1)])
-    if kind.startswith("interpolate-"):
-        space = kind.removeprefix("interpolate-")
-        return Labels(f"{name}: interpolation in {space}", [f"pair {i}" for i in range(rows)],
-                      [f"{i / 8:g}" for i in range(9)])
-    if kind == "embed":
-        return Labels(f"{name}: real images at both ends", (), ["real", *(f"{i / 8:g}" for i in range(9)), "real"])
-    if kind == "classes":
-        return Labels(name, list(run.config["dataset"]["classes"]), [f"latent {i}" for i in range(rows)])
-    if kind == "truncation-sweep":
-        return Labels(f"{name}: truncation", (), [f"psi {psi:g}" for psi in pictures.PSIS])
-    if kind == "mixing-sheet":
-        return Labels(f"{name}: styles of the left column, coarse ones of the top row")
-    if kind == "noise-variation":
-        return Labels(f"{name}: noise inputs", (), [*(f"draw {i + 1}" for i in range(5)), "deviation"])
-    if kind == "arithmetic":
-        return Labels(f"{name}: the last of a row's exemplars is their mean", ["a", "- b", "+ c", "result"])
-    return Labels(name)
+    space, steps = kind.removeprefix("interpolate-"), [f"{i / 8:g}" for i in range(9)]
+    # what follows the name, then the rows and the columns
+    known: dict[str, tuple[Any, ...]] = {
+        "walk": (": from latent to latent", [f"{i} to {i + 1}" for i in range(rows - 1)]),
+        f"interpolate-{space}": (f": interpolation in {space}", [f"pair {i}" for i in range(rows)], steps),
+        "embed": (": real images at both ends", (), ["real", *steps, "real"]),
+        "classes": ("", list(run.config["dataset"]["classes"]), [f"latent {i}" for i in range(rows)]),
+        "truncation-sweep": (": truncation", (), [f"psi {psi:g}" for psi in pictures.PSIS]),
+        "mixing-sheet": (": styles of the left column, coarse ones of the top row",),
+        "noise-variation": (": noise inputs", (), [*(f"draw {i + 1}" for i in range(5)), "deviation"]),
+        "arithmetic": (": the last of a row's exemplars is their mean", ["a", "- b", "+ c", "result"])}
+    text, *axes = known.get(kind, ("",))
+    return Labels(f"{name}{text}", *axes)
 
 
 def frames_of(run: "Run", kind: str, *, n: int, seed: int, label: int | None) -> "tuple[Iterator[Any], int]":

@@ -3,9 +3,13 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from ganbench.errors import shown
 from ganbench.files import atomic_write
@@ -27,30 +31,23 @@ from ganbench.report.text import (
     runs_of,
 )
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 __all__ = ["long_table", "number", "print_blocks", "print_comparison", "print_scores", "to_csv", "to_latex",
-           "to_markdown",
-           "write_text"]
+           "to_markdown", "write_text"]
 
-def print_comparison(frame: pd.DataFrame, console: "Console | None" = None, *, all_published: bool = False) -> None:
+
+def print_comparison(frame: pd.DataFrame, console: Console | None = None, *, all_published: bool = False) -> None:
     """Print every comparison table that the results rows allow; published rows follow in their own tables.
 
     Published rows are shown where they concern data and metrics that were measured here, or all of them.
     """
-    from rich.console import Console
-
     print_blocks(build_if_any(frame), published(frame, everything=all_published), console or Console(),
                  failed=failures(frame))
 
 
-def print_blocks(blocks: list[TableBlock], literature: list[dict[str, Any]], console: "Console",
+def print_blocks(blocks: list[TableBlock], literature: list[dict[str, Any]], console: Console,
                  failed: Sequence[Mapping[str, Any]] = ()) -> None:
     """Print tables that were built already, runs that failed with the reason, and the literature in tables of its
     own."""
-    from rich.text import Text
-
     for block in blocks:
         console.print()
         console.print(Text(shown(block.title), style="bold"))
@@ -73,13 +70,8 @@ def print_blocks(blocks: list[TableBlock], literature: list[dict[str, Any]], con
         _print_published(literature, console)
 
 
-def print_scores(rows: Sequence[Mapping[str, Any]], title: str = "", console: "Console | None" = None) -> None:
+def print_scores(rows: Sequence[Mapping[str, Any]], title: str = "", console: Console | None = None) -> None:
     """Print results rows of one evaluation as they are, a line a number."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(shown(title)) if title else None,
                   title_justify="left")
     for name in ("metric", "level", "value", "95% (evaluation)", "protocol"):
@@ -118,10 +110,6 @@ def _fitting(columns: list[Column], entries: list[TableEntry], width: int) -> It
 
 
 def _rich_table(columns: list[Column], entries: list[TableEntry]) -> Any:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("")
     table.add_column("seeds", justify="right")
@@ -146,10 +134,6 @@ def _rich_table(columns: list[Column], entries: list[TableEntry]) -> Any:
 
 def _plain_table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> Any:
     """A table of texts, the first column to the left and the others to the right."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(title, style="bold"), title_justify="left")
     for index, name in enumerate(head):
         table.add_column(name, justify="right" if index else "left")
@@ -158,11 +142,7 @@ def _plain_table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]
     return table
 
 
-def _print_published(rows: list[dict[str, Any]], console: "Console") -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
+def _print_published(rows: list[dict[str, Any]], console: Console) -> None:
     console.print()
     console.print(Text(PUBLISHED_TITLE, style="bold"))
     for (dataset, side), part in itertools.groupby(rows, key=lambda r: (r["dataset"], r["side"])):

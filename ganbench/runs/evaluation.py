@@ -97,10 +97,9 @@ class Evaluation:
     def _repr_html_(self) -> str:
         arrows = {True: "higher", False: "lower", None: ""}
         # the scores, then the same metrics of reals against reals
-        rows = [(_name(row), _with_interval(row), arrows[row["higher_is_better"]],
-                 f"{row['n_fake']:,} / {row['n_real']:,}", row["protocol"]) for row in self.rows]
-        rows += [(f"{_name(row)} of reals against reals", _with_interval(row), "",
-                  f"{row['n_fake']:,} / {row['n_real']:,}", row["protocol"]) for row in self.floor]
+        rows = [(_name(row) + what, _with_interval(row), "" if what else arrows[row["higher_is_better"]],
+                 f"{row['n_fake']:,} / {row['n_real']:,}", row["protocol"])
+                for part, what in ((self.rows, ""), (self.floor, " of reals against reals")) for row in part]
         return (f"<p><b>{html.escape(self.title)}</b></p>"
                 + html_table(("metric", "value [95% interval]", "better", "images (generated / real)", "protocol"),
                              rows)

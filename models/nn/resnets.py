@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.models.nn.convolution import Conv2d
+from ganbench.models.nn.equalized import upsample
 from ganbench.models.nn.layers import ConditionalBatchNorm2d, LayerNorm, uniform_weights
 
 
@@ -35,7 +36,7 @@ class ResNetBlock(nn.Module):
         h = F.relu(self.norm1(x, *labels))
         # doubled before the first convolution, on both branches
         if self.resample == "up":
-            h, x = _double(h), _double(x)
+            h, x = upsample(h), upsample(x)
         h = self.conv2(F.relu(self.norm2(self.conv1(h), *labels)))
         if self.resample != "down":
             return h + self.shortcut(x)
@@ -158,10 +159,6 @@ def norm_layer(kind: str, width: int, classes: int = 0) -> nn.Module:
     if kind == "none":
         return nn.Identity()
     return LayerNorm(width) if kind == "layer" else nn.BatchNorm2d(width)
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 def initialise(network: nn.Module, he: tuple[type[nn.Module], ...]) -> None:
