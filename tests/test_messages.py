@@ -23,7 +23,7 @@ SPEAKERS = {
     "metrics/": ["eval"],
     "metrics/networks/weight": ["weights get", "eval"],
     "report/": ["report"], "report/reproduce.py": ["run"], "report/live.py": ["watch"],
-    "family.py": ["run"], "sides.py": ["run", "eval", "data prepare"],
+    "family/": ["run"], "sides.py": ["run", "eval", "data prepare"],
     "environment.py": ["run", "resume", "eval", "sample"],
     "distributed/": ["run", "resume", "eval"],
     "pictures/": ["sample"],
