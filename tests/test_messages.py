@@ -38,6 +38,9 @@ EXCEPTIONS = {
     ("data/sources/folder.py", "--dataset"): "the data set of run", ("data/sources/npz.py", "--dataset"): "likewise",
     ("data/sources/folder.py", "--run"): "eval's; the line says so",
     ("training/log.py", "--tensorboard"): "a run that is resumed was begun with it",
+    ("training/engine.py", "--precision"): "precision is chosen where a run begins",
+    ("commands/stats.py", "--real"): "eval's, where what is kept is used",
+    ("metrics/images/reference_statistics.py", "--as"): "stats save's, where such a file is read first",
 }
 OTHERS = {"--nproc-per-node", "--ignore-zeros", "--images", "--thumbs", "--help", "--version", "--no-deps", "--quiet",
           "--dest", "--no-build-isolation", "--disable-pip-version-check", "--error-unmatch", "--porcelain",
