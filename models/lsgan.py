@@ -149,6 +149,7 @@ class LSGAN(Family):
         super().__init__(config, images)
         self.latent_distribution = "normal" if config.latents_from == "normal" else "uniform"
         c = config
+        self.score_middle = (c.a + c.b) / 2
         # the authors' own networks, or DCGAN's
         if c.net == "lsun":
             self.generator, self.critic = Generator(c, images), Critic(c, images)

@@ -122,6 +122,7 @@ class MBDSSL(Family):
                "classifier, and the labels help the generator's images. Minibatch discrimination lets the critic see "
                "how alike a batch is.")
     Config = MBDSSLConfig
+    critic_entry = "logits"
     kimg = 60_000.0
     trains_on_labels = True
     latent_distribution = "uniform"

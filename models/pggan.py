@@ -266,6 +266,7 @@ class PGGAN(ProgressiveFamily):
         c, self.label_size = config, config.label_size(images.classes)
         self.needs_labels = self.label_size > 0
         self.lipschitz_critic = c.loss == "wgan-gp"
+        self.score_middle = 0.5 if c.loss == "lsgan" else None
         self.generator = Generator(c, images)
         self.critic = ProgressiveCritic(
             images.side, images.channels, c.channels, c.lowest_level(images.side), 1 + self.label_size,

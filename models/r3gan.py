@@ -257,6 +257,7 @@ class R3GAN(Family):
     def __init__(self, config: R3GANConfig, images: ImageSpec):
         super().__init__(config, images)
         self.needs_labels = config.conditional
+        self.score_middle = 0.0 if config.loss == "logistic" else None  # pairs fix differences of scores alone
         self.divisible_batch = config.net in ("bottleneck", "stripped")  # the others' generators have batch norm
         self.classes = images.classes if config.conditional else 0
         widths, colours = self.widths(config, images.side), images.channels

@@ -179,6 +179,7 @@ class WGANGP(Family):
             doublings = side.bit_length() - 3
             network = ResNetGenerator(c.latent, [c.dim] * (doublings + 1), colours, c.generator_norm, True, classes)
             self.critic = ResNet32Critic(colours, side, c.dim, c.critic_norm, classes)
+            self.critic_entry = "features"  # the score and the classes both start from there
         else:
             rising = [c.dim * min(8, side // s) for s in self.sides()]  # maps at 4 (as at 8), 8, ..., S
             rising[0] = rising[1]

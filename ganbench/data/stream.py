@@ -26,13 +26,18 @@ class Stream:
         store: where the images are. seed: of order and mirroring. device: where batches are put.
         mirror: flip each image left-right with probability 1/2; None: as the data set says.
         rank, world: this process's place; all processes draw the same batch and each takes its share.
+        limit: draw from so many images only, the same for every seed; 0 = from all.
+
+    Attributes:
+        chosen: which images are drawn, int64, in the store's order.
     """
 
     def __init__(self, store: Store, seed: int, device: torch.device | str = "cpu", mirror: bool | None = None,
-                 rank: int = 0, world: int = 1):
+                 rank: int = 0, world: int = 1, limit: int = 0):
         self.store, self.seed, self.device = store, seed, _numbered(torch.device(device))
         self.mirror = store.mirror if mirror is None else mirror
         self.rank, self.world = rank, world
+        self.chosen = chosen_images(store.n, limit)
         self.images = 0  # drawn so far, over all processes
         self.coins = Random(derived_seed(seed, "mirror"), self.device, rank, world)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # epoch and its permutation
@@ -85,8 +90,8 @@ class Stream:
         first = start + self.rank * size
         picked, position = [], first
         while position < first + size:
-            epoch, offset = divmod(position, self.store.n)
-            take = min(first + size - position, self.store.n - offset)
+            epoch, offset = divmod(position, len(self.chosen))
+            take = min(first + size - position, len(self.chosen) - offset)
             picked.append(self._permutation(epoch)[offset:offset + take])
             position += take
         return np.concatenate(picked)
@@ -94,7 +99,7 @@ class Stream:
     def _permutation(self, epoch: int) -> np.ndarray:
         if self._order[0] != epoch:
             chooser = torch.Generator().manual_seed(derived_seed(self.seed, "order", epoch))
-            self._order = (epoch, torch.randperm(self.store.n, generator=chooser).numpy())
+            self._order = (epoch, self.chosen[torch.randperm(len(self.chosen), generator=chooser).numpy()])
         return self._order[1]
 
     def _pixels(self, side: int, batch: int, mine: np.ndarray) -> Tensor:
@@ -132,6 +137,19 @@ class Stream:
         for place in np.argsort(indices, kind="stable"):  # reading in the order of the file is kinder to the disk
             out[place] = level[indices[place]]
         return into
+
+
+def chosen_images(n: int, limit: int = 0) -> np.ndarray:
+    """Which `limit` of n images are used, sorted int64: drawn without replacement, the same for every seed; 0 = all.
+
+    A smaller choice is part of a larger one. Raises UserError for more than there are.
+    """
+    if limit > n:
+        raise UserError(f"train_images = {limit} of {n} images: choose at most {n}, or 0 for all")
+    if not limit:
+        return np.arange(n)
+    drawn = torch.randperm(n, generator=torch.Generator().manual_seed(derived_seed(0, "chosen images")))
+    return np.sort(drawn[:limit].numpy())
 
 
 def _numbered(device: torch.device) -> torch.device:

@@ -40,6 +40,10 @@ class FamilyConfig(BaseModel):
 
     accumulate: int = setting(1, "parts in which a batch goes through the networks, one after the other, to save "
                                  "memory; the gradient is that of the whole batch", "ours", later=True, ge=1)
+    augment: str = setting("", "augment all that the critic sees: diffaugment, ada, or with settings ada,kimg=100; "
+                               "empty for not at all", "arXiv 2006.10738, 2006.06676", later=True)
+    train_images: int = setting(0, "train on so many of the images only, the same for every seed; scores are against "
+                                   "all of them; 0 = all", "ours", later=True, ge=0)
 
 
 def hashed_settings(config: FamilyConfig) -> dict[str, Any]:
@@ -88,6 +92,9 @@ class Family(nn.Module):
     trains_on_labels: ClassVar[bool] = False  # training needs labelled data, even where the generator takes no labels
     needs_labels: bool = False  # the generator takes labels, and training needs labelled data; __init__ may set it
     autoencoder_critic: ClassVar[bool] = False  # critic(x) has the shape of x (BEGAN, EBGAN): M_global applies
+    # the critic's method that every image it judges goes through, and once; __init__ may set it
+    critic_entry: str = "forward"
+    score_middle: float | None = 0.0  # scores above it mean "real"; None: their sign means nothing; __init__ may set it
     pixel_latents: ClassVar[bool] = False  # latents are not a vector one can interpolate (PixelCNN)
     watches_held_out: ClassVar[bool] = False  # `held_out` says something of images kept from training
     has_likelihood: ClassVar[bool] = False  # `bits_per_dim` is there

@@ -31,6 +31,7 @@ from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.plugins import source_hash
 from ganbench.runs.run_folder import changed_code, check_code, code_hashes, new_run_folder, read_config
 from ganbench.runs.scoring import by_count, without_counts
+from ganbench.training.augmentation import parse_augmentation
 from ganbench.training.engine import resolve_precision
 from ganbench.training.loop import Plan
 from ganbench.training.run_options import RunOptions
@@ -57,8 +58,12 @@ def resolve(options: RunOptions) -> Resolved:
     device = choose_device(distributed.start(options.device))
     options = replace(options, precision=resolve_precision(options.precision, device))
     cls = find_family(options.family)
+    if options.augment is not None:  # a setting as any other, with a flag of its own
+        options = replace(options, augment=None, overrides={**options.overrides, "augment": options.augment})
     check_metrics(options.metrics, without_counts(options.metric_settings, options.metrics))
     config, preset, origin = configure(cls, options.preset, options.overrides)
+    if config.augment:
+        parse_augmentation(config.augment)
 
     # the images, and whether preset, family and metrics can work with them
     with distributed.rank_zero_first():

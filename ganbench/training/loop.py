@@ -22,6 +22,7 @@ from ganbench.errors import Stopped
 from ganbench.family import Stage
 from ganbench.runs import checkpoint
 from ganbench.training import preemption
+from ganbench.training.augmentation import Augmentation
 from ganbench.training.engine import TrainingEngine, explained_memory
 from ganbench.training.log import Log
 from ganbench.training.progress import ProgressLine
@@ -111,14 +112,16 @@ class Trainer:
     Args:
         engine: with the family's networks. stream: of training images. held_out: of images kept from training, for
         families that watch them. hooks: pictures and scores. checkpoints: their folder. record: steps on a GPU.
+        augmentation: of what the critic sees, or None.
     """
 
     def __init__(self, engine: TrainingEngine, stream: Stream, plan: Plan, log: Log, hooks: Hooks, checkpoints: Path,
-                 progress: ProgressLine, held_out: Stream | None = None, *, record: bool = True):
+                 progress: ProgressLine, held_out: Stream | None = None, *, record: bool = True,
+                 augmentation: Augmentation | None = None):
         self.engine, self.stream, self.held_out, self.plan = engine, stream, held_out, plan
         self.log, self.hooks, self.checkpoints, self.progress = log, hooks, checkpoints, progress
         self.family, self.clock = engine.family, engine.clock
-        self.steps = Steps(engine, stream, record=record)
+        self.steps = Steps(engine, stream, record=record, augmentation=augmentation)
         self.due, self.watch = Due(plan), Stopwatch()
         self.restored = False
         self.score_pending = False  # a former process was stopped between writing its checkpoint and scoring it
@@ -202,6 +205,8 @@ class Trainer:
             self.engine.restore(document["engine"], tensors)
             for name, stream in self._streams().items():
                 stream.restore(_unpack(name, document, tensors))
+            if self.steps.augmentation is not None:
+                self.steps.augmentation.load_state_dict(_unpack("augment", document, tensors)["tensors"])
             self.due.at = {what: int(document["due"][what]) for what in self.due.at}
         self.clock.images, self.clock.steps = document["images"], document["steps"]
         self.watch.before, self.score_pending = document["seconds"], document["score_pending"]
@@ -279,6 +284,8 @@ class Trainer:
         whole = {"engine": document, "images": self.clock.images, "steps": self.clock.steps,
                  "seconds": self.watch.seconds, "due": self.due.at, "score_pending": score_follows,
                  "log": self.log.state()}
+        if self.steps.augmentation is not None:
+            tensors |= {f"augment/{key}": value for key, value in self.steps.augmentation.state_dict().items()}
         for name, stream in self._streams().items():
             packed = stream.state()
             whole[name] = packed["json"]
@@ -294,12 +301,12 @@ class Trainer:
 
 def _unpack(name: str, document: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
     prefix = f"{name}/"
-    return {"json": document[name],
+    return {"json": document.get(name),
             "tensors": {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}}
 
 
 def _some_images(stream: Stream, side: int, device: torch.device, n: int = 4096) -> Tensor:
-    pixels = torch.from_numpy(stream.store.level(side)[:n].copy())
+    pixels = torch.from_numpy(stream.store.level(side)[stream.chosen[:n]])
     return pixels.to(device).float() / 127.5 - 1
 
 

@@ -17,6 +17,7 @@ from ganbench import distributed
 from ganbench.errors import UserError
 from ganbench.family import Batch, Stage
 from ganbench.random import taped, to_device
+from ganbench.training.augmentation import Augmentation
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.optimizers import rate_may_be_tensor
 
@@ -87,10 +88,12 @@ class Steps:
         moved by Python.
         rehearse: on any device, take the later steps of a kind by the same Python from the same places: what a replay
             would compute, without a graph. For tests.
+        augmentation: of what the critic sees, or None.
     """
 
-    def __init__(self, engine: TrainingEngine, stream: Batches, *, record: bool = True, rehearse: bool = False):
-        self.engine, self.stream, self.rehearse = engine, stream, rehearse
+    def __init__(self, engine: TrainingEngine, stream: Batches, *, record: bool = True, rehearse: bool = False,
+                 augmentation: Augmentation | None = None):
+        self.engine, self.stream, self.rehearse, self.augmentation = engine, stream, rehearse, augmentation
         self.records_steps = rehearse or (record and engine.device.type == "cuda" and engine.world == 1
                                           and engine.precision != "fp16")
         self.place: Hashable = None  # what all present records share; with another, they are dropped
@@ -144,7 +147,10 @@ class Steps:
     def _step(self, stage: Stage, places: Places | None) -> Scalars:
         engine = self.engine
         with taped(places), engine.autocast(), distributed.shared_batch(engine.clock.steps):
-            return dict(engine.family.step(self._batches(stage, places), engine))
+            batches = self._batches(stage, places)
+            if self.augmentation is not None:
+                return self.augmentation.step(engine.family, batches, engine)
+            return dict(engine.family.step(batches, engine))
 
     def _batches(self, stage: Stage, places: Places | None) -> Iterator[Batch]:
         """The run's batches, at their places where the step is recorded."""

@@ -12,6 +12,7 @@ import torch
 
 from ganbench import distributed
 from ganbench.data import Store, Stream
+from ganbench.data.stream import chosen_images
 from ganbench.errors import Diverged, UserError
 from ganbench.family import Clock, Family, short_name
 from ganbench.files import atomic_write, lock_file, remove_abandoned
@@ -19,6 +20,7 @@ from ganbench.pictures.grids import save_png
 from ganbench.pictures.sheets import growth_strip
 from ganbench.runs.scoring import held_out_split
 from ganbench.training import preemption
+from ganbench.training.augmentation import make_augmentation
 from ganbench.training.document import Resolved, claim_folder, recorded_options, resolve
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.log import Log
@@ -80,11 +82,14 @@ def _build(resolved: Resolved, folder: Path) -> tuple[Trainer, Recorder]:
     # the seed comes first, so that equal seeds mean equal weights
     seed_everything(options.seed, device, deterministic=options.deterministic)
     family = distributed.convert(resolved.cls(resolved.config, resolved.images).to(device))
-    clock = Clock(dataset_size=store.n, total_images=round(plan.kimg * 1000) if plan.kimg else 0)
-    labels = None if store.labels is None else torch.tensor(store.labels)
+    augmentation = make_augmentation(resolved.config.augment, family, device)
+    limit = resolved.config.train_images
+    chosen = chosen_images(store.n, limit)
+    clock = Clock(dataset_size=len(chosen), total_images=round(plan.kimg * 1000) if plan.kimg else 0)
+    labels = None if store.labels is None else torch.tensor(store.labels[chosen])
     engine = TrainingEngine(family, clock, device=device, seed=options.seed, precision=options.precision, labels=labels)
     place: dict[str, Any] = {"device": device, "rank": engine.rank, "world": engine.world}
-    stream = Stream(store, options.seed, mirror=options.mirror, **place)
+    stream = Stream(store, options.seed, mirror=options.mirror, limit=limit, **place)
     held_out = _held_out(options, family, store, place)
 
     # one process writes and speaks
@@ -97,10 +102,12 @@ def _build(resolved: Resolved, folder: Path) -> tuple[Trainer, Recorder]:
                  f"{store.spoken_shape}, {device}, into {folder}")
     for remark in store.remarks:  # splits and classes that were found, files that were left out
         progress.say(f"  {remark}")
+    if limit:
+        progress.say(f"  trained on {limit:,} of its {store.n:,} images, scored against all of them")
     recorder = Recorder(options, family, store, resolved.document, folder, progress, log)
     hooks = Hooks(grid=recorder.grid, score=recorder.score)
     return Trainer(engine, stream, plan, log, hooks, folder / "checkpoints", progress, held_out,
-                   record=options.record), recorder
+                   record=options.record, augmentation=augmentation), recorder
 
 
 def _train(trainer: Trainer, recorder: Recorder, folder: Path) -> Outcome:

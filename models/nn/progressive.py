@@ -185,6 +185,7 @@ class ProgressiveFamily(Family):
 
     config: ProgressiveConfig
     critic: ProgressiveCritic
+    critic_entry = "judge"
     label_size = 0  # label components in use; set by the family
 
     def __init__(self, config: ProgressiveConfig, images: ImageSpec, draws: int = 1):
