@@ -268,3 +268,15 @@ def test_a_stream_draws_the_chosen_images_alone():
     seen = [(image * 127.5 + 127.5).round().byte().numpy().tobytes() for batch in drawn for image in batch.images]
     assert set(seen) == chosen and all(seen.count(one) == 2 for one in chosen), "each once an epoch"
     assert stream.chosen.tolist() == chosen_images(store.n, 20).tolist()
+
+
+def test_images_that_are_not_square_or_not_of_colours():
+    """ADA's geometry of a wide image is that of its transpose; channels need not be colours."""
+    torch.manual_seed(0)
+    x, on, z = torch.randn(1, 2, 8, 16), torch.zeros(1, 13, dtype=torch.bool), torch.zeros(1, 7)
+    on[:, 7] = True  # a shift by parts of a pixel
+    z[:, 2:4] = torch.tensor([0.3, -0.2])
+    out = ada.changed(x, torch.zeros(1, 8), on, z)
+    other = ada.changed(x.transpose(2, 3), torch.zeros(1, 8), on, z[:, [0, 1, 3, 2, 4, 5, 6]]).transpose(2, 3)
+    torch.testing.assert_close(out, other, rtol=1e-4, atol=1e-4)
+    assert diffaugment.changed(x, torch.rand(1, 7)).shape == x.shape

@@ -98,7 +98,8 @@ def changed(images: Tensor, u: Tensor, on: Tensor, z: Tensor) -> Tensor:
             fractional shift right and down, brightness, contrast, saturation.
     """
     u, z = u.to(images.dtype), z.to(images.dtype)
-    return recoloured(moved(images, placement(u, on, z, images.shape[-2], images.shape[-1])), colours(u, on, z, images.shape[1]))
+    placed = moved(images, placement(u, on, z, images.shape[-2], images.shape[-1]))
+    return recoloured(placed, colours(u, on, z, images.shape[1]))
 
 
 # --- geometry -------------------------------------------------------------------------------------------------------
@@ -233,7 +234,7 @@ class Spreading(Function):
 # --- colour ---------------------------------------------------------------------------------------------------------
 
 def colours(u: Tensor, on: Tensor, z: Tensor, channels: int) -> Tensor:
-    """The transformation (B,4,4) of red, green, blue and 1; without hue and saturation where channels are no colours."""
+    """The transformation (B,4,4) of red, green, blue and 1; hue and saturation only where channels are colours."""
     zero, one = torch.zeros_like(u[:, 0]), torch.ones_like(u[:, 0])
     unit, luma, chroma, cross = _axes(u.device, u.dtype)
 
