@@ -17,7 +17,8 @@ from ganbench.random import Random
 from ganbench.runs.checkpoint import list_checkpoints, load_checkpoint, same
 from ganbench.training import ada, diffaugment, recorded, session
 from ganbench.training.ada import ADA
-from ganbench.training.augmentation import Augmentation, make_augmentation, parse_augmentation
+from ganbench.training.augment import make_augmentation, parse_augmentation
+from ganbench.training.augmentation import Augmentation
 from ganbench.training.diffaugment import DiffAugment
 from ganbench.training.recorded import Steps
 from ganbench.training.run_options import RunOptions

@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ganbench.errors import UserError, nearest
-from ganbench.family import Batch, Engine, Family, short_name
+from ganbench.family import Batch, Engine, Family
 from ganbench.random import Random
 
 STREAM = "augment"  # the random stream that every draw comes from
@@ -84,52 +83,3 @@ class Augmentation(nn.Module):
         with self.applied(family, engine):
             scalars = dict(family.step(watched(), engine))
             return scalars | (self.observe(family, last[0], engine) if last else {})
-
-
-def parse_augmentation(text: str) -> tuple[str, dict[str, float]]:
-    """ "ada,kimg=100" -> its name and settings. Raises UserError for what is not known.
-
-    Example:
-        >>> parse_augmentation("ada,kimg=100")
-        ('ada', {'kimg': 100.0})
-    """
-    name, *pairs = (part.strip() for part in text.split(","))
-    known = kinds()
-    if name not in known:
-        raise UserError(f"--augment {text}: unknown augmentation '{name}'.{nearest(name, known)} "
-                        f"Known: {', '.join(known)}")
-    settings = {}
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        if key not in known[name].defaults:
-            raise UserError(f"--augment {text}: {name} has no setting '{key}'. Known: "
-                            f"{', '.join(known[name].defaults) or 'none'}")
-        try:
-            settings[key] = float(value)
-        except ValueError:
-            raise UserError(f"--augment {text}: {key} = '{value}' is no number: write it as {key}=0.5") from None
-        if not 0 < settings[key] < float("inf"):
-            raise UserError(f"--augment {text}: {key} = {value} is refused: give a positive number")
-    return name, settings
-
-
-def make_augmentation(text: str | None, family: Family, device: torch.device) -> Augmentation | None:
-    """The augmentation that `--augment` asks for, on the device; None where it asks for none.
-
-    Raises UserError for one that is not known, or that this family cannot be trained with.
-    """
-    if not text:
-        return None
-    name, settings = parse_augmentation(text)
-    kind = kinds()[name]
-    if reason := kind.refusal(family):
-        raise UserError(f"--augment {name} cannot be used with {short_name(type(family))} as it is set: {reason}; "
-                        "leave it out")
-    return kind(settings).to(device)
-
-
-def kinds() -> dict[str, type[Augmentation]]:
-    """All augmentations by name."""
-    from ganbench.training.ada import ADA
-    from ganbench.training.diffaugment import DiffAugment
-    return {"diffaugment": DiffAugment, "ada": ADA}

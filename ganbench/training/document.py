@@ -31,7 +31,7 @@ from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.plugins import source_hash
 from ganbench.runs.run_folder import changed_code, check_code, code_hashes, new_run_folder, read_config
 from ganbench.runs.scoring import by_count, without_counts
-from ganbench.training.augmentation import parse_augmentation
+from ganbench.training.augment import parse_augmentation
 from ganbench.training.engine import resolve_precision
 from ganbench.training.loop import Plan
 from ganbench.training.run_options import RunOptions

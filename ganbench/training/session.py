@@ -20,7 +20,7 @@ from ganbench.pictures.grids import save_png
 from ganbench.pictures.sheets import growth_strip
 from ganbench.runs.scoring import held_out_split
 from ganbench.training import preemption
-from ganbench.training.augmentation import make_augmentation
+from ganbench.training.augment import make_augmentation
 from ganbench.training.document import Resolved, claim_folder, recorded_options, resolve
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.log import Log

@@ -1,0 +1,55 @@
+"""What `--augment` can be asked for: the augmentations by name, and one made from what was typed."""
+
+from collections.abc import Mapping
+
+import torch
+
+from ganbench.errors import UserError, nearest
+from ganbench.family import Family, short_name
+from ganbench.training.ada import ADA
+from ganbench.training.augmentation import Augmentation
+from ganbench.training.diffaugment import DiffAugment
+
+KINDS: Mapping[str, type[Augmentation]] = {"diffaugment": DiffAugment, "ada": ADA}
+
+
+def parse_augmentation(text: str) -> tuple[str, dict[str, float]]:
+    """ "ada,kimg=100" -> its name and settings. Raises UserError for what is not known.
+
+    Example:
+        >>> parse_augmentation("ada,kimg=100")
+        ('ada', {'kimg': 100.0})
+    """
+    name, *pairs = (part.strip() for part in text.split(","))
+    known = KINDS
+    if name not in known:
+        raise UserError(f"--augment {text}: unknown augmentation '{name}'.{nearest(name, known)} "
+                        f"Known: {', '.join(known)}")
+    settings = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if key not in known[name].defaults:
+            raise UserError(f"--augment {text}: {name} has no setting '{key}'. Known: "
+                            f"{', '.join(known[name].defaults) or 'none'}")
+        try:
+            settings[key] = float(value)
+        except ValueError:
+            raise UserError(f"--augment {text}: {key} = '{value}' is no number: write it as {key}=0.5") from None
+        if not 0 < settings[key] < float("inf"):
+            raise UserError(f"--augment {text}: {key} = {value} is refused: give a positive number")
+    return name, settings
+
+
+def make_augmentation(text: str | None, family: Family, device: torch.device) -> Augmentation | None:
+    """The augmentation that `--augment` asks for, on the device; None where it asks for none.
+
+    Raises UserError for one that is not known, or that this family cannot be trained with.
+    """
+    if not text:
+        return None
+    name, settings = parse_augmentation(text)
+    kind = KINDS[name]
+    if reason := kind.refusal(family):
+        raise UserError(f"--augment {name} cannot be used with {short_name(type(family))} as it is set: {reason}; "
+                        "leave it out")
+    return kind(settings).to(device)
