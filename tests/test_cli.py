@@ -159,3 +159,18 @@ def test_list_as_json():
     assert all(f["paper"] for f in listed["families"])
     assert "swd" in {m["name"] for m in listed["metrics"]}
     assert {"digits", "fashion-mnist", "celeba"} <= {d["name"] for d in listed["datasets"]}
+
+
+def test_the_list_says_what_each_metric_says_and_imports_none():
+    """Importing all metrics takes seconds, most of them torchmetrics' own."""
+    from ganbench.commands.list import read_metric
+    from ganbench.metrics.metric import ImageMetric, find_metric
+    from ganbench.plugins import names
+    for name, module in names("metric").items():
+        metric = find_metric(name)
+        assert read_metric(module) == {
+            "title": metric.title, "paper": metric.paper, "summary": metric.summary,
+            "higher_is_better": metric.higher_is_better, "of": "images" if issubclass(metric, ImageMetric) else "model"}
+    code = "from ganbench.commands.list import catalogue; import sys; catalogue(); print('torchmetrics' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -391,6 +391,8 @@ def test_the_slider_goes_back_through_training(tmp_path: Path, frame: pd.DataFra
                  '.map((i) => i.dataset.kimg).join(" ")')
         whens = 'Array.from(document.querySelectorAll(".samples .when")).map((w) => w.textContent).join(" ")'
         assert browser.evaluate(shown) == "30.0 30.0" and browser.evaluate(whens) == "30 30"
+        wide = 'Array.from(document.querySelectorAll(".samples img:not([hidden])")).map((i) => i.clientWidth).join(" ")'
+        assert browser.evaluate(wide) == "540 540"  # 27 times their own 20 pixels
         browser.evaluate('document.querySelector(".through input").focus()')
         browser.press("ArrowLeft")
         assert browser.evaluate('document.querySelector(".through output").textContent') == "12"

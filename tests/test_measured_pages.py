@@ -41,3 +41,10 @@ def test_the_sheet_has_a_labelled_place_for_each_family(measured):
     from PIL import Image
     made = measured.sheet({f"family {i}": Image.new("L", (544, 544), 40 * i) for i in range(4)})
     assert made.size == (840, 260) and {made.getpixel((100, 60)), made.getpixel((100, 190))} == {0, 120}
+
+
+def test_every_metric_says_when_not_to_trust_it():
+    from ganbench.plugins import names
+    notes = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "_notes").glob("*.md")}
+    assert set(notes) == set(names("metric"))
+    assert all(text.startswith("## When not to trust it\n\n* ") for text in notes.values())
