@@ -28,8 +28,19 @@ GROUPS = {"family": "ganbench.families", "metric": "ganbench.metrics", "dataset"
 
 
 def canonical(name: str) -> str:
-    """Both `wgan-gp` and `wgan_gp` name the file wgan_gp.py."""
-    return name.strip().lower().replace("-", "_")
+    """Both `wgan-gp` and `wgan_gp` name the file wgan_gp.py. The path of a file of one's own stays as it is."""
+    name = name.strip()
+    return name if name.endswith(".py") else name.lower().replace("-", "_")
+
+
+def plugin_label(name: str) -> str:
+    """What a plugin is called in settings and in rows: its name, or that of its file.
+
+    Example:
+        >>> plugin_label("precision-recall"), plugin_label("/home/me/My-Metric.py")
+        ('precision_recall', 'my_metric')
+    """
+    return canonical(Path(name).stem if name.endswith(".py") else name)
 
 
 @cache

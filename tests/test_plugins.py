@@ -98,3 +98,21 @@ def test_an_outside_package(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = (tmp_path / "results" / "results.csv").read_text()
     assert "brightness" in rows and "tinygan" in rows and "stripes" in rows
+
+
+def test_a_metric_in_a_file_of_ones_own_is_measured_set_and_recorded_by_the_files_name(tmp_path):
+    """Capitals, dashes and spaces in the path stay as they are."""
+    import numpy as np
+
+    import ganbench
+    path = tmp_path / "My Metrics" / "Bright-Ness.py"
+    path.parent.mkdir()
+    path.write_text(METRIC.replace("**options", "scale: float = 1.0").replace("        self.sums, ",
+                                                                             "        self.scale = scale\n"
+                                                                             "        self.sums, ", 1)
+                    .replace("return self.sums[0]", "return self.scale * self.sums[0]"))
+    dark, bright = (np.full((4, 8, 8, 3), level, np.uint8) for level in (10, 30))
+    found = ganbench.evaluate(bright, dark, [str(path)], floor=False, device="cpu", bright_ness={"scale": 2.0})
+    assert found.values == {"bright_ness": 50.0} and found.rows[0]["metric"] == "bright_ness"
+    with pytest.raises(UserError, match=r"no setting 'scael'.* Did you mean 'scale'"):
+        ganbench.evaluate(bright, dark, [str(path)], floor=False, device="cpu", bright_ness={"scael": 2.0})

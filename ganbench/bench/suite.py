@@ -44,7 +44,7 @@ from ganbench.errors import UserError, nearest
 from ganbench.family import Family, FamilyConfig, ImageSpec
 from ganbench.metrics import metric as metrics
 from ganbench.metrics.evaluate import check as check_metrics
-from ganbench.plugins import canonical
+from ganbench.plugins import canonical, plugin_label
 from ganbench.training.engine import PRECISIONS
 
 __all__ = ["Cell", "Planned", "Reference", "Suite", "plan"]
@@ -157,7 +157,7 @@ def _check_metrics(path: Path, suite: Suite, lines: dict[tomlfile.Place, int], d
         with _at(path, lines, "evaluation", *(("set", name) if given else ("metrics", index))):
             if not dry:
                 own = {key: value for key, value in given.items() if key != "n"}
-                check_metrics([name], {canonical(name): own}, n=given.get("n", suite.evaluation.n))
+                check_metrics([name], {plugin_label(name): own}, n=given.get("n", suite.evaluation.n))
 
 
 def _check_families(path: Path, suite: Suite, lines: dict[tomlfile.Place, int]) -> dict[str, str]:

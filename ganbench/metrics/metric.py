@@ -18,7 +18,7 @@ from torchmetrics import Metric as TorchMetric
 
 from ganbench.errors import UserError, nearest
 from ganbench.family import Family
-from ganbench.plugins import canonical, load_plugin
+from ganbench.plugins import load_plugin, plugin_label
 
 Kind = TypeVar("Kind", bound="MetricBase")
 
@@ -203,7 +203,7 @@ def build_metric(cls: type[Kind], name: str, options: Mapping[str, Any]) -> Kind
         UserError: a setting that the metric does not have, or of the wrong type.
     """
     known = cls.settings()
-    own = options.get(name)
+    own = options.get(plugin_label(name))
     own = own if isinstance(own, Mapping) else {}
     for key in own:
         if key not in known:
@@ -215,7 +215,7 @@ def build_metric(cls: type[Kind], name: str, options: Mapping[str, Any]) -> Kind
 
 def check_settings(names: list[str], options: Mapping[str, Any]) -> None:
     """Raise UserError for settings that none of the metrics asked for has."""
-    chosen = {canonical(name): find_metric(name).settings() for name in names}
+    chosen = {plugin_label(name): find_metric(name).settings() for name in names}
     for key, value in options.items():
         if isinstance(value, Mapping) and key not in chosen:
             setting = next(iter(value), "")

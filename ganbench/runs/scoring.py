@@ -20,7 +20,7 @@ from ganbench.metrics.images.opening import open_images
 from ganbench.metrics.images.sets import GeneratedSet, ImageSet, StoreSet
 from ganbench.metrics.metric import Subject, find_metric
 from ganbench.metrics.networks.compat import Compat, find_compat
-from ganbench.plugins import canonical
+from ganbench.plugins import canonical, plugin_label
 from ganbench.runs.checkpoint import checkpoint_hash
 from ganbench.runs.eval_request import EvalRequest
 from ganbench.runs.run_folder import Run, load_run, newest_run, sample_batches
@@ -117,7 +117,7 @@ def by_count(metrics: Sequence[str], n: int, settings: Mapping[str, Any]) -> lis
     found: dict[int, list[str]] = {}
     for name in metrics:
         # a metric's own count, or the common one
-        own = settings.get(canonical(name))
+        own = settings.get(plugin_label(name))
         count = own["n"] if isinstance(own, Mapping) and "n" in own else n
         if not isinstance(count, int) or isinstance(count, bool) or count < 2:
             raise UserError(f"{name}.n = {count!r} is no number of images: give a whole number of at least 2")
@@ -132,7 +132,7 @@ def without_counts(settings: Mapping[str, Any], names: Sequence[str]) -> dict[st
         >>> without_counts({"kid": {"n": 500, "subsets": 9}, "swd": {"patches": 64}, "dtype": "float32"}, ["kid"])
         {'kid': {'subsets': 9}, 'dtype': 'float32'}
     """
-    own = {canonical(name) for name in names}
+    own = {plugin_label(name) for name in names}
     return {key: {k: v for k, v in value.items() if k != "n"} if isinstance(value, Mapping) else value
             for key, value in settings.items() if key in own or not isinstance(value, Mapping)}
 
@@ -154,7 +154,7 @@ def held_out_split(store: Store, spec: str, **arguments: Any) -> Store | None:
 def as_row(result: Result) -> dict[str, Any]:
     """A result as columns of the results table."""
     score = result.score
-    return {"metric": result.metric, "level": score.level, "value": score.value, "ci_low": score.ci_low,
+    return {"metric": plugin_label(result.metric), "level": score.level, "value": score.value, "ci_low": score.ci_low,
             "ci_high": score.ci_high, "ci_method": score.ci_method, "higher_is_better": score.higher_is_better,
             "n_real": score.n_real, "n_fake": score.n_fake, "protocol": result.protocol, "note": score.note}
 
@@ -264,7 +264,7 @@ def _one_rounding(names: list[str], settings: dict[str, Any]) -> None:
     """Raise UserError where single metrics would want a generator's floats rounded in other ways than the rest."""
     common = find_compat(settings.get("compat") or "ganbench")
     for name in names:
-        own = settings.get(name)
+        own = settings.get(plugin_label(name))
         # a metric's own choice, or that of all
         wanted = find_compat((own.get("compat") if isinstance(own, dict) else None) or common)
         if wanted.rounding != common.rounding:
