@@ -16,8 +16,8 @@ from ganbench.report.folders import RunFolder
 # options of a run as config.json keeps them -> flags; what only says where things go is left out
 FLAGS = {
     "dataset": "--dataset", "preset": "--preset", "side": "--side", "crop": "--crop", "channels": "--channels",
-    "split": "--split", "root": "--root", "seed": "--seed", "kimg": "--kimg", "steps": "--steps",
-    "seconds": "--seconds",
+    "split": "--split", "init_from": "--init-from", "root": "--root", "seed": "--seed",
+    "kimg": "--kimg", "steps": "--steps", "seconds": "--seconds",
     "n_eval": "--n-eval", "eval_seed": "--eval-seed", "eval_every": "--eval-every", "precision": "--precision",
 }
 

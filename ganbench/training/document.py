@@ -33,6 +33,7 @@ from ganbench.runs.run_folder import changed_code, check_code, code_hashes, new_
 from ganbench.runs.scoring import by_count, without_counts
 from ganbench.training.augment import parse_augmentation
 from ganbench.training.engine import resolve_precision
+from ganbench.training.init_from import find_start
 from ganbench.training.loop import Plan
 from ganbench.training.run_options import RunOptions
 
@@ -167,6 +168,9 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
     # what the hash is made of decides what is trained; budget, seed, metrics and places are not part of it
     decided = {"family": short_name(cls), "config": hashed_settings(config), "data": store.content_hash,
                "side": store.side, "mirror": data["mirror"], "precision": options.precision}
+    # what a training begins with decides what comes of it
+    start = _start(options)
+    decided |= {"init_from": start["sha256"]} if start else {}
     code = code_hashes({"options": recorded})
     return {"run": "",
             "family": short_name(cls),
@@ -180,6 +184,7 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
             "flags": [name for name, value in asdict(options).items() if value != defaults[name]],
             "config_hash": hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16],
             "seed": options.seed,
+            "init_from": start,  # the weights that it begins with
             # on which images, how long
             "dataset": data,
             "training": asdict(plan),
@@ -190,13 +195,24 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
             "created": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
+def _start(options: RunOptions) -> dict[str, Any] | None:
+    """The checkpoint that a run begins with, if any. A run that goes on keeps its own: the other may be gone."""
+    if not options.init_from:
+        return None
+    if options.resume and options.out and (Path(options.out) / "config.json").exists():
+        former = read_config(Path(options.out)).get("init_from")
+        if isinstance(former, dict) and isinstance(former.get("sha256"), str):
+            return former
+    return find_start(options.init_from)
+
+
 def _with_absolute_paths(options: RunOptions) -> dict[str, Any]:
     """The options as they are recorded, so that `ganbench resume` works from any folder."""
     family = options.family
     kept = {name: value for name, value in asdict(options).items() if name not in options.OF_ONE_CALL}
     return kept | {"family": _absolute(family) if family.endswith(".py") else family,
                    "dataset": absolute_spec(options.dataset), "root": _absolute(options.root),
-                   "results": _absolute(options.results)}
+                   "results": _absolute(options.results), "init_from": _absolute(options.init_from)}
 
 
 def _absolute(path: str | None) -> str | None:

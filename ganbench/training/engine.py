@@ -184,14 +184,19 @@ class TrainingEngine:
         decay = self.family.ema_decay(self.stage)
         if decay == 0 and self.averaged is None:
             return
+        averaged = self.begin_average()
+        generator = self.family.generator
+        torch._foreach_lerp_(list(averaged.parameters()), list(generator.parameters()), 1 - decay)
+        # state such as the fade position is copied, not averaged; batch norm's: see `generator`
+        for ours, current in zip(averaged.buffers(), generator.buffers()):
+            ours.copy_(current)
+        self.family.place(averaged, self.stage)
+
+    def begin_average(self) -> nn.Module:
+        """The averaged copy; where there is none yet, it begins as the generator is now."""
         if self.averaged is None:
             self.averaged = copy.deepcopy(self.family.generator).requires_grad_(False)
-        generator = self.family.generator
-        torch._foreach_lerp_(list(self.averaged.parameters()), list(generator.parameters()), 1 - decay)
-        # state such as the fade position is copied, not averaged; batch norm's: see `generator`
-        for ours, current in zip(self.averaged.buffers(), generator.buffers()):
-            ours.copy_(current)
-        self.family.place(self.averaged, self.stage)
+        return self.averaged
 
     @property
     def generator(self) -> nn.Module:
@@ -276,8 +281,7 @@ class TrainingEngine:
             # the networks, and the averaged copy if there was one
             self.family.load_state_dict(_below("family/", tensors))
             if any(k.startswith("averaged/") for k in tensors):
-                self.averaged = copy.deepcopy(self.family.generator).requires_grad_(False)
-                self.averaged.load_state_dict(_below("averaged/", tensors))
+                self.begin_average().load_state_dict(_below("averaged/", tensors))
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise UserError(f"the checkpoint holds other networks than this configuration makes: {reason}") from None

@@ -124,6 +124,7 @@ class Trainer:
         self.steps = Steps(engine, stream, record=record, augmentation=augmentation)
         self.due, self.watch = Due(plan), Stopwatch()
         self.restored = False
+        self.begin: Callable[[], None] | None = None  # called before the first step of a run that goes on from nothing
         self.score_pending = False  # a former process was stopped between writing its checkpoint and scoring it
         self.scored_at = -1  # images at the last evaluation
         self.saved_at = 0.0  # seconds of training at the last checkpoint
@@ -138,6 +139,8 @@ class Trainer:
         if not self.restored:
             self.log.restart()
             self.family.before_training(_some_images(self.stream, engine.stage.side, engine.device))
+            if self.begin is not None:
+                self.begin()
         self.watch.start()
         if self.score_pending:
             self._score()

@@ -19,6 +19,7 @@ from ganbench.runs.run_folder import sample_batches
 from ganbench.runs.scoring import held_out_split, score
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.flops import Flops, count_flops
+from ganbench.training.init_from import begun_from
 from ganbench.training.log import Log
 from ganbench.training.progress import ProgressLine
 from ganbench.training.run_options import RunOptions
@@ -121,7 +122,7 @@ class Recorder:
                 "kimg": clock.kimg,
                 "img_seen": clock.images, "step": clock.steps, "seed": self.options.seed,
                 "eval_seed": self.options.eval_seed, "seconds": seconds, "status": "ok",
-                "note": engine.skipped_note(),
+                "note": "; ".join(filter(None, [begun_from(self.document), engine.skipped_note()])),
                 "precision": self.options.precision, "params_g": count_parameters(self.family.generator),
                 "params_d": count_parameters(self.family.critic), "flops_g": flops and flops.sample,
                 "flops_train": flops and flops.train, **records.plan_columns(self.document),

@@ -23,6 +23,7 @@ from ganbench.training import preemption
 from ganbench.training.augment import make_augmentation
 from ganbench.training.document import Resolved, claim_folder, recorded_options, resolve
 from ganbench.training.engine import TrainingEngine
+from ganbench.training.init_from import Start
 from ganbench.training.log import Log
 from ganbench.training.loop import Hooks, Trainer, seed_everything
 from ganbench.training.progress import ProgressLine, duration
@@ -49,11 +50,16 @@ def run(options: RunOptions, look: Callable[[Resolved], Resolved] = lambda resol
     look: sees what the options resolved to before anything is written, and may return another.
     """
     resolved = look(resolve(options))
+    options = resolved.options
     folder = claim_folder(resolved)
     with _sole_use(folder):
         # build everything, then take over the newest checkpoint if there is one
         trainer, recorder = _build(resolved, folder)
         trainer.restore(strict=options.strict, force=options.force)
+        if not trainer.restored and resolved.document["init_from"]:
+            start = Start(resolved.document["init_from"], trainer.engine)
+            resolved.document["init_from"], trainer.begin = start.describe(), start.apply
+            trainer.progress.say(start.said())
         if trainer.engine.rank == 0:  # only now: a resume that fails leaves config.json as it was
             atomic_write(folder / "config.json", json.dumps(resolved.document, indent=2) + "\n")
         return _train(trainer, recorder, folder)
