@@ -22,6 +22,10 @@ def test_every_published_row_says_where_it_was_read_again():
     ("stylegan2", "official model, config f", "fid", "", 2.84, "± 0.03"),
     ("wgan_gp", "resnet", "inception_score", "", 7.86, "± 0.07"),  # table 3 of the paper
     ("pggan", "mmgeneration", "swd", "avg", 8.15, ""),
+    ("biggan", "dgm-eval's images", "fd_dinov2", "", 326.66, ""),  # table 11 of dgm-eval, as its picture shows it
+    ("real images", "test", "fd_dinov2", "", 31.07, ""),
+    ("pfgm++", "dgm-eval's images", "prdc", "coverage", 0.72, ""),
+    ("stylegan2 + ada", "dgm-eval's images", "authenticity", "", 0.9322, ""),
     ("dcgan", "studiogan, at the end", "fid", "", 137.407, "last checkpoint of the same run, step 200,000")])
 def test_numbers_stand_as_in_their_sources(family, preset, metric, level, value, note):
     rows = ROWS[(ROWS["family"] == family) & (ROWS["preset"] == preset) & (ROWS["metric"] == metric)
