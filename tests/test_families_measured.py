@@ -37,12 +37,16 @@ def squared(a, b):
     return (a.double() - b.double()).square().flatten(1).sum(1)
 
 
+NEED_NETWORKS = ("class_accuracy", "mode_coverage", "linear_separability_own", "intra_class_fid",
+                 "classification_accuracy_score")
+
+
 def measures_of(subject: Subject) -> list[ModelMetric]:
     """The measures that apply and need neither downloads nor a trained classifier."""
     found = []
     for name in names("metric"):
         cls = load_plugin("metric", name, MetricBase)
-        if issubclass(cls, ModelMetric) and name not in ("class_accuracy", "mode_coverage", "linear_separability_own"):
+        if issubclass(cls, ModelMetric) and name not in NEED_NETWORKS:
             measure = cls(distance=squared) if name == "ppl" else cls()
             if not measure.applies(subject.family):
                 found.append(measure)

@@ -12,14 +12,19 @@ from torch import nn
 
 from ganbench import plugins
 from ganbench.errors import UserError
+from ganbench.metrics.functional import frechet_distance
 from ganbench.metrics.maths.uncertainty import bootstrap, of_mean, of_share
 from ganbench.metrics.measures.bits_per_dim import BitsPerDim
 from ganbench.metrics.measures.class_accuracy import ClassAccuracy
+from ganbench.metrics.measures.classification_accuracy_score import ClassificationAccuracyScore
+from ganbench.metrics.measures.intra_class_fid import IntraClassFid
 from ganbench.metrics.measures.mode_coverage import ModeCoverage, kl_of_counts, symbols_a_channel
 from ganbench.metrics.measures.nnd import Nnd, nearest_neighbours
 from ganbench.metrics.measures.wasserstein_gap import WassersteinGap
 from ganbench.metrics.metric import MetricBase, ModelMetric
 from ganbench.metrics.networks import classifier
+from ganbench.metrics.networks.features import open_network
+from ganbench.metrics.subjects import fake_pixels
 
 
 def levels(scores):
@@ -60,6 +65,49 @@ def test_class_accuracy_counts_samples_that_show_the_class_asked_for(judge):
     assert got[""].ci_low < 0.75 < got[""].ci_high and got[""].n_fake == 2000
     assert got["reals"].value == 1 and got["reals"].n_real == 20
     assert "conditional" in ClassAccuracy().applies(Known(nn.Identity()))
+
+
+def noisy(values):
+    """Pictures of a class's brightness with noise that torch's stream gives."""
+    values = torch.as_tensor(values, dtype=torch.float32).view(-1, 1, 1, 1)
+    return ((60 * values + 20 * torch.randn(len(values), 1, 8, 8)) / 127.5 - 1).clamp(-1, 1)
+
+
+def noisy_store(n, seed=0):
+    labels = np.arange(n) % 4
+    torch.manual_seed(seed)
+    return FakeStore(((noisy(labels) + 1) * 127.5).round().to(torch.uint8).numpy(), labels, classes=4)
+
+
+def test_intra_class_fid_is_the_mean_of_fids_within_classes():
+    family = Known(Call(lambda z, y: noisy(y + 0.3 * (y == 1))), needs_labels=True, classes=4)
+    subject = subject_of(family, noisy_store(200), n=120)
+    measure = IntraClassFid(network="random-vgg16")
+    got, network = levels(measure.measure(subject)), open_network("random-vgg16")
+    made, asked = fake_pixels(subject, 120, "intra_class_fid")
+    reals = torch.from_numpy(subject.reals.images)
+    expected = [frechet_distance(network(made[asked == k])["512"], network(reals[k::4])["512"]) for k in range(4)]
+    assert got[""].value == pytest.approx(np.mean(expected), rel=1e-6)
+    assert got["worst"].value == pytest.approx(max(expected), rel=1e-6) and got["worst"].note == "class 1"
+    assert "network=random-vgg16" in measure.protocol() and "fakes=120" in measure.protocol()
+    with pytest.raises(UserError, match=r"class 0 has 50 training images and \d+ samples, and needs 2 of each"):
+        IntraClassFid(2, network="random-vgg16").measure(subject)
+    assert "conditional" in IntraClassFid().applies(Known(nn.Identity()))
+
+
+def test_a_classifier_of_samples_is_as_good_as_their_classes_are(judge, monkeypatch):
+    """A generator that shows class 3 for 2 spoils both: nothing says how they differ, and real images of 2 are new."""
+    monkeypatch.setattr("ganbench.metrics.measures.classification_accuracy_score.of_classes",
+                        lambda *args: GreyJudge())
+    test = noisy_store(80, seed=1)
+    for wrong, low, high in ((False, 0.9, 1.0), (True, 0.4, 0.78)):
+        family = Known(Call(lambda z, y, wrong=wrong: noisy(torch.where((y == 2) & wrong, 3, y))), needs_labels=True,
+                       classes=4)
+        got = levels(ClassificationAccuracyScore().measure(subject_of(family, noisy_store(100), test, n=400)))
+        assert low <= got[""].value <= high, wrong
+        assert got[""].n_real == 80 and got[""].n_fake == 400 and got["reals"].value > 0.9
+    with pytest.raises(UserError, match="needs images that were held out"):
+        ClassificationAccuracyScore().measure(subject_of(family, noisy_store(100), n=20))
 
 
 def test_a_generator_in_training_mode_is_measured_as_it_samples():

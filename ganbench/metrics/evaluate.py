@@ -16,7 +16,7 @@ from torch import Tensor
 from ganbench.errors import UserError
 from ganbench.family import sampling_batch
 from ganbench.metrics import cache
-from ganbench.metrics.feature_metric import FeatureMetric
+from ganbench.metrics.feature_metric import FeatureMetric, ThreeSets
 from ganbench.metrics.images.ahead import ahead
 from ganbench.metrics.images.sets import ArraySet, ImageSet, Statistics, StoreSet, shuffled
 from ganbench.metrics.metric import ImageMetric, ModelMetric, Score, Subject, build_metric, check_settings, find_metric
@@ -61,7 +61,7 @@ class _Job:
 
 
 def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channels: int,
-             device: torch.device | str = "cpu",
+             held_out: Callable[[], ImageSet | None] | None = None, device: torch.device | str = "cpu",
              seed: int = 0, subject: Subject | None = None, options: Mapping[str, Any] | None = None,
              progress: Progress | None = None, keep_going: bool = False, use_cache: bool = False,
              report: Report | None = None) -> list[Result]:
@@ -72,6 +72,7 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
         fakes, reals: ImageSets (ganbench.metrics.images.sets); one that no metric needs may be None. Real images are
             mirrored at random, each with probability 1/2, where `reals.mirror` says that training saw them so.
         side, channels: of the images. device: where networks and distances run.
+        held_out: opens real images that were not trained on; called only if a metric needs them.
         seed: of the metrics' own draws, and of the mirroring.
         subject: the trained model, for metrics that measure it.
         options: settings of metrics: by name for all that take it, or {"kid": {"subsets": 50}} for one.
@@ -116,11 +117,15 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
                 report.from_cache.append(job.name)
 
     # --- show the images to all metrics, reals first
-    for real, images in ((True, reals), (False, fakes)):
-        wanting = [j for j in jobs if (j.metric.needs_reals and not j.cached if real else j.metric.needs_fakes)]
-        if wanting:
-            _feed(images, real, seed, wanting, networks, report, guard, side, progress)
-            jobs = [job for job in jobs if job.name not in report.failures]
+    wanting = {"real": [job for job in jobs if job.metric.needs_reals and not job.cached],
+               "held-out": [job for job in jobs if job.metric.needs_held_out],
+               "fake": [job for job in jobs if job.metric.needs_fakes]}
+    third = _open_held_out(wanting["held-out"], held_out, guard)
+    for what, images in (("real", reals), ("held-out", third), ("fake", fakes)):
+        able = [job for job in wanting[what] if job.name not in report.failures]
+        if able and images is not None:
+            _feed(images, what, seed, able, networks, report, guard, side, progress)
+    jobs = [job for job in jobs if job.name not in report.failures]
 
     # --- the numbers
     for job in jobs:
@@ -269,10 +274,22 @@ def _open_networks(jobs: list[_Job], device: torch.device, guard: _Guard) -> dic
     return networks
 
 
-def _feed(images: ImageSet, real: bool, seed: int, jobs: list[_Job], networks: Mapping[Any, FeatureNetwork],
+def _open_held_out(jobs: list[_Job], held_out: Callable[[], ImageSet | None] | None,
+                   guard: _Guard) -> ImageSet | None:
+    """The images that were not trained on, if any metric needs them; those metrics fail where there are none."""
+    images = held_out() if jobs and held_out is not None else None
+    for job in jobs:
+        with guard(job.name):
+            if images is None:
+                raise UserError(f"{job.name} needs real images that were not trained on, and there are none: name them "
+                                "with --held-out, or take a data set with a test split, trained on its train split")
+    return images
+
+
+def _feed(images: ImageSet, what: str, seed: int, jobs: list[_Job], networks: Mapping[Any, FeatureNetwork],
           report: Report, guard: _Guard, side: int, progress: Progress | None) -> None:
-    """Show the images to every job, batch by batch."""
-    done, what = 0, "real" if real else "fake"
+    """Show the images, "real", "held-out" or "fake", to every job, batch by batch."""
+    done, real, third = 0, what == "real", what == "held-out"
     place = 0  # of the next batch's first image
 
     def prepare(batch: Tensor) -> Tensor:
@@ -287,10 +304,13 @@ def _feed(images: ImageSet, real: bool, seed: int, jobs: list[_Job], networks: M
         active = [job for job in jobs if job.name not in report.failures]
         for job in active:
             # the metric's own sample of these images, where it takes one
-            mask = job.take[real]
+            mask = None if third else job.take[real]
             keep = None if mask is None else torch.from_numpy(mask[done:done + len(batch)])
             with guard(job.name):
                 if not isinstance(job.metric, FeatureMetric):
+                    if third:
+                        job.metric.update_held_out(batch)
+                        continue
                     job.metric.update(batch if keep is None else batch[keep], real=real)
                     continue
                 # one forward pass for all metrics that share the network
@@ -299,6 +319,9 @@ def _feed(images: ImageSet, real: bool, seed: int, jobs: list[_Job], networks: M
                     name = job.metric.network_name
                     report.forwards[name] = report.forwards.get(name, 0) + len(batch)
                 rows = features[job.group][job.metric.layer]
+                if isinstance(job.metric, ThreeSets) and third:
+                    job.metric.update_held_out_features(rows)
+                    continue
                 job.metric.update_features(rows if keep is None else rows[keep], real=real)
         done += len(batch)
         if progress is not None:

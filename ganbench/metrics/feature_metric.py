@@ -70,21 +70,29 @@ class FeatureMetric(ImageMetric):
 
     def update(self, images: Tensor, real: bool = False) -> None:
         """Add uint8 images (N,C,H,W), real or generated, passing them through the network."""
+        self._add(self._see(images), real)
+
+    def _see(self, images: Tensor) -> Tensor:
+        """Features of uint8 images (N,C,H,W)."""
         # opened with the first images, so that a metric can be built where no weights are
         if self._network is None:
             self.bind(open_network(self.network_name, [self.layer], dtype=self.precision, compat=self.compat,
                                    device=self.device))
         assert self._network is not None
-        self._add(self._network(images)[self.layer], real)
+        return self._network(images)[self.layer]
 
     def update_features(self, features: Tensor, real: bool = False) -> None:
         """Add features (N,d) that were computed elsewhere, with the network this metric is bound to (if any)."""
+        self._add(self._checked(features), real)
+
+    def _checked(self, features: Any) -> Tensor:
+        """Features that were given, counted as an update. Raises UserError for what are none."""
         if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
             shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise UserError(f"{self._name}: expected features as a tensor of floats (N,d), and got {shape}")
         self._update_count += 1
         self._computed = None
-        self._add(features, real)
+        return features
 
     def _add(self, features: Tensor, real: bool) -> None:
         raise NotImplementedError
@@ -155,6 +163,31 @@ class StoredFeatures(FeatureMetric):
         """Replace the reals by what `real_state` gave."""
         super().load_real_state(state)
         self.real_features = [state["features"].to(self.device)]
+
+
+class ThreeSets(StoredFeatures):
+    """A metric that also needs features of real images that were not trained on."""
+
+    needs_held_out = True
+    held_out_features: list[Tensor]
+
+    def _make_states(self) -> None:
+        super()._make_states()
+        self.add_state("held_out_features", default=[], dist_reduce_fx="cat")
+
+    def update_held_out(self, images: Tensor) -> None:
+        """Add uint8 images (N,C,H,W) that were not trained on, passing them through the network."""
+        self.held_out_features.append(self._see(images).detach())
+
+    def update_held_out_features(self, features: Tensor) -> None:
+        """Add features (N,d) of such images that were computed elsewhere."""
+        self.held_out_features.append(self._checked(features).detach())
+
+    def held_out(self) -> Tensor:
+        return stacked(self.held_out_features, f"{self._name}: no held-out images were given")
+
+    def _choices(self) -> list[str]:
+        return [f"held-out={rows(self.held_out_features)}"]
 
 
 class StreamedMoments(FeatureMetric):

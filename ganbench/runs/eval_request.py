@@ -41,6 +41,8 @@ class EvalRequest:
                                     "TorchScript, .onnx, MODULE:CALLABLE")
     real: str | None = option(None, "Against these: data set, folder, file of images or of statistics; default: the "
                                     "run's own data")
+    held_out: str | None = option(None, "Real images that were not trained on, for metrics that need them; default: "
+                                        "the test split of the real data")
     n: int | None = option(None, "Images on each side; default: all, of a run as when it trained", flag="--n",
                            minimum=1)
     seed: int = option(0, "Seed of latents and of the metrics' own draws")
@@ -73,6 +75,7 @@ class EvalRequest:
     use_cache: bool = option(True, "Use kept statistics of reals", flag="--cache/--no-cache")
 
     # --- where it runs, and where the numbers go
+    nearest: str | None = option(None, "Also write this PNG: generated images beside the real ones nearest to them")
     latex: bool = option(False, "Also print the numbers as a row of a LaTeX table")
     device: str = option("auto", "auto, cpu, cuda, cuda:1")
     results: str | None = option(DEFAULT_RESULTS, "Results CSV to append to; '' for none", parse=path_or_none)

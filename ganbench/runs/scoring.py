@@ -23,6 +23,7 @@ from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.plugins import canonical, plugin_label
 from ganbench.runs.checkpoint import checkpoint_hash
 from ganbench.runs.eval_request import EvalRequest
+from ganbench.runs.nearest import write_nearest
 from ganbench.runs.run_folder import Run, load_run, newest_run, sample_batches
 from ganbench.sides import side_or_none
 
@@ -73,9 +74,11 @@ def score_model(names: list[str], model: Model, reals: ImageSet, *, n: int, seed
     # for metrics that measure the model itself rather than its images
     subject = Subject(family=model.family, generator=model.generator, reals=model.store, held_out=model.held_out,
                       seed=seed, n=n, device=model.device)
+    held_out = model.held_out
     try:
         results = evaluate(names, fakes=fakes, reals=reals, side=images.side, channels=images.channels,
-                           device=model.device, seed=seed, subject=subject, **options)
+                           held_out=lambda: None if held_out is None else StoreSet(held_out), device=model.device,
+                           seed=seed, subject=subject, **options)
     finally:
         distributed.release_helpers()  # after an error too, or they would wait for ever
     return fakes, results
@@ -207,10 +210,14 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
         fakes, reals = _outside(asked, device)
         if fakes.rounding:
             _one_rounding(names, settings)
-        results = evaluate(names, fakes=fakes, reals=reals, side=fakes.side, channels=fakes.channels, device=device,
-                           seed=asked.seed, **options)
+        results = evaluate(names, fakes=fakes, reals=reals, side=fakes.side, channels=fakes.channels,
+                           held_out=lambda: _held_out(asked, fakes, reals), device=device, seed=asked.seed, **options)
         context = {"run": _short(asked.fake if isinstance(asked.fake, str) else fakes.description),
                    "origin": "external", "family": "", "seed": None, "fake_hash": fakes.content_hash}
+
+    if asked.nearest is not None:  # as the first feature network of this call sees the images, too
+        network = next(iter(report.forwards), None)
+        report.notes.append(write_nearest(asked.nearest, fakes, reals, network, device, asked.compat or "ganbench"))
 
     # the rows
     common = {"dataset": reals.dataset or _short(reals.description), "split": reals.split, "crop": reals.crop,
@@ -359,6 +366,22 @@ def _outside(asked: EvalRequest, device: torch.device) -> tuple[ImageSet, ImageS
         fakes.warnings.append(f"the generated images have {fakes.channels} channel(s), the real ones {reals.channels}: "
                               "grey counts as three equal channels")
     return fakes, reals
+
+
+def _held_out(asked: EvalRequest, fakes: ImageSet, reals: ImageSet) -> ImageSet | None:
+    """Real images that were not trained on: those that were named, or else the test split of the real data, or None."""
+    native = find_compat(asked.compat or "ganbench").native and asked.side is None
+    options: dict[str, Any] = {"side": None if native else fakes.side, "channels": None if native else fakes.channels,
+                               "skip_bad": asked.skip_bad, "crop": asked.crop, "root": asked.root,
+                               "compat": asked.compat or "ganbench"}
+    if asked.held_out is not None:
+        return open_images(asked.held_out, **options)
+    if reals.split != "train":
+        return None
+    try:
+        return open_images(asked.real, split="test", **options)
+    except NoSplit:
+        return None
 
 
 def _doubts(asked: EvalRequest, fakes: ImageSet, reals: ImageSet) -> list[str]:

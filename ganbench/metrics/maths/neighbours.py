@@ -209,3 +209,9 @@ def _exact(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
     """Squared distances of the pairs (a_i, b_j) in float64, each summed in the same order whatever its place."""
     pairs = max(1, DIFFERENCES // a.shape[1])
     return torch.cat([(a[p].double() - b[q].double()).square_().sum(1) for p, q in zip(i.split(pairs), j.split(pairs))])
+
+
+def nearest_distance(queries: Tensor, points: Tensor) -> Tensor:
+    """Distance (Q,) of each row (Q,d) to the nearest of the points (N,d), computed from differences."""
+    return torch.cat([torch.cdist(part, points, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
+                      for part in queries.split(BLOCK)])

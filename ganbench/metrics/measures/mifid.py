@@ -1,8 +1,9 @@
 """MiFID, a FID that punishes copies of training images."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ganbench.errors import UserError
@@ -31,10 +32,8 @@ class Mifid(StoredFeatures):
                "training images throughout; single copies among many samples pass.")
     higher_is_better = False  # type: ignore[misc]
 
-    def __init__(self, *args: Any, threshold: float = 0.1, **kwargs: Any):
+    def __init__(self, *args: Any, threshold: Annotated[float, Field(ge=0, le=1)] = 0.1, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-            raise UserError(f"mifid.threshold = {threshold!r}: give a number from 0 to 1")
         self.threshold = threshold
 
     def compute(self) -> dict[str, float]:

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from scipy import stats
 from torch import Tensor
 
-from ganbench.errors import UserError
 from ganbench.metrics.feature_metric import StoredFeatures
 from ganbench.metrics.maths.arrays import products
 from ganbench.metrics.maths.uncertainty import around
@@ -35,10 +35,8 @@ class Mind(StoredFeatures):
                "does, and its cost grows with n log n.")
     higher_is_better = False  # type: ignore[misc]
 
-    def __init__(self, *args: Any, projections: int = 1000, **kwargs: Any):
+    def __init__(self, *args: Any, projections: PositiveInt = 1000, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if not isinstance(projections, int) or projections < 1:
-            raise UserError(f"mind.projections = {projections!r}: give a whole number from 1")
         self.projections = projections
 
     def compute(self) -> float:

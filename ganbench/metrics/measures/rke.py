@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from ganbench.errors import UserError
@@ -33,10 +34,8 @@ class RKE(StoredFeatures):
                "kernel's width: compare only at equal width.")
     higher_is_better = True  # type: ignore[misc]
 
-    def __init__(self, *args: Any, sigma: float | None = None, **kwargs: Any):
+    def __init__(self, *args: Any, sigma: PositiveFloat | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if sigma is not None and not (isinstance(sigma, int | float) and sigma > 0):
-            raise UserError(f"rke.sigma = {sigma!r}: give a positive number")
         self.sigma = sigma
 
     def compute(self) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from ganbench.errors import UserError
@@ -31,10 +32,8 @@ class WaveletFrechet(ImageMetric):
     real_sums: list[Tensor]
     fake_sums: list[Tensor]
 
-    def __init__(self, levels: int = 4, **kwargs: Any):
+    def __init__(self, levels: PositiveInt = 4, **kwargs: Any):
         super().__init__(**kwargs)
-        if not isinstance(levels, int) or levels < 1:
-            raise UserError(f"wavelet_frechet.levels = {levels!r}: give a whole number from 1")
         self.levels = levels
         self.add_state("real_sums", default=[], dist_reduce_fx=None)
         self.add_state("fake_sums", default=[], dist_reduce_fx=None)
