@@ -30,7 +30,7 @@ def save(
     dtype: Annotated[str, typer.Option("--feature-precision", help="float32, tf32, bf16 or float64")] = "float32",
     n: Annotated[int | None, typer.Option(min=2, help="Images: how many to take; of statistics, how many are behind "
                                                       "them")] = None,
-    side: Annotated[int | None, typer.Option(help="Bring pictures to this side")] = None,
+    side: Annotated[str | None, typer.Option(help="Bring pictures to this side, or HEIGHTxWIDTH")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a data set")] = None,
     crop: Annotated[str | None, typer.Option(help="Crop of a data set")] = None,
     root: Annotated[str | None, typer.Option(help="Where a data set's files are")] = None,

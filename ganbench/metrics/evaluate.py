@@ -16,7 +16,7 @@ from torch import Tensor
 from ganbench.errors import UserError
 from ganbench.family import sampling_batch
 from ganbench.metrics import cache
-from ganbench.metrics.feature_metric import FeatureMetric, ThreeSets
+from ganbench.metrics.feature_metric import FeatureMetric
 from ganbench.metrics.images.ahead import ahead
 from ganbench.metrics.images.sets import ArraySet, ImageSet, Statistics, StoreSet, shuffled
 from ganbench.metrics.metric import ImageMetric, ModelMetric, Score, Subject, build_metric, check_settings, find_metric
@@ -103,10 +103,9 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
                 jobs.append(_job(name, metric, fakes, reals))
                 metric.to(device)
     networks = _open_networks(jobs, device, guard)
-    if isinstance(reals, Statistics):
-        for job in jobs:  # now that networks are open, their protocols are known
-            with guard(job.name):
-                reals.check(job.name, job.metric.protocol() if job.metric.needs_reals else "")
+    for job in jobs if isinstance(reals, Statistics) else []:  # now that networks are open, their protocols are known
+        with guard(job.name):
+            reals.check(job.name, job.metric.protocol() if job.metric.needs_reals else "")
     jobs = [job for job in jobs if job.name not in report.failures]
 
     # --- what the cache knows of the reals already
@@ -118,7 +117,7 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
 
     # --- show the images to all metrics, reals first
     wanting = {"real": [job for job in jobs if job.metric.needs_reals and not job.cached],
-               "held-out": [job for job in jobs if job.metric.needs_held_out],
+               "held-out": [job for job in jobs if isinstance(job.metric, FeatureMetric) and job.metric.needs_held_out],
                "fake": [job for job in jobs if job.metric.needs_fakes]}
     third = _open_held_out(wanting["held-out"], held_out, guard)
     for what, images in (("real", reals), ("held-out", third), ("fake", fakes)):
@@ -274,14 +273,12 @@ def _open_networks(jobs: list[_Job], device: torch.device, guard: _Guard) -> dic
     return networks
 
 
-def _open_held_out(jobs: list[_Job], held_out: Callable[[], ImageSet | None] | None,
-                   guard: _Guard) -> ImageSet | None:
+def _open_held_out(jobs: list[_Job], held_out: Callable[[], ImageSet | None] | None, guard: _Guard) -> ImageSet | None:
     """The images that were not trained on, if any metric needs them; those metrics fail where there are none."""
     images = held_out() if jobs and held_out is not None else None
-    for job in jobs:
+    for job in jobs if images is None else []:
         with guard(job.name):
-            if images is None:
-                raise UserError(f"{job.name} needs real images that were not trained on, and there are none: name them "
+            raise UserError(f"{job.name} needs real images that were not trained on, and there are none: name them "
                                 "with --held-out, or take a data set with a test split, trained on its train split")
     return images
 
@@ -308,9 +305,6 @@ def _feed(images: ImageSet, what: str, seed: int, jobs: list[_Job], networks: Ma
             keep = None if mask is None else torch.from_numpy(mask[done:done + len(batch)])
             with guard(job.name):
                 if not isinstance(job.metric, FeatureMetric):
-                    if third:
-                        job.metric.update_held_out(batch)
-                        continue
                     job.metric.update(batch if keep is None else batch[keep], real=real)
                     continue
                 # one forward pass for all metrics that share the network
@@ -319,10 +313,10 @@ def _feed(images: ImageSet, what: str, seed: int, jobs: list[_Job], networks: Ma
                     name = job.metric.network_name
                     report.forwards[name] = report.forwards.get(name, 0) + len(batch)
                 rows = features[job.group][job.metric.layer]
-                if isinstance(job.metric, ThreeSets) and third:
+                if third:
                     job.metric.update_held_out_features(rows)
-                    continue
-                job.metric.update_features(rows if keep is None else rows[keep], real=real)
+                else:
+                    job.metric.update_features(rows if keep is None else rows[keep], real=real)
         done += len(batch)
         if progress is not None:
             progress(f"{what} images", done, images.n)

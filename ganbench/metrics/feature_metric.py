@@ -29,6 +29,7 @@ class FeatureMetric(ImageMetric):
 
     features: ClassVar[str] = "inception-v3-compat"  # the network where the caller names none
     kind: ClassVar[str] = "features"  # or "logits"
+    needs_held_out: ClassVar[bool] = False  # and real images that were not trained on: see ThreeSets
     states: ClassVar[str]  # what it keeps of a set; metrics that keep the same share it in the cache
     any_shape = True
     rectangles = True
@@ -93,6 +94,10 @@ class FeatureMetric(ImageMetric):
         self._update_count += 1
         self._computed = None
         return features
+
+    def update_held_out_features(self, features: Tensor) -> None:
+        """Add features (N,d) of real images that were not trained on, for metrics that need such."""
+        raise NotImplementedError
 
     def _add(self, features: Tensor, real: bool) -> None:
         raise NotImplementedError
@@ -180,7 +185,6 @@ class ThreeSets(StoredFeatures):
         self.held_out_features.append(self._see(images).detach())
 
     def update_held_out_features(self, features: Tensor) -> None:
-        """Add features (N,d) of such images that were computed elsewhere."""
         self.held_out_features.append(self._checked(features).detach())
 
     def held_out(self) -> Tensor:

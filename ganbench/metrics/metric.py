@@ -99,7 +99,6 @@ class ImageMetric(MetricBase, TorchMetric):
 
     needs_reals: ClassVar[bool] = True
     needs_fakes: ClassVar[bool] = True
-    needs_held_out: ClassVar[bool] = False  # and real images that were not trained on, given to `update_held_out`
     equal_counts: ClassVar[bool] = False  # needs as many real as generated images
     takes_statistics: ClassVar[bool] = False  # `load_reference` takes a mean and a covariance in place of real images
     any_shape: ClassVar[bool] = False  # images need be neither square nor of one size
@@ -112,10 +111,6 @@ class ImageMetric(MetricBase, TorchMetric):
 
     def update(self, images: Tensor, real: bool = False) -> None:
         """Add images, uint8 (N,C,H,W)."""
-        raise NotImplementedError
-
-    def update_held_out(self, images: Tensor) -> None:
-        """Add real images that were not trained on, uint8 (N,C,H,W)."""
         raise NotImplementedError
 
     def compute(self) -> Any:

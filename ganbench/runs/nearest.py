@@ -9,9 +9,11 @@ from torch import Tensor
 from ganbench import distributed
 from ganbench.errors import UserError
 from ganbench.family import sampling_batch
+from ganbench.metrics.evaluate import Report
 from ganbench.metrics.images.sets import ImageSet
 from ganbench.metrics.networks.features import FeatureNetwork, open_network
 from ganbench.pictures.grids import save_png, tile
+from ganbench.runs.eval_request import EvalRequest
 
 ROWS, NEAREST = 12, 4  # generated images shown, and real ones beside each
 MOST = 1000  # generated images that are looked at
@@ -32,11 +34,17 @@ def nearest_sheet(fakes: ImageSet, reals: ImageSet, network: FeatureNetwork | No
     Raises:
         UserError: images that are not of one size.
     """
-    if reals.native or fakes.native or reals.side != fakes.side:
-        raise UserError(f"--nearest needs images of one size, and {fakes.description} and {reals.description} are not: "
-                        "bring them to one with --side")
-    queries = _first(fakes)
-    spaces: list[Space] = [_pixels]
+    if reals.native or fakes.native or reals.written_side != fakes.written_side or \
+            not {reals.channels, fakes.channels} <= {1, max(reals.channels, fakes.channels)}:
+        raise UserError(f"--nearest needs images of one size and colours, and {fakes.description} and "
+                        f"{reals.description} are not: bring them to one with --side")
+    channels = max(reals.channels, fakes.channels)
+    queries = _first(fakes).expand(-1, channels, -1, -1)
+
+    def pixels(images: Tensor) -> Tensor:
+        return images.expand(-1, channels, -1, -1).flatten(1).float()
+
+    spaces: list[Space] = [pixels]
     if network is not None:
         spaces.append(lambda images: network(images)[network.layers[0]].float().cpu())
     halves = [_half(queries, reals, space) for space in spaces]
@@ -47,26 +55,29 @@ def nearest_sheet(fakes: ImageSet, reals: ImageSet, network: FeatureNetwork | No
     return np.concatenate(parts, 1)
 
 
-def write_nearest(path: str, fakes: ImageSet, reals: ImageSet, name: str | None, device: torch.device,
-                  compat: str) -> str:
-    """Write that picture, and say what it shows. name: of the feature network whose space is shown too, if any.
+def write_nearest(asked: EvalRequest, fakes: ImageSet, reals: ImageSet, report: Report, device: torch.device) -> str:
+    """Write that picture to `asked.nearest`, and say what it shows.
 
-    Raises UserError under several processes, which share the making of a run's images.
+    The right half is of the first network that the evaluation looked through, if it did. Raises UserError under several
+    processes, which share the making of a run's images.
     """
     if distributed.world() > 1:
         raise UserError("--nearest is drawn by one process: leave torchrun out")
-    network = None if name is None else open_network(name, device=device, compat=compat)
-    save_png(nearest_sheet(fakes, reals, network), path)
+    name = next(iter(report.forwards), None)
+    network = None if name is None else open_network(name, device=device, compat=asked.compat or "ganbench")
+    assert asked.nearest is not None
+    save_png(nearest_sheet(fakes, reals, network), asked.nearest)
     spaces = "by pixels; beside a metric of features, e.g. fid, also by these" if name is None else \
         f"left by pixels, right by {name}"
-    return f"nearest real images: {path}, {spaces}; each row is a generated image and its {NEAREST} nearest real ones"
+    return (f"nearest real images: {asked.nearest}, {spaces}; each row is a generated image and its {NEAREST} nearest "
+            "real ones")
 
 
 def _half(queries: Tensor, reals: ImageSet, space: Space) -> np.ndarray:
     """The rows of one space, as a picture."""
     distances, indices = nearest(torch.cat([space(part) for part in queries.split(256)]), reals, space)
     shown = distances[:, 0].argsort(stable=True)[:ROWS]
-    found = _gathered(reals, indices[shown].flatten())
+    found = [image.expand(queries.shape[1], -1, -1) for image in _gathered(reals, indices[shown].flatten())]
     images = [image for row, query in enumerate(queries[shown])
               for image in (query, *found[row * indices.shape[1]:(row + 1) * indices.shape[1]])]
     return tile(torch.stack(images), columns=1 + indices.shape[1])
@@ -94,24 +105,20 @@ def nearest(queries: Tensor, reals: ImageSet, space: Space, count: int = NEAREST
 
 
 def _gathered(reals: ImageSet, numbers: Tensor) -> list[Tensor]:
-    """The real images of these numbers, in colour, in a second pass over all of them."""
+    """The real images of these numbers, in a second pass over all of them."""
     wanted, done = set((numbers % reals.n).tolist()), 0
     found: dict[int, Tensor] = {}
     for batch in reals.batches(sampling_batch(reals.side)):
-        found |= {done + i: batch[i].expand(3, -1, -1) for i in range(len(batch)) if done + i in wanted}
+        found |= {done + i: batch[i] for i in range(len(batch)) if done + i in wanted}
         done += len(batch)
     return [found[number % reals.n].flip(2) if number >= reals.n else found[number] for number in numbers.tolist()]
 
 
 def _first(fakes: ImageSet) -> Tensor:
-    """The first MOST images, uint8 (n,3,S,S)."""
+    """The first MOST images, uint8 (n,C,S,S)."""
     parts: list[Tensor] = []
     for batch in fakes.batches(sampling_batch(fakes.side)):
-        parts.append(batch.expand(-1, 3, -1, -1))
+        parts.append(batch)
         if sum(map(len, parts)) >= MOST:
             break
     return torch.cat(parts)[:MOST]
-
-
-def _pixels(images: Tensor) -> Tensor:
-    return images.expand(-1, 3, -1, -1).flatten(1).float()

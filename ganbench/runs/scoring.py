@@ -74,10 +74,9 @@ def score_model(names: list[str], model: Model, reals: ImageSet, *, n: int, seed
     # for metrics that measure the model itself rather than its images
     subject = Subject(family=model.family, generator=model.generator, reals=model.store, held_out=model.held_out,
                       seed=seed, n=n, device=model.device)
-    held_out = model.held_out
     try:
         results = evaluate(names, fakes=fakes, reals=reals, side=images.side, channels=images.channels,
-                           held_out=lambda: None if held_out is None else StoreSet(held_out), device=model.device,
+                           held_out=lambda: StoreSet(model.held_out) if model.held_out else None, device=model.device,
                            seed=seed, subject=subject, **options)
     finally:
         distributed.release_helpers()  # after an error too, or they would wait for ever
@@ -215,9 +214,8 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
         context = {"run": _short(asked.fake if isinstance(asked.fake, str) else fakes.description),
                    "origin": "external", "family": "", "seed": None, "fake_hash": fakes.content_hash}
 
-    if asked.nearest is not None:  # as the first feature network of this call sees the images, too
-        network = next(iter(report.forwards), None)
-        report.notes.append(write_nearest(asked.nearest, fakes, reals, network, device, asked.compat or "ganbench"))
+    if asked.nearest is not None:
+        report.notes.append(write_nearest(asked, fakes, reals, report, device))
 
     # the rows
     common = {"dataset": reals.dataset or _short(reals.description), "split": reals.split, "crop": reals.crop,
@@ -371,9 +369,9 @@ def _outside(asked: EvalRequest, device: torch.device) -> tuple[ImageSet, ImageS
 def _held_out(asked: EvalRequest, fakes: ImageSet, reals: ImageSet) -> ImageSet | None:
     """Real images that were not trained on: those that were named, or else the test split of the real data, or None."""
     native = find_compat(asked.compat or "ganbench").native and asked.side is None
-    options: dict[str, Any] = {"side": None if native else fakes.side, "channels": None if native else fakes.channels,
-                               "skip_bad": asked.skip_bad, "crop": asked.crop, "root": asked.root,
-                               "compat": asked.compat or "ganbench"}
+    side, channels = (None, None) if native else (fakes.written_side, fakes.channels)
+    options: dict[str, Any] = {"side": side, "channels": channels, "skip_bad": asked.skip_bad, "crop": asked.crop,
+                               "root": asked.root, "compat": asked.compat or "ganbench"}
     if asked.held_out is not None:
         return open_images(asked.held_out, **options)
     if reals.split != "train":
