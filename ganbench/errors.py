@@ -36,6 +36,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
+def unknown(wrong: str, word: str, known: Iterable[str]) -> UserError:
+    """The error for a word that is not among the known ones: what is `wrong`, the nearest one, and all of them."""
+    known = list(known)
+    return UserError(f"{wrong} '{word}'.{nearest(word, known)} Known: {', '.join(known) or 'none'}")
+
+
 def shown(name: object) -> str:
     """A name from outside as text that fits one line of a terminal, whatever bytes are in it.
 

@@ -213,6 +213,7 @@ class DCGAN(Family):
 
     @classmethod
     def check_shape(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for sides that the network's doublings do not reach."""
         check_doublings(cls, images, doublings(images))
 
     def make_generator(self) -> nn.Module:

@@ -104,6 +104,7 @@ class DRAGAN(Family):
 
     @classmethod
     def check_shape(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for sides that the network's doublings do not reach."""
         check_doublings(cls, images, doublings(images))
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:

@@ -176,6 +176,7 @@ class LSGAN(Family):
 
     @classmethod
     def check_shape(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for sides that the network's doublings do not reach."""
         assert isinstance(config, LSGANConfig)
         check_doublings(cls, images, 4 if config.net == "lsun" else doublings(images))
 

@@ -157,6 +157,7 @@ class SNGAN(SpectralFamily):
 
     @classmethod
     def check_shape(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for sides that the chosen network does not reach."""
         assert isinstance(config, SNGANConfig)
         if config.net == "cnn":
             check_doublings(cls, images, 3)

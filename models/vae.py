@@ -161,6 +161,7 @@ class VAE(Family):
 
     @classmethod
     def check_shape(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for sides that the chosen network does not reach."""
         assert isinstance(config, VAEConfig)
         check_doublings(cls, images, {"mlp": 0, "conv": doublings(images), "infogan": 2}[config.net])
 

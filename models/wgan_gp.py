@@ -212,6 +212,7 @@ class WGANGP(Family):
 
     @classmethod
     def check_shape(cls, config: FamilyConfig, images: ImageSpec) -> None:
+        """Raise UserError for sides that the chosen network does not reach."""
         assert isinstance(config, WGANGPConfig)
         if config.net == "conv":
             check_doublings(cls, images, doublings(images))

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from ganbench.errors import UserError
 from ganbench.metrics.images.opening import open_images
-from ganbench.metrics.images.sets import SourceSet, Statistics, StoreSet, shuffled
+from ganbench.metrics.images.sets import Statistics, StoreSet, shuffled
+from ganbench.metrics.images.source_set import SourceSet
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 3, 16, 16), dtype=np.uint8)
 

@@ -40,7 +40,7 @@ from ganbench.bench import tomlfile
 from ganbench.bench.cells import Cell, Planned, Reference
 from ganbench.bench.schema import Budget, Suite, SuiteEntry
 from ganbench.data import absolute_spec, open_dataset
-from ganbench.errors import UserError, nearest
+from ganbench.errors import UserError, nearest, unknown
 from ganbench.family import Family, FamilyConfig, ImageSpec
 from ganbench.metrics import metric as metrics
 from ganbench.metrics.evaluate import check as check_metrics
@@ -77,8 +77,7 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
     known = ("auto", *PRECISIONS)
     if suite.precision not in known:
         with _at(path, lines, "precision"):
-            raise UserError(f"unknown precision '{suite.precision}'.{nearest(suite.precision, known)} "
-                            f"Known: {', '.join(known)}")
+            raise unknown("unknown precision", suite.precision, known)
     _check_metrics(path, suite, lines, dry)
     named = _check_families(path, suite, lines)
 

@@ -32,7 +32,7 @@ def bench(
     """Run a comparison: families x data sets x seeds. A second call runs only what is missing."""
     from rich.console import Console
 
-    from ganbench.errors import UserError, nearest
+    from ganbench.errors import UserError, unknown
     console = Console()
     if list_suites:
         _print_shipped(console)
@@ -43,7 +43,7 @@ def bench(
     from ganbench.bench.suite import plan
     suite = find_suite(suite)
     if engine not in ENGINES:
-        raise UserError(f"unknown engine '{engine}'.{nearest(engine, ENGINES)} Known: {', '.join(ENGINES)}")
+        raise unknown("unknown engine", engine, ENGINES)
     planned = plan(suite, dry=dry_run)
     chosen = planned.only(only or [])
     if dry_run:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ganbench.data.crops import GENERIC, Box
 from ganbench.data.images import Unreadable, decode
-from ganbench.errors import UserError, nearest
+from ganbench.errors import UserError, unknown
 from ganbench.errors import shown as shown
 from ganbench.files import cache_dir
 
@@ -210,9 +210,7 @@ class Source:
         if crop in GENERIC:
             return crop, None
         if crop not in self.crops:
-            known = [*self.crops, *GENERIC]
-            raise UserError(f"{self.name()} has no crop '{crop}'.{nearest(crop or '', known)} Known: "
-                            f"{', '.join(known)}")
+            raise unknown(f"{self.name()} has no crop", crop or "", [*self.crops, *GENERIC])
         return crop, self.crops[crop]
 
 

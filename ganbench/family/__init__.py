@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from ganbench.errors import Diverged, UserError, nearest
+from ganbench.errors import Diverged, UserError, nearest, unknown
 from ganbench.family.interface import Batch, Clock, Engine, ImageSpec, Stage
 from ganbench.family.interface import PartLoss as PartLoss
 from ganbench.plugins import load_plugin, same_source, source_hash
@@ -307,8 +307,7 @@ def configure(family: type[Family], preset: str | None = None, overrides: Mappin
     chosen, overrides = family.presets[name], dict(overrides or {})
     for key in overrides:
         if key not in family.Config.model_fields:
-            raise UserError(f"{short_name(family)} has no setting '{key}'.{nearest(key, family.Config.model_fields)} "
-                            f"Known: {', '.join(family.Config.model_fields)}")
+            raise unknown(f"{short_name(family)} has no setting", key, family.Config.model_fields)
     values = {**chosen.values, **overrides}
     try:
         config = family.Config.model_validate(values, strict=False)

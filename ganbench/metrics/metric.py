@@ -16,7 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torchmetrics import Metric as TorchMetric
 
-from ganbench.errors import UserError, nearest
+from ganbench.errors import UserError, unknown
 from ganbench.family import Family
 from ganbench.plugins import load_plugin, plugin_label
 
@@ -207,8 +207,7 @@ def build_metric(cls: type[Kind], name: str, options: Mapping[str, Any]) -> Kind
     own = own if isinstance(own, Mapping) else {}
     for key in own:
         if key not in known:
-            raise UserError(f"{name} has no setting '{key}'.{nearest(key, known)} Known: "
-                            f"{', '.join(sorted(known)) or 'none'}")
+            raise unknown(f"{name} has no setting", key, sorted(known))
     shared = {k: v for k, v in options.items() if k in known and v is not None and not isinstance(v, Mapping)}
     return cls(**{key: _checked(name, key, value, known[key]) for key, value in {**shared, **own}.items()})
 
@@ -222,8 +221,7 @@ def check_settings(names: list[str], options: Mapping[str, Any]) -> None:
             raise UserError(f"--set {key}.{setting} is for {key}, which is not among the metrics: {', '.join(chosen)}")
         if value is not None and not isinstance(value, Mapping) and not any(key in known for known in chosen.values()):
             known = {setting for found in chosen.values() for setting in found}
-            raise UserError(f"{', '.join(chosen)}: no setting '{key}'.{nearest(key, known)} "
-                            f"Known: {', '.join(sorted(known))}")
+            raise unknown(f"{', '.join(chosen)}: no setting", key, sorted(known))
 
 
 def _checked(name: str, key: str, value: Any, kind: Any) -> Any:

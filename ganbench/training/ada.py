@@ -205,12 +205,14 @@ class Sampling(Function):
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, grid: Tensor) -> Tensor:
+        """Images (B,C,H',W') at the points of the grid."""
         ctx.save_for_backward(grid)
         ctx.shape = images.shape
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """The gradient of the images (B,C,H,W); the grid gets none."""
         grid, = ctx.saved_tensors
         return Spreading.apply(gradients[0], grid, ctx.shape), None
 
@@ -220,6 +222,7 @@ class Spreading(Function):
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, grid: Tensor, shape: torch.Size) -> Tensor:
+        """The gradient (B,C,H',W') of the samples spread over images of that shape."""
         ctx.save_for_backward(grid)
         # only the shape of these images is looked at: 0, 0, False are bilinear, zeros, no aligned corners
         images = gradient.new_empty(1).expand(shape)
@@ -227,6 +230,7 @@ class Spreading(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of what was spread: it is sampled again; grid and shape get none."""
         grid, = ctx.saved_tensors
         return Sampling.apply(gradients[0], grid), None, None
 

@@ -18,6 +18,7 @@ class Filtering(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, taps: tuple[float, ...], padding: int) -> Tensor:
+        """x (B,C,H,W) filtered, in its own dtype, with `padding` zeros on every side."""
         ctx.taps, ctx.padding = taps, padding
         channels, size = x.shape[1], len(taps)
         kernel = torch.tensor(taps, dtype=x.dtype, device=x.device)
@@ -28,6 +29,7 @@ class Filtering(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of x: the same filter again, so that it can be differentiated in turn."""
         # the transposed filter is the same one again, as it is symmetric: padded where the input was not
         return Filtering.apply(gradients[0], ctx.taps, len(ctx.taps) - 1 - ctx.padding), None, None
 

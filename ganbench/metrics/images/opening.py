@@ -14,7 +14,8 @@ from ganbench.data.store import is_store
 from ganbench.errors import UserError
 from ganbench.metrics.images import generators
 from ganbench.metrics.images.reference_statistics import PREFIX, open_reference, read_statistics
-from ganbench.metrics.images.sets import ArraySet, ImageSet, SourceSet, StoreSet
+from ganbench.metrics.images.sets import ArraySet, ImageSet, StoreSet
+from ganbench.metrics.images.source_set import SourceSet
 from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.metrics.networks.weight_files import is_torchscript
 from ganbench.plugins import canonical, load_plugin, names

@@ -56,6 +56,7 @@ class Reference:
 
 
 def references_folder() -> Path:
+    """Where `ganbench stats save` keeps statistics: below the cache."""
     return cache_dir() / "references"
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ganbench.errors import UserError, nearest
+from ganbench.errors import unknown
 from ganbench.family import to_uint8
 
 
@@ -81,5 +81,5 @@ def find_compat(name: "str | Compat") -> Compat:
     if isinstance(name, Compat):
         return name
     if name not in MODES:
-        raise UserError(f"unknown compatibility mode '{name}'.{nearest(name, MODES)} Known: {', '.join(MODES)}")
+        raise unknown("unknown compatibility mode", name, MODES)
     return MODES[name]

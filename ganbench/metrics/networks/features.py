@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ganbench.errors import UserError, nearest
+from ganbench.errors import UserError, nearest, unknown
 from ganbench.metrics.maths.arrays import tf32
 from ganbench.metrics.networks import weight_files as weights
 from ganbench.metrics.networks.compat import Compat, find_compat
@@ -122,7 +122,7 @@ def open_network(name: str, layers: Sequence[str] = (), device: torch.device | s
     known = known_layers(name)
     for layer in layers:
         if layer not in known:
-            raise UserError(f"{name} has no layer '{layer}'.{nearest(layer, known)} Known: {', '.join(known)}")
+            raise unknown(f"{name} has no layer", layer, known)
     device = torch.device(device)
     network = (_own(name, layers, device, dtype) if _is_own(name) else
                NETWORKS[name].opener(name, layers, device, dtype, find_compat(compat)))

@@ -29,6 +29,7 @@ class Replayed:
         self.replay: Callable[[], None] | None = None
 
     def __call__(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Features of images (B,C,H,W) uint8 by layer, from the recorded graph where one fits."""
         shape = tuple(images.shape)
         # is this the shape to record now?
         if self.possible and self.replay is None and self.recordable(images):
@@ -52,6 +53,7 @@ class Replayed:
                           stacklevel=2)
 
     def recordable(self, images: Tensor) -> bool:
+        """Whether a graph can be recorded for images (B,C,H,W): they lie on a GPU."""
         return images.is_cuda
 
     def record(self) -> tuple[Mapping[str, Tensor], Callable[[], None]]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ganbench.errors import UserError, nearest
+from ganbench.errors import UserError, unknown
 
 
 def tf1_bilinear(images: Tensor, side: int, dtype: torch.dtype) -> Tensor:
@@ -101,5 +101,5 @@ def resize(images: Tensor, side: int, rule: str, dtype: torch.dtype = torch.floa
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise UserError(f"feature networks take uint8 images (B,3,H,W), and got {images.dtype} {tuple(images.shape)}")
     if rule not in RULES:
-        raise UserError(f"unknown resizing rule '{rule}'.{nearest(rule, RULES)} Known: {', '.join(RULES)}")
+        raise unknown("unknown resizing rule", rule, RULES)
     return RULES[rule](images, side, dtype)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import URLError
 
-from ganbench.errors import UserError, nearest
+from ganbench.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +106,7 @@ def weights_folder() -> Path:
 def find_weights(name: str) -> Asset:
     """What is known of the weights of that name. Raises UserError for an unknown one."""
     if name not in ASSETS:
-        raise UserError(f"no weights are known as '{name}'.{nearest(name, ASSETS)} Known: {', '.join(ASSETS)}")
+        raise unknown("no weights are known as", name, ASSETS)
     return ASSETS[name]
 
 
