@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,40 @@ def test_an_rgba_rectangle_from_prepare_to_rows(arrays, elsewhere):
     assert "32×48, 4 channels" in build_table(rows[rows["origin"] == "ganbench"])[0].title
     assert call("sample", "run", "--n", 4, "--out", "s.png")[0] == 0
     assert Path("s.png").exists()
+
+
+@pytest.mark.parametrize("change", [{"side": 10**9}, {"width": 10**9}, {"channels": 10**9}, {"width": -1},
+                                    {"width": "x"}, {"side": -4}])
+def test_sizes_that_no_run_has_are_refused_before_networks_are_built(elsewhere, change):
+    shutil.copytree(Path(__file__).parent / "golden" / "format-1" / "run", "run")
+    config = json.loads(Path("run/config.json").read_text())
+    config["dataset"] |= change
+    Path("run/config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"name another run|is no size"):
+        ganbench.load_run("run")
+
+
+def test_networks_that_fit_into_no_memory_are_one_line(elsewhere):
+    shutil.copytree(Path(__file__).parent / "golden" / "format-1" / "run", "run")
+    config = json.loads(Path("run/config.json").read_text())
+    config["config"]["ngf"] = 10**9
+    Path("run/config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="do not fit into the memory of cpu"):
+        ganbench.load_run("run")
+
+
+def test_a_folder_of_another_program_with_a_manifest_and_arrays_is_no_store(elsewhere):
+    Path("pictures").mkdir()
+    Image.fromarray(picture(12, 12)).save("pictures/a.png")
+    np.save("pictures/1.npy", np.zeros(3))
+    Path("pictures/manifest.json").write_text('{"format": "webapp"}')
+    assert open_dataset("pictures", side=8, split="all").n == 1
+
+
+def test_a_number_of_channels_that_is_a_guess_is_said(elsewhere):
+    np.savez("nine.npz", images=np.zeros((5, 8, 8, 9), np.uint8))  # the second axis could be channels, the last cannot
+    store = open_dataset("nine.npz", split="all")
+    assert store.channels == 8 and "channels: 8, of images 8 high and 9 wide" in store.remarks
 
 
 def test_rows_of_squares_have_no_width_and_older_rows_are_the_same(elsewhere):

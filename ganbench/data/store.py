@@ -169,7 +169,7 @@ def is_store(path: Path) -> bool:
         document = json.loads((path / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError):
         return True
-    return isinstance(document, dict) and "format" in document
+    return isinstance(document, dict) and type(document.get("format")) is int
 
 
 def content_hash(pixels: np.ndarray, labels: np.ndarray | None) -> str:

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from ganbench.data import Store, open_dataset
-from ganbench.errors import UserError
+from ganbench.data.prepare import CHANNELS, MAX_SIDE
+from ganbench.errors import UserError, is_out_of_memory
 from ganbench.family import Family, ImageSpec, configure, find_family, sampling_batch, to_uint8
 from ganbench.files import Kinds, read_json
 from ganbench.pictures.grids import ImageTensor, magnified, png, tile
@@ -279,7 +280,17 @@ def build_family(config: dict[str, Any], device: torch.device) -> Family:
     cls = find_family(config["family_source"])
     resolved, _, _ = configure(cls, config["preset"], config["config"])
     data = config["dataset"]
-    return cls(resolved, ImageSpec.of(written_side(data), data["channels"], len(data["classes"]))).to(device)
+    images = ImageSpec.of(written_side(data), data["channels"], len(data["classes"]))
+    if max(images.shape[1:]) > MAX_SIDE or images.channels not in CHANNELS:
+        raise UserError(f"the images of this run are {'x'.join(map(str, images.shape))}, says its config.json: it is "
+                        "damaged; name another run")
+    try:
+        return cls(resolved, images).to(device)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"the networks that this run's config.json describes do not fit into the memory of {device}: "
+                        "use a machine with more, or name another run") from None
 
 
 def written_side(data: Mapping[str, Any]) -> int | str:

@@ -31,6 +31,7 @@ from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.plugins import source_hash
 from ganbench.runs.run_folder import changed_code, check_code, code_hashes, new_run_folder, read_config
 from ganbench.runs.scoring import by_count, without_counts
+from ganbench.sides import side_or_none
 from ganbench.training.augment import parse_augmentation
 from ganbench.training.engine import resolve_precision
 from ganbench.training.init_from import find_start
@@ -57,7 +58,7 @@ def resolve(options: RunOptions) -> Resolved:
     """Look everything up and check that it fits together. Raises UserError; writes nothing but a prepared store."""
     # what needs no images: device, precision, family, settings
     device = choose_device(distributed.start(options.device))
-    options = replace(options, precision=resolve_precision(options.precision, device))
+    options = replace(options, precision=resolve_precision(options.precision, device), side=side_or_none(options.side))
     cls = find_family(options.family)
     if options.augment is not None:  # a setting as any other, with a flag of its own
         options = replace(options, augment=None, overrides={**options.overrides, "augment": options.augment})
