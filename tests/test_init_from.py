@@ -95,7 +95,7 @@ def test_the_best_checkpoint_and_the_rows_note(trained, tmp_path):
 
 
 def test_what_cannot_be_begun_with_is_one_line(trained, tmp_path):
-    for text, more, message in ((str(tmp_path), {}, "no run"), (str(tmp_path / "no"), {}, "no run"),
+    for text, more, message in ((str(tmp_path), {}, "not a run"), (str(tmp_path / "no"), {}, "no run"),
                                 (str(trained), {"family": "vae"}, "none of its")):
         with pytest.raises(UserError, match=message) as caught:
             session.run(options(tmp_path / "x", init_from=text, resume=True, **more))
