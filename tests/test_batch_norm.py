@@ -9,7 +9,7 @@ from model_support import Reals, WatchedEngine, build
 from ganbench.family import to_uint8
 from ganbench.models.nn.layers import batch_statistics
 from ganbench.random import Random
-from ganbench.training.batch_norm import tracked_norms
+from ganbench.runs.batch_norm import tracked_norms
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,7 @@ def sample(
     video: Annotated[bool, typer.Option("--video", help="A film (.mp4) of --growth, --walk or --interpolate")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="The images alone: not enlarged, without labels")] = False,
     which: Annotated[str, typer.Option(help="Checkpoint: last or best")] = "last",
+    ema: Annotated[float | None, typer.Option(help="Relative width of the average, of what ema_snapshots kept")] = None,
     strict: Annotated[bool, typer.Option(
         "--strict", help="Refuse a damaged checkpoint; else the one before is taken")] = False,
     trust: Annotated[bool, typer.Option(
@@ -56,7 +57,8 @@ def sample(
 
     if which not in ("last", "best"):
         raise UserError(f"--which {which}: choose last or best")
-    run = load_run(path or newest_run(), device=choose_device(device), which=which, strict=strict, trust=trust)
+    run = load_run(path or newest_run(), device=choose_device(device), which=which, strict=strict, trust=trust,
+                   ema=ema)
     wanted = {"walk": walk, f"interpolate-{interpolate}": interpolate is not None, "embed": embed,
               "classes": classes,
               "truncation-sweep": truncation_sweep, "mixing-sheet": mixing_sheet, "noise-variation": noise_variation,

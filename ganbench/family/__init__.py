@@ -44,6 +44,10 @@ class FamilyConfig(BaseModel):
                                "empty for not at all", "arXiv 2006.10738, 2006.06676", later=True)
     train_images: int = setting(0, "train on so many of the images only, the same for every seed; scores are against "
                                    "all of them; 0 = all", "ours", later=True, ge=0)
+    ema_width: float = setting(0.0, "relative width of a power-function average of the generator, in place of the "
+                                    "family's own average; 0 = the family's own", "arXiv 2312.02696", later=True, ge=0)
+    ema_snapshots: str = setting("", "relative widths of averages to keep at every checkpoint, such as 0.05,0.1, from "
+                                     "which --ema makes any other; empty for none", "arXiv 2312.02696", later=True)
 
 
 def hashed_settings(config: FamilyConfig) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class EvalRequest:
     value_range: tuple[float, float] | None = option(
         "", "Black and white of a generator's floats, e.g. 0,1; default: -1,1", flag="--range", parse=parse_range)
     which: str = option("last", "Checkpoint of the run: last or best")
+    ema: float | None = option(None, "Relative width of the run's average, made of what ema_snapshots kept")
     trust: bool = option(False, "Run code that lies in the run's folder, or is not what it was")
     skip_bad: bool = option(False, "Leave out unreadable pictures, listed by name")
 

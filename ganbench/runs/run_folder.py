@@ -30,7 +30,8 @@ from ganbench.files import Kinds, read_json
 from ganbench.pictures.grids import ImageTensor, magnified, png, tile
 from ganbench.plugins import same_source, source_hash
 from ganbench.random import Random, derived_seed
-from ganbench.runs import checkpoint
+from ganbench.runs import checkpoint, posthoc
+from ganbench.runs.batch_norm import estimate_statistics
 from ganbench.sides import write_side
 
 RUNS = Path("runs")
@@ -47,13 +48,14 @@ class Run:
         generator: the averaged generator where the family averages, in sampling mode.
         images, kimg, step, seconds: how far training was.
         trust: whether code that the folder brings along may be run. checkpoint: the folder that its weights come from.
+        ema: relative width of the generator's average, where it was made afterwards.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], family: Family, generator: nn.Module, state: dict[str, Any],
-                 device: torch.device, trust: bool, checkpoint: Path):
+                 device: torch.device, trust: bool, checkpoint: Path, ema: float | None = None):
         self.path, self.config, self.family, self.generator, self.device = path, config, family, generator, device
         self.images, self.step, self.seconds, self.trust = state["images"], state["steps"], state["seconds"], trust
-        self.checkpoint = checkpoint
+        self.checkpoint, self.ema = checkpoint, ema
 
     @property
     def kimg(self) -> float:
@@ -102,7 +104,7 @@ class Run:
 
 
 def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str = "last", strict: bool = False,
-             trust: bool = False) -> Run:
+             trust: bool = False, ema: float | None = None) -> Run:
     """Read a run back.
 
     A damaged checkpoint is passed over with a warning, and the one before it is taken. Code of the family that has
@@ -112,6 +114,7 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
         path: the run's folder. device: where the networks go. which: "last" or "best" checkpoint.
         strict: refuse a damaged checkpoint instead.
         trust: import a family's file that lies in the run's folder, or that is not the one the run was trained with.
+        ema: relative width of the average that the generator is to be, made of what `ema_snapshots` kept.
     Raises:
         UserError: no run there, no checkpoint yet, none that is sound, or code that needs `trust`.
 
@@ -138,13 +141,16 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
         generator = copy.deepcopy(family.generator)
         if averaged:
             generator.load_state_dict(averaged)
+        if ema is not None:
+            generator.load_state_dict(posthoc.reconstruct(path, ema, document["images"]), strict=False)
+            estimate_statistics(family, generator, derived_seed(config.get("seed", 0), "batch norm"), device)
     except RuntimeError as error:
         raise UserError(f"{chosen} does not fit the networks of {path / 'config.json'}: "
                         f"{str(error).splitlines()[-1].strip()}") from None
     # evaluation mode, but for the generator that in which its family samples
     family.eval()
     family.sample_mode(generator)
-    return Run(path, config, family, generator, document, device, trust, chosen)
+    return Run(path, config, family, generator, document, device, trust, chosen, ema)
 
 
 def _chosen(folder: Path, which: str, strict: bool) -> tuple[dict[str, Any], dict[str, Tensor], Path]:

@@ -1,5 +1,6 @@
 """Scoring a trained model, or images from elsewhere: find the images, score them, make results rows."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -288,7 +289,8 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
         run = newest_run()
         say(f"no --run and no --fake given: scoring the newest run, {run}")
     if not isinstance(run, Run):
-        run = load_run(run, device=device, which=asked.which, strict=asked.strict, trust=asked.trust)
+        run = load_run(run, device=device, which=asked.which, strict=asked.strict, trust=asked.trust,
+                       ema=asked.ema)
     images = run.family.images
     side = images.written_side
     if side_or_none(asked.side) not in (None, side):
@@ -318,12 +320,17 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
 
 def _columns(run: Run) -> dict[str, Any]:
     """The columns that every row of a run has."""
-    config = run.config
+    config, columns = run.config, records.plan_columns(run.config)
+    if run.ema is not None:
+        # another average is another entry of the table
+        columns["settings"] = f"{columns['settings']} ema={run.ema:g}".strip()
+        digest = hashlib.sha256(f"{config['config_hash']} ema {run.ema:g}".encode()).hexdigest()
+        config = config | {"config_hash": digest[:16]}
     return {"run": run.name, "origin": "ganbench", "family": config["family"], "preset": config["preset"],
             "config_hash": config["config_hash"], "kimg": run.kimg, "img_seen": run.images, "step": run.step,
             "seconds": run.seconds, "seed": config["seed"], "precision": config.get("options", {}).get("precision"),
             "params_g": count_parameters(run.family.generator), "params_d": count_parameters(run.family.critic),
-            **_flops(run), **records.plan_columns(config)}
+            **_flops(run), **columns}
 
 
 def _refuse_unused(asked: EvalRequest) -> None:

@@ -36,6 +36,7 @@ from ganbench.training.augment import parse_augmentation
 from ganbench.training.engine import resolve_precision
 from ganbench.training.init_from import find_start
 from ganbench.training.loop import Plan
+from ganbench.training.power_average import check_averaging
 from ganbench.training.run_options import RunOptions
 
 
@@ -64,6 +65,7 @@ def resolve(options: RunOptions) -> Resolved:
         options = replace(options, augment=None, overrides={**options.overrides, "augment": options.augment})
     check_metrics(options.metrics, without_counts(options.metric_settings, options.metrics))
     config, preset, origin = configure(cls, options.preset, options.overrides)
+    check_averaging(config)
     if config.augment:
         parse_augmentation(config.augment)
 

@@ -20,7 +20,7 @@ from ganbench import distributed
 from ganbench.errors import Diverged, UserError, is_out_of_memory
 from ganbench.family import Clock, Family, PartLoss, Stage, short_name
 from ganbench.random import Random, derived_seed
-from ganbench.training.batch_norm import estimate_statistics
+from ganbench.runs.batch_norm import estimate_statistics
 from ganbench.training.optimizers import Skips, set_rate, step_where, without_waits
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -179,9 +179,13 @@ class TrainingEngine:
         self.family.enter(stage)
 
     @torch.no_grad()
-    def average(self) -> None:
-        """Take the generator's present weights into the averaged copy (before the step that changes them)."""
-        decay = self.family.ema_decay(self.stage)
+    def average(self, decay: float | None = None) -> None:
+        """Take the generator's present weights into the averaged copy (before the step that changes them).
+
+        decay: what the average is multiplied by; None = as the family says.
+        """
+        if decay is None:
+            decay = self.family.ema_decay(self.stage)
         if decay == 0 and self.averaged is None:
             return
         averaged = self.begin_average()

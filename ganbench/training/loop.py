@@ -20,11 +20,12 @@ from ganbench import distributed
 from ganbench.data import Stream
 from ganbench.errors import Stopped
 from ganbench.family import Stage
-from ganbench.runs import checkpoint
+from ganbench.runs import checkpoint, posthoc
 from ganbench.training import preemption
 from ganbench.training.augmentation import Augmentation
 from ganbench.training.engine import TrainingEngine, explained_memory
 from ganbench.training.log import Log
+from ganbench.training.power_average import PowerAverages
 from ganbench.training.progress import ProgressLine
 from ganbench.training.recorded import Steps
 
@@ -122,6 +123,7 @@ class Trainer:
         self.log, self.hooks, self.checkpoints, self.progress = log, hooks, checkpoints, progress
         self.family, self.clock = engine.family, engine.clock
         self.steps = Steps(engine, stream, record=record, augmentation=augmentation)
+        self.powers = PowerAverages(engine)
         self.due, self.watch = Due(plan), Stopwatch()
         self.restored = False
         self.begin: Callable[[], None] | None = None  # called before the first step of a run that goes on from nothing
@@ -150,7 +152,8 @@ class Trainer:
         while self._fraction() < 1:
             stage = self.family.stage(clock)
             engine.enter(stage)
-            engine.average()
+            if not self.powers.width:
+                engine.average()
             if clock.steps == 0 and due.at["grid"] == 0:
                 self._grid()  # of the untrained generator
             scalars = self._step(stage)
@@ -208,6 +211,7 @@ class Trainer:
             self.engine.restore(document["engine"], tensors)
             for name, stream in self._streams().items():
                 stream.restore(_unpack(name, document, tensors))
+            self.powers.restore(tensors)
             if self.steps.augmentation is not None:
                 self.steps.augmentation.load_state_dict(_unpack("augment", document, tensors)["tensors"])
             self.due.at = {what: int(document["due"][what]) for what in self.due.at}
@@ -219,6 +223,7 @@ class Trainer:
         if self.engine.rank == 0:
             for reason in found.skipped:
                 warnings.warn(f"{reason}: training goes on from {found.path.name}", stacklevel=2)
+            checkpoint.rename_newer(self.checkpoints.parent / posthoc.FOLDER, found.path)
             for path in checkpoint.rename_newer(self.checkpoints, found.path):
                 warnings.warn(f"what cannot be used is kept as {path}", stacklevel=2)
         self.log.restore(document["log"])
@@ -253,7 +258,8 @@ class Trainer:
         with explained_memory(stage, engine.device):
             scalars = self.steps.take(stage)
         clock.steps += 1
-        clock.images = self.stream.images
+        before, clock.images = clock.images, self.stream.images
+        self.powers.update(clock.images, clock.images - before)
         if self.held_out is not None and clock.steps % HELD_OUT_EVERY == 0:
             scalars |= self.family.held_out(self.held_out.next(stage.side, stage.batch).images, engine)
         scalars = distributed.mean_of_scalars(scalars)
@@ -287,6 +293,7 @@ class Trainer:
         whole = {"engine": document, "images": self.clock.images, "steps": self.clock.steps,
                  "seconds": self.watch.seconds, "due": self.due.at, "score_pending": score_follows,
                  "log": self.log.state()}
+        tensors |= self.powers.state()
         if self.steps.augmentation is not None:
             tensors |= {f"augment/{key}": value for key, value in self.steps.augmentation.state_dict().items()}
         for name, stream in self._streams().items():
@@ -295,6 +302,7 @@ class Trainer:
             tensors |= {f"{name}/{key}": value for key, value in packed["tensors"].items()}
         if self.engine.rank == 0:
             with self.watch.paused():
+                self.powers.save(self.checkpoints.parent, self.clock.images)
                 checkpoint.save_checkpoint(self.checkpoints, self.clock.images, whole, tensors, keep=self.plan.keep)
         self.saved_at = self.watch.seconds
 
