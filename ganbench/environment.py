@@ -59,7 +59,7 @@ def processor() -> str:
 
 def hardware(device: Any) -> str:
     """One line: the GPU's name, or the processor with its usable cores."""
-    if getattr(device, "type", str(device)) == "cuda":
+    if getattr(device, "type", str(device)) == "cuda":  # a torch.device, or its name, without importing torch
         import torch
         return torch.cuda.get_device_name(device)
     return f"{processor()}, {usable_cores()} cores"

@@ -226,7 +226,8 @@ def _fitting(family: type[Family], preset: str | None, settings: dict[str, Any],
     except UserError as error:
         raise UserError(f"{families.short_name(family)} on {dataset}: {error}") from None
     # settings that all families have came later: at their defaults they are no part of a cell's identity
-    common = {key for key, field in FamilyConfig.model_fields.items() if getattr(config, key) == field.default}
+    common = {key for key, field in FamilyConfig.model_fields.items()
+              if getattr(config, key) == field.default}  # keys are fields of the model
     return name, json.dumps(config.model_dump(mode="json", exclude=common), sort_keys=True)
 
 

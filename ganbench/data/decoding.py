@@ -79,7 +79,7 @@ class Job:
             if not _is_array(path, shape):
                 np.lib.format.open_memmap(path, "w+", np.uint8, shape).flush()
                 with open(path, "r+b") as file:
-                    if hasattr(os, "posix_fallocate"):
+                    if hasattr(os, "posix_fallocate"):  # macOS has none
                         os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
     def decode(self, chunk: int) -> Note:

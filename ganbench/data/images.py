@@ -60,8 +60,8 @@ def decode(data: bytes | Path) -> Image.Image:
             warnings.simplefilter("ignore")  # Pillow warns of sizes we judge ourselves
             data = file_bytes(data) if isinstance(data, Path) else data
             picture = _opened(data)
-            rules = ["animated: first frame"] if getattr(picture, "is_animated",
-                                                         False) and picture.format != "MPO" else []
+            animated = getattr(picture, "is_animated", False)  # only Pillow's formats with frames have it
+            rules = ["animated: first frame"] if animated and picture.format != "MPO" else []
             flat = plain(picture, data)
             flat.load()
             if flat is not picture:

@@ -294,7 +294,7 @@ def convert(network: Network) -> Network:
         for module in network.modules():
             if type(module) in _SUCCESSORS:
                 module.__class__ = _SUCCESSORS[type(module)]
-            elif getattr(module, "meets_batch", False):
+            elif getattr(module, "meets_batch", False):  # a mark that only our own layers carry
                 module.register_forward_pre_hook(_gather_first)
                 module.register_forward_hook(_keep_own)
     return network

@@ -185,9 +185,11 @@ class ThreeSets(StoredFeatures):
         self.held_out_features.append(self._see(images).detach())
 
     def update_held_out_features(self, features: Tensor) -> None:
+        """Add held-out rows (N,D) of features that the network has already made."""
         self.held_out_features.append(self._checked(features).detach())
 
     def held_out(self) -> Tensor:
+        """All held-out rows (N,D). Raises UserError where none were given."""
         return stacked(self.held_out_features, f"{self._name}: no held-out images were given")
 
     def _choices(self) -> list[str]:

@@ -55,7 +55,7 @@ class Augmentation(nn.Module):
     def applied(self, family: Family, engine: Engine) -> Iterator[None]:
         """Inside, the family's critic sees augmented images."""
         critic, entry = family.critic, family.critic_entry
-        plain = getattr(critic, entry)
+        plain = getattr(critic, entry)  # the family names its critic's entry, as forward is not always it
 
         def augmented(images: Tensor, *rest: Any) -> Tensor:
             # small factors and sums over pixels are no work for bfloat16; the critic casts for itself

@@ -17,7 +17,7 @@ from ganbench.runs.run_folder import read_config
 from ganbench.training.engine import TrainingEngine
 
 NETWORKS = ("generator.", "critic.")
-SHOWN = 6  # names of tensors that are said; config.json has all
+SHOWN = 6  # names of tensors that are shown; config.json has all
 
 
 def find_start(text: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Start:
         """For config.json."""
         return {**self.record, "taken": len(self.taken), "left": self.left, "unused": self.unused}
 
-    def said(self) -> str:
+    def summary(self) -> str:
         """For the progress line."""
         text = (f"  begins with {len(self.taken)} of {len(self.taken) + len(self.left)} tensors, from "
                 f"{self.record['run']} at {self.record['kimg']:g} kimg")

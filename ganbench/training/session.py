@@ -59,7 +59,7 @@ def run(options: RunOptions, look: Callable[[Resolved], Resolved] = lambda resol
         if not trainer.restored and resolved.document["init_from"]:
             start = Start(resolved.document["init_from"], trainer.engine)
             resolved.document["init_from"], trainer.begin = start.describe(), start.apply
-            trainer.progress.say(start.said())
+            trainer.progress.say(start.summary())
         if trainer.engine.rank == 0:  # only now: a resume that fails leaves config.json as it was
             atomic_write(folder / "config.json", json.dumps(resolved.document, indent=2) + "\n")
         return _train(trainer, recorder, folder)
@@ -76,7 +76,7 @@ def resume(path: str | Path, *, trust: bool = False, **changes: Any) -> Outcome:
     options = recorded_options(Path(path), trust=trust)
     for key, value in changes.items():
         if value is not None:
-            setattr(options, key, value)
+            setattr(options, key, value)  # keywords are the dataclass's fields
     options.out, options.resume = str(path), True
     return run(options)
 

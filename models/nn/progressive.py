@@ -213,7 +213,7 @@ class ProgressiveFamily(Family):
             raise UserError(f"initial_side {config.initial_side} has to be a power of two, from 4 to {images.side}")
         if config.growing and config.initial_side < images.side and config.stable_kimg + config.fade_kimg <= 0:
             raise UserError("stable_kimg and fade_kimg are both 0, so training would never grow: set one of them")
-        if getattr(config, "conditional", False) and images.classes < 2:
+        if getattr(config, "conditional", False) and images.classes < 2:  # each family declares it in its own words
             raise UserError(f"{name} was asked for labels (conditional), and this data has none: "
                             "use a labelled data set, or leave conditional off")
 

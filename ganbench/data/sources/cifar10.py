@@ -137,7 +137,7 @@ class _ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
+            return getattr(np, name)  # one of the two names above
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
             from numpy._core import multiarray
             return multiarray._reconstruct

@@ -167,9 +167,9 @@ def _look_at(source: Source, index: int, whole: bool) -> tuple[Header, str] | st
             pixels = np.asarray(picture)
             return Header(pixels.shape[1], pixels.shape[0], pixels.ndim == 3, False), array_digest(pixels)
         data = file_bytes(data) if isinstance(data, Path) else data
-        said = header(data)
+        found = header(data)
         if isinstance(picture, Image.Image):  # turned, as it will be cut
-            said = said._replace(width=picture.width, height=picture.height)
-        return said, hashlib.sha256(data).hexdigest()
+            found = found._replace(width=picture.width, height=picture.height)
+        return found, hashlib.sha256(data).hexdigest()
     except (Unreadable, OSError, MemoryError) as error:
         return " ".join(str(error).split())

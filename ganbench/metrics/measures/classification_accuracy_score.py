@@ -41,13 +41,16 @@ class ClassificationAccuracyScore(ModelMetric):
         self.n, self.used, self.judge = n, 0, f"own-v{ClassifierRecipe().version}"
 
     def applies(self, family: Family) -> str:
+        """Why a family cannot be measured so, or "": it needs labels."""
         return "" if family.needs_labels else \
             "classification_accuracy_score needs a conditional family, and this one takes no labels"
 
     def protocol(self) -> str:
+        """What the number depends on: classifier, samples, labels."""
         return f"classification_accuracy_score;classifier={self.judge};samples={self.used or 'all'};labels=as-trained"
 
     def measure(self, subject: Subject) -> list[Score]:
+        """Train on generated images, and score on held-out ones."""
         test, name = held_out(subject, "classification_accuracy_score"), "classification_accuracy_score"
         self.used = self.n or subject.n
         made, asked = fake_pixels(subject, self.used, name)

@@ -46,6 +46,7 @@ class Ct(ThreeSets):
         return self._score()[0]
 
     def scores(self) -> list[Score]:
+        """The score, with a note of the cells that do not count."""
         value, left_out = self._score()
         note = f"{left_out} of {self.cells} cells have {LEAST} generated images or fewer, and do not count"
         return [Score(value, "", None, None, "none: it is a z-score itself, of spread 1 a cell where nothing is copied",

@@ -59,6 +59,7 @@ class Fld(ThreeSets):
         return {"fld": 100 * (of_held_out - baseline), "gap": 100 * (of_train - of_held_out)}
 
     def scores(self) -> list[Score]:
+        """The distance and the gap between training and held-out images, without intervals."""
         values, method = self.compute(), "none: no interval of it is known to us"
         counts = len(self.reals()), min(len(self.fakes()), self.most)
         note = "negative: training images are likelier than held-out ones" if values["gap"] < 0 else ""

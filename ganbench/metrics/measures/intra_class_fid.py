@@ -36,12 +36,15 @@ class IntraClassFid(ModelMetric):
         self.where, self.used = f"network={network}", 0
 
     def applies(self, family: Family) -> str:
+        """Why a family cannot be measured so, or "": it needs labels."""
         return "" if family.needs_labels else "intra_class_fid needs a conditional family, and this one takes no labels"
 
     def protocol(self) -> str:
+        """What the number depends on: network, layer, fakes, labels."""
         return f"intra_class_fid;{self.where};layer={self.layer};ddof=1;fakes={self.used or 'all'};labels=as-trained"
 
     def measure(self, subject: Subject) -> list[Score]:
+        """One FID a class, and their mean."""
         network = open_network(self.network, [self.layer], device=subject.device)
         self.where, self.used = network.protocol, self.n or subject.n
         store, labels = subject.reals, labels_of(subject.reals, "intra_class_fid")

@@ -164,7 +164,7 @@ def get(name: str, *, file: Path | None = None, via: str = "auto", say: Say = pr
 
     Args:
         file: a copy to take, instead of fetching. via: "url", "package", or "auto" (the first that works).
-        say: is told what is done.
+        say: called with a line on what is done.
     Raises:
         UserError: nothing could be fetched, or the file's hash is wrong.
     """
