@@ -226,7 +226,7 @@ class PixelCNNPP(Family):
             nll = self.code_lengths(x[part]).mean()
             return self.bits(nll), {"nll": nll.detach(), "bits_per_dim": self.bits(nll.detach())}
 
-        return {**engine.update_in_parts(loss, "model", len(x)), "rate": engine.stage.rates["model"]}
+        return {**engine.update_in_parts(loss, "model", len(x)), "rate": engine.rate("model")}
 
     @torch.no_grad()
     def held_out(self, images: Tensor, engine: Engine) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ comes.
 
 import argparse
 import csv
+import gc
 import importlib
 import sys
 import time
@@ -21,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from ganbench import environment, plugins
 from ganbench.bench.speed import Bench
-from ganbench.errors import UserError
 from ganbench.family import Clock, ImageSpec, configure, find_family
 from ganbench.metrics.functional import (
     frechet_distance,
@@ -39,6 +40,7 @@ COLUMNS = ["what", "side", "batch", "precision", "how", "per_second", "milliseco
            "torch", "note"]
 GROWING = {"pggan": (4, 32, 128), "stylegan": (8, 32, 128)}  # measured where each side is stable; all others at SIDE
 SIDE, BATCH = 64, 16
+LARGEST = 128  # images a step of the other families, whose schedules have up to thousands
 Row = dict[str, Any]
 
 
@@ -52,8 +54,10 @@ def main() -> None:
                         help="a checkout to be timed beside; repeatable")
     parser.add_argument("--check", action="store_true", help="compare with the CPU instead of timing")
     parser.add_argument("--tiny", action="store_true", help="small presets and counts: a rehearsal")
+    parser.add_argument("--minutes", type=float, default=5.5, help="nothing is begun after that; what is left is named")
     parser.add_argument("--csv", type=Path, help="append rows here as well")
     options = parser.parse_args()
+    options.until = time.monotonic() + 60 * options.minutes
     options.device = torch.device(options.device)
     rows = checks(options) if options.check else timings(options)
     print("  ".join(f"{name:>12}" for name in COLUMNS[:8]) + "  note")
@@ -78,13 +82,18 @@ def add(path: Path, row: Row) -> None:
 
 def timings(options: argparse.Namespace) -> Iterator[Row]:
     """Rows as they are measured; what cannot be measured is a row that says why."""
-    wanted = options.only or [*sorted(plugins.names("family")), "metrics"]
-    for path in options.peer:
-        yield from peer_rows(path, options)
+    # what there are targets for comes first, in case the time does not suffice for all
+    first = ["peer", *GROWING, "dcgan", "metrics"]
+    wanted = options.only or [*first, *(name for name in sorted(plugins.names("family")) if name not in first)]
     for name in wanted:
-        if name == "metrics":
+        if time.monotonic() > options.until:
+            yield {"what": name, "note": f"left out: {options.minutes:g} minutes were over"}
+        elif name == "peer":
+            for path in options.peer:
+                yield from peer_rows(path, options)
+        elif name == "metrics":
             yield from metric_rows(options)
-        elif name != "peer":
+        else:
             yield from family_rows(name, options)
 
 
@@ -112,7 +121,8 @@ def family_row(name: str, preset: str | None, side: int, precision: str, record:
     if full != side or (name in GROWING and not options.tiny):
         images = next((i for i in range(0, images, 100_000)
                        if bench.stage_at(i).side == side and not bench.stage_at(i).fade), images)
-    batch = BATCH if name in GROWING and not options.tiny else None
+    batch = min(LARGEST, bench.stage_at(images).batch)
+    batch = BATCH if name in GROWING and not options.tiny else batch
     speed = bench.measure(images, batch=batch, at_least=options.seconds)
     return {"side": speed.side, "batch": speed.batch, "per_second": f"{speed.images_per_second:.1f}",
             "milliseconds": f"{1000 * speed.seconds_per_step:.2f}",
@@ -133,15 +143,26 @@ def metric_rows(options: argparse.Namespace) -> Iterator[Row]:
         "kid": lambda: kernel_inception_distance(x, y, subsets=10, subset_size=subset), "prdc": lambda: prdc(x, y)}
     for name, case in cases.items():
         yield {"what": name, "batch": n} | attempt(lambda: timed(case, 1, options))  # noqa: B023
-    yield {"what": "inception", "side": 32} | attempt(lambda: inception_row(options))
+    for precision in ("float32", "tf32", "bf16"):
+        row = {"what": "inception", "side": 32, "precision": precision}
+        yield row | attempt(lambda: inception_row(precision, options))  # noqa: B023
 
 
-def inception_row(options: argparse.Namespace) -> Row:
+def inception_row(precision: str, options: argparse.Namespace) -> Row:
+    """Features of 32x32 images, resizing included. Where the weights are not, random ones take as long."""
+    from ganbench.metrics.networks import weight_files
     from ganbench.metrics.networks.features import open_network
-    batch = 8 if options.tiny else 256
+    batch, note = 8 if options.tiny else 256, ""
+    if weight_files.present("inception-v3-compat") is None:
+        from torchvision.models import inception_v3  # the same convolutions by the same names
+        with torch.no_grad():
+            state = inception_v3(weights=None, aux_logits=False, init_weights=False).eval().state_dict()
+        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+        weight_files.load_weights, note = (lambda name: state), "random weights"
+        weight_files.require = lambda name: weight_files.ASSETS[name]
     images = torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8, device=options.device)
-    network = open_network("inception-v3-compat", ["2048"], device=options.device)
-    return {"batch": batch} | timed(lambda: network(images), batch, options)
+    network = open_network("inception-v3-compat", ["2048"], device=options.device, dtype=precision)
+    return {"batch": batch, "note": note} | timed(lambda: network(images), batch, options)
 
 
 def timed(function: Callable[[], Any], images: int, options: argparse.Namespace) -> Row:
@@ -169,9 +190,10 @@ def attempt(measure: Callable[[], Row]) -> Row:
     """The measurement, or one line of why there is none."""
     try:
         return measure()
-    except (UserError, RuntimeError, ImportError, OSError) as error:
+    except Exception as error:  # also others' code, and the other rows are wanted all the same
         return {"note": f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"}
     finally:
+        gc.collect()  # networks, graphs and optimizers refer to each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -199,8 +221,18 @@ def peer_rows(path: Path, options: argparse.Namespace) -> Iterator[Row]:
 def gan_zoo_step(side: int, device: torch.device) -> Callable[[], Any]:
     """pytorch_GAN_zoo's PGGAN with the paper's networks and losses."""
     module = importlib.import_module("models.progressive_gan")
-    model = module.ProgressiveGAN(dimLatentVector=512, depthScale0=512, miniBatchStdDev=True, lossMode="WGANGP",
-                                  lambdaGP=10.0, epsilonD=0.001, useGPU=device.type == "cuda", dimOutput=3)
+
+    class Floats(module.ProgressiveGAN):
+        """With its own optimizers; Adam wants both betas as floats today, and they are [0, 0.99] there."""
+
+        def getOptimizerD(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.netD.parameters(), betas=(0.0, 0.99), lr=self.config.learningRate)
+
+        def getOptimizerG(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.netG.parameters(), betas=(0.0, 0.99), lr=self.config.learningRate)
+
+    model = Floats(dimLatentVector=512, depthScale0=512, miniBatchStdDev=True, lossMode="WGANGP",
+                   lambdaGP=10.0, epsilonD=0.001, useGPU=device.type == "cuda", dimOutput=3)
     maps = {8: 512, 16: 512, 32: 512, 64: 256, 128: 128, 256: 64, 512: 32, 1024: 16}
     for level in range(3, side.bit_length()):
         model.addScale(maps[2 ** level])
@@ -258,31 +290,51 @@ class Images:
         return Batch(images, random.integers(batch, high=10))
 
 
+class DrawsOfTheCPU(TorchFunctionMode):
+    """What networks draw for themselves (noise, dropout) comes from the CPU's generator, whatever the device."""
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in (torch.randn, torch.rand) and kwargs.get("device") is not None:
+            device = kwargs.pop("device")
+            return function(*arguments, **kwargs).to(device)
+        if function is torch.nn.functional.dropout:
+            return self.dropped(*arguments, **kwargs)
+        return function(*arguments, **kwargs)
+
+    def dropped(self, x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+        return x * (torch.rand(x.shape) >= p).to(x.device) / (1 - p) if training and p else x
+
+
 def checks(options: argparse.Namespace) -> Iterator[Row]:
     """Per family the largest relative difference of any scalar over 20 steps, and of the weights after the first; per
     metric that of its value. What differs by more than a part in a thousand is marked."""
-    for name in options.only or sorted(plugins.names("family")):
-        if name != "metrics":
-            yield {"what": name, "how": "check"} | attempt(lambda: family_check(name, options))  # noqa: B023
     if not options.only or "metrics" in options.only:
         yield from metric_checks(options)
+    for name in options.only or sorted(plugins.names("family")):
+        if name != "metrics":
+            late = {"note": f"left out: {options.minutes:g} minutes were over"}
+            found = late if time.monotonic() > options.until else attempt(lambda: family_check(name, options))  # noqa: B023
+            yield {"what": name, "how": "check"} | found
 
 
 def family_check(name: str, options: argparse.Namespace) -> Row:
     cls, steps = find_family(name), 2 if options.tiny else 20
     preset = next((p for start in ("smoke", "laptop") for p in cls.presets if p.startswith(start)), None)
     found = []
-    for device, record in ((torch.device("cpu"), False), (options.device, True)):
+    # eager, for what networks draw has to come from the CPU: that a recorded step is an eager one is tests/gpu's affair
+    for device in (torch.device("cpu"), options.device):
         torch.manual_seed(0)
         config, _, _ = configure(cls, preset)
         family = cls(config, ImageSpec(32, 1, 10)).to(device)
         engine = TrainingEngine(family, Clock(dataset_size=1000, total_images=100_000), device=device, seed=0)
-        taker, scalars, first = Steps(engine, Images(engine), record=record), [], torch.empty(0)
+        taker, scalars, first = Steps(engine, Images(engine), record=False), [], torch.empty(0)
         for number in range(steps):
             stage = replace(family.stage(engine.clock))
             engine.enter(stage)
             engine.average()
-            scalars.append({key: float(value) for key, value in taker.take(stage).items()})
+            with DrawsOfTheCPU():
+                scalars.append({key: float(value) for key, value in taker.take(stage).items()})
             engine.clock.steps += 1
             engine.clock.images += stage.batch
             if number == 0:
