@@ -159,7 +159,7 @@ def inception_row(precision: str, options: argparse.Namespace) -> Row:
             state = inception_v3(weights=None, aux_logits=False, init_weights=False).eval().state_dict()
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
         weight_files.load_weights, note = (lambda name: state), "random weights"
-        weight_files.require = lambda name: weight_files.ASSETS[name]
+        weight_files.require = lambda name: weight_files.find_weights(name).files[0]
     images = torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8, device=options.device)
     network = open_network("inception-v3-compat", ["2048"], device=options.device, dtype=precision)
     return {"batch": batch, "note": note} | timed(lambda: network(images), batch, options)
