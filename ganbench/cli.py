@@ -32,7 +32,9 @@ from ganbench.training import preemption
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
                   context_settings={"help_option_names": ["-h", "--help"]},
-                  help="Train, evaluate and compare GAN families: which is better, on your data, and by how much?")
+                  help="Train, evaluate and compare GAN families: which is better, on your data, and by how much?",
+                  epilog="Pages of families and metrics: ganbench show NAME. Guides: docs/ in the source, which a "
+                         "wheel does not hold; `make docs` builds the site.")
 
 # Rooms that bring commands of their own; each has a function register(app).
 ROOMS = ("ganbench.commands.run", "ganbench.commands.list", "ganbench.commands.doctor", "ganbench.commands.eval",

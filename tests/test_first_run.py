@@ -69,3 +69,22 @@ def test_no_more_images_are_scored_than_shown_unless_asked_for(elsewhere, capsys
     assert command._scoring(short) == "; on top of it 512 images are scored 2 times (swd)"
     # as many as the training split has
     assert resolve(RunOptions("dcgan", preset="smoke", kimg=2, **{**common, "n_eval": 9999})).plan.score_every == 1.61
+
+
+def test_few_images_and_mistyped_names_are_told(elsewhere, capsys, cost):
+    import numpy as np
+    from PIL import Image
+
+    from ganbench.commands import show
+    from ganbench.errors import UserError
+    folder = Path("My Pictures")
+    folder.mkdir()
+    for i in range(6):
+        Image.fromarray(np.full((16, 16, 3), 20 * i, np.uint8)).save(folder / f"{i}.PNG")
+    asked = {"side": 16, "preset": "laptop", "results": None, "metrics": [], "device": "cpu"}
+    command._estimated(resolve(RunOptions("dcgan", dataset=str(folder), **asked)))
+    assert "images: a GAN learns so few by heart" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"no folder of that name\. Did you mean 'My Pictures'"):
+        resolve(RunOptions("dcgan", dataset="My Picture", **asked))
+    with pytest.raises(UserError, match=r"no family or metric 'fid-infinty'\. Did you mean 'fid_infinity'"):
+        show.show("fid-infinty", markdown=True)

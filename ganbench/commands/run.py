@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 30 * 60  # seconds of training on a CPU beyond which nobody is made to wait who did not ask for it
 
+FEW = 100  # images below which somebody is told what to expect
+
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands to the command line."""
@@ -56,6 +58,8 @@ def _estimated(resolved: "Resolved") -> "Resolved":
         resolved = resolve(replace(options, preset=small))
         seconds = seconds_of(resolved)
     note(f"about {duration(seconds)} of training on this machine{_scoring(resolved)}")
+    if resolved.store.n < FEW:
+        note(f"only {resolved.store.n} images: a GAN learns so few by heart, and scores against them say little")
     return resolved
 
 
@@ -65,7 +69,7 @@ def _scoring(resolved: "Resolved") -> str:
     if not options.metrics:
         return ""
     # how often is known where the length is given in images
-    often = f"every {plan.score_every:g} kimg"
+    often = f"at the end, and every {plan.score_every:g} kimg before it"
     if plan.kimg:
         times = math.ceil(plan.kimg / plan.score_every)
         often = "once, at the end" if times == 1 else f"{times} times"

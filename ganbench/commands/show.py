@@ -40,6 +40,9 @@ def show(
     if canonical(family) in names("metric"):
         from ganbench.commands.metric_page import metric_page
         text = metric_page(canonical(family))
+    elif not family.endswith(".py") and canonical(family) not in names("family"):
+        raise UserError(f"no family or metric '{family}'."
+                        f"{nearest(canonical(family), [*names('family'), *names('metric')])} See `ganbench list`")
     else:
         text = page(family)
     if markdown:

@@ -49,7 +49,8 @@ def find_source(spec: str, *, split: str = "train", root: str | None = None) -> 
     if "/" in spec or path.suffix:
         raise MissingData(f"no such file or folder: {spec}")
     known = [n.replace("_", "-") for n in names("dataset")]
-    raise UserError(f"unknown data set '{spec}', and no folder of that name.{nearest(spec, known)} "
+    here = [entry.name for entry in Path().iterdir() if entry.is_dir()]  # a folder's name may be mistyped, too
+    raise UserError(f"unknown data set '{spec}', and no folder of that name.{nearest(spec, [*here, *known])} "
                     f"Known: {', '.join(known)}; or folder:PATH, a .npz, a .zip")
 
 
