@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ganbench.commands import markdown_table
-from ganbench.errors import UserError
+from ganbench.errors import UserError, nearest
 from ganbench.files import atomic_write
 
 if TYPE_CHECKING:
