@@ -212,10 +212,7 @@ def load_results(*paths: str | Path) -> "pd.DataFrame":
 
     files: list[Path] = []
     for path in map(Path, paths or ("results",)):
-        if path.is_dir():
-            files += [f for f in sorted(path.glob("*.csv")) if _is_results(f)]
-        else:
-            files.append(path)
+        files += [f for f in sorted(path.glob("*.csv")) if _is_results(f)] if path.is_dir() else [path]
     rows = [row for file in files for row in read(file)]
     if not rows:
         raise UserError(f"no results in {', '.join(map(str, paths or ('results',)))}: "

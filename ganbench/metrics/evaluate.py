@@ -194,10 +194,9 @@ class _Guard:
 def _measure(metric: ModelMetric, name: str, subject: Subject | None) -> list[Result]:
     if subject is None:
         raise UserError(f"{name} measures a trained model, not images: name a run with --run, or leave it out")
-    reason = metric.refusal(name, subject.family.images.shape) or metric.applies(subject.family)
-    if reason:
+    if reason := metric.refusal(name, subject.family.images.shape) or metric.applies(subject.family):
         raise UserError(reason)
-    scores = metric.measure(subject)
+    scores = metric.measure(subject)  # first: the protocol says what was measured
     return [Result(name, metric.protocol(), score) for score in scores]
 
 
@@ -209,8 +208,7 @@ def _job(name: str, metric: ImageMetric, fakes: Any, reals: Any) -> _Job:
     for images in (reals, fakes):
         if images is not None and images.native and not metric.any_shape:
             raise UserError(f"{name} needs square images of one size, and --compat takes the pictures of "
-                            f"{images.description} as "
-                            "they are: bring them to one with --side, or leave the metric out")
+                            f"{images.description} as they are: bring them to one with --side, or leave the metric out")
         # shapes that the metric is not defined for; statistics have none
         if images is not None and images.side and not images.native and \
                 (reason := metric.refusal(name, (images.channels, images.side, images.width or images.side))):
@@ -327,8 +325,7 @@ def _feed(images: ImageSet, what: str, seed: int, jobs: list[_Job], networks: Ma
 
 
 def mirrored(batch: Tensor, start: int, seed: int) -> Tensor:
-    """A copy in which about half of the images are mirrored left to right: which, follows from the seed and their
-    place.
+    """A copy in which about half of the images are mirrored left to right: which ones, seed and place decide.
 
     Args:
         batch: (B,C,H,W). start: place of the first one in its set, so that batch sizes do not matter.
