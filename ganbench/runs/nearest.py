@@ -75,6 +75,7 @@ def write_nearest(asked: EvalRequest, fakes: ImageSet, reals: ImageSet, report: 
 
 def _half(queries: Tensor, reals: ImageSet, space: Space) -> np.ndarray:
     """The rows of one space, as a picture."""
+    # all queries are looked at, and those with the nearest neighbour shown
     distances, indices = nearest(torch.cat([space(part) for part in queries.split(256)]), reals, space)
     shown = distances[:, 0].argsort(stable=True)[:ROWS]
     found = [image.expand(queries.shape[1], -1, -1) for image in _gathered(reals, indices[shown].flatten())]
@@ -88,6 +89,7 @@ def nearest(queries: Tensor, reals: ImageSet, space: Space, count: int = NEAREST
 
     Mirrored images, which there are where `reals.mirror` says so, are numbered from reals.n on.
     """
+    # the nearest so far, and each batch of reals beside them
     best = torch.full((len(queries), 0), torch.inf)
     numbers = torch.zeros(len(queries), 0, dtype=torch.int64)
     done = 0

@@ -69,6 +69,7 @@ def read_statistics(path: Path, kind: str = "") -> Statistics | None:
     Raises:
         UserError: a pickle; numbers that are no statistics; an unknown kind.
     """
+    # what is refused by name, before the file is opened
     if kind and kind not in KINDS:
         raise UserError(f"--as {kind}: no kind of statistics is called so.{nearest(kind, KINDS)} Known: "
                         f"{', '.join(KINDS)}")
@@ -89,6 +90,7 @@ def read_statistics(path: Path, kind: str = "") -> Statistics | None:
                 others = {each: _numbers(found, f"{each}.mean", f"{each}.covariance", path) for each in layers}
             if n < 0:
                 raise UserError(f"{path} says that {n} images are behind its statistics: compute them again")
+            # the features: as the caller says, as such files always are, or as the file itself says
             protocol = KINDS[kind or "guided-diffusion"] if kind or spatial else _metadata(path).get("protocol", "")
             return Statistics(mu, sigma, n, str(path), protocol=protocol, others={**others, **spatial})
     return None
@@ -99,6 +101,7 @@ def measure_statistics(images: ImageSet, network: FeatureNetwork, ddof: int = 1)
 
     Several layers are measured at once, the first of them as the main one.
     """
+    # one pass, in float64 sums, so that memory does not grow with the images
     states: dict[str, torch.Tensor] = {}
     for batch in images.batches(sampling_batch(images.side)):
         for layer, rows in network(batch).items():
@@ -122,6 +125,7 @@ def save_statistics(statistics: Statistics, name: str, source: str, path: Path |
     """
     content = statistics.content_hash
     path = path or references_folder() / f"{content[:16]}.safetensors"
+    # the main layer under the names that other programs know, further ones under their own
     tensors = {"mean": statistics.mean, "covariance": statistics.covariance, "n": np.array(statistics.n)}
     for layer, (mean, covariance) in statistics.others.items():
         tensors |= {f"{layer}.mean": mean, f"{layer}.covariance": covariance}
@@ -139,6 +143,7 @@ def kept() -> list[Reference]:
 
 def open_reference(spec: str) -> Statistics:
     """What `stats:NAME` or `stats:HASH` names. Raises UserError for none, and for a name of several."""
+    # a name, or the beginning of a hash
     asked = spec.removeprefix(PREFIX)
     every = kept()
     found = [r for r in every if asked and (r.name == asked or r.content.startswith(asked))]
@@ -149,6 +154,7 @@ def open_reference(spec: str) -> Statistics:
     if len(found) > 1:
         raise UserError(f"{spec} names {len(found)} statistics: write one of "
                         f"{', '.join(PREFIX + r.content[:8] for r in found)} (`ganbench stats list`)")
+    # the hash is in the file's own words, so it is taken again from the numbers
     statistics = read_statistics(found[0].path)
     if statistics is None or statistics.content_hash != found[0].content:
         raise UserError(f"{found[0].path} is damaged: its numbers are not those that were saved; save them again")

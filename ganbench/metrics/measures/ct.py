@@ -79,6 +79,7 @@ def copying_score(train: np.ndarray, held_out: np.ndarray, fakes: np.ndarray, tr
     Raises UserError for a cell without held-out images, or where no cell has enough generated ones.
     """
     weights, z, cells = [], [], np.unique(train_cells)
+    # a test of its own in each cell that has enough generated rows
     for cell in cells:
         inside = [rows[of == cell] for rows, of in ((train, train_cells), (held_out, held_out_cells),
                                                     (fakes, fake_cells))]

@@ -47,6 +47,7 @@ class Fld(ThreeSets):
         # scaled as the images that are judged; features that never vary say nothing
         mean, spread = held_out.mean(0), held_out.std(0)
         train, held_out, fakes = (((part - mean) / spread)[:, spread > 0].float() for part in (train, held_out, fakes))
+        # in random order, for the fit takes rows as they come; of many generated images a part
         train, centres = (rows[_shuffled(len(rows), derived_seed(self.seed, "fld", what)).to(rows.device)]
                           for what, rows in (("train", train), ("fakes", fakes)))
         centres = centres[:self.most]

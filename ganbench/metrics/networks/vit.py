@@ -62,6 +62,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: normalised pictures (B,3,side,side). Returns the class token (B,width), and the head's (B,out) of it."""
+        # one token a patch, the class token before them, and where each of them is
         x = self.patch_embed["proj"](x).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
         x = self.norm_pre(x)
@@ -97,6 +98,7 @@ class Block(nn.Module):
         return x + self._scaled(self._network(self.norm2(x)), self.ls2)
 
     def _attention(self, x: Tensor) -> Tensor:
+        # heads beside each other, then their answers one behind the other
         batch, tokens, width = x.shape
         queries, keys, values = self.attn["qkv"](x).view(batch, tokens, 3, width // HEAD, HEAD).permute(2, 0, 3, 1, 4)
         found = F.scaled_dot_product_attention(queries, keys, values)

@@ -126,6 +126,7 @@ def require(name: str) -> File:
     """The best file that is here. Raises UserError naming file, hash and the two ways to get it."""
     file = present(name)
     if file is None:
+        # the first file is the one to fetch
         best = find_weights(name).files[0]
         raise UserError(f"the weights of {name} are not here: {best.name} ({_hash_of(best)}) belongs in "
                         f"{weights_folder()}; "
@@ -288,6 +289,7 @@ def _take(asset: Asset, given: Path) -> Path:
 
 def _download(file: File) -> Path:
     where, partial = weights_folder() / file.name, weights_folder() / f"{file.name}.{os.getpid()}.tmp"
+    # into a name of this process, checked, then renamed: nobody sees half a file
     try:
         with urllib.request.urlopen(file.url, timeout=TIMEOUT) as source, open(partial, "wb") as target:
             shutil.copyfileobj(source, target)
