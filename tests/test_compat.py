@@ -132,6 +132,19 @@ def test_tensorflows_resize():
     assert resize(ramp, 8, "tf1-bilinear")[0, 0, 0].tolist() == [0, 5, 10, 15, 20, 25, 30, 30]
 
 
+def test_dgm_evals_precision_and_recall_are_those_of_prdc():
+    """Balls to the fifth neighbour, their edge outside: a slow count over pairs."""
+    real, fake = features(n=40, m=30, d=4)
+
+    def radii(points):
+        return np.sort(np.linalg.norm(points[:, None] - points[None], axis=-1), 1)[:, 5]
+    distances = np.linalg.norm(real[:, None] - fake[None], axis=-1)
+    expected = (distances < radii(real)[:, None]).any(0).mean(), (distances < radii(fake)[None]).any(1).mean()
+    found = ours("precision_recall", "dgm-eval", real, fake)
+    assert (found["precision"], found["recall"]) == pytest.approx(expected)
+    assert found["precision"] != pytest.approx(ours("precision_recall", "ganbench", real, fake)["precision"])
+
+
 def test_quantisation():
     values = torch.linspace(-1.2, 1.2, 4001).reshape(1, 1, 1, -1)
     assert torch.equal(MODES["stylegan3"].quantise(values), (values * 127.5 + 128).clamp(0, 255).to(torch.uint8))
