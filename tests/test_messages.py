@@ -24,6 +24,8 @@ SPEAKERS = {
     "metrics/networks/weight": ["weights get", "eval"],
     "report/": ["report"], "report/reproduce.py": ["run"], "report/live.py": ["watch"],
     "family/": ["run"], "sides.py": ["run", "eval", "data prepare"],
+    "training/augment.py": ["run"], "training/init_from.py": ["run"],
+    "runs/nearest.py": ["eval"], "runs/posthoc.py": ["eval"],
     "environment.py": ["run", "resume", "eval", "sample"],
     "distributed/": ["run", "resume", "eval"],
     "pictures/": ["sample"],
@@ -39,6 +41,8 @@ EXCEPTIONS = {
     ("data/sources/folder.py", "--run"): "eval's; the line says so",
     ("training/log.py", "--tensorboard"): "a run that is resumed was begun with it",
     ("training/engine.py", "--precision"): "precision is chosen where a run begins",
+    ("family/__init__.py", "--ema"): "eval's, of averages that a run has kept",
+    ("runs/posthoc.py", "--set"): "run's; the line says so",
     ("commands/stats.py", "--real"): "eval's, where what is kept is used",
     ("metrics/images/reference_statistics.py", "--as"): "stats save's, where such a file is read first",
 }
