@@ -199,6 +199,9 @@ class Critic(nn.Module):
 
 _SMOKE: dict[str, Any] = {"kimg": 0.2, "fmap_base": 128, "fmap_max": 8, "latent": 16, "mapping_layers": 2, "batch": 4,
                           "ema_kimg": 0.02, "r1_every": 2, "path_every": 2}
+_CIFAR: dict[str, Any] = {"side": 32, "kimg": 100_000.0, "mapping_layers": 2, "critic_architecture": "orig",
+                          "stddev_group": 32, "mixing": 0.0, "path_weight": 0.0, "r1_gamma": 0.01, "rate": 0.0025,
+                          "ema_kimg": 500.0, "ema_ramp": 0.05, "batch": 64}
 _E: dict[str, Any] = {"fmap_base": 16384, "r1_gamma": 100.0}
 
 
@@ -220,10 +223,10 @@ class StyleGAN2(Family):
         "paper-256": Preset("the later code's settings for side 256: half the maps, minibatch 64, gamma 1; not "
                             "measured here", side=256, fmap_base=16384, stddev_group=8, rate=0.0025, r1_gamma=1.0,
                             ema_kimg=20.0, batch=64),
+        "paper-cifar10-ada": Preset("the later code's settings for CIFAR-10 with its augmentation; not measured here",
+                                    augment="ada", **_CIFAR),
         "paper-cifar10": Preset("the later code's settings for CIFAR-10 without its augmentation: no mixing, no path "
-                                "length, plain critic; not measured here", side=32, kimg=100_000.0, mapping_layers=2,
-                                critic_architecture="orig", stddev_group=32, mixing=0.0, path_weight=0.0,
-                                r1_gamma=0.01, rate=0.0025, ema_kimg=500.0, ema_ramp=0.05, batch=64),
+                                "length, plain critic; not measured here", **_CIFAR),
         "config-e": Preset("table 1 E: nothing grows, half the maps, gamma 100; "
                            "not measured here", **_E),
         "config-f": Preset("table 1 F, E with large networks: the same as paper (2.84); not measured here"),
