@@ -186,7 +186,7 @@ class Images:
         return Batch(self.random.uniform(batch, 1, side, side, low=-1.0), torch.arange(batch) % 10)
 
 
-@pytest.mark.parametrize("name, kind", [("stylegan2", "ada,kimg=0.1"), ("dcgan", "ada,kimg=0.1"), ("cgan", "ada"),
+@pytest.mark.parametrize("name, kind", [("stylegan2", "ada,kimg=0.1"), ("dcgan", "ada,kimg=0.1"),
                                         ("wgan_gp", "diffaugment"), ("pggan", "diffaugment")])
 def test_a_rehearsed_step_equals_one_left_alone(name, kind, monkeypatch):
     monkeypatch.setattr(recorded, "WARM_UP", 0)
