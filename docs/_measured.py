@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -47,20 +48,21 @@ def families(block):
 
 
 def budget(block):
-    """Images shown; entries stop at the first whole batch beyond it."""
-    return f"{1000 * min(entry.kimg for entry in block.entries if not entry.reference):,.0f}"
+    """Images shown, as most entries have it; entries stop at the first whole batch beyond it."""
+    [(kimg, _)] = Counter(round(entry.kimg) for entry in block.entries if entry.kimg).most_common(1)
+    return f"{1000 * kimg:,}"
 
 
 def zoo():
     """What was compared, and the table."""
     block = zoo_block("swd")
     column = block.columns[0]
-    seeds = sorted({len(entry.seeds) for entry in block.entries if not entry.reference})
-    over = f"{seeds[0]} to {seeds[-1]} training seeds" if len(seeds) > 1 else f"{word(seeds[0])} training seeds"
+    seeds = sorted({len(entry.seeds) for entry in block.entries if entry.seeds and not entry.reference})
+    over = "one training seed" if seeds == [1] else f"{' to '.join(map(word, seeds[:1] + seeds[1:][-1:]))} training seeds"
     about = (f"{word(len(families(block))).capitalize()} families on Fashion-MNIST at {block.side} px, each with its "
              f"`laptop` preset, {budget(block)} real images shown, {over}, {column.n_fake:,} images a side. SWD x "
              "1000, lower is better; means over seeds, ± half of their 95% interval; ≈ is not distinguishable from the "
-             "leading entry, ▾ is worse.")
+             "leading entry, ▾ is worse, ? cannot be tested with single seeds.")
     tables = [line for part in block.sections() for line in [*table_markdown(*part), ""]]
     return "\n".join([wrapped(about), "", *tables]).rstrip()
 
@@ -70,6 +72,8 @@ def zoo_ties():
     block = zoo_block("swd")
     column = next(c for c in block.columns if c.level == "avg")
     marks = {entry.label: entry.cells[column].standing for entry in block.entries if entry.cells[column].standing}
+    if all(standing.mark == "untested" for standing in marks.values()):
+        return "Single seeds allow no test of who leads."
     tied = [label for label, standing in marks.items() if standing.mark != "worse"]
     return wrapped(f"By `swd avg`, {word(len(tied))} of {len(marks)} entries lead or cannot be told from the leading "
                    f"one: {', '.join(tied)}. Minutes of training say how the suite works, and little about the papers.")
@@ -78,7 +82,7 @@ def zoo_ties():
 def zoo_classes():
     """How often samples of conditional families are recognised as their class."""
     block = zoo_block("class_accuracy")
-    column = next(c for c in block.columns if not c.level)
+    column = next(c for c in block.columns if c.level == "")
     lines = [f"{e.label} {100 * s.mean:.0f}%" + (f" ± {100 * s.half:.0f}" if s.half else "")
              for e in block.entries if (s := e.cells[column].last_summary)]
     reals = next((e.cells[c].last_summary for e in block.entries for c in block.columns
