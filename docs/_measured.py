@@ -58,7 +58,7 @@ def zoo():
     block = zoo_block("swd")
     column = block.columns[0]
     seeds = sorted({len(entry.seeds) for entry in block.entries if entry.seeds and not entry.reference})
-    over = "one training seed" if seeds == [1] else f"{' to '.join(map(word, seeds[:1] + seeds[1:][-1:]))} training seeds"
+    over = f"{' to '.join(map(word, seeds[:1] + seeds[1:][-1:]))} training seed{'s' if seeds != [1] else ''}"
     about = (f"{word(len(families(block))).capitalize()} families on Fashion-MNIST at {block.side} px, each with its "
              f"`laptop` preset, {budget(block)} real images shown, {over}, {column.n_fake:,} images a side. SWD x "
              "1000, lower is better; means over seeds, ± half of their 95% interval; ≈ is not distinguishable from the "
