@@ -24,8 +24,13 @@ COLUMNS = ["family", "preset", "side", "batch", "before_ms", "after_ms", "ratio"
 # What each process runs: a family built once, then a step for each line it is sent. It has to be understood by old
 # checkouts too.
 WORKER = """
-import json, sys, time
+import importlib.util, json, sys, time
 import torch
+import ganbench
+# an installed checkout may name its own zoo: here it is the one of the folder
+found = importlib.util.spec_from_file_location("ganbench.models", "models/__init__.py",
+                                               submodule_search_locations=["models"])
+sys.modules["ganbench.models"] = ganbench.models = importlib.util.module_from_spec(found)
 from dataclasses import replace
 from ganbench import environment, family
 from ganbench.bench.speed import Bench
