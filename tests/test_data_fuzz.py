@@ -249,6 +249,9 @@ KINDS = PICTURES | {
     "run folder": run_folder(".json", ".jsonl"), "suite": (suite, read_suite), "results": (results, read_results)}
 
 
+NEEDED = {"heic": "pillow_heif", "parquet": "datasets", "lmdb": "lmdb"}  # libraries that are not always there
+
+
 # --- how it is damaged
 
 def damaged(data: bytes, random: np.random.Generator) -> bytes:
@@ -360,8 +363,11 @@ def wait(child, log):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_files_are_read_or_refused_in_one_line(kind, tmp_path, capsys):
+    # before the fork: what a child skips would be a failure here
+    if kind in NEEDED:
+        library = pytest.importorskip(NEEDED[kind])
     if kind == "heic":
-        pytest.importorskip("pillow_heif").register_heif_opener()
+        library.register_heif_opener()
     found, wrong = outcomes_of(kind, tmp_path)
     with capsys.disabled():
         print(f"\n{kind}: {dict(found)}")

@@ -1,6 +1,7 @@
 """Run folders with one damaged file, given to every command that reads them: done, or refused in one line."""
 
 import contextlib
+import importlib
 import io
 import os
 import shutil
@@ -24,6 +25,12 @@ COMMANDS = {
 }
 
 
+# imported once, before the processes part
+LOADED = ["pandas", "ganbench.report.html", "ganbench.report.comparison", "ganbench.training.session",
+          "ganbench.training.loop", "ganbench.runs.evaluation", "ganbench.metrics.measures.swd",
+          "ganbench.pictures.sheets", "ganbench.commands.eval"]
+
+
 def run_commands(log):
     """Each command in this process; a line before and after it."""
     for name, arguments in COMMANDS.items():
@@ -44,6 +51,8 @@ def test_damaged_run_folders_through_every_command(elsewhere):
                 "--results", "whole.csv", "--quiet")[0] == 0
     targets = [p for p in sorted(Path("whole").rglob("*")) if p.suffix in (".json", ".jsonl", ".csv", ".safetensors",
                                                                            ".png")]
+    for module in LOADED:
+        importlib.import_module(module)
     found, wrong, tries = {name: Counter() for name in COMMANDS}, [], scaled(50)
     for number in range(tries):
         shutil.rmtree("run", ignore_errors=True)
