@@ -160,7 +160,7 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
         table.add_row(cells[0].label, f"{cells[0].dataset} {cells[0].side}", str(len(cells)), *counts,
                       _long(cost.seconds), f"{cost.bytes / 1e9:.1f} GB")
         if len(cost.stages) > 1:
-            each = ", ".join(f"{m.side}px batch {m.batch}: {m.peak / 1e9:.1f} GB" for m in cost.stages)
+            each = ", ".join(f"{m.side}px batch {m.batch}: {_size(m.peak)}" for m in cost.stages)
             by_stage.append(f"{cells[0].label} by stage: {each}")
     console.print(table)
     # no schedule is shorter than the longest cell
@@ -191,6 +191,11 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
 def _long(seconds: float) -> str:
     """4:29, 47:59:59, 12 days"""
     return duration(seconds) if seconds < 48 * 3600 else f"{seconds / 86400:,.0f} days"
+
+
+def _size(count: float) -> str:
+    """12.4 GB, 310 MB"""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _short(count: int) -> str:
