@@ -382,7 +382,7 @@ def test_one_cost_is_shown_and_keys_choose_another(tmp_path: Path, frame: pd.Dat
 
 @needs_browser
 def test_the_slider_goes_back_through_training(tmp_path: Path, frame: pd.DataFrame, runs: Path) -> None:
-    """Of every entry the last picture made by then is shown, and its caption says when that was."""
+    """Of every entry the picture made nearest to then is shown, and its caption says when that was."""
     Image.fromarray(np.full((20, 20, 3), 99, np.uint8)).save(runs / "alpha-s0" / "grids" / "kimg-000012.000.png")
     (tmp_path / "page.html").write_text(render(frame, roots=[runs]))
     with Browser(tmp_path / "profile") as browser:

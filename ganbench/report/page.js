@@ -57,7 +57,7 @@ for (const group of document.querySelectorAll(".costs")) {
   if (buttons.length) choose(buttons[0].dataset.cost);
 }
 
-// Through training: of each entry the last picture made by then is shown; before its first one, the first.
+// Through training: of each entry the picture is shown that was made nearest to then.
 for (const slider of document.querySelectorAll(".through input")) {
   const stations = slider.dataset.stations.split(" ").map(Number);
   const section = slider.closest(".samples");
@@ -66,8 +66,8 @@ for (const slider of document.querySelectorAll(".through input")) {
     section.querySelector("output").textContent = String(kimg);
     for (const figure of section.querySelectorAll(".picture")) {
       const frames = Array.from(figure.querySelectorAll("img"));
-      const past = frames.filter((frame) => Number(frame.dataset.kimg) <= kimg);
-      const shown = past.length ? past[past.length - 1] : frames[0];
+      const distance = (frame) => Math.abs(Number(frame.dataset.kimg) - kimg);
+      const shown = frames.reduce((best, frame) => (distance(frame) < distance(best) ? frame : best));
       for (const frame of frames) frame.hidden = frame !== shown;
       const when = figure.querySelector(".when");
       if (when) when.textContent = String(Number(shown.dataset.kimg));
