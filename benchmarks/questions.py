@@ -1,0 +1,149 @@
+"""What papers said, and what came out here: docs/questions.md, made from the committed rows alone.
+
+    python benchmarks/questions.py > docs/questions.md
+
+Every answer is computed from a file in results/ that a suite in benchmarks/ wrote; each says the seeds behind it. A suite
+that has no file yet is left out, and named at the end.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from scipy.stats import spearmanr
+
+from ganbench import load_results
+
+ROOT = Path(__file__).parents[1]
+HEAD = """# What papers said, and what came out here
+
+Small versions of the papers' own questions: laptop networks, minutes of training, CPUs. They show whether an effect is seen
+at this size, not whether a paper is right. Made by `python benchmarks/questions.py` from the rows in `results/`; each suite
+is run again by the command beside it.
+"""
+
+
+def main() -> None:
+    """Print the page."""
+    answers: dict[str, Callable[[pd.DataFrame], str]] = {
+        "wgan-loss": wgan_loss, "r3gan-stacked-mnist": stacked_mnist, "gamma-sweep": gamma_sweep, "likelihood": likelihood}
+    parts, missing = [HEAD], []
+    for suite, answer in answers.items():
+        rows = ROOT / "results" / f"{suite}.csv"
+        if rows.is_file():
+            frame = load_results(rows)
+            seeds = frame.loc[frame["origin"] != "reference", "seed"].nunique()
+            parts.append(f"{answer(frame)}\n`ganbench bench {suite}`: {seeds} training seeds, "
+                         f"rows in `results/{suite}.csv`.\n")
+        else:
+            missing.append(f"`{suite}`")
+    if missing:
+        parts.append("## Not measured yet\n\nPrepared, and without rows: " + ", ".join(missing) + ".\n")
+    print("\n".join(parts), end="")
+
+
+def wgan_loss(frame: pd.DataFrame) -> str:
+    """The rank correlation of the critic's estimate and SWD along each run."""
+    lines = []
+    for family, runs in trained(frame).groupby("family"):
+        correlations = []
+        for _, run in runs.groupby("run"):
+            curve = run.pivot_table(index="kimg", columns=["metric", "level"], values="value")
+            correlations.append(float(spearmanr(curve["wasserstein_gap", "train"], curve["swd", "avg"]).statistic))
+        mean = sum(correlations) / len(correlations)
+        lines.append(f"| {family} | {mean:+.2f} | {min(correlations):+.2f} to {max(correlations):+.2f} |")
+    points = trained(frame)["kimg"].nunique()
+    return f"""## Does the critic's loss follow sample quality?
+
+**Published** (Arjovsky et al. 2017, figures 3 and 4): WGAN's estimate of the distance falls as samples improve; the loss of
+a standard GAN tells nothing of them.
+
+**Here**: Spearman's rank correlation along a run of {points} evaluations between the critic's estimate on training images,
+mean D(x) - mean D(G(z)), and SWD. Near 1 the estimate can stand in for the metric. For DCGAN the same difference of its
+logits is taken, which is not the loss that the paper plots.
+
+| family | mean over seeds | single seeds |
+|---|---:|---:|
+""" + "\n".join(lines) + "\n"
+
+
+def stacked_mnist(frame: pd.DataFrame) -> str:
+    """Modes found and reverse KL of each loss and penalty."""
+    last = final(frame)
+    last = last.assign(variant=[f"{field(s, 'loss')}, {field(s, 'penalties')}" for s in last["settings"]])
+    lines = []
+    for variant, rows in last.groupby("variant"):
+        levels = {level: found["value"] for level, found in rows[rows["metric"] == "mode_coverage"].groupby("level")}
+        cells = [f"{values.mean():.4g} ({', '.join(f'{v:.4g}' for v in values)})" for values in levels.values()]
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+    heads = " | ".join(levels)
+    return f"""## Does pairing reals and fakes, with both penalties, find more modes?
+
+**Published** (Huang et al. 2024, table 2, their networks and training): relativistic loss with R1 and R2 1,000 modes of
+stacked MNIST and KL 0.078; the original loss with both penalties 693 and 0.927; R1 alone fails.
+
+**Here**: mean over seeds (single seeds).
+
+| loss, penalties | {heads} |
+|---|{'---|' * len(levels)}
+""" + "\n".join(lines) + "\n"
+
+
+def gamma_sweep(frame: pd.DataFrame) -> str:
+    """The ratio of losses reached, and diversity, for each gamma."""
+    last = final(frame)
+    last = last.assign(gamma=[float(field(s, "gamma")) for s in last["settings"]])
+    lines = []
+    for gamma, rows in last.groupby("gamma"):
+        def mean(metric: str, level: str, rows: pd.DataFrame = rows) -> str:
+            values = rows.loc[(rows["metric"] == metric) & (rows["level"] == level), "value"]
+            return f"{values.mean():.3g} ({', '.join(f'{v:.3g}' for v in values)})"
+        lines.append(f"| {gamma:g} | {mean('m_global', 'ratio')} | {mean('ms_ssim', '')} | {mean('swd', 'avg')} |")
+    return """## BEGAN: does gamma set the balance, and with it diversity?
+
+**Published** (Berthelot et al. 2017, section 4.1): the controller holds L(G(z)) / L(x) at gamma; larger gamma gives more
+diverse, less clean images.
+
+**Here**: mean over seeds (single seeds). MS-SSIM of pairs falls as diversity grows.
+
+| gamma | ratio reached | MS-SSIM of pairs | SWD |
+|---:|---:|---:|---:|
+""" + "\n".join(lines) + "\n"
+
+
+def likelihood(frame: pd.DataFrame) -> str:
+    """Bits per dimension beside SWD as training goes on."""
+    lines = []
+    for (family, kimg), rows in trained(frame).groupby(["family", "kimg"]):
+        bits = rows.loc[(rows["metric"] == "bits_per_dim") & (rows["level"] == ""), "value"]
+        swd = rows.loc[(rows["metric"] == "swd") & (rows["level"] == "avg"), "value"]
+        lines.append(f"| {family} | {kimg:g} | {bits.mean():.3f} | {swd.mean():.1f} |")
+    return """## Does likelihood say the same as samples?
+
+**Published** (Theis et al. 2016, arXiv 1511.01844): likelihood and the look of samples are largely independent.
+
+**Here**: bits per dimension on held-out images (lower is better; an upper bound for the VAE) and SWD, means over seeds.
+
+| family | kimg | bits per dimension | SWD |
+|---|---:|---:|---:|
+""" + "\n".join(lines) + "\n"
+
+
+def trained(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of training runs, without the reference rows."""
+    return frame[frame["origin"] != "reference"]
+
+
+def final(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the last evaluation of each run."""
+    runs = trained(frame)
+    return runs[runs["kimg"] == runs.groupby("run")["kimg"].transform("max")]
+
+
+def field(settings: str, name: str) -> str:
+    """One setting out of a row's settings text, "a=1 b=2"."""
+    return dict(part.split("=", 1) for part in settings.split() if "=" in part)[name]
+
+
+if __name__ == "__main__":
+    main()
