@@ -2,8 +2,8 @@
 
     python benchmarks/questions.py > docs/questions.md
 
-Every answer is computed from a file in results/ that a suite in benchmarks/ wrote; each says the seeds behind it. A suite
-that has no file yet is left out, and named at the end.
+Every answer is computed from a file in results/ that a suite in benchmarks/ wrote; each says the seeds behind it. A
+suite that has no file yet is left out, and named at the end.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,17 @@ from ganbench import load_results
 ROOT = Path(__file__).parents[1]
 HEAD = """# What papers said, and what came out here
 
-Small versions of the papers' own questions: laptop networks, minutes of training, CPUs. They show whether an effect is seen
-at this size, not whether a paper is right. Made by `python benchmarks/questions.py` from the rows in `results/`; each suite
-is run again by the command beside it.
+Small versions of the papers' own questions: laptop networks, minutes of training, CPUs. They show whether an effect is
+seen at this size, not whether a paper is right. Made by `python benchmarks/questions.py` from the rows in `results/`;
+each suite is run again by the command beside it.
 """
 
 
 def main() -> None:
     """Print the page."""
     answers: dict[str, Callable[[pd.DataFrame], str]] = {
-        "wgan-loss": wgan_loss, "r3gan-stacked-mnist": stacked_mnist, "gamma-sweep": gamma_sweep, "likelihood": likelihood}
+        "wgan-loss": wgan_loss, "r3gan-stacked-mnist": stacked_mnist, "gamma-sweep": gamma_sweep,
+        "likelihood": likelihood}
     parts, missing = [HEAD], []
     for suite, answer in answers.items():
         rows = ROOT / "results" / f"{suite}.csv"
@@ -55,12 +56,12 @@ def wgan_loss(frame: pd.DataFrame) -> str:
     points = trained(frame)["kimg"].nunique()
     return f"""## Does the critic's loss follow sample quality?
 
-**Published** (Arjovsky et al. 2017, figures 3 and 4): WGAN's estimate of the distance falls as samples improve; the loss of
-a standard GAN tells nothing of them.
+**Published** (Arjovsky et al. 2017, figures 3 and 4): WGAN's estimate of the distance falls as samples improve; the
+loss of a standard GAN tells nothing of them.
 
-**Here**: Spearman's rank correlation along a run of {points} evaluations between the critic's estimate on training images,
-mean D(x) - mean D(G(z)), and SWD. Near 1 the estimate can stand in for the metric. For DCGAN the same difference of its
-logits is taken, which is not the loss that the paper plots.
+**Here**: Spearman's rank correlation along a run of {points} evaluations between the critic's estimate on training
+images, mean D(x) - mean D(G(z)), and SWD. Near 1 the estimate can stand in for the metric. For DCGAN the same
+difference of its logits is taken, which is not the loss that the paper plots.
 
 | family | mean over seeds | single seeds |
 |---|---:|---:|
@@ -101,8 +102,8 @@ def gamma_sweep(frame: pd.DataFrame) -> str:
         lines.append(f"| {gamma:g} | {mean('m_global', 'ratio')} | {mean('ms_ssim', '')} | {mean('swd', 'avg')} |")
     return """## BEGAN: does gamma set the balance, and with it diversity?
 
-**Published** (Berthelot et al. 2017, section 4.1): the controller holds L(G(z)) / L(x) at gamma; larger gamma gives more
-diverse, less clean images.
+**Published** (Berthelot et al. 2017, section 4.1): the controller holds L(G(z)) / L(x) at gamma; larger gamma gives
+more diverse, less clean images.
 
 **Here**: mean over seeds (single seeds). MS-SSIM of pairs falls as diversity grows.
 
