@@ -140,6 +140,20 @@ def test_an_evaluation_that_was_cut_off_is_made_good(elsewhere, monkeypatch):
     assert_same_run("straight", "stopped")
 
 
+def test_a_metric_that_fails_leaves_the_others_and_the_run(elsewhere, monkeypatch, capsys):
+    from ganbench.metrics.measures.power_spectrum import PowerSpectrum
+
+    def refuse(self):
+        raise UserError("these images vary too little")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PowerSpectrum, "scores", refuse)
+        assert run(options(out="a", metrics=["power_spectrum", "swd"], quiet=False)).status == "ok"
+        assert run(options(out="b", metrics=["power_spectrum"])).status == "ok"
+    assert set(rows("a")["metric"]) == {"swd"} and not (Path("b") / "results.csv").exists()
+    assert "no power_spectrum: these images vary too little" in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize("family", plugins.names("family"))
 def test_every_family_resumes_to_the_bit(family, elsewhere, monkeypatch):
     settings = {"steps": 6, "eval_every": 10.0, "checkpoint_every": 0.001, "grid_every": 10.0, "metrics": []}

@@ -341,13 +341,13 @@ def _noted(score: Score, note: str) -> Score:
 # --- the noise floor --------------------------------------------------------------------------------------------------
 
 def noise_floor(names: list[str], reals: ImageSet, n: int, *, device: torch.device, seed: int = 0,
-                options: dict[str, Any] | None = None) -> list[Result]:
+                options: dict[str, Any] | None = None, report: Report | None = None) -> list[Result]:
     """What metrics say of n real images against n other real ones; nothing where there are fewer than 2n.
 
     A distance between two samples of one distribution is not 0. No generator can be expected to score below the floor
     at the same number of images, and differences much smaller than it mean nothing. At fewer images the floor is
     higher, so it is not taken there. The images of the second half stand where generated ones do; they are never
-    mirrored.
+    mirrored. With a report, a metric that cannot be had is named there, and the others are measured.
     """
     pair = halves(reals, n)
     if pair is None:
@@ -355,7 +355,7 @@ def noise_floor(names: list[str], reals: ImageSet, n: int, *, device: torch.devi
     real, other = pair
     real.mirror = reals.mirror
     return evaluate(names, fakes=other, reals=real, side=real.side, channels=real.channels, device=device, seed=seed,
-                    options=options)
+                    options=options, report=report, keep_going=report is not None)
 
 
 def halves(reals: ImageSet, n: int) -> tuple[ImageSet, ImageSet] | None:

@@ -86,7 +86,8 @@ def score_model(names: list[str], model: Model, reals: ImageSet, *, n: int, seed
 
 def score(family: Family, generator: nn.Module, store: Store, metrics: list[str], *, n: int, seed: int,
           device: torch.device, labels: Tensor | None = None, held_out: Store | None = None, mirror: bool = False,
-          settings: Mapping[str, Any] | None = None, progress: Any = None) -> list[dict[str, Any]]:
+          settings: Mapping[str, Any] | None = None, progress: Any = None, report: Report | None = None,
+          ) -> list[dict[str, Any]]:
     """Score a generator against a store's full-side images.
 
     Args:
@@ -94,6 +95,8 @@ def score(family: Family, generator: nn.Module, store: Store, metrics: list[str]
         mirror: whether training saw reals mirrored; they are then mirrored here too.
         labels, held_out: as of Model.
         settings: of metrics, by name; `n` among them is that metric's own count of images. progress: as of `evaluate`.
+        report: takes the reason of each metric that cannot be had, and the others are measured; without it that is an
+            error.
     Returns:
         One dict of results columns a number; none but on the first process.
     """
@@ -105,7 +108,7 @@ def score(family: Family, generator: nn.Module, store: Store, metrics: list[str]
         reals = StoreSet(store, count)
         reals.mirror = mirror
         found = score_model(names, model, reals, n=count, seed=seed, options=without_counts(settings, names),
-                            progress=progress)
+                            progress=progress, report=report, keep_going=report is not None)
         rows += [as_row(result) for result in found[1]] if found is not None else []
     return rows
 

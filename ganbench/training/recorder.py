@@ -12,6 +12,7 @@ from ganbench import distributed, records
 from ganbench.data import Store
 from ganbench.environment import provenance
 from ganbench.family import Family, count_parameters
+from ganbench.metrics.evaluate import Report
 from ganbench.metrics.metric import ModelMetric, find_metric
 from ganbench.pictures.grids import magnified, save_png, tile
 from ganbench.runs.checkpoint import checkpoint_hash, list_checkpoints
@@ -72,13 +73,19 @@ class Recorder:
         process."""
         if not self.metrics:
             return None
-        # score a copy: nothing that an evaluation does to the networks may reach the training
+        # score a copy: nothing that an evaluation does to the networks may reach the training. A metric that these
+        # samples do not allow is no reason to lose the training
+        report = Report()
         results = score(self.family, copy.deepcopy(engine.generator), self.store, self.metrics,
                         n=self.options.n_eval, seed=self.options.eval_seed, device=engine.device, labels=self.labels,
                         held_out=self.test_split, mirror=self.document["dataset"]["mirror"],
-                        settings=self.options.metric_settings, progress=self.progress.count)
+                        settings=self.options.metric_settings, progress=self.progress.count, report=report)
         # the first process alone has results, and writes them
         if engine.rank != 0:
+            return None
+        for metric, reason in report.failures.items():
+            self.progress.say(f"  {engine.clock.kimg:.2f} kimg: no {metric}: {reason}")
+        if not results:
             return None
         self._count(engine)
         newest = list_checkpoints(self.folder / "checkpoints")  # what is scored has been written just before
