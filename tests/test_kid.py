@@ -154,7 +154,7 @@ def test_too_few_images_are_known_before_any_is_opened(tmp_path):
     from ganbench.metrics.evaluate import check, evaluate
 
     class Closed:
-        n = 500
+        n, side, channels, width = 500, 16, 3, None
         native = False
         batches = None  # calling it would fail
 

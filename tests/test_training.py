@@ -16,7 +16,7 @@ from PIL import Image
 import ganbench
 from ganbench import plugins
 from ganbench.errors import UserError
-from ganbench.family import find_family
+from ganbench.family import FamilyConfig, find_family
 from ganbench.runs import checkpoint
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.run_options import RunOptions
@@ -79,8 +79,9 @@ def test_a_run_leaves_what_it_promises(elsewhere):
     folder = outcome.path
     assert outcome.status == "ok" and len(logged(folder)) == 10
     config = json.loads((folder / "config.json").read_text())
-    assert config["config"] == {"rate": 0.05, "batch": 8, "decay": 0.5, "fail_at": -1, "fail_every": 0,
-                                "phase_every": 1000}
+    common = {name: field.default for name, field in FamilyConfig.model_fields.items()}
+    assert config["config"] == common | {"rate": 0.05, "batch": 8, "decay": 0.5, "fail_at": -1, "fail_every": 0,
+                                         "phase_every": 1000}
     assert set(config["origin"].values()) == {"default"}
     assert torch.__version__.startswith(config["environment"]["versions"]["torch"])
     assert config["dataset"]["content_hash"]
@@ -95,9 +96,7 @@ def test_a_run_leaves_what_it_promises(elsewhere):
 def test_every_value_says_where_it_comes_from(elsewhere):
     run(options(steps=2, preset="fast", overrides={"batch": "16"}))
     config = json.loads(Path("run/config.json").read_text())
-    assert config["origin"] == {"rate": "preset", "batch": "flag", "decay": "default", "fail_at": "default",
-                                "fail_every": "default",
-                                "phase_every": "default"}
+    assert config["origin"] == {name: "default" for name in config["config"]} | {"rate": "preset", "batch": "flag"}
     assert config["config"]["batch"] == 16 and config["config"]["rate"] == 0.1
 
 
