@@ -31,6 +31,7 @@ lint: .venv/ready
 # README and docs: what they say of results/
 measured: .venv/ready
 	.venv/bin/python docs/_measured.py
+	.venv/bin/python docs/_questions.py > docs/questions.md
 
 docs: .venv/ready
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'

@@ -1,6 +1,6 @@
 """What papers said, and what came out here: docs/questions.md, made from the committed rows alone.
 
-    python benchmarks/questions.py > docs/questions.md
+    python docs/_questions.py > docs/questions.md
 
 Every answer is computed from a file in results/ that a suite in benchmarks/ wrote; each says the seeds behind it. A
 suite that has no file yet is left out, and named at the end.
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 HEAD = """# What papers said, and what came out here
 
 Small versions of the papers' own questions: laptop networks, minutes of training, CPUs. They show whether an effect is
-seen at this size, not whether a paper is right. Made by `python benchmarks/questions.py` from the rows in `results/`;
+seen at this size, not whether a paper is right. Made by `python docs/_questions.py` from the rows in `results/`;
 each suite is run again by the command beside it.
 """
 
