@@ -96,7 +96,7 @@ def test_a_run_leaves_what_it_promises(elsewhere):
 def test_every_value_says_where_it_comes_from(elsewhere):
     run(options(steps=2, preset="fast", overrides={"batch": "16"}))
     config = json.loads(Path("run/config.json").read_text())
-    assert config["origin"] == {name: "default" for name in config["config"]} | {"rate": "preset", "batch": "flag"}
+    assert config["origin"] == dict.fromkeys(config["config"], "default") | {"rate": "preset", "batch": "flag"}
     assert config["config"]["batch"] == 16 and config["config"]["rate"] == 0.1
 
 
