@@ -38,8 +38,10 @@ def test_the_first_steps_in_bf16_are_those_of_float32(name):
     ours, theirs = curves(name, "bf16", 3), curves(name, "fp32", 3)
     assert ours.keys() == theirs.keys()
     for key in ours:
-        # as far as bfloat16's 8 bits let it; noise inside networks is drawn in their precision, and so is another
-        assert ours[key] == pytest.approx(theirs[key], rel=0.1, abs=0.06), key
+        # the same weights: as far as bfloat16's 8 bits let it. Then Adam's first updates, which are signs of gradients,
+        # send weights with small ones elsewhere, and single losses stray
+        assert ours[key][0] == pytest.approx(theirs[key][0], rel=0.03, abs=0.02), key
+        assert statistics.mean(ours[key]) == pytest.approx(statistics.mean(theirs[key]), rel=0.1, abs=0.06), key
 
 
 @pytest.mark.slow
