@@ -9,6 +9,7 @@ from test_no_waits import NoReads, exempt
 from torch.autograd import gradcheck, gradgradcheck
 
 from ganbench import plugins
+from ganbench.bench.suite import plan
 from ganbench.data import Stream, open_dataset
 from ganbench.data.stream import chosen_images
 from ganbench.errors import UserError
@@ -237,6 +238,18 @@ def test_what_cannot_be_augmented_is_refused_in_one_line():
     for text in ("adda", "ada,kims=3", "ada,kimg=x", "ada,kimg=0", "diffaugment,p=1"):
         with pytest.raises(UserError, match="--augment"):
             parse_augmentation(text)
+
+
+def test_a_run_that_cannot_be_augmented_leaves_no_folder(tmp_path):
+    with pytest.raises(UserError, match="--augment ada cannot be used with wgan"):
+        session.run(RunOptions("wgan", dataset="digits", preset="smoke", side=32, augment="ada", steps=2,
+                               out=str(tmp_path / "run"), results=None, metrics=[], device="cpu", quiet=True))
+    assert not (tmp_path / "run").exists()
+    suite = tmp_path / "suite.toml"
+    suite.write_text('title = "x"\nbudget = {steps = 2}\n[evaluation]\nmetrics = ["swd"]\nn = 100\n[[dataset]]\n'
+                     'name = "digits"\n[[family]]\nname = "vae"\npreset = "smoke"\nset = {augment = "ada"}\n')
+    with pytest.raises(UserError, match="line 8: vae on digits: --augment ada cannot be used with vae"):
+        plan(suite)
 
 
 def test_a_run_with_ada_on_a_tenth_goes_on_bit_by_bit(tmp_path):

@@ -333,6 +333,7 @@ def test_two_files_of_one_name_are_refused(write, tmp_path):
     (("n = 100", "n = 100\nn_of = { fid = 3 }"), 5, "'fid' is in n_of, and not in metrics"),
     (("n = 100", "n = 100\nn_of = { swd = 1 }"), 5, "at least 2"),
     (("side = 16", 'side = 16\nsplit = "tets"'), 10, "tets"),
+    (("{ batch = 4 }", '{ batch = 4, augment = "adda" }'), 17, "unknown augmentation 'adda'. Did you mean 'ada'"),
 ])
 def test_more_mistakes_are_named_before_anything_runs(write, change, line, says):
     with pytest.raises(UserError, match=says) as caught:

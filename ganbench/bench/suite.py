@@ -45,7 +45,9 @@ from ganbench.family import Family, FamilyConfig, ImageSpec
 from ganbench.metrics import metric as metrics
 from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.plugins import canonical, plugin_label
+from ganbench.training.augment import check_augmentation
 from ganbench.training.engine import PRECISIONS
+from ganbench.training.power_average import check_averaging
 
 __all__ = ["Cell", "Planned", "Reference", "Suite", "plan"]
 
@@ -223,6 +225,8 @@ def _fitting(family: type[Family], preset: str | None, settings: dict[str, Any],
                         + (f", or take one of {', '.join(others)}" if others else ""))
     try:
         family.check(config, images)
+        check_averaging(config)
+        check_augmentation(config, family, images)
     except UserError as error:
         raise UserError(f"{families.short_name(family)} on {dataset}: {error}") from None
     # settings that all families have came later: at their defaults they are no part of a cell's identity

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ganbench.errors import UserError, nearest
-from ganbench.family import Family, short_name
+from ganbench.family import Family, FamilyConfig, ImageSpec, short_name
 from ganbench.training.ada import ADA
 from ganbench.training.augmentation import Augmentation
 from ganbench.training.diffaugment import DiffAugment
@@ -38,6 +39,20 @@ def parse_augmentation(text: str) -> tuple[str, dict[str, float]]:
         if not 0 < settings[key] < float("inf"):
             raise UserError(f"--augment {text}: {key} = {value} is refused: give a positive number")
     return name, settings
+
+
+def check_augmentation(config: FamilyConfig, cls: type[Family], images: ImageSpec) -> None:
+    """Raise UserError unless a family can be trained with what its configuration's `augment` asks for."""
+    if not config.augment:
+        return
+    parse_augmentation(config.augment)
+    try:
+        # whether a critic can be augmented for is known of a family that was made: here without weights
+        with FakeTensorMode(), torch.random.fork_rng(devices=[]):
+            family = cls(config, images)
+    except Exception:  # somebody's family that cannot be made so: training finds out
+        return
+    make_augmentation(config.augment, family, torch.device("cpu"))
 
 
 def make_augmentation(text: str | None, family: Family, device: torch.device) -> Augmentation | None:

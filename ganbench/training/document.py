@@ -32,7 +32,7 @@ from ganbench.plugins import source_hash
 from ganbench.runs.run_folder import changed_code, check_code, code_hashes, new_run_folder, read_config
 from ganbench.runs.scoring import by_count, without_counts
 from ganbench.sides import side_or_none
-from ganbench.training.augment import parse_augmentation
+from ganbench.training.augment import check_augmentation
 from ganbench.training.engine import resolve_precision
 from ganbench.training.init_from import find_start
 from ganbench.training.loop import Plan
@@ -66,8 +66,6 @@ def resolve(options: RunOptions) -> Resolved:
     check_metrics(options.metrics, without_counts(options.metric_settings, options.metrics))
     config, preset, origin = configure(cls, options.preset, options.overrides)
     check_averaging(config)
-    if config.augment:
-        parse_augmentation(config.augment)
 
     # the images, and whether preset, family and metrics can work with them
     with distributed.rank_zero_first():
@@ -81,6 +79,7 @@ def resolve(options: RunOptions) -> Resolved:
                         f"{store.written_side}: use --side {preset.side}, or a preset that fits "
                         f"({', '.join(fitting[:5])})")
     cls.check(config, images)
+    check_augmentation(config, cls, images)
     # the metrics again, now that it is known how many images each will have
     groups = by_count(options.metrics, options.n_eval, options.metric_settings)
     for count, names in groups:
