@@ -105,7 +105,7 @@ class SNGAN(SpectralFamily):
                                  "not measured here", kimg=16_000.0, **_RESNET),
         "paper-resnet32-labels": Preset("the same with labels: class-conditional batch norm, projection critic; "
                                         "a GPU, a day; not measured here", kimg=16_000.0, conditional=True, **_RESNET),
-        "laptop": Preset("small convolutional networks: blobs after 5 kimg of digits; longer not measured",
+        "laptop": Preset("small convolutional networks: blobs, after 60 kimg of Fashion-MNIST still",
                          kimg=120.0, generator_dim=16, critic_dim=16, batch=32),
         "laptop-resnet": Preset("small residual networks with hinge loss; not measured", kimg=120.0,
                                 **{**_RESNET, "generator_dim": 32, "critic_dim": 32, "n_critic": 2, "batch": 16,
