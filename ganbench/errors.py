@@ -45,7 +45,7 @@ def unknown(wrong: str, word: str, known: Iterable[str]) -> UserError:
 def shown(name: object) -> str:
     """A name from outside as text that fits one line of a terminal, whatever bytes are in it.
 
-    Example:
+    Examples:
         >>> print(shown("cat\\x1b[2J"))
         cat\\x1b[2J
     """

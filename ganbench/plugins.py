@@ -36,7 +36,7 @@ def canonical(name: str) -> str:
 def plugin_label(name: str) -> str:
     """What a plugin is called in settings and in rows: its name, or that of its file.
 
-    Example:
+    Examples:
         >>> plugin_label("precision-recall"), plugin_label("/home/me/My-Metric.py")
         ('precision_recall', 'my_metric')
     """

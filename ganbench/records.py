@@ -100,7 +100,7 @@ def append(path: str | Path, rows: Iterable[Mapping[str, Any]], warn: Callable[[
     Raises:
         UserError: the file has an unknown schema or cannot be written.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "results.csv"
         >>> append(path, [{"run": "a", "metric": "fid", "value": 48.7}])
@@ -202,7 +202,7 @@ def load_results(*paths: str | Path) -> "pd.DataFrame":
     Args:
         paths: CSV files or folders (every *.csv in a folder that is a results file). Default: results/.
 
-    Example:
+    Examples:
         >>> import ganbench
         >>> frame = ganbench.load_results("results/zoo-fashion-short.csv")
         >>> frame.loc[frame["family"] == "pggan", "seed"].unique().tolist()

@@ -6,7 +6,7 @@ from ganbench.errors import UserError
 def parse_side(side: int | str) -> tuple[int, int]:
     """Height and width of a side as it is written: 64, "64" or "64x96". Raises UserError for anything else.
 
-    Example:
+    Examples:
         >>> parse_side("64x96")
         (64, 96)
     """

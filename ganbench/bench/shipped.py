@@ -23,7 +23,7 @@ def find_suite(suite: str | Path) -> Path:
 
     Raises UserError for a name (no ending, no folder) that none of them has.
 
-    Example:
+    Examples:
         >>> find_suite("quick").name
         'quick.toml'
         >>> find_suite("mine/suite.toml").as_posix()

@@ -347,7 +347,7 @@ def create(family: str, *, side: int | str, channels: int = 3, classes: int = 0,
     Raises:
         UserError: unknown family, preset or key, or a combination the family cannot train.
 
-    Example:
+    Examples:
         >>> import ganbench, torch
         >>> dcgan = ganbench.create("dcgan", side=32, channels=1, preset="laptop")
         >>> dcgan.generator(torch.randn(4, 100)).shape

@@ -6,7 +6,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadshe
 def csv_cell(text: str) -> str:
     """A text cell that no spreadsheet takes for a formula: an apostrophe goes before what would be one.
 
-    Example:
+    Examples:
         >>> csv_cell("=1+2"), csv_cell("dcgan")
         ("'=1+2", 'dcgan')
     """
@@ -16,7 +16,7 @@ def csv_cell(text: str) -> str:
 def markdown_text(text: str) -> str:
     """Text that Markdown shows as it is: no HTML, no links, no emphasis, no end of a table's cell or line.
 
-    Example:
+    Examples:
         >>> markdown_text("a|b <img src=x>")
         'a\\\\|b &lt;img src=x&gt;'
     """

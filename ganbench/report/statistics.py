@@ -74,7 +74,7 @@ class Standing:
 def summarise(values: Sequence[float]) -> Summary:
     """Mean, standard deviation and 95% t-interval of one value a training seed.
 
-    Example:
+    Examples:
         >>> summarise([1.0, 3.0])
         Summary(n=2, mean=2.0, sd=1.4142135623730951, low=-10.706204736174705, high=14.706204736174705)
     """

@@ -11,7 +11,7 @@ from ganbench.sides import side_or_none
 def parse_range(text: str) -> tuple[float, float] | None:
     """ "0,1" -> (0.0, 1.0); "" -> None. Raises UserError for what is no range.
 
-    Example:
+    Examples:
         >>> parse_range("-1,1")
         (-1.0, 1.0)
     """

@@ -124,7 +124,7 @@ def evaluate(fake: Images | Run, real: Images | None = None, metrics: str | Sequ
     Raises:
         UserError: whatever the caller can put right: a misspelt metric or setting, images that cannot be scored.
 
-    Example:
+    Examples:
         >>> import numpy as np, ganbench
         >>> real = np.random.default_rng(0).integers(0, 256, (400, 32, 32), dtype=np.uint8)
         >>> found = ganbench.evaluate(real[:200], real[200:], metrics=["swd"], floor=False, device="cpu")
@@ -171,7 +171,7 @@ def features(images: Images, network: str = "inception-v3-compat", *, layer: str
     Raises:
         UserError: unknown network or layer, weights that are not here, images that cannot be read.
 
-    Example:
+    Examples:
         >>> import numpy as np, ganbench
         >>> pictures = np.zeros((2, 32, 32, 3), dtype=np.uint8)
         >>> ganbench.features(pictures, network="random-vgg16", device="cpu").shape

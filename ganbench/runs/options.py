@@ -125,7 +125,7 @@ def path_or_none(text: str) -> str | None:
 def parse_settings(pairs: Iterable[str], form: str = "key=value") -> dict[str, str]:
     """["a=1", "b=x"] -> {"a": "1", "b": "x"}. Raises UserError, naming `form`, for what is not written so.
 
-    Example:
+    Examples:
         >>> parse_settings(["ngf=64"])
         {'ngf': '64'}
     """
@@ -141,7 +141,7 @@ def parse_settings(pairs: Iterable[str], form: str = "key=value") -> dict[str, s
 def parse_metric_settings(pairs: Iterable[str]) -> dict[str, Any]:
     """Settings of metrics, with JSON values. "subsets=50" goes to every metric that has it.
 
-    Example:
+    Examples:
         >>> parse_metric_settings(["kid.subsets=50", "subset_size=100"])
         {'kid': {'subsets': 50}, 'subset_size': 100}
     """

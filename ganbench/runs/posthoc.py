@@ -23,7 +23,7 @@ def exponent(width: float) -> float:
     """gamma of a relative width in (0, 0.28]: the root of (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) = width^2 (equation
     126).
 
-    Example:
+    Examples:
         >>> round(exponent(0.1), 2)
         6.94
     """

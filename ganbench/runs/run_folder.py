@@ -118,7 +118,7 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
     Raises:
         UserError: no run there, no checkpoint yet, none that is sound, or code that needs `trust`.
 
-    Example:
+    Examples:
         >>> import ganbench
         >>> run = ganbench.load_run("runs/0001-dcgan-digits-s0")
         >>> run.sample(16, seed=0).shape

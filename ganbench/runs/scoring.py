@@ -116,7 +116,7 @@ def score(family: Family, generator: nn.Module, store: Store, metrics: list[str]
 def by_count(metrics: Sequence[str], n: int, settings: Mapping[str, Any]) -> list[tuple[int, list[str]]]:
     """Metrics grouped by how many images they use: (count, names), in the order of the first of each.
 
-    Example:
+    Examples:
         >>> by_count(["fid", "kid", "ms_ssim"], 2048, {"kid": {"n": 500}})
         [(2048, ['fid', 'ms_ssim']), (500, ['kid'])]
     """
@@ -134,7 +134,7 @@ def by_count(metrics: Sequence[str], n: int, settings: Mapping[str, Any]) -> lis
 def without_counts(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """The settings that these metrics themselves take: those meant for all, and their own but for `n`.
 
-    Example:
+    Examples:
         >>> without_counts({"kid": {"n": 500, "subsets": 9}, "swd": {"patches": 64}, "dtype": "float32"}, ["kid"])
         {'kid': {'subsets': 9}, 'dtype': 'float32'}
     """

@@ -17,7 +17,7 @@ KINDS: Mapping[str, type[Augmentation]] = {"diffaugment": DiffAugment, "ada": AD
 def parse_augmentation(text: str) -> tuple[str, dict[str, float]]:
     """ "ada,kimg=100" -> its name and settings. Raises UserError for what is not known.
 
-    Example:
+    Examples:
         >>> parse_augmentation("ada,kimg=100")
         ('ada', {'kimg': 100.0})
     """

@@ -18,7 +18,7 @@ PREFIX = "power/"  # of its tensors in a checkpoint
 def parse_widths(text: str) -> list[float]:
     """ "0.05,0.1" -> [0.05, 0.1]; "" -> []. Raises UserError for what is no list of relative widths.
 
-    Example:
+    Examples:
         >>> parse_widths("0.05,0.1")
         [0.05, 0.1]
     """

@@ -109,7 +109,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 
     """F.conv2d for what may be differentiated twice: its values and derivatives, by whichever way is fast on the
     device.
 
-    Example:
+    Examples:
         >>> import torch
         >>> conv2d(torch.ones(1, 2, 4, 4), torch.ones(3, 2, 4, 4)).flatten().tolist()
         [32.0, 32.0, 32.0]

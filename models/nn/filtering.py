@@ -41,7 +41,7 @@ def filter_maps(x: Tensor, taps: tuple[float, ...], padding: int = 0) -> Tensor:
         x: (B,C,H,W) of any float type, which is kept. taps: of one direction, symmetric; they should add up to 1.
         padding: pixels added at each border; with k taps the sides get smaller by k - 1 - 2 padding.
 
-    Example:
+    Examples:
         >>> import torch
         >>> filter_maps(torch.ones(1, 1, 3, 3), (0.5, 0.5)).tolist()
         [[[[1.0, 1.0], [1.0, 1.0]]]]

@@ -25,7 +25,7 @@ class SpectralNorm(nn.Module):
     reached so far in evaluation. That vector, `u` (outputs,), is a buffer, so that a checkpoint has it. Gradients flow
     through the singular value but not through the vectors.
 
-    Example:
+    Examples:
         >>> layer = nn.Linear(3, 2)
         >>> _ = parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight, iterations=50))
         >>> round(float(torch.linalg.matrix_norm(layer.weight.detach(), 2)), 4)

@@ -48,7 +48,7 @@ def open_images(spec: Any, *, n: int | None = None, side: int | str | None = Non
     Raises:
         UserError: nothing there, nothing that can be scored, or an option that this kind of input cannot use.
 
-    Example:
+    Examples:
         reals = open_images("photos.zip", side=64, split="test"); print(reals.describe())
     """
     # options are refused by name where this kind of input has no use for them

@@ -34,7 +34,7 @@ def frechet_distance(x: Any, y: Any, ddof: int = 1) -> float:
     Raises:
         UserError: too few samples, other shapes, values that are not finite.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(500, 8))
         >>> round(frechet_distance(x, x + 2), 6)  # eight means, each 2 apart
@@ -62,7 +62,7 @@ def frechet_distance_from_statistics(mu1: Any, sigma1: Any, mu2: Any, sigma2: An
 
     Raises UserError for shapes that do not fit, values that are not finite, and matrices that are no covariances.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> round(frechet_distance_from_statistics(np.zeros(3), np.eye(3), np.ones(3), 4 * np.eye(3)), 6)
         6.0

@@ -28,7 +28,7 @@ def kernel_distance(x: Any, y: Any) -> float:
     Returns:
         The estimate; slightly below 0 is possible, and means that the sets are very near.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> rng = np.random.default_rng(0)
         >>> x, y = rng.normal(size=(200, 16)), rng.normal(size=(200, 16)) + 1
@@ -48,7 +48,7 @@ def kernel_inception_distance(x: Any, y: Any, subsets: int = 100, subset_size: i
     Returns:
         {"mean": the KID, "std": population standard deviation over subsets (not the error of the mean)}.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> rng = np.random.default_rng(0)
         >>> x, y = rng.normal(size=(200, 16)), rng.normal(size=(200, 16)) + 1
@@ -240,7 +240,7 @@ def gaussian_mmd(x: Any, y: Any, sigma: float = 10.0, *, biased: bool = True) ->
         x, y: arrays or tensors (N,d) and (M,d), N and M at least 2. sigma: width of the kernel.
         biased: all pairs, those of a sample with itself included: never negative, the estimate of CMMD.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(50, 4))
         >>> gaussian_mmd(x, x, sigma=1.0) < 1e-12 < gaussian_mmd(x, x + 1, sigma=1.0)

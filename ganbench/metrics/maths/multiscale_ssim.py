@@ -63,7 +63,7 @@ def ms_ssim(a: Tensor, b: Tensor, *, batch: int = 16) -> Tensor:
     Raises:
         UserError: images that are not uint8, too small, or of unequal shapes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
         >>> [round(value, 6) for value in ms_ssim(images, images).tolist()]

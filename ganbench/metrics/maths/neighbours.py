@@ -32,7 +32,7 @@ def prdc(real: Any, fake: Any, k: int = 5, strict: bool = True) -> dict[str, flo
     Returns:
         {"precision", "recall", "density", "coverage"}; density may exceed 1, the others are in [0,1].
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> real = np.random.default_rng(0).normal(size=(200, 4))
         >>> found = prdc(real, real[:100] + 0.001)  # half of the reals, hardly moved

@@ -103,7 +103,7 @@ def laplacian_pyramid(images: Tensor, min_side: int = MIN_SIDE) -> list[Tensor]:
     Raises:
         UserError: a side below `min_side`, or odd where it has to be halved.
 
-    Example:
+    Examples:
         >>> import torch
         >>> [tuple(level.shape) for level in laplacian_pyramid(torch.zeros(2, 3, 64, 64))]
         [(2, 3, 64, 64), (2, 3, 32, 32), (2, 3, 16, 16)]

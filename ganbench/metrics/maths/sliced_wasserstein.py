@@ -334,7 +334,7 @@ def sliced_wasserstein_distance(real: Tensor, fake: Tensor, *, seed: int = 0, pa
     Raises:
         UserError: images that are not uint8, too small, unequal in shape or number, or constant.
 
-    Example:
+    Examples:
         >>> import torch
         >>> real = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
         >>> found = sliced_wasserstein_distance(real, 255 - real, patches_per_image=16, repeats=1)

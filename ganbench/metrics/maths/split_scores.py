@@ -20,7 +20,7 @@ def inception_score(logits: Any, splits: int = 10) -> dict[str, float]:
     Returns:
         {"mean": mean over splits, "std": their population standard deviation}, each score in [1, classes].
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> sure = 100 * np.tile(np.eye(4), (10, 1))  # four classes, each as often, without doubt
         >>> round(inception_score(sure, splits=10)["mean"], 6)

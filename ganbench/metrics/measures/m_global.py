@@ -21,7 +21,7 @@ def m_global(loss_real: Any, loss_fake: Any, gamma: float) -> float:
         loss_real, loss_fake: reconstruction losses of real and generated images, numbers or arrays (then their means).
         gamma: diversity ratio, the value L(G(z)) / L(x) aims at.
 
-    Example:
+    Examples:
         >>> round(m_global([0.2, 0.4], [0.1], gamma=0.5), 6)  # 0.3 + |0.15 - 0.1|
         0.35
     """
