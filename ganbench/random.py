@@ -41,15 +41,13 @@ def one_noise() -> Iterator[None]:
 def layer_normal(*shape: int, like: Tensor) -> Tensor:
     """N(0, 1) drawn inside a network, from torch's own generator; the first axis is this process's share of the batch.
 
-    Like a `Random`, every process draws the whole batch's numbers and keeps its own rows. The shorter types are rounded
-    from float32: drawn as such they would be other numbers.
+    Like a `Random`, every process draws the whole batch's numbers and keeps its own rows.
     """
-    wide = torch.promote_types(like.dtype, torch.float32)
     if _one_for_all:
-        return torch.randn(1, *shape[1:], dtype=wide, device=like.device).to(like.dtype).expand(*shape)
+        return torch.randn(1, *shape[1:], dtype=like.dtype, device=like.device).expand(*shape)
     rank, world = _share
-    drawn = torch.randn(shape[0] * world, *shape[1:], dtype=wide, device=like.device)
-    return drawn[rank * shape[0]:(rank + 1) * shape[0]].to(like.dtype)
+    drawn = torch.randn(shape[0] * world, *shape[1:], dtype=like.dtype, device=like.device)
+    return drawn[rank * shape[0]:(rank + 1) * shape[0]]
 
 
 class Tape(Protocol):

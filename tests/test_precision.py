@@ -35,13 +35,26 @@ def curves(name, precision, steps):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_first_steps_in_bf16_are_those_of_float32(name):
-    ours, theirs = curves(name, "bf16", 3), curves(name, "fp32", 3)
-    assert ours.keys() == theirs.keys()
-    for key in ours:
-        # the same weights: as far as bfloat16's 8 bits let it. Then Adam's first updates, which are signs of gradients,
-        # send weights with small ones elsewhere, and single losses stray
-        assert ours[key][0] == pytest.approx(theirs[key][0], rel=0.03, abs=0.02), key
-        assert statistics.mean(ours[key]) == pytest.approx(statistics.mean(theirs[key]), rel=0.1, abs=0.06), key
+    engines = {precision: engine_of(name, quickest(name), {}, precision) for precision in ("bf16", "fp32")}
+    reals = {precision: Reals(engine) for precision, engine in engines.items()}
+    for step in range(3):
+        # each step from equal weights: Adam's first update is the sign of a gradient, and where that is next to nothing
+        # the two go opposite ways (2% of StyleGAN's weights), after which equal arithmetic gives other losses too
+        engines["fp32"].family.load_state_dict(engines["bf16"].family.state_dict())
+        found = {}
+        for precision, engine in engines.items():
+            torch.manual_seed(step)
+            engine.enter(engine.family.stage(engine.clock))
+            engine.average()
+            with engine.autocast():
+                found[precision] = engine.family.step(reals[precision], engine)
+            engine.clock.steps += 1
+            assert engine.read_skipped() == {}
+        assert found["bf16"].keys() == found["fp32"].keys()
+        for key in found["bf16"].keys() - COUNTS:
+            ours, theirs = (float(found[precision][key]) for precision in ("bf16", "fp32"))
+            # as far as bfloat16's 8 bits let it; noise inside networks is drawn in their precision, and so is another
+            assert ours == pytest.approx(theirs, rel=0.1, abs=0.06, nan_ok=True), (step, key)
 
 
 @pytest.mark.slow
