@@ -57,8 +57,9 @@ class DRAGAN(Family):
     kimg = 1500.0
     presets = {
         "paper": Preset("DCGAN's networks (64 maps) with the code's penalty: a GPU, hours; not measured here"),
-        "laptop": Preset("small networks: blotched shapes after 60 kimg of Fashion-MNIST", kimg=120.0, ngf=24, ndf=24,
-                         batch=32, rate=2e-4),
+        # twice the updates and five times the rate: at 32 images and 2e-4, SWD was 62 after 60 kimg, here 26 after 40
+        "laptop": Preset("small networks: clothes on Fashion-MNIST after two minutes on one core", kimg=120.0, ngf=24,
+                         ndf=24, batch=16, rate=1e-3),
         "smoke": Preset("seconds: does it run?", kimg=1.0, ngf=8, ndf=8, batch=16, latent=16),
     }
     quantities = {

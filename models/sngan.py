@@ -105,8 +105,10 @@ class SNGAN(SpectralFamily):
                                  "not measured here", kimg=16_000.0, **_RESNET),
         "paper-resnet32-labels": Preset("the same with labels: class-conditional batch norm, projection critic; "
                                         "a GPU, a day; not measured here", kimg=16_000.0, conditional=True, **_RESNET),
-        "laptop": Preset("small convolutional networks: blobs, after 60 kimg of Fashion-MNIST still",
-                         kimg=120.0, generator_dim=16, critic_dim=16, batch=32),
+        # with the paper's rate of 2e-4 and logistic loss SWD was 132 after 60 kimg of Fashion-MNIST, here 25 after 40
+        "laptop": Preset("small convolutional networks, hinge loss: clothes on Fashion-MNIST after four minutes",
+                         kimg=120.0, generator_dim=16, critic_dim=16, batch=32, loss="hinge", critic_rate=1e-3,
+                         generator_rate=5e-4, beta1=0.0, beta2=0.9),
         "laptop-resnet": Preset("small residual networks with hinge loss; not measured", kimg=120.0,
                                 **{**_RESNET, "generator_dim": 32, "critic_dim": 32, "n_critic": 2, "batch": 16,
                                    "generator_batch": 0, "decay_steps": 0}),
