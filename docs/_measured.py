@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from scipy import stats
 
 import ganbench
 from ganbench.report.comparison import build_table
-from ganbench.report.export import table_markdown
-from ganbench.report.text import number
+from ganbench.report.text import cell_texts, number
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -29,17 +29,22 @@ WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "
 
 def rewritten(page):
     """A page with its measured parts as results/ has them now."""
-    parts = {"zoo": zoo, "zoo-ties": zoo_ties, "zoo-classes": zoo_classes, "zoo-count": zoo_count, "pggan": pggan,
-             "stylegan": stylegan}
+    parts = {"zoo": zoo, "zoo-ties": zoo_ties, "zoo-classes": zoo_classes, "zoo-count": zoo_count,
+             "every-metric": every_metric, "pggan": pggan, "stylegan": stylegan}
     return PART.sub(lambda m: m[1] + parts[m["name"]]() + "\n" + m[3], page.read_text(encoding="utf-8"))
 
 
 # --- the zoo ----------------------------------------------------------------------------------------------------------
 
-def zoo_block(metric):
-    """The comparison of the zoo by one metric."""
+# what the one table shows: the scores on Inception's features first, by which it is ordered
+COLUMNS = [("fid", ""), ("kid", ""), ("swd", "avg"), ("prdc", "density"), ("prdc", "coverage"),
+           ("precision_recall", "precision"), ("precision_recall", "recall")]
+
+
+def zoo_block(*metrics):
+    """The comparison of the zoo by some metrics."""
     frame = ganbench.load_results(RESULTS / f"{ZOO}.csv")
-    return build_table(frame[frame["metric"].isin([metric, ""])])[0]
+    return build_table(frame[frame["metric"].isin([*metrics, ""])])[0]
 
 
 def families(block):
@@ -53,30 +58,74 @@ def budget(block):
     return f"{1000 * kimg:,}"
 
 
+def seeds_of(entries):
+    """ "three training seeds", "one to three training seeds"."""
+    counts = sorted({len(entry.seeds) for entry in entries if entry.seeds})
+    return (f"{' to '.join(map(word, counts[:1] + counts[1:][-1:]))} training seed{'s' if counts != [1] else ''}")
+
+
+def table_order(block):
+    """Place of an entry: references first, then by the leading column that it has a value in."""
+    columns = [c for name in COLUMNS for c in block.columns if (c.metric, c.level) == name]
+
+    def place(entry):
+        for rank, column in enumerate(columns):
+            if entry.cells[column].last_summary:
+                mean = entry.cells[column].last_summary.mean
+                return not entry.reference, rank, -mean if column.higher_is_better else mean
+        return not entry.reference, len(columns), 0.0
+    return columns, place
+
+
 def zoo():
-    """What was compared, and the table."""
-    block = zoo_block("swd")
-    column = block.columns[0]
-    seeds = sorted({len(entry.seeds) for entry in block.entries if entry.seeds and not entry.reference})
-    over = f"{' to '.join(map(word, seeds[:1] + seeds[1:][-1:]))} training seed{'s' if seeds != [1] else ''}"
+    """What was compared, and the table: last values, the entries by FID."""
+    block = zoo_block(*dict(COLUMNS))
+    columns, place = table_order(block)
+    trained = [entry for entry in block.entries if not entry.reference]
     about = (f"{word(len(families(block))).capitalize()} families on Fashion-MNIST at {block.side} px, each with its "
-             f"`laptop` preset, {budget(block)} real images shown, {over}, {column.n_fake:,} images a side. SWD x "
-             "1000, lower is better; means over seeds, ± half of their 95% interval; ≈ is not distinguishable from the "
-             "leading entry, ▾ is worse, ? cannot be tested with single seeds.")
-    tables = [line for part in block.sections() for line in [*table_markdown(*part), ""]]
-    return "\n".join([wrapped(about), "", *tables]).rstrip()
+             f"`laptop` preset, {budget(block)} real images shown, {seeds_of(trained)}, {columns[0].n_fake:,} images a "
+             "side at the end of training. FID, KID, PRDC and precision/recall on FID's Inception, SWD x 1000. Means "
+             "over seeds, ± half of their 95% interval; ≈ is not distinguishable from the leading entry, ▾ is worse, "
+             "? cannot be tested with single seeds.")
+    head = ["", "seeds", *(f"{c.metric if c.metric != 'precision_recall' else ''} {c.level} {c.arrow}".strip()
+                           for c in columns)]
+    lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    for entry in sorted(block.entries, key=place):
+        cells = [cell_texts(entry, column)[0] for column in columns]
+        lines.append(f"| {' | '.join([entry.label, str(len(entry.seeds) or ''), *cells])} |")
+    return "\n".join([wrapped(about), "", *lines])
 
 
 def zoo_ties():
-    """How many entries the data cannot tell from the leading one."""
-    block = zoo_block("swd")
-    column = next(c for c in block.columns if c.level == "avg")
-    marks = {entry.label: entry.cells[column].standing for entry in block.entries if entry.cells[column].standing}
-    if all(standing.mark == "untested" for standing in marks.values()):
+    """How many entries the data cannot tell from the leading one, and how many seeds would."""
+    block = zoo_block(*dict(COLUMNS))
+    column = table_order(block)[0][0]
+    entries = [entry for entry in block.entries if entry.cells[column].standing]
+    leader = next((entry for entry in entries if entry.cells[column].standing.leads), None)
+    if leader is None or all(entry.cells[column].standing.mark == "untested" for entry in entries):
         return "Single seeds allow no test of who leads."
-    tied = [label for label, standing in marks.items() if standing.mark != "worse"]
-    return wrapped(f"By `swd avg`, {word(len(tied))} of {len(marks)} entries lead or cannot be told from the leading "
-                   f"one: {', '.join(tied)}. Minutes of training say how the suite works, and little about the papers.")
+    tied = [e for e in entries if e is not leader and e.cells[column].standing.mark not in ("worse", "untested")]
+    needed = "; ".join(f"{e.label} {seeds_needed(leader.cells[column], e.cells[column])}" for e in tied)
+    known = f"By {column.title}, {leader.label} leads; "
+    if not tied:
+        return wrapped(known + "every other entry of several seeds is worse (95%, all comparisons at once).")
+    return wrapped(known + f"{word(len(tied))} of {len(entries) - 1} others cannot be told from it. Seeds of both that "
+                   "would show the difference seen, were it the true one, four times in five, each pair by itself: "
+                   f"{needed}.")
+
+
+def seeds_needed(one, other):
+    """Seeds a side for a two-sided t test at 5% to show the difference of two cells' means with 80% power."""
+    values = [list(cell.last.values()) for cell in (one, other)]
+    if min(map(len, values)) < 2:
+        return "unknown"
+    difference = abs(np.mean(values[0]) - np.mean(values[1]))
+    effect = difference / np.sqrt(np.mean([np.var(v, ddof=1) for v in values]))
+    for count in range(2, 1000):
+        freedom, shift = 2 * count - 2, effect * np.sqrt(count / 2)
+        if stats.nct.sf(stats.t.ppf(0.975, freedom), freedom, shift) >= 0.8:
+            return str(count)
+    return "1,000 or more"
 
 
 def zoo_classes():
@@ -96,6 +145,27 @@ def zoo_count():
     block = zoo_block("swd")
     return (f"{word(len(families(block))).capitalize()} families on Fashion-MNIST at {block.side} px, laptop presets, "
             f"{budget(block)} images shown.")
+
+
+# --- every metric -----------------------------------------------------------------------------------------------------
+
+def every_metric():
+    """A line for each metric and level of the suite that has them all, a column for each family."""
+    frame = ganbench.load_results(RESULTS / "every-metric.csv")
+    frame = frame[(frame["metric"] != "") & frame["metric"].notna()].sort_values("kimg")
+    names = ["reals against reals", *sorted(frame.loc[frame["origin"] == "ganbench", "family"].unique())]
+    lines = [f"| metric | level | {' | '.join(names)} |", "|---|---|" + "---:|" * len(names)]
+    for (metric, level), rows in frame.groupby(["metric", "level"], dropna=False):
+        last = {row["family"]: row for _, row in rows.iterrows()}
+        values = [cell(last[name]) if name in last else "" for name in names]
+        lines.append(f"| {metric} | {level if isinstance(level, str) else ''} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def cell(row):
+    """A value with as many digits as its interval lets stand."""
+    half = (row["ci_high"] - row["ci_low"]) / 2
+    return number(row["value"], half) if half > 0 else f"{row['value']:.4g}"
 
 
 # --- single trainings -------------------------------------------------------------------------------------------------
