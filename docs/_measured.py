@@ -82,11 +82,12 @@ def zoo():
     block = zoo_block(*dict(COLUMNS))
     columns, place = table_order(block)
     trained = [entry for entry in block.entries if not entry.reference]
+    commits = sorted({commit[:7] for entry in trained for commit in entry.commits})
     about = (f"{word(len(families(block))).capitalize()} families on Fashion-MNIST at {block.side} px, each with its "
              f"`laptop` preset, {budget(block)} real images shown, {seeds_of(trained)}, {columns[0].n_fake:,} images a "
              "side at the end of training. FID, KID, PRDC and precision/recall on FID's Inception, SWD x 1000. Means "
              "over seeds, ± half of their 95% interval; ≈ is not distinguishable from the leading entry, ▾ is worse, "
-             "? cannot be tested with single seeds.")
+             f"? cannot be tested with single seeds. Code at commit {' and '.join(commits)}.")
     head = ["", "seeds", *(f"{c.metric if c.metric != 'precision_recall' else ''} {c.level} {c.arrow}".strip()
                            for c in columns)]
     lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
