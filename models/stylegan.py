@@ -24,7 +24,7 @@ from ganbench.models.nn.equalized import (
     upsample,
     widened,
 )
-from ganbench.models.nn.growing import Growing, by_side, fade_reals, mix
+from ganbench.models.nn.growing import Batches, Growing, Rates, by_side, fade_reals, mix
 from ganbench.models.nn.losses import gradient_penalty, non_saturating_generator, wasserstein_generator
 from ganbench.models.nn.progressive import ProgressiveConfig, ProgressiveCritic, ProgressiveFamily
 from ganbench.random import layer_normal
@@ -65,8 +65,8 @@ class StyleGANConfig(ProgressiveConfig):
     r1_gamma: float = setting(10.0, "weight gamma of R1 (gamma/2 times the squared norm)", "appendix C", ge=0)
     # optimisation
     minibatch: int = setting(32, "images a minibatch", "code", ge=1)
-    minibatch_by_side: dict[int, int] = setting(_BATCHES, "where it differs, e.g. 4:512,8:256", "code, eight GPUs")
-    rate_by_side: dict[int, float] = setting(_RATES, "where the rate differs", "code")
+    minibatch_by_side: Batches = setting(_BATCHES, "where it differs, e.g. 4:512,8:256", "code, eight GPUs")
+    rate_by_side: Rates = setting(_RATES, "where the rate differs", "code")
     ema_kimg: float = setting(10.0, "half-life of the generator's average, kimg", "code", ge=0)
     ema: float = setting(0.0, "decay a step instead of a half-life, 0 = half-life", "PGGAN 0.999", ge=0, lt=1)
 

@@ -2,8 +2,8 @@
 
 StyleGAN whose styles scale the weights of convolutions instead of feature maps, which are no longer normalised; images
 are the sum of contributions of all sides, so that nothing has to grow; a penalty keeps the length of steps in w and in
-images in proportion. Networks, losses and settings are those of the authors' code. Of table 1, E and F are here; A to D
-grow, and A is StyleGAN itself.
+images in proportion. Networks, losses and settings are those of the authors' code. Presets `config-b` to `config-f` are
+the rows of table 1: B to D grow as StyleGAN does, and A is StyleGAN itself (its family's `paper`).
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn import losses
-from ganbench.models.nn.equalized import SQRT2, EqualizedConv2d, EqualizedLinear, MinibatchStddev, widened
+from ganbench.models.nn.equalized import (
+    SQRT2,
+    EqualizedConv2d,
+    EqualizedLinear,
+    MinibatchStddev,
+    downsample,
+    upsample,
+    widened,
+)
+from ganbench.models.nn.growing import Batches, Growing, Growth, Rates, by_side, check_growth, fade_reals, mix
 from ganbench.models.nn.modulated import DownConv2d, Mapping, StyledLayer, ToImage, activate, double, halve
 from ganbench.models.nn.spectral import full_precision
 from ganbench.models.stylegan import mixed_styles
@@ -43,10 +52,22 @@ class StyleGAN2Config(FamilyConfig):
     stddev_group: int = setting(
         4, "samples in a group of minibatch stddev, 0 = all", "code; side 256 8, CIFAR-10 32", ge=0)
     conditional: bool = setting(False, "give both networks labels", "code")
+    # growing
+    growing: bool = setting(False, "start small and grow, as StyleGAN", "table 1 B to D", later=True)
+    initial_side: int = setting(8, "growing: side at the start, pixels", "code", ge=8, later=True)
+    stable_kimg: float = setting(
+        600.0, "growing: kimg at each side before the next is faded in", "code", ge=0, later=True)
+    fade_kimg: float = setting(600.0, "growing: kimg of fading in", "code", ge=0, later=True)
+    minibatch_repeats: int = setting(
+        4, "growing: minibatches between two looks at the schedule", "code", ge=1, later=True)
+    reset_optimizers: bool = setting(
+        True, "growing: forget Adam's moments when a fade begins and ends", "code", later=True)
     # training-time behaviour
     mixing: float = setting(0.9, "probability of mixing the styles of two latents", "code; CIFAR-10 0", ge=0, le=1)
     w_decay: float = setting(0.995, "decay of the running mean of w, a generator pass", "code", ge=0, lt=1)
     # penalties
+    lazy: bool = setting(True, "take penalties every few steps, as updates of their own; no = in every step, with the "
+                               "loss", "section 3.1; table 1 B no", later=True)
     r1_gamma: float = setting(10.0, "weight gamma of R1 (gamma/2 times the squared norm)", "code; E 100", ge=0)
     r1_every: int = setting(
         16, "steps between two R1 penalties, which then count that many times", "section 3.1", ge=1)
@@ -56,16 +77,26 @@ class StyleGAN2Config(FamilyConfig):
     path_shrink: int = setting(2, "the path length is taken on a minibatch smaller by this", "code", ge=1)
     # optimisation
     rate: float = setting(0.002, "Adam's learning rate", "code; up to side 512 0.0025", gt=0)
+    rate_by_side: Rates = setting({}, "growing: where the rate differs, e.g. 128:0.0015", "code", later=True)
     beta1: float = setting(0.0, "Adam", "code", ge=0, lt=1)
     beta2: float = setting(0.99, "Adam", "code", ge=0, lt=1)
     ema_kimg: float = setting(10.0, "half-life of the generator's average, kimg", "code; CIFAR-10 500", ge=0)
     ema_ramp: float = setting(
         0.0, "half-life is at most this share of the kimg so far, 0 = no limit", "CIFAR-10 0.05", ge=0)
     batch: int = setting(32, "images a minibatch", "code; up to side 512 64", ge=1)
+    batch_by_side: Batches = setting({}, "growing: where the minibatch differs, e.g. 8:256", "code", later=True)
 
     def channels(self, level: int) -> int:
         """Feature maps at side 2**level."""
         return max(1, min(self.fmap_base >> level, self.fmap_max))
+
+    def joined(self, architecture: Architecture, top: int) -> range:
+        """The levels at which colours enter or leave a network of that architecture, whose full level is `top`."""
+        return range(2 if self.growing or architecture == "skip" else top, top + 1)
+
+    def interval(self, every: int) -> int:
+        """Steps between two penalties that are due every so many steps if they are lazy."""
+        return every if self.lazy else 1
 
 
 @dataclass(frozen=True)
@@ -79,8 +110,8 @@ class Regularised(Stage):
 
 # --- networks -------------------------------------------------------------------------------------------------------
 
-class Generator(nn.Module):
-    """Latents (B,latent), labels int64 (B,) where conditional -> images (B,C,S,S), not squashed.
+class Generator(Growing):
+    """Latents (B,latent), labels int64 (B,) where conditional -> images (B,C,S,S) at its present side, not squashed.
 
     `mapping(z, labels)` gives w (B,latent); `synthesis(w)` the images. `w_average` is the running mean of w, `layers`
     the number of layers that take a w of their own.
@@ -89,8 +120,8 @@ class Generator(nn.Module):
     w_average: Tensor
 
     def __init__(self, config: StyleGAN2Config, images: ImageSpec):
-        super().__init__()
-        top, nf, width = images.side.bit_length() - 1, config.channels, config.latent
+        super().__init__(top := images.side.bit_length() - 1)
+        nf, width = config.channels, config.latent
         self.architecture, self.layers = config.generator_architecture, 2 * top - 2
         classes = images.classes if config.conditional else 0
         self.mapping = Mapping(config.latent, config.mapping_layers, config.mapping_rate, classes)
@@ -103,8 +134,8 @@ class Generator(nn.Module):
         if self.architecture == "resnet":
             self.shortcuts = nn.ModuleList(EqualizedConv2d(nf(r - 1), nf(r), 1, gain=1.0, bias=False)
                                            for r in range(3, top + 1))
-        lowest = 2 if self.architecture == "skip" else top
-        self.to_image = nn.ModuleDict({str(r): ToImage(nf(r), images.channels, width) for r in range(lowest, top + 1)})
+        self.to_image = nn.ModuleDict({str(r): ToImage(nf(r), images.channels, width)
+                                       for r in config.joined(self.architecture, top)})
         for layer in range(self.layers - 1):
             side = 4 << (layer + 1) // 2
             self.register_buffer(f"noise_{layer}", torch.randn(1, 1, side, side))
@@ -122,25 +153,29 @@ class Generator(nn.Module):
 
         Args:
             w: (B,latent), or (B,layers,latent) with a w for each layer; a layer that makes an image shares the w of the
-                layer that follows.
+                layer that follows. Layers above the present side are not used.
             noise: "random" draws it anew from torch's own stream; "stored" is the same in every call; or a list of
                 maps (B or 1, 1, side, side), one for each convolution.
         """
+        top, fade = self.placed()
         if w.ndim == 2:
             w = w[:, None].expand(-1, self.layers, -1)
-        x = self.first(self.constant.expand(len(w), -1, -1, -1), w[:, 0], self._noise(0, noise))
-        image = self.to_image["2"](x, w[:, 1]) if "2" in self.to_image else None
-        for index, (up, flat) in enumerate(zip(self.ups, self.flats)):
+        x = coarse = self.first(self.constant.expand(len(w), -1, -1, -1), w[:, 0], self._noise(0, noise))
+        image = self.to_image["2"](x, w[:, 1]) if self.architecture == "skip" else None
+        for index, (up, flat) in enumerate(zip(self.ups[:top - 2], self.flats)):
             layer, coarse = 2 * index + 1, x
             x = up(x, w[:, layer], self._noise(layer, noise))
             x = flat(x, w[:, layer + 1], self._noise(layer + 1, noise))
             if self.architecture == "resnet":
                 x = (x + double(self.shortcuts[index](coarse))) / SQRT2
-            if str(index + 3) in self.to_image:
-                added = self.to_image[str(index + 3)](x, w[:, layer + 2])
-                image = added if image is None else double(image) + added
-        assert image is not None
-        return image
+            if image is not None:
+                image = double(image) + self.to_image[str(index + 3)](x, w[:, layer + 2])
+        if image is None:
+            image = self.to_image[str(top)](x, w[:, 2 * top - 3])
+        if fade is None:
+            return image
+        # in a fade, mixed with the image of the level below, whose pixels are replicated
+        return mix(image, upsample(self.to_image[str(top - 1)](coarse, w[:, 2 * top - 5])), fade)
 
     def _noise(self, layer: int, noise: Literal["random", "stored"] | Sequence[Tensor]) -> Tensor | None:
         if noise == "random":
@@ -152,8 +187,8 @@ class Generator(nn.Module):
         return torch.lerp(self.w_average.to(w.dtype).expand_as(w), w, psi)
 
 
-class Critic(nn.Module):
-    """Images (B,C,S,S), labels int64 (B,) where conditional -> scores (B,).
+class Critic(Growing):
+    """Images (B,C,S,S) at its present side, labels int64 (B,) where conditional -> scores (B,).
 
     Args:
         classes: 0, or one output for each, of which the label's is the score. stddev_group: as MinibatchStddev, None =
@@ -161,12 +196,10 @@ class Critic(nn.Module):
     """
 
     def __init__(self, config: StyleGAN2Config, images: ImageSpec, classes: int = 0):
-        super().__init__()
-        top, nf = images.side.bit_length() - 1, config.channels
-        self.architecture = config.critic_architecture
-        lowest = 2 if self.architecture == "skip" else top
+        super().__init__(top := images.side.bit_length() - 1)
+        nf, self.architecture = config.channels, config.critic_architecture
         self.from_image = nn.ModuleDict({str(r): EqualizedConv2d(images.channels, nf(r), 1, gain=1.0)
-                                         for r in range(lowest, top + 1)})
+                                         for r in config.joined(self.architecture, top)})
         levels = range(top, 2, -1)
         self.flats = nn.ModuleList(EqualizedConv2d(nf(r), nf(r), gain=1.0) for r in levels)
         self.downs = nn.ModuleList(DownConv2d(nf(r), nf(r - 1), gain=1.0) for r in levels)
@@ -179,11 +212,15 @@ class Critic(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images (B,C,S,S), labels int64 (B,) or None -> scores (B,)."""
-        level = images.shape[-1].bit_length() - 1
-        x = activate(self.from_image[str(level)](images))
-        for index, (flat, down) in enumerate(zip(self.flats, self.downs)):
-            fine, level = x, level - 1
-            x = activate(down(activate(flat(x))))
+        top, fade = self.placed()
+        x = activate(self.from_image[str(top)](images))
+        # from the present side down to 4x4
+        for index, level in enumerate(range(top - 1, 1, -1), start=len(self.flats) + 2 - top):
+            fine = x
+            x = activate(self.downs[index](activate(self.flats[index](x))))
+            if fade is not None and level == top - 1:
+                # in a fade, mixed with what the level below makes of the halved image
+                x = mix(x, activate(self.from_image[str(level)](downsample(images))), fade)
             if self.architecture == "resnet":
                 x = (x + self.shortcuts[index](fine)) / SQRT2
             if self.architecture == "skip":
@@ -203,10 +240,18 @@ _CIFAR: dict[str, Any] = {"side": 32, "kimg": 100_000.0, "mapping_layers": 2, "c
                           "stddev_group": 32, "mixing": 0.0, "path_weight": 0.0, "r1_gamma": 0.01, "rate": 0.0025,
                           "ema_kimg": 500.0, "ema_ramp": 0.05, "batch": 64}
 _E: dict[str, Any] = {"fmap_base": 16384, "r1_gamma": 100.0}
+# table 1 D: grows, with the rates and minibatches of the authors' code for B to D
+_D: dict[str, Any] = {"fmap_base": 16384, "growing": True, "generator_architecture": "orig",
+                      "critic_architecture": "orig", "rate": 0.001,
+                      "rate_by_side": {128: 0.0015, 256: 0.002, 512: 0.003, 1024: 0.003},
+                      "batch_by_side": {8: 256, 16: 128, 32: 64, 64: 32}}
+_SMOKE_GROW: dict[str, Any] = {**_SMOKE, "growing": True, "generator_architecture": "orig",
+                               "critic_architecture": "orig", "stable_kimg": 0.02, "fade_kimg": 0.02,
+                               "minibatch_repeats": 1, "batch_by_side": {8: 8}, "rate_by_side": {32: 0.001}}
 
 
 class StyleGAN2(Family):
-    """StyleGAN2, configurations E and F."""
+    """StyleGAN2, configurations B to F."""
 
     title = "StyleGAN2"
     paper = "Karras, Laine, Aittala, Hellsten, Lehtinen, Aila 2020, arXiv 1912.04958"
@@ -227,7 +272,11 @@ class StyleGAN2(Family):
                                     augment="ada", **_CIFAR),
         "paper-cifar10": Preset("the later code's settings for CIFAR-10 without its augmentation: no mixing, no path "
                                 "length, plain critic; not measured here", **_CIFAR),
-        "config-e": Preset("table 1 E: nothing grows, half the maps, gamma 100; "
+        "config-b": Preset("table 1 B: StyleGAN, which is A, with weight demodulation; grows (published FID on FFHQ "
+                           "4.39); not measured here", lazy=False, path_weight=0.0, **_D),
+        "config-c": Preset("table 1 C: B with R1 every 16 steps only (4.38); not measured here", path_weight=0.0, **_D),
+        "config-d": Preset("table 1 D: C with path length regularisation (4.34); not measured here", **_D),
+        "config-e": Preset("table 1 E: nothing grows, half the maps, gamma 100 (3.31); "
                            "not measured here", **_E),
         "config-f": Preset("table 1 F, E with large networks: the same as paper (2.84); not measured here"),
         "table2-orig-orig": Preset("table 2, plain generator and critic, nothing grows; not measured here",
@@ -243,6 +292,9 @@ class StyleGAN2(Family):
                          latent=64, mapping_layers=4, batch=16, ema_kimg=2.0, r1_gamma=0.3),
         "smoke": Preset("seconds: does it run?", **_SMOKE),
         "smoke-labels": Preset("seconds: as smoke, with labels", conditional=True, **_SMOKE),
+        "smoke-grow": Preset("seconds: as smoke, growing, with both penalties", **_SMOKE_GROW),
+        "smoke-grow-b": Preset("seconds: as smoke, growing, R1 in every step", lazy=False, path_weight=0.0,
+                               **_SMOKE_GROW),
     }
     quantities = {
         "critic_loss": "mean softplus(-r) + mean softplus(f) without R1, nats; 2 ln 2 = 1.386 for a blind critic",
@@ -267,7 +319,7 @@ class StyleGAN2(Family):
 
     config: StyleGAN2Config
     generator: Generator
-    critic: nn.Module
+    critic: Critic
     path_mean: Tensor
     last: Tensor
 
@@ -276,6 +328,10 @@ class StyleGAN2(Family):
         self.needs_labels = config.conditional
         self.classes = images.classes if config.conditional else 0
         self.generator, self.critic = Generator(config, images), Critic(config, images, self.classes)
+        # where nothing grows, the schedule is at full side from the start
+        self.growth = Growth(
+            images.side, config.initial_side if config.growing else images.side, config.stable_kimg, config.fade_kimg,
+            config.batch, config.batch_by_side, group=config.minibatch_repeats)
         self.register_buffer("path_mean", torch.zeros(()))
         self.register_buffer("last", torch.zeros(3))  # r1, path length and its penalty, as they were last taken
 
@@ -289,31 +345,56 @@ class StyleGAN2(Family):
         if config.conditional and images.classes < 2:
             raise UserError("stylegan2 with conditional=true needs labels, and this data has none: use a labelled data "
                             "set or a folder with one subfolder a class, or leave conditional off")
-        if config.stddev_group and config.batch > config.stddev_group and config.batch % config.stddev_group:
-            raise UserError(f"a minibatch of {config.batch} does not divide into groups of {config.stddev_group} for "
-                            "minibatch stddev: set stddev_group or batch")
+        for batch in (config.batch, *(config.batch_by_side.values() if config.growing else ())):
+            if config.stddev_group and batch > config.stddev_group and batch % config.stddev_group:
+                raise UserError(f"a minibatch of {batch} does not divide into groups of {config.stddev_group} for "
+                                "minibatch stddev: set stddev_group or batch")
+        if config.growing:
+            check_growth(images.side, config.initial_side, config.stable_kimg, config.fade_kimg)
+            if (config.generator_architecture, config.critic_architecture) != ("orig", "orig"):
+                raise UserError("networks whose sides meet do not grow: set generator_architecture=orig and "
+                                "critic_architecture=orig, or growing=false")
 
     # --- schedules ------------------------------------------------------------------------------------------------
 
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers by name, one for each network."""
-        # A lazy penalty is an update of its own: with it there are (k + 1)/k updates a step (section 3.1).
-        c = self.config
-        lazy = {"critic": c.r1_every if c.r1_gamma else 1, "generator": c.path_every if c.path_weight else 1}
-        made: dict[str, torch.optim.Optimizer] = {}
+        c, made = self.config, dict[str, torch.optim.Optimizer]()
         for name, network in (("critic", self.critic), ("generator", self.generator)):
-            share = lazy[name] / (lazy[name] + 1) if lazy[name] > 1 else 1.0
+            share = self.share(name)
             betas = (c.beta1 ** share if c.beta1 else 0.0, c.beta2 ** share)
             made[name] = torch.optim.Adam(network.parameters(), c.rate * share, betas)
         return made
+
+    def share(self, optimizer: str) -> float:
+        """The share of an optimizer's updates that are not those of its penalty (section 3.1)."""
+        # A lazy penalty is an update of its own: with it there are (k + 1)/k updates a step.
+        c = self.config
+        weight, every = (c.r1_gamma, c.r1_every) if optimizer == "critic" else (c.path_weight, c.path_every)
+        every = c.interval(every) if weight else 1
+        return every / (every + 1) if every > 1 else 1.0
 
     def stage(self, clock: Clock) -> Regularised:
         """Side, batch and learning rates of the next step."""
         c = self.config
         # early on the average's half-life is a share of what was trained so far
         ema = min(c.ema_kimg, clock.kimg * c.ema_ramp) if c.ema_ramp else c.ema_kimg
-        return Regularised(self.images.side, c.batch, r1=c.r1_gamma > 0 and clock.steps % c.r1_every == 0,
-                           path=c.path_weight > 0 and clock.steps % c.path_every == 0, ema_kimg=ema)
+        # where the networks are that grow, and the rates there
+        images = self.growth.aligned(clock.images)
+        side, fade = self.growth.position(images)
+        rates = {name: by_side(c.rate_by_side if c.growing else {}, side, c.rate) * self.share(name)
+                 for name in ("critic", "generator")}
+        label = f"{side}px fade {1 - fade:.2f}" if fade else f"{side}px"
+        return Regularised(
+            side, self.growth.batch_at(side) if c.growing else c.batch, fade, rates,
+            phase=self.growth.phase(images) if c.reset_optimizers else 0, label=label if c.growing else "",
+            r1=c.r1_gamma > 0 and clock.steps % c.interval(c.r1_every) == 0,
+            path=c.path_weight > 0 and clock.steps % c.interval(c.path_every) == 0, ema_kimg=ema)
+
+    def place(self, network: nn.Module, stage: Stage) -> None:
+        """Put a network at the stage's side and fade."""
+        assert isinstance(network, Growing)
+        network.place(stage.side, stage.fade)
 
     def recording_key(self, clock: Clock) -> Hashable:
         """What of the clock the next step depends on, as `Family.recording_key`."""
@@ -342,27 +423,36 @@ class StyleGAN2(Family):
         # the running mean of w takes in every minibatch, before mixing
         average = self.generator.w_average
         average.lerp_(engine.mean(w.detach().mean(0)).to(average.dtype), 1 - self.config.w_decay)
-        layers = self.generator.layers
+        layers, used = self.generator.layers, 2 * self.generator.placed()[0] - 2
         if not self.config.mixing:
             return w[:, None].expand(-1, layers, -1)
         other = self.generator.latent_to_w(self.latents(n, engine.random("latents")), labels)
         # the layer from which the second latent's styles are used, once for the minibatch
         random = engine.random("mixing")
-        mixes, cut = random.uniform() < self.config.mixing, 1 + random.integers(high=layers - 1)
+        mixes, cut = random.uniform() < self.config.mixing, 1 + random.integers(high=used - 1)
         return mixed_styles(w, other, torch.where(mixes, cut, layers).reshape(-1), layers)
 
     # --- penalties --------------------------------------------------------------------------------------------------
 
     def r1(self, real: Tensor, labels: Tensor | None) -> Tensor:
-        """Mean squared gradient norm of the scores on reals."""
+        """Mean squared gradient norm of the scores on reals, as seen at full side."""
         real = real.detach().requires_grad_()
-        return losses.squared_gradients(self.critic(real, labels), real).mean()
+        return self.squared_norm(self.critic(real, labels), real)
+
+    def squared_norm(self, scores: Tensor, real: Tensor) -> Tensor:
+        """The same from scores at hand."""
+        # a gradient that is spread over replicated pixels has a quarter of its square a level
+        replication = self.images.side >> self.generator.placed()[0]
+        return losses.squared_gradients(scores, real).mean() / replication ** 2
 
     def path_lengths(self, w: Tensor, noise: Tensor) -> Tensor:
         """Lengths (B,) of J^T y for images y of noise: how far the image moves for a step in w (appendix B).
 
         Args:
             w: (B,layers,latent), part of a graph. noise: N(0,1) of the images' shape.
+
+        Below full side, layers not yet in use count as ones that change nothing, and pixels as replicated ones: which
+        is the same thing as one of each, with noise of deviation 1.
         """
         # a random direction in images, brought back to w by one backward pass
         images = self.generator.synthesis(w)
@@ -385,51 +475,58 @@ class StyleGAN2(Family):
         """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         stage = engine.stage
         assert isinstance(stage, Regularised)
-        # the generator, its path penalty where due, the critic, R1 where due: four updates at most
-        batch = next(reals)
-        logs = self.update_generator(len(batch.images), engine)
-        if stage.path:
-            self.update_path(len(batch.images), engine)
-        logs |= self.update_critic(batch, engine)
-        if stage.r1:
+        lazy, batch = self.config.lazy, next(reals)
+        batch = batch._replace(images=fade_reals(batch.images, self.critic.placed()[1]))
+        n = len(batch.images)
+        # the generator, its path penalty where due, the critic, R1 where due: four updates, or two that hold penalties
+        logs = self.update_generator(n, engine, with_path=stage.path and not lazy)
+        if stage.path and lazy:
+            engine.update(self.config.path_every * self.path_term(n, engine), "generator")
+        logs |= self.update_critic(batch, engine, with_r1=stage.r1 and not lazy)
+        if stage.r1 and lazy:
             self.update_r1(batch, engine)
         return {**logs, "r1": self.last[0].clone(), "path_length": self.last[1].clone(),
                 "path_penalty": self.last[2].clone()}
 
-    def update_generator(self, n: int, engine: Engine) -> dict[str, Tensor]:
+    def update_generator(self, n: int, engine: Engine, with_path: bool) -> dict[str, Tensor]:
         """One update of the generator. Returns what is logged of it."""
         labels = self.drawn_labels(n, engine)
         # fresh latents and labels, mixed styles
         scores = self.critic(self.generator.synthesis(self.styles(n, labels, engine)), labels)
         loss = losses.non_saturating_generator(scores)
-        engine.update(loss, "generator")
+        engine.update(loss + self.path_term(n, engine) if with_path else loss, "generator")
         return {"generator_loss": loss.detach()}
 
-    def update_path(self, n: int, engine: Engine) -> None:
-        """One update of the generator by its path length penalty, on a smaller minibatch."""
-        c = self.config
+    def path_term(self, n: int, engine: Engine) -> Tensor:
+        """What path lengths add to the generator's loss, taken on a smaller minibatch; their mean moves."""
+        c, side = self.config, engine.stage.side
+        # second derivatives through the generator take memory, hence the smaller minibatch
         n = max(1, n // c.path_shrink)
-        images = self.images
-        # on a smaller minibatch, for second derivatives through the generator take memory
-        noise = engine.random("path").normal(n, images.channels, images.side, images.side)
+        noise = engine.random("path").normal(n, self.images.channels, side, side)
         # of all processes: the penalty compares each length with their common mean
         lengths = engine.whole_batch(self.path_lengths(self.styles(n, self.drawn_labels(n, engine), engine), noise))
         penalty = self.path_penalty(lengths)
-        engine.update(c.path_every * c.path_weight * penalty, "generator")
-        # the running mean of lengths is moved once the penalty has been taken
+        # the penalty has its own copy of the running mean, which moves by what was seen
         self.path_mean.lerp_(engine.mean(lengths.detach().mean()), c.path_decay)
         self.last[1:].copy_(torch.stack([lengths.detach().mean(), penalty.detach()]))
+        return c.path_weight * penalty
 
-    def update_critic(self, batch: Batch, engine: Engine) -> dict[str, Tensor]:
+    def update_critic(self, batch: Batch, engine: Engine, with_r1: bool) -> dict[str, Tensor]:
         """One update of the critic on these reals and fresh fakes. Returns what is logged of it."""
         with torch.no_grad():
             # no gradient for the generator here: its images are data to the critic
             fake_labels = self.drawn_labels(len(batch.images), engine)
             fake = self.generator.synthesis(self.styles(len(batch.images), fake_labels, engine))
-        on_real = self.critic(batch.images, batch.labels if self.classes else None)
+        real = batch.images.detach().requires_grad_() if with_r1 else batch.images
+        on_real = self.critic(real, batch.labels if self.classes else None)
         on_fake = self.critic(fake, fake_labels)
-        loss = losses.logistic_critic(on_real, on_fake)
-        engine.update(loss, "critic")
+        loss = whole = losses.logistic_critic(on_real, on_fake)
+        if with_r1:
+            # from the scores at hand
+            square = self.squared_norm(on_real, real)
+            whole = loss + self.config.r1_gamma / 2 * square
+            self.last[0].copy_(engine.mean(square.detach()))
+        engine.update(whole, "critic")
         return {name: value.detach() for name, value in {
             "critic_loss": loss, "js_bound": losses.js_bound(loss), "score_real": on_real.mean(),
             "score_fake": on_fake.mean()}.items()}

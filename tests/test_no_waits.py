@@ -14,7 +14,8 @@ from ganbench.training.engine import TrainingEngine
 
 # Beside each family's quickest preset: settings that bring other parts of a step into play.
 MORE = [("pggan", "smoke-labels", {}), ("pggan", "smoke-lsgan", {}), ("stylegan", "smoke-labels", {}),
-        ("stylegan", "smoke-wgan", {}), ("dcgan", "smoke", {"r1": 1.0, "critic_norm": False}),
+        ("stylegan", "smoke-wgan", {}), ("stylegan2", "smoke-grow-b", {}),
+        ("dcgan", "smoke", {"r1": 1.0, "critic_norm": False}),
         ("lsgan", "smoke", {"optimizer": "adam"}), ("r3gan", "smoke", {"accumulate": 2}),
         ("began", "smoke", {"rate_rule": "stall", "window": 2, "patience": 1})]
 

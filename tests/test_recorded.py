@@ -15,7 +15,8 @@ from ganbench.training.recorded import Places, Steps
 
 # Beside each family's quickest preset: keys that change from step to step, sides that grow, momenta that rise.
 MORE = [("pggan", "smoke", {"stable_kimg": 0.016, "fade_kimg": 0.016, "initial_side": 16}, 9),
-        ("stylegan", "smoke-labels", {}, 4), ("wgan", "smoke", {"long_every": 3, "warm_up": 0, "long_critic": 3}, 6),
+        ("stylegan", "smoke-labels", {}, 4), ("stylegan2", "smoke-grow", {}, 7),
+        ("wgan", "smoke", {"long_every": 3, "warm_up": 0, "long_critic": 3}, 6),
         ("dcgan", "smoke", {"r1": 1.0, "r1_every": 2, "critic_norm": False}, 7),
         ("r3gan", "smoke", {"schedule_kimg": 0, "accumulate": 2}, 4), ("began", "smoke", {"accumulate": 4}, 4)]
 

@@ -7,11 +7,13 @@ Levels count up: level r has side 2**r.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BeforeValidator
 from torch import Tensor, nn
 
+from ganbench.errors import UserError
 from ganbench.models.nn.equalized import downsample, upsample, widened
 
 # Length of a tick (one entry in the log of snapshots) in kimg, by side.
@@ -21,9 +23,31 @@ TICK_KIMG = {4: 160, 8: 140, 16: 120, 32: 100, 64: 80, 128: 60, 256: 40, 512: 20
 Channels = Callable[[int], int]  # level -> feature maps
 
 
+def parse_sides(given: Any) -> Any:
+    """A table by side as typed on a command line: "512:6,1024:3". What is no text is left as it is."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return {int(side): value for side, value in (entry.split(":") for entry in given.split(",") if entry)}
+    except ValueError:
+        raise ValueError("write it as side:value,side:value, e.g. 512:6,1024:3") from None
+
+
+Batches = Annotated[dict[int, int], BeforeValidator(parse_sides)]  # settings: minibatches and rates by side
+Rates = Annotated[dict[int, float], BeforeValidator(parse_sides)]
+
+
 def by_side(table: Mapping[int, float], side: int, otherwise: float) -> float:
     """The entry for `side`, or `otherwise` where the table is silent."""
     return table.get(side, otherwise)
+
+
+def check_growth(side: int, initial: int, stable: float, fade: float) -> None:
+    """Raise UserError for settings with which networks cannot grow to `side`."""
+    if initial & (initial - 1) or initial > side:
+        raise UserError(f"initial_side {initial} has to be a power of two, from 4 to {side}")
+    if initial < side and stable + fade <= 0:
+        raise UserError("stable_kimg and fade_kimg are both 0, so training would never grow: set one of them")
 
 
 @dataclass(frozen=True)
@@ -124,6 +148,9 @@ class Growing(nn.Module):
         return level, self.fade if fade else None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        # checkpoints of networks that did not grow then have no position: they are where they are built
+        for name in ("level", "fade"):
+            state_dict.setdefault(prefix + name, self.get_buffer(name))
         super()._load_from_state_dict(state_dict, prefix, *others)
         self.position = int(self.level), float(self.fade)
 

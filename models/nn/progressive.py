@@ -3,11 +3,10 @@
 Defaults are that paper's.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import field_validator
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
@@ -24,7 +23,17 @@ from ganbench.models.nn.equalized import (
     scale_noise,
     widened,
 )
-from ganbench.models.nn.growing import TICK_KIMG, Channels, Growing, Growth, by_side, mix
+from ganbench.models.nn.growing import (
+    TICK_KIMG,
+    Batches,
+    Channels,
+    Growing,
+    Growth,
+    Rates,
+    by_side,
+    check_growth,
+    mix,
+)
 from ganbench.models.nn.layers import NormedMinibatchDiscrimination, one_hot
 from ganbench.models.nn.losses import Scores, gradient_norms
 from ganbench.random import Random
@@ -53,24 +62,13 @@ class ProgressiveConfig(FamilyConfig):
     drift: float = setting(0.001, "weight of mean D(real)^2", "appendix A", ge=0)
     # optimisation
     minibatch: int = setting(16, "images a minibatch", "appendix A", ge=1)
-    minibatch_by_side: dict[int, int] = setting({256: 14, 512: 6, 1024: 3}, "where it differs: 512:6,1024:3",
+    minibatch_by_side: Batches = setting({256: 14, 512: 6, 1024: 3}, "where it differs: 512:6,1024:3",
                                                 "appendix A")
     rate: float = setting(0.001, "Adam's learning rate", "appendix A", gt=0)
-    rate_by_side: dict[int, float] = setting({}, "where it differs, e.g. 1024:0.0015", "TF code")
+    rate_by_side: Rates = setting({}, "where it differs, e.g. 1024:0.0015", "TF code")
     beta1: float = setting(0.0, "Adam", "appendix A", ge=0, lt=1)
     beta2: float = setting(0.99, "Adam", "appendix A", ge=0, lt=1)
     for_side: int = setting(0, "the side these settings are for, 0 = any", ge=0)
-
-    @field_validator("minibatch_by_side", "rate_by_side", mode="before")
-    @classmethod
-    def _table(cls, given: Any) -> Any:
-        """Accept "512:6,1024:3" as typed on a command line."""
-        if not isinstance(given, str):
-            return given
-        try:
-            return {int(side): value for side, value in (entry.split(":") for entry in given.split(",") if entry)}
-        except ValueError:
-            raise ValueError("write it as side:value,side:value, e.g. 512:6,1024:3") from None
 
     def channels(self, level: int) -> int:
         """Feature maps at side 2**level."""
@@ -209,10 +207,8 @@ class ProgressiveFamily(Family):
             advice = f"--preset {fitting[0] if fitting else cls.default_preset}"
             raise UserError(f"this {name} preset is for side {config.for_side} and the images have side {images.side}: "
                             f"use {advice}, or --side {config.for_side}")
-        if config.growing and (config.initial_side & (config.initial_side - 1) or config.initial_side > images.side):
-            raise UserError(f"initial_side {config.initial_side} has to be a power of two, from 4 to {images.side}")
-        if config.growing and config.initial_side < images.side and config.stable_kimg + config.fade_kimg <= 0:
-            raise UserError("stable_kimg and fade_kimg are both 0, so training would never grow: set one of them")
+        if config.growing:
+            check_growth(images.side, config.initial_side, config.stable_kimg, config.fade_kimg)
         if getattr(config, "conditional", False) and images.classes < 2:  # each family declares it in its own words
             raise UserError(f"{name} was asked for labels (conditional), and this data has none: "
                             "use a labelled data set, or leave conditional off")
