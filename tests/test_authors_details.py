@@ -9,7 +9,7 @@ from model_support import Reals, WatchedEngine, build
 from ganbench.errors import UserError
 from ganbench.family import Clock, Stage
 from ganbench.random import Random
-from ganbench.training.engine import check_shares
+from ganbench.training.engine import TrainingEngine, check_shares
 
 
 def test_gan_cifar_fc_begins_with_wide_last_weights():
@@ -63,7 +63,7 @@ def test_the_generators_labels_come_from_the_whole_training_set(name):
 
 
 @pytest.mark.parametrize(("processes", "at"), [(2, "batch 3 at side 1024"), (4, "batch 14 at side 256")])
-def test_a_batch_of_days_ahead_that_cannot_be_shared_is_refused_at_the_start(processes, at):
+def test_a_batch_of_days_ahead_that_cannot_be_shared_is_refused_at_the_start(processes, at, monkeypatch):
     with torch.device("meta"):
         family = build("pggan", "paper-celebahq-1024", side=1024, channels=3)
     clock = Clock(dataset_size=30_000, total_images=19_000_000)
@@ -71,3 +71,8 @@ def test_a_batch_of_days_ahead_that_cannot_be_shared_is_refused_at_the_start(pro
         check_shares(family, clock, processes)
     check_shares(family, clock, 1)
     assert family.stage(clock).batch % processes == 0, "the first stage alone would have let it pass"
+    # and whoever begins a training with so many processes gets there
+    for name, value in (("is_initialized", True), ("get_rank", 0), ("get_world_size", processes)):
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    with pytest.raises(UserError, match=at):
+        TrainingEngine(family, clock, device=torch.device("cpu"), seed=0)

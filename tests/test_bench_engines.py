@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,15 @@ def test_slurm_engine_without_slurm_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="sbatch"):
         SlurmEngine(tmp_path / "slurm", jobs=2)
+
+
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch):
+    """On a busy machine its own processes may take longer than it waits for them, and it raises a bare Exception."""
+    def init(**options):
+        raise Exception("The current node timed out\nduring startup.")
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(UserError, match=r"did not start \(The current node timed out during startup\.\): try again"):
+        RayEngine(2)
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ from PIL import Image
 from ganbench.data import open_dataset
 from ganbench.data.images import Unreadable, decode
 from ganbench.data.page import write_page
-from ganbench.data.prepare import find_source
+from ganbench.data.prepare import absolute_spec, find_source
 from ganbench.data.tfrecord import crc32c
 from ganbench.errors import UserError
 from ganbench.metrics.images.opening import open_images
@@ -242,6 +242,18 @@ def test_class_names_that_are_not_utf8_are_shown(tmp_path):
     assert "caf\\xe9" in (tmp_path / "page.html").read_text()
 
 
+@pytest.mark.parametrize("spec, says", [
+    ("", "no data set is named"), ("  ", "no data set is named"), ("x" * 5000, "File name too long"),
+    ("folder:" + "x" * 5000, "File name too long"), ("~nobody-of-that-name/x", "home directory")])
+def test_names_that_no_data_set_can_have(spec, says):
+    """An empty one is not the folder that one is in."""
+    assert len(refused(spec, says)) < 400
+    with pytest.raises(UserError, match=says):
+        open_images(spec)
+    with pytest.raises(UserError, match=says):
+        absolute_spec(spec)
+
+
 # --- labels and arrays
 
 @pytest.mark.parametrize("labels, says", [
@@ -279,6 +291,8 @@ def test_arrays_with_two_to_eight_channels(tmp_path):
     write_page(store, tmp_path / "page.html")
     images = open_images(str(tmp_path / "a.npz"))
     assert (images.channels, images.n) == (4, 3)
+    np.savez(tmp_path / "b.npz", images=np.zeros((4, 3, 8, 3), np.uint8))  # colours first, or rows of 3 pixels?
+    assert "channels: 3, of images 3 high and 8 wide" in find_source(str(tmp_path / "b.npz")).remarks
 
 
 @pytest.mark.parametrize("make, says", [

@@ -96,16 +96,20 @@ def test_layouts_are_read_alike_from_every_container(tmp_path, kind, layout):
     (numbered("train/a/", 3) | numbered("train/b/", 3), "train/ is there alone"),
     (numbered("cat/", 3) | numbered("dog/", 2) | {"dataset.json": b"[1, 2]"},
      'dataset.json has no "labels" and is not used'),
+    (numbered("a", 2) | {"dataset.json": b'{"labels": [["a00.png", 1], ["a01.png", 0], ["a99.png", 2]]}'},
+     "classes: 2, from dataset.json; dataset.json also labels 1 images that are not here"),
 ])
 def test_what_was_decided_is_said(tmp_path, members, said):
     for kind in ("folder", "zip", "tar"):
-        assert said in "; ".join(find_source(str(write(tmp_path / kind, members, kind)), split="all").remarks)
+        remarks = "; ".join(find_source(str(write(tmp_path / kind, members, kind)), split="all").remarks)
+        assert said in remarks and ".json 1" not in remarks  # what is read is not among the ignored
 
 
 @pytest.mark.parametrize("listed, says", [
     (b'{"labels": [["a00.png", 1]]}', r"dataset.json has no label for 1 of 2 images, the first is a01.png"),
     (b'{"labels": [["a00.png", -1], ["a01.png", 0]]}', r"labels from -1 to 0"),
     (b'{"labels": [["a00.png", 2000000000], ["a01.png", 0]]}', r"at most 1,000,000"),
+    (b'{"labels": [["a00.png", 0], ["a00.png", 1], ["a01.png", 0]]}', "two labels for a00.png"),
     (b'{"labels": 7}', r"not a list of \[name, label\]"), (b'{"labels": ', "is damaged"), (b"\xff\xfe", "is damaged"),
     (b"[" * 100_000, "is damaged"),
 ])

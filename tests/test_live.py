@@ -50,7 +50,24 @@ def test_states_and_order(tmp_path):
     runs = snapshot([tmp_path])
     assert {run["name"]: run["state"] for run in runs} == {"done": "done", "lost": "diverged", "old": "stopped",
                                                             "hurt": "damaged"}
-    assert runs[-1]["name"] == "old" and "Expecting" in next(r for r in runs if r["name"] == "hurt")["problem"]
+    assert runs[-1]["name"] == "old" and "damaged" in next(r for r in runs if r["name"] == "hurt")["problem"]
+
+
+@pytest.mark.parametrize("file, change", [
+    ("config.json", ('{"family"', '["family"')), ("config.json", ('"steps": null', '"steps": []')),
+    ("config.json", ('"training": {', '"training": null, "x": {')), ("config.json", ("dcgan", "\udcff")),
+    ("metrics.jsonl", ('"seconds": 2.5', '"seconds": NaN')), ("metrics.jsonl", ('"loss": 0.75', '"loss": NaN')),
+    ("metrics.jsonl", ('{"step": 4', '[{"step": 4')), ("metrics.jsonl", ('"kimg": 2.0', '"kimg": 1' + "0" * 400)),
+    ("metrics.jsonl", ('"images": 2000', '"images": "many"')), ("results.csv", (",2.0,", ",nan,"))])
+def test_a_damaged_run_is_shown_as_such_beside_the_others(tmp_path, file, change):
+    for name in "ab":
+        write_run(tmp_path / name)
+    path = tmp_path / "a" / file
+    before = path.read_text()
+    path.write_bytes(before.replace(*change).encode(errors="surrogateescape"))
+    assert path.read_bytes() != before.encode()
+    runs = json.loads(json.dumps(snapshot([tmp_path]), allow_nan=False))
+    assert {run["name"] for run in runs} == {"a", "b"} and next(r for r in runs if r["name"] == "b")["problem"] == ""
 
 
 @pytest.fixture

@@ -234,7 +234,12 @@ class RayEngine:
         if not ray.is_initialized():
             address = os.environ.get("RAY_ADDRESS")
             local: dict[str, Any] = {} if address else {"num_cpus": jobs * threads, "include_dashboard": False}
-            ray.init(address=address, log_to_driver=False, configure_logging=False, **local)
+            try:
+                ray.init(address=address, log_to_driver=False, configure_logging=False, **local)
+            except Exception as error:  # Ray raises a bare Exception where its own processes take too long to start
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"Ray did not start ({reason}): try again when the machine is less busy, or run this "
+                                "with --engine local") from None
         self.gpus = int(ray.cluster_resources().get("GPU", 0))
         self.about = f"Ray, {ray.cluster_resources().get('CPU', 0):g} CPUs and {self.gpus} GPUs"
 

@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -160,8 +161,12 @@ def _labels_of_file(inner: list[str], other: Callable[[str], bytes | None], top:
     if listed is None:
         remarks.append(f"classes: none, {LABELS} says that there are no labels")
         return None, []
+    marks: dict[str, Any] = {}
     try:
-        marks = {str(name).replace("\\", "/"): mark for name, mark in listed}
+        for name, mark in listed:
+            kept = marks.setdefault(str(name).replace("\\", "/"), mark)
+            if kept is not mark and kept != mark:
+                raise UserError(f"{path} has two labels for {shown(str(name))}: get it again")
     except (TypeError, ValueError):
         raise UserError(f"{path}: \"labels\" is not a list of [name, label]: get it again") from None
     # names in the file begin where the file lies
@@ -177,6 +182,8 @@ def _labels_of_file(inner: list[str], other: Callable[[str], bytes | None], top:
     labels = np.array(numbers, dtype=np.int64)
     classes = class_numbers(labels, path)
     remarks.append(f"classes: {len(classes):,}, from {LABELS}")
+    if len(marks) > len(inner):
+        remarks.append(f"{LABELS} also labels {len(marks) - len(inner):,} images that are not here")
     return labels, classes
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from ganbench.data.images import EXTENSIONS, HEIF, MAX_FILE, Unreadable
 from ganbench.data.source import digest, shown, states
 from ganbench.errors import UserError
+from ganbench.files import size_text
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 NOT_OURS = {"__MACOSX", "@eaDir", "lost+found"}  # folders that systems make beside people's files
@@ -76,6 +77,8 @@ class Place:
             return False
         if file.lower().endswith(endings):
             return True
+        if file == LABELS:  # it is read; the layout says what for
+            return False
         ending = os.path.splitext(file)[1].lower()
         self.ignored[shown(ending) if 1 < len(ending) <= 12 else "no ending"] += 1
         return False
@@ -260,7 +263,7 @@ def _unpacked(path: Path) -> "tempfile._TemporaryFileWrapper[bytes]":
         with openers[path.suffix.lower()](path, "rb") as packed:
             while block := packed.read(1 << 24):
                 if room.tell() + len(block) > free - (1 << 28):
-                    raise UserError(f"{path} unpacks to more than the {free / 1e9:.1f} GB that are free in "
+                    raise UserError(f"{path} unpacks to more than the {size_text(free)} that are free in "
                                     f"{tempfile.gettempdir()}: unpack it yourself, or set TMPDIR")
                 room.write(block)
     except (lzma.LZMAError, zlib.error, EOFError) as error:

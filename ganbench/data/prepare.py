@@ -28,8 +28,24 @@ MAX_SIDE = 4096
 CHANNELS = range(1, 9)
 
 
+def check_spec(spec: str) -> None:
+    """Raise UserError for what can name no data set: nothing at all, or a path that no system could have.
+
+    Without this an empty name would be the folder that one is in.
+    """
+    if not spec.strip():
+        raise UserError("no data set is named: give one from `ganbench list`, a folder, a .npz or a .zip")
+    try:
+        for place in {spec, spec.partition(":")[2] or spec}:
+            Path(place).expanduser().exists()
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{shown(spec)[:200]} cannot be looked at ({reason}): name another folder or file") from None
+
+
 def find_source(spec: str, *, split: str = "train", root: str | None = None) -> Source:
     """The source that a data set's name, `name:location` or path means. Raises UserError with what is known."""
+    check_spec(spec)
     name, colon, location = spec.partition(":")
     if canonical(name) in names("dataset"):
         if colon and not location:
@@ -56,6 +72,7 @@ def find_source(spec: str, *, split: str = "train", root: str | None = None) -> 
 
 def absolute_spec(spec: str) -> str:
     """The same data set's name from any folder: a path in it, after the colon or alone, becomes absolute."""
+    check_spec(spec)
     name, colon, location = spec.partition(":")
     path = Path(location if colon else spec).expanduser()
     # shards are named by a pattern in a folder: what has to be there is the folder
@@ -84,6 +101,7 @@ def open_dataset(spec: str, *, side: int | str | None = None, split: str = "trai
     Where the files are gone but a store was prepared from them, that store is opened.
     """
     # a prepared store, named by its folder
+    check_spec(spec)
     side = side_or_none(side)
     if is_store(Path(spec)):
         return _checked(Store(spec), side, channels, split, crop)

@@ -26,20 +26,29 @@ class RunFolder:
     config: dict[str, Any]
 
     @cached_property
-    def curves(self) -> dict[str, tuple[list[float], list[float]]]:
-        """Logged scalars by name: kimg and value, values that are not finite left out.
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of the log, each with a finite "kimg"; none where there is no log.
 
         Raises UserError for a damaged log. Half a line at the end (a killed run) is passed over.
         """
-        found: dict[str, tuple[list[float], list[float]]] = {}
         path = self.path / "metrics.jsonl"
         remedy = "correct the line, or leave this run's folder out with --runs"
-        records = read_json_lines(path, remedy=remedy, keys={"kimg": float}) if path.is_file() else []
-        for number, record in enumerate(records, start=1):
-            if not math.isfinite(record["kimg"]):
-                raise UserError(f'{path} line {number} is damaged ("kimg" is {record["kimg"]}): {remedy}')
+        found = read_json_lines(path, remedy=remedy, keys={"kimg": float}) if path.is_file() else []
+        for number, record in enumerate(found, start=1):
+            if not is_finite(record["kimg"]):
+                raise UserError(f'{path} line {number} is damaged ("kimg" is {record["kimg"]!s:.20}): {remedy}')
+        return found
+
+    @cached_property
+    def curves(self) -> dict[str, tuple[list[float], list[float]]]:
+        """Logged scalars by name: kimg and value, values that are not finite left out.
+
+        Raises UserError for a damaged log.
+        """
+        found: dict[str, tuple[list[float], list[float]]] = {}
+        for record in self.records:
             for key, value in record.items():
-                if key not in OWN and isinstance(value, int | float) and math.isfinite(value):
+                if key not in OWN and is_finite(value):
                     xs, ys = found.setdefault(key, ([], []))
                     xs.append(float(record["kimg"]))
                     ys.append(float(value))
@@ -67,6 +76,14 @@ def find_runs(names: Iterable[str], roots: Sequence[Path]) -> dict[str, RunFolde
             if name in wanted and name not in found:
                 found[name] = RunFolder(path.parent, read_json(path, remedy="correct it, or choose other --runs"))
     return found
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value of a JSON file is a number that a plot can show."""
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
 
 
 def kimg_of(grid: Path) -> float | None:

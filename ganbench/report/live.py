@@ -15,11 +15,14 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ganbench.errors import UserError
+from ganbench.files import read_json
 from ganbench.records import load_results, read
-from ganbench.report.folders import RunFolder
+from ganbench.report.folders import OWN, RunFolder, is_finite
 
 AT_WORK = 120.0  # seconds; a log that was written to more recently belongs to a run that is training
 POINTS = 300  # of a curve, at most
+# what config.json must say of a run that is shown
+CONFIG = {"family": str, "preset": str, "dataset.name": str, "dataset.side": int, "training": dict, "seed": int}
 
 
 def snapshot(roots: Sequence[Path]) -> list[dict[str, Any]]:
@@ -43,7 +46,7 @@ def _run(place: Path) -> dict[str, Any]:
     """One run. A folder that cannot be read is shown with the reason: the others go on."""
     try:
         return _readable_run(place, *(_mark(place / name) for name in ("config.json", "metrics.jsonl", "results.csv")))
-    except (UserError, ValueError, KeyError, TypeError, OSError) as error:
+    except (UserError, OSError, TypeError, ArithmeticError) as error:
         return {"name": place.name, "path": str(place), "family": "", "preset": "", "dataset": "", "seed": "",
                 "state": "damaged", "kimg": 0.0, "fraction": 0.0, "seconds": 0.0, "left": None,
                 "images_per_second": 0.0,
@@ -73,12 +76,17 @@ def _readable_run(place: Path, config_mark: Any, log_mark: tuple[float, int], re
 @cache
 def _contents(place: Path, *marks: Any) -> dict[str, Any]:
     """What the files of a run hold, read again only when one of them has changed (`marks`)."""
-    config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    config = read_json(place / "config.json", keys=CONFIG, remedy="correct it, or watch another folder")
     run = RunFolder(place, config)
     scores, status = _scores(place / "results.csv")
     curves = {name: list(zip(*xy)) for name, xy in run.curves.items()}
-    last = _last_record(place / "metrics.jsonl")
-    plan, seconds = config["training"], last.get("seconds", 0.0)
+    last = run.records[-1] if run.records else {}
+    # the page draws numbers alone, and JSON knows no other
+    plan = config["training"]
+    numbers = [*plan.items(), *((name, last.get(name, 0)) for name in OWN)]
+    if odd := next((pair for pair in numbers if pair[1] is not None and not is_finite(pair[1])), None):
+        raise UserError(f'{place} is damaged ("{odd[0]}" is {odd[1]!r:.40}): correct it, or watch another folder')
+    seconds = last.get("seconds", 0.0)
     logged_as = {"kimg": "kimg", "seconds": "seconds", "steps": "step"}
     shares = [last.get(name, 0) / plan[limit] for limit, name in logged_as.items() if plan.get(limit)]
     fraction = min(1.0, max(shares, default=0.0))
@@ -95,16 +103,10 @@ def _scores(path: Path) -> tuple[dict[str, list[tuple[float, float]]], str]:
     rows = read(path) if path.is_file() else []
     found: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        if row["value"] and row["kimg"] and math.isfinite(float(row["value"])):
+        if row["value"] and row["kimg"] and math.isfinite(float(row["value"]) + float(row["kimg"])):
             found.setdefault(f"{row['metric']} {row['level']}".strip(),
                              []).append((float(row["kimg"]), float(row["value"])))
     return found, "diverged" if any(row["status"] == "diverged" for row in rows) else ""
-
-
-def _last_record(path: Path) -> dict[str, Any]:
-    """The last whole line of a log; {} if there is none yet."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    return json.loads(lines[-1]) if lines else {}
 
 
 def _thinned(points: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from fault_support import TOY, call, report, scaled
 from test_data_fuzz import damaged, wait
 
 from ganbench import cli
+from ganbench.report.live import snapshot
 
 COMMANDS = {
     "report": ["report", "run/results.csv", "--runs", ".", "--html", "page.html", "--markdown", "t.md"],
@@ -22,6 +24,9 @@ COMMANDS = {
     "sample": ["sample", "run", "--n", "4", "--out", "s.png"],
     "eval": ["eval", "--run", "run", "--n", "16", "--no-floor", "--results", "rows.csv"],
     "resume": ["resume", "run", "--steps", "12"],
+    "init-from": ["run", TOY, "--dataset", "digits", "--init-from", "run", "--steps", "2", "--metric", "", "--results",
+                  "", "--device", "cpu", "--quiet", "--out", "begun"],
+    "watch": [],  # serves pages until it is stopped: what it shows is asked of it here
 }
 
 
@@ -31,6 +36,15 @@ LOADED = ["pandas", "ganbench.report.html", "ganbench.report.comparison", "ganbe
           "ganbench.pictures.sheets", "ganbench.commands.eval"]
 
 
+def watched():
+    """What the live page shows of the damaged run: that it is damaged, or what it holds. Exit code and line."""
+    shown = {one["name"]: one for one in snapshot([Path(".")])}
+    if not Path("run/config.json").exists():
+        return 0, ""
+    json.dumps(shown, allow_nan=False)  # as the page gets it
+    return (2 if shown["run"]["state"] == "damaged" else 0), shown["run"]["problem"]
+
+
 def run_commands(log):
     """Each command in this process; a line before and after it."""
     for name, arguments in COMMANDS.items():
@@ -38,7 +52,7 @@ def run_commands(log):
         sys.argv = ["ganbench", *arguments]
         said = io.StringIO()
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            code, line = cli._call()
+            code, line = watched() if name == "watch" else cli._call()
         outcome = {0: "done", 2: "refused", 3: "refused"}.get(code, "TRACEBACK")
         if "Traceback" in said.getvalue() or "\n" in line.strip():
             outcome = "more than one line"
@@ -55,7 +69,8 @@ def test_damaged_run_folders_through_every_command(elsewhere):
         importlib.import_module(module)
     found, wrong, tries = {name: Counter() for name in COMMANDS}, [], scaled(50)
     for number in range(tries):
-        shutil.rmtree("run", ignore_errors=True)
+        for folder in ("run", "begun"):
+            shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree("whole", "run")
         target = targets[number % len(targets)]
         place = Path("run") / target.relative_to("whole")

@@ -52,8 +52,8 @@ class Npz(Source):
         taken = slice(None) if len(self.numbers) == len(every) else self.numbers
         self.images, self.names = images[taken], [every[i] for i in self.numbers]
         self.channels = self.images.shape[3] if self.images.ndim == 4 else 1  # type: ignore[misc]
-        if self.channels not in (1, 3):  # which axis they are is a guess where several could be
-            height, width = self.images.shape[1:3]
+        height, width = self.images.shape[1:3]
+        if self.channels not in (1, 3) or not {height, width}.isdisjoint((1, 3)):  # which axis they are is a guess
             self.remarks.append(f"channels: {self.channels}, of images {height} high and {width} wide")
         if labels is not None:
             self.classes = class_numbers(labels, str(path))  # of all splits

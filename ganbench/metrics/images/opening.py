@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from ganbench.data.prepare import find_source, open_dataset
+from ganbench.data.prepare import check_spec, find_source, open_dataset
 from ganbench.data.source import MissingData, Source
 from ganbench.data.sources.npz import Npz, as_images
 from ganbench.data.store import is_store
@@ -94,6 +94,7 @@ def _of_object(images: Any, n: int | None, seed: int, output: generators.Output)
 def _open(spec: str, n: int | None, side: int | str | None, channels: int | None, split: str | None, crop: str | None,
           root: str | None, seed: int, device: torch.device, latent: int | None, skip_bad: bool,
           whole: bool, output: generators.Output, native: bool) -> ImageSet:
+    check_spec(spec)
     path, suffix = Path(spec).expanduser(), Path(spec).suffix.lower()
 
     # generators and statistics: files of their own kinds
