@@ -70,6 +70,7 @@ COLUMNS: dict[str, str] = {
 # version -> its new columns
 ADDED = {2: ("flops_g", "flops_train"), 3: ("settings", "budget", "fake_hash", "verified_by"), 4: ("width",)}
 ELSEWHERE = "choose another file for them"  # what to do about a file that cannot be written
+EMA_OPTION = "--ema"  # in `settings`: of what relative width an average is that was made after the training
 FLOATS = ("kimg", "value", "ci_low", "ci_high", "seconds")
 WHOLE = ("side", "width", "channels", "img_seen", "step", "n_real", "n_fake", "seed", "eval_seed", "params_g",
          "params_d", "flops_g", "flops_train", "schema")

@@ -23,6 +23,7 @@ from ganbench.training.augmentation import Augmentation
 from ganbench.training.diffaugment import DiffAugment
 from ganbench.training.recorded import Steps
 from ganbench.training.run_options import RunOptions
+from ganbench.training.scheduled import Scheduled
 
 CPU = torch.device("cpu")
 # As stylegan2-ada-pytorch (commit d4b2afe) gives them for its "bgc" with every draw at one percentile: channels, side,
@@ -69,6 +70,46 @@ def test_each_gate_opens_with_its_probability():
     expected = torch.full((ada.GATES,), 0.36)
     expected[[4, 6]] = 1 - math.sqrt(0.64)  # either of the two rotations with 0.36
     assert torch.allclose(shares, expected, atol=0.01)
+
+
+# As R3GAN's code (commit of January 2025) gives them, likewise, for what it trains with: the above and cutout, whose
+# square is about the percentile; then how many values it puts out.
+@pytest.mark.parametrize("channels, side, percentile, gone, expected", [
+    (3, 8, 0.3, 48, [0.0, 0.0, -0.6026, -0.0326, 0.0, 0.0, -0.1603, 0.2675, 0.5823, -0.7305, 0.1436, -0.1034]),
+    (3, 8, 0.62, 48, [-1.0442, -0.2033, 0.5412, -0.5259, -0.199, -0.7746, 0.0, 0.0, 0.3674, -1.1563, 0.0, 0.0]),
+    (1, 16, 0.3, 64, [0.3577, 0.7411, 0.8073, 0.6377, 0.2675, -0.1846, -0.6127, -0.3247, -0.6995, 0.0, 0.0, 0.0])])
+def test_the_scheduled_pipeline_gives_the_published_codes_images(channels, side, percentile, gone, expected):
+    images = torch.sin(torch.arange(channels * side**2) * 0.37).view(1, channels, side, side)
+    draws = torch.full((1, 8 + ada.GATES + 3), percentile)
+    draws[:, 5], draws[:, 8:-2] = 0.5, 0.0  # all gates are open
+
+    class Percentile(Random):
+        def uniform(self, *shape, low=0.0):
+            return draws
+
+        def normal(self, *shape):
+            return torch.erfinv(torch.full(shape, 2 * percentile - 1))
+
+    pipeline = Scheduled({})
+    pipeline.p.fill_(1.0)
+    out = pipeline(images, Percentile(0))
+    assert out[0, :, ::3, ::2].flatten()[:12].tolist() == pytest.approx(expected, abs=1e-4)
+    assert int((out == 0).sum()) == gone
+
+
+def test_the_schedule_of_p_is_the_published_codes():
+    """Its values after so many of 20 million images, the colours' share, and a cutout's."""
+    pipeline, engine = Scheduled({}), WatchedEngine(build("r3gan", "smoke", batch=512))
+    for before, p in ((0, 8.893698e-10), (5_000_000 - 512, 0.08054563517), (10_000_000 - 512, 0.275),
+                      (20_000_000 - 512, 0.55), (30_000_000, 0.55)):
+        pipeline.shown.fill_(before)
+        pipeline.observe(engine.family, Batch(torch.zeros(1), None), engine)
+        assert float(pipeline.p) == pytest.approx(p, rel=1e-5)
+    shares = ada.gates(Random(0).uniform(40_000, ada.GATES), torch.tensor(0.36), 0.5).float().mean(0)
+    assert torch.allclose(shares[8:], torch.full((5,), 0.18), atol=0.01) and abs(float(shares[7]) - 0.36) < 0.01
+    pipeline.p.fill_(0.25)
+    out = pipeline(torch.ones(4000, 1, 8, 8), Random(0))
+    assert float((out == 0).any(3).any(2).float().mean()) == pytest.approx(0.25, abs=0.04)
 
 
 def slow_diffaugment(image, u):
@@ -146,8 +187,8 @@ def test_a_critic_sees_nothing_that_was_not_augmented(name):
     assert engine.family.critic_entry not in vars(engine.family.critic), "taken away again"
 
 
-@pytest.mark.parametrize("kind", ["diffaugment", "ada"])
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name, kind", [(name, kind) for name in TRAINED for kind in ("diffaugment", "ada")]
+                         + [("r3gan", "scheduled,p=0.9")])
 def test_no_step_reads_from_the_device(name, kind):
     engine, mode = WatchedEngine(build(name, smallest(name))), NoReads()
     engine.update = super(WatchedEngine, engine).update  # it reads losses
@@ -155,7 +196,7 @@ def test_no_step_reads_from_the_device(name, kind):
         augmentation = make_augmentation(kind, engine.family, CPU)
     except UserError:
         pytest.skip(f"{name} refuses {kind}")
-    if kind == "ada":
+    if kind != "diffaugment":
         augmentation.p.fill_(0.5)
     for optimizer in engine.optimizers.values():
         exempt(optimizer, mode)
@@ -188,7 +229,8 @@ class Images:
 
 
 @pytest.mark.parametrize("name, kind", [("stylegan2", "ada,kimg=0.1"), ("dcgan", "ada,kimg=0.1"),
-                                        ("wgan_gp", "diffaugment"), ("pggan", "diffaugment")])
+                                        ("dcgan", "scheduled,kimg=0.1"), ("wgan_gp", "diffaugment"),
+                                        ("pggan", "diffaugment")])
 def test_a_rehearsed_step_equals_one_left_alone(name, kind, monkeypatch):
     monkeypatch.setattr(recorded, "WARM_UP", 0)
     ends = []

@@ -100,7 +100,7 @@ def test_it_goes_on_bit_by_bit(run, tmp_path):
 def test_a_row_says_which_average_it_is_of(run):
     rows = [run_request(EvalRequest(names=["swd"], run=str(run), n=32, ema=ema, floor=False, device="cpu",
                                     results=None)).rows[-1] for ema in (None, 0.15)]
-    assert rows[1]["settings"] == rows[0]["settings"] + " ema=0.15"
+    assert rows[1]["settings"] == rows[0]["settings"] + " --ema=0.15"
     assert rows[0]["config_hash"] != rows[1]["config_hash"] and rows[0]["run"] == rows[1]["run"]
 
 

@@ -154,6 +154,16 @@ def test_a_budget_in_seconds_is_made_again_by_its_steps(folder: Path) -> None:
     assert command.endswith("--set ngf=16 --eval-set swd.patches=64")
 
 
+@pytest.mark.parametrize("with_folder", [False, True])
+def test_an_average_made_afterwards_is_no_setting_of_the_training(folder: Path, with_folder: bool) -> None:
+    config = {"options": {"family": "dcgan", "kimg": 2.0, "dataset": "digits", "overrides": {"ngf": 16},
+                          "metrics": ["swd"]}, "training": {}, "preset": "small", "dataset": {"side": 32}}
+    row = ROW | {"budget": "kimg 2", "settings": "ngf=16 --ema=0.15", "metric": "swd"}
+    command, remarks = _recipe(folder, row, config if with_folder else None)
+    assert command.endswith("--set ngf=16") and "--ema" not in command
+    assert "ganbench eval --run RUN --metric swd --ema 0.15" in remarks
+
+
 def test_an_own_family_is_made_again_by_its_path(folder: Path) -> None:
     config = {"options": {"family": "/home/me/mine.py", "dataset": "digits", "kimg": 2.0, "metrics": []},
               "preset": "small",

@@ -40,8 +40,9 @@ class FamilyConfig(BaseModel):
 
     accumulate: int = setting(1, "parts in which a batch goes through the networks, one after the other, to save "
                                  "memory; the gradient is that of the whole batch", "ours", later=True, ge=1)
-    augment: str = setting("", "augment all that the critic sees: diffaugment, ada, or with settings ada,kimg=100; "
-                               "empty for not at all", "arXiv 2006.10738, 2006.06676", later=True)
+    augment: str = setting("", "augment all that the critic sees: diffaugment, ada, scheduled, or with settings "
+                               "ada,kimg=100; empty for not at all",
+                           "arXiv 2006.10738, 2006.06676, 2501.05441", later=True)
     train_images: int = setting(0, "train on so many of the images only, the same for every seed; scores are against "
                                    "all of them; 0 = all", "ours", later=True, ge=0)
     ema_width: float = setting(0.0, "relative width of a power-function average of the generator, in place of the "

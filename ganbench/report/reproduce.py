@@ -10,7 +10,7 @@ import pandas as pd
 
 from ganbench.errors import UserError, nearest
 from ganbench.plugins import canonical, names
-from ganbench.records import setting_text
+from ganbench.records import EMA_OPTION, setting_text
 from ganbench.report.folders import RunFolder
 
 # options of a run as config.json keeps them -> flags; what only says where things go is left out
@@ -50,7 +50,7 @@ def recipe(rows: pd.DataFrame, folder: RunFolder | None = None) -> Reproduction:
         raise UserError(f"'{run}' is a reference (a floor, no training): the suite or evaluation that used it makes it")
     remarks = _remarks(row)
     length, why = _length(row, folder)
-    remarks += why
+    remarks += why + _averages(rows)
     if folder is not None and "options" in folder.config:
         return Reproduction(_from_options(folder.config, length), remarks)
     arguments = ["run", str(row["family"])]
@@ -64,7 +64,8 @@ def recipe(rows: pd.DataFrame, folder: RunFolder | None = None) -> Reproduction:
     metrics = list(dict.fromkeys(rows.loc[rows["metric"].fillna("") != "", "metric"]))
     arguments += ["--metric", ",".join(metrics)] if metrics else []
     for pair in str(row["settings"] or "").split():
-        arguments += ["--set", pair]
+        if not pair.startswith(EMA_OPTION):
+            arguments += ["--set", pair]
     if canonical(str(row["family"])) not in names("family"):
         remarks.append(f"'{row['family']}' is none of the families here and the run's folder was not found: give the "
                        "path of its file instead of its name")
@@ -72,6 +73,16 @@ def recipe(rows: pd.DataFrame, folder: RunFolder | None = None) -> Reproduction:
         remarks.append("the run's folder was not found, so settings beyond the preset (--set) are unknown; the row's "
                        f"configuration hash is {row['config_hash'] or '(none)'}")
     return Reproduction(arguments, remarks)
+
+
+def _averages(rows: pd.DataFrame) -> list[str]:
+    """What scores the averages that were made after the training, one line each."""
+    lines = []
+    for settings, those in rows.groupby(rows["settings"].fillna("")):
+        metrics = ",".join(dict.fromkeys(those["metric"].dropna()))
+        lines += [f"then, for the average that was made afterwards: ganbench eval --run RUN --metric {metrics} "
+                  f"{pair.replace('=', ' ')}" for pair in str(settings).split() if pair.startswith(EMA_OPTION)]
+    return lines
 
 
 def _length(row: Mapping[str, Any], folder: RunFolder | None) -> tuple[dict[str, Any], list[str]]:

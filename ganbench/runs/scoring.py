@@ -325,8 +325,8 @@ def _columns(run: Run) -> dict[str, Any]:
     """The columns that every row of a run has."""
     config, columns = run.config, records.plan_columns(run.config)
     if run.ema is not None:
-        # another average is another entry of the table
-        columns["settings"] = f"{columns['settings']} ema={run.ema:g}".strip()
+        # another average is another entry of the table; written as the option, for some families have a setting `ema`
+        columns["settings"] = f"{columns['settings']} {records.EMA_OPTION}={run.ema:g}".strip()
         digest = hashlib.sha256(f"{config['config_hash']} ema {run.ema:g}".encode()).hexdigest()
         config = config | {"config_hash": digest[:16]}
     return {"run": run.name, "origin": "ganbench", "family": config["family"], "preset": config["preset"],

@@ -81,10 +81,11 @@ class ADA(Augmentation):
         return {"augment_p": self.p.clone(), "augment_r": self.r.clone()}
 
 
-def gates(u: Tensor, p: Tensor) -> Tensor:
-    """Which transformations are applied, bool (B,13), from U[0,1). The two rotations share one p between them."""
+def gates(u: Tensor, p: Tensor, colour: float = 1.0) -> Tensor:
+    """Which transformations are applied, bool (B,13), from U[0,1). The two rotations share one p between them; colours
+    are changed with a probability of `colour` times p."""
     half = 1 - (1 - p).clamp(0, 1).sqrt()
-    chance = torch.stack([p, p, p, p, half, p, half, *[p] * (GATES - 7)])
+    chance = torch.stack([p, p, p, p, half, p, half, p, *[colour * p] * (GATES - 8)])
     return u < chance
 
 

@@ -10,8 +10,9 @@ from ganbench.family import Family, FamilyConfig, ImageSpec, short_name
 from ganbench.training.ada import ADA
 from ganbench.training.augmentation import Augmentation
 from ganbench.training.diffaugment import DiffAugment
+from ganbench.training.scheduled import Scheduled
 
-KINDS: Mapping[str, type[Augmentation]] = {"diffaugment": DiffAugment, "ada": ADA}
+KINDS: Mapping[str, type[Augmentation]] = {"diffaugment": DiffAugment, "ada": ADA, "scheduled": Scheduled}
 
 
 def parse_augmentation(text: str) -> tuple[str, dict[str, float]]:

@@ -29,7 +29,7 @@ class RunOptions:
     preset: str | None = option(None, "Named settings; see `ganbench show FAMILY`")
     overrides: dict[str, Any] = option([], "One setting, key=value; repeatable", flag="--set", parse=parse_settings)
     init_from: str | None = option(None, "Begin with the weights of this run's last checkpoint; RUN:best for its best")
-    augment: str | None = option(None, "Augment what the critic sees: diffaugment, ada or ada,kimg=100")
+    augment: str | None = option(None, "Augment what the critic sees: diffaugment, ada, scheduled or ada,kimg=100")
     side: int | str | None = option(None, "Image side, or height x width: 64, 64x96", parse=side_or_none)
     crop: str | None = option(None, "Crop by name, e.g. c108 or c178 for CelebA")
     channels: int | None = option(None, "1 or 3; of arrays also 2 to 8; default: as the data")
