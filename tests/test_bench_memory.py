@@ -12,6 +12,7 @@ from toy import Toy
 from ganbench import plugins
 from ganbench.bench import memory
 from ganbench.family import Clock, ImageSpec, Stage, configure, find_family
+from ganbench.training.augment import make_augmentation
 from ganbench.training.engine import TrainingEngine
 
 CPU = torch.device("cpu")
@@ -30,6 +31,18 @@ def test_the_state_of_a_family_by_hand():
     # weights, gradients, two moments of Adam; the averaged generator; the buffer k
     assert found.state == 4 * (4 * weights + generator + buffer)
     assert found.peak > found.state
+
+
+def test_averages_and_what_is_augmented_take_memory():
+    (plain,), (averaged,), (augmented,) = (
+        memory.training_memory(Toy, Toy.Config(batch=8, **more), ImageSpec(8, 1), [Stage(8, 8)])
+        for more in ({}, {"ema_snapshots": "0.05,0.1", "ema_width": 0.2}, {"augment": "ada"}))
+    assert averaged.state - plain.state == 2 * 4 * (4 * 64 + 64)
+    assert augmented.peak - augmented.state > 2 * (plain.peak - plain.state)
+    # what was kept of tensors without data is of no use to a step with data
+    engine = TrainingEngine(Toy(Toy.Config(batch=8), ImageSpec(8, 1)), Clock(), device=CPU, seed=0)
+    made = make_augmentation("ada", engine.family, CPU)
+    assert torch.isfinite(made(torch.zeros(2, 1, 8, 8), engine.random("x"))).all()
 
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("r3gan", "stylegan2")]

@@ -46,6 +46,20 @@ def test_state_and_images_of_a_family_by_hand():
     assert speed.seconds_per_kimg == pytest.approx(1000 * speed.seconds_per_step / 6)
 
 
+def test_augmentation_and_averages_are_part_of_a_measured_step(monkeypatch):
+    config = Toy.Config(batch=6, augment="diffaugment", ema_snapshots="0.05,0.1", ema_width=0.2)
+    bench, plain = (Bench(Toy, c, ImageSpec(8, 1), device=CPU) for c in (config, Toy.Config(batch=6)))
+    seen, moved = [], []
+    augmentation, powers = bench.steps.augmentation, bench.powers
+    forward, update = augmentation.forward, powers.update
+    monkeypatch.setattr(augmentation, "forward", lambda images, random: seen.append(1) or forward(images, random))
+    monkeypatch.setattr(powers, "update", lambda images, step: moved.append((images, step)) or update(images, step))
+    found = bench.measure(0)
+    assert len(seen) == 3 * len(moved) and moved == [(6, 6), (12, 6)]
+    more = found.state_bytes - plain.measure(0).state_bytes
+    assert more == 2 * 4 * sum(p.numel() for p in bench.family.generator.parameters())  # one is in its own's place
+
+
 class Greedy(Toy):
     """Three critic batches a step, and a side that doubles in the middle of training."""
 

@@ -64,6 +64,16 @@ def test_convolutions_by_hand():
     assert found.train == critic + generator
 
 
+def test_augmentation_by_hand():
+    """Of 8x8 pixels: reflected and doubled to 44x44, sampled at 28x28 places, halved again."""
+    plain, augmented = (count_flops(engine_of(Convolutions, 8, augment=kind)) for kind in ("", "ada"))
+    up, down = 2 * (44 * 8 * 8 + 44 * 8 * 44), 2 * (8 * 28 * 28 + 8 * 28 * 8)
+    look = 2 * 16 * 16 * 2 + 2 * 32  # a critic's pass, to see what it makes of reals
+    # reals and fakes for the critic, fakes for the generator and back to them, and reals for that look
+    assert augmented.train - plain.train == 5 * (up + down) + look
+    assert augmented.sample == plain.sample
+
+
 def test_a_gradient_penalty_is_counted_with_its_second_backward_pass():
     found = count_flops(engine_of(Penalised, 8))
     convolution, linear = 2 * 16 * 16 * 1 * 2, 2 * 32

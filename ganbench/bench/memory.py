@@ -7,6 +7,7 @@ convolution, the gaps of an allocator) is not.
 
 import weakref
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ganbench.family import Batch, Clock, Family, FamilyConfig, ImageSpec, Stage
+from ganbench.training.augment import make_augmentation, take_step
+from ganbench.training.augmentation import Augmentation
 from ganbench.training.engine import TrainingEngine
+from ganbench.training.power_average import parse_widths
 
 CPU = torch.device("cpu")
 
@@ -42,21 +46,25 @@ def training_memory(family: type[Family], config: FamilyConfig, images: ImageSpe
         model = family(config, images)
         engine = _Weightless(model, Clock(dataset_size=50_000), device=CPU, seed=0,
                              precision="bf16" if precision in ("bf16", "fp16") else "fp32")
-        return [_of_stage(engine, replace(stage, batch=stage.batch // processes)) for stage in stages]
+        augmentation = make_augmentation(config.augment, model, CPU)
+        with augmentation.without_data() if augmentation is not None else nullcontext():
+            return [_of_stage(engine, replace(stage, batch=stage.batch // processes), augmentation)
+                    for stage in stages]
 
 
-def _of_stage(engine: TrainingEngine, stage: Stage) -> Memory:
+def _of_stage(engine: TrainingEngine, stage: Stage, augmentation: Augmentation | None) -> Memory:
     engine.enter(stage)
     reals = _reals(engine.family.images, stage)
     # from the second step on, both networks' gradients of before are still there
     for _ in range(2):
         before = _bytes_of(engine.family)
         with _Alive() as alive, engine.autocast():
-            engine.family.step(reals, engine)
+            take_step(engine.family, reals, engine, augmentation)
     persistent = before + _optimizer_bytes(engine)
-    if engine.family.ema_decay(stage):
-        averaged = [*engine.family.generator.parameters(), *engine.family.generator.buffers()]
-        persistent += sum(map(_size, averaged))
+    # the averaged generator, the family's own or another in its place, and those that are kept as snapshots
+    config, generator = engine.family.config, engine.family.generator
+    averages = len(parse_widths(config.ema_snapshots)) + bool(config.ema_width or engine.family.ema_decay(stage))
+    persistent += averages * sum(map(_size, [*generator.parameters(), *generator.buffers()]))
     return Memory(stage.side, stage.batch, persistent, persistent + alive.peak)
 
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ganbench.family import Batch, Clock, Family, FamilyConfig, ImageSpec, Stage
+from ganbench.training.augment import make_augmentation
 from ganbench.training.engine import TrainingEngine
+from ganbench.training.power_average import PowerAverages
 from ganbench.training.recorded import WARM_UP, Steps
 
 LONG = 5.0  # seconds; a first step longer than that, on a CPU, is the measurement: what it does besides is little
@@ -54,8 +56,11 @@ class Bench:
         self.clock = Clock(dataset_size=50_000, total_images=round(1000 * total_kimg))
         self.device, self.images = device, images
         self.engine = TrainingEngine(self.family, self.clock, device=device, seed=seed, precision=precision)
-        self.steps = Steps(self.engine, self, record=record)
+        augmentation = make_augmentation(config.augment, self.family, device)
+        self.steps = Steps(self.engine, self, record=record, augmentation=augmentation)
+        self.powers = PowerAverages(self.engine)
         self.drawn = 0  # images that the last steps took
+        self.shown = 0  # images that all steps took
         self.batch: Batch | None = None
         self.prepared = False
 
@@ -110,9 +115,14 @@ class Bench:
 
     def _step(self, stage: Stage) -> None:
         self.engine.enter(stage)
-        self.engine.average()
+        if not self.powers.width:
+            self.engine.average()
+        before = self.drawn
         self.steps.take(stage)
         self.clock.steps += 1
+        # averages by the images of all steps, whatever is measured of them
+        self.shown += self.drawn - before
+        self.powers.update(self.shown, self.drawn - before)
 
     def next(self, side: int, batch: int) -> Batch:
         """The same random images each time, with labels where there are classes."""
@@ -137,6 +147,7 @@ class Bench:
         total = size(parameters) + size(p for p in parameters if p.requires_grad) + size(self.family.buffers())
         if self.engine.averaged is not None:
             total += size(self.engine.averaged.state_dict().values())
+        total += sum(size(network.state_dict().values()) for network in self.powers.networks)
         for optimizer in self.engine.optimizers.values():
             total += size(v for entry in optimizer.state.values() for v in entry.values() if isinstance(v, Tensor))
         return total

@@ -6,9 +6,12 @@ target, and falls below it (section 3); the sign is of the score less `Family.sc
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,7 +32,23 @@ REACH = len(SYM6) // 4  # pixels beyond the border that the filter needs on its 
 VALUES, GATES, NORMALS = 8, 13, 7
 
 
-class ADA(Augmentation):
+class Bgc(Augmentation):
+    """What uses the pipeline: it keeps matrices from one step to the next."""
+
+    @contextmanager
+    def without_data(self) -> Iterator[None]:
+        """As `Augmentation.without_data`."""
+        kept = (_resampling, _units, _axes)
+        for matrices in kept:
+            matrices.cache_clear()
+        try:
+            yield
+        finally:
+            for matrices in kept:
+                matrices.cache_clear()
+
+
+class ADA(Bgc):
     """Augmentation whose strength p follows how far the critic overfits. The settings are the code's."""
 
     defaults: ClassVar[dict[str, float]] = {"target": 0.6, "kimg": 500.0}
@@ -164,16 +183,15 @@ class Resampling(NamedTuple):
 @cache
 def _resampling(side: int, device: torch.device, dtype: torch.dtype) -> Resampling:
     taps, length, wide = [tap / sum(SYM6) for tap in SYM6], 3 * side - 2, side + 2 * REACH
-    up, down = torch.zeros(2 * length, side), torch.zeros(side, 2 * wide)
-    up, down = up.double(), down.double()
+    up, down = np.zeros((2 * length, side)), np.zeros((side, 2 * wide))
     for i in range(2 * length):
         # zeros between pixels, then the filter, which makes up for them by a factor of 2
         for source in range(max(0, (i - 7) // 2), min(length, i // 2 + 4)):
             if 0 <= (k := 5 + i - 2 * source) < len(taps):
                 up[i, _reflected(source - (side - 1), side)] += 2 * taps[k]
     for i in range(side):
-        down[i, 2 * i + 1:2 * i + 1 + len(taps)] = torch.tensor(taps, dtype=torch.float64)
-    return Resampling(up.to(device, dtype), down.to(device, dtype))
+        down[i, 2 * i + 1:2 * i + 1 + len(taps)] = taps
+    return Resampling(torch.tensor(up, device=device, dtype=dtype), torch.tensor(down, device=device, dtype=dtype))
 
 
 class Units(NamedTuple):

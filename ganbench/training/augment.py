@@ -1,12 +1,13 @@
 """What `--augment` can be asked for: the augmentations by name, and one made from what was typed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ganbench.errors import UserError, nearest
-from ganbench.family import Family, FamilyConfig, ImageSpec, short_name
+from ganbench.family import Batch, Engine, Family, FamilyConfig, ImageSpec, short_name
 from ganbench.training.ada import ADA
 from ganbench.training.augmentation import Augmentation
 from ganbench.training.diffaugment import DiffAugment
@@ -69,3 +70,11 @@ def make_augmentation(text: str | None, family: Family, device: torch.device) ->
         raise UserError(f"--augment {name} cannot be used with {short_name(type(family))} as it is set: {reason}; "
                         "leave it out")
     return kind(settings).to(device)
+
+
+def take_step(family: Family, batches: Iterator[Batch], engine: Engine, augmentation: Augmentation | None,
+              ) -> dict[str, Tensor | float]:
+    """One step of a family, augmented or as it is, and what is logged of it."""
+    if augmentation is not None:
+        return augmentation.step(family, batches, engine)
+    return dict(family.step(batches, engine))

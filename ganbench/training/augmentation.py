@@ -52,6 +52,11 @@ class Augmentation(nn.Module):
         return {}
 
     @contextmanager
+    def without_data(self) -> Iterator[None]:
+        """Inside, it works on tensors that have shapes and no data, and keeps none of them for later."""
+        yield
+
+    @contextmanager
     def applied(self, family: Family, engine: Engine) -> Iterator[None]:
         """Inside, the family's critic sees augmented images."""
         critic, entry = family.critic, family.critic_entry

@@ -17,6 +17,7 @@ from torch.utils.module_tracker import ModuleTracker
 
 from ganbench.family import Batch, Clock, Family, PartLoss, Stage
 from ganbench.random import Random, derived_seed
+from ganbench.training.augment import make_augmentation, take_step
 from ganbench.training.engine import TrainingEngine
 
 # A step that does nothing rare: a prime, beyond every warm-up, divides by no interval that a family may have
@@ -54,9 +55,10 @@ def count_flops(engine: TrainingEngine, stage: Stage | None = None) -> Flops:
                 drawn[0] += len(batch.images)
                 yield batch
 
-        # one training step, its images counted
+        # one training step, its images counted, with all that its critic sees augmented where that is asked for
+        augmentation = make_augmentation(family.config.augment, family, engine.device)
         with _counter() as training, engine.autocast():
-            family.step(counted(), counting)
+            take_step(family, counted(), counting, augmentation)
         for parameter in family.parameters():
             parameter.grad = None
         # and a few samples

@@ -17,6 +17,7 @@ from ganbench import distributed
 from ganbench.errors import UserError
 from ganbench.family import Batch, Stage
 from ganbench.random import taped, to_device
+from ganbench.training.augment import take_step
 from ganbench.training.augmentation import Augmentation
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.optimizers import rate_may_be_tensor
@@ -148,9 +149,7 @@ class Steps:
         engine = self.engine
         with taped(places), engine.autocast(), distributed.shared_batch(engine.clock.steps):
             batches = self._batches(stage, places)
-            if self.augmentation is not None:
-                return self.augmentation.step(engine.family, batches, engine)
-            return dict(engine.family.step(batches, engine))
+            return take_step(engine.family, batches, engine, self.augmentation)
 
     def _batches(self, stage: Stage, places: Places | None) -> Iterator[Batch]:
         """The run's batches, at their places where the step is recorded."""

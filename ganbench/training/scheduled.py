@@ -13,14 +13,13 @@ from torch import Tensor
 
 from ganbench.family import Batch, Engine, Family
 from ganbench.random import Random
-from ganbench.training.ada import GATES, NORMALS, VALUES, changed, gates
-from ganbench.training.augmentation import Augmentation
+from ganbench.training.ada import GATES, NORMALS, VALUES, Bgc, changed, gates
 
 CUTOUT = 0.5  # side of the square that is cut out, of the image's
 CUT_DRAWS = 3  # draws U[0,1) for an image's cutout: its gate, the square's centre across and down
 
 
-class Scheduled(Augmentation):
+class Scheduled(Bgc):
     """Augmentation whose strength p follows the images shown. Settings: p at the end, the kimg that it takes (of one
     batch a step, as the code counts), the share of p with which colours change. The defaults are the code's for
     CIFAR-10; FFHQ has p=0.3."""
