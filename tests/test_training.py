@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from ganbench import plugins
 from ganbench.errors import UserError
 from ganbench.family import FamilyConfig, find_family
 from ganbench.runs import checkpoint
+from ganbench.training import session
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.run_options import RunOptions
 from ganbench.training.session import resume, run
@@ -251,6 +253,13 @@ def test_out_of_memory_says_side_and_batch(elsewhere, monkeypatch):
     monkeypatch.setattr(TrainingEngine, "update", out_of_memory)
     with pytest.raises(UserError, match="side 32, batch 8"):
         run(options())
+
+
+def test_the_last_line_says_the_whole_time_with_scoring(elsewhere, monkeypatch, capsys):
+    clock = iter([0.0, 3725.0])  # where training begins, and behind the last score
+    monkeypatch.setattr(session, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    run(options(steps=1, metrics=[], quiet=False))
+    assert " of training; with pictures and scores 1:02:05: run" in capsys.readouterr().err
 
 
 def test_a_metric_that_does_not_apply_is_left_out_and_said(elsewhere, capsys):
