@@ -5,13 +5,16 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
 from ganbench import plugins, records
+from ganbench.distributed import watch
 from ganbench.training import session
 from ganbench.training.run_options import RunOptions
 
@@ -160,3 +163,27 @@ def test_a_run_under_torchrun_is_that_of_one_process(tmp_path, family):
     for key, value in weights[0].items():
         if key.startswith("family/generator") and value.is_floating_point():
             assert float((weights[1][key] - value).abs().max()) < 5e-3, key
+
+
+def test_who_is_silent_is_named_and_the_first_to_fail_ends_the_others(monkeypatch):
+    """The watches of two ranks in one process; what would end a process is only noted."""
+    ended = []
+    monkeypatch.setattr(watch, "PULSE", 0.05)
+    monkeypatch.setattr(watch.os, "_exit", ended.append)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    one, other = watch.Watch(0, 2), watch.Watch(1, 2)
+    one.start()
+    assert one.silent() == [1]
+    other.start()
+    assert any(one.silent() == [] for _ in range(50))
+    assert other.fail(2)  # the first: it says why
+    for _ in range(2000):
+        if ended:
+            break
+        time.sleep(0.01)
+    assert set(ended) == {2} and not one.fail(1)
+    for thread in (one, other):
+        thread.join()
