@@ -143,6 +143,10 @@ def test_dgm_evals_precision_and_recall_are_those_of_prdc():
     found = ours("precision_recall", "dgm-eval", real, fake)
     assert (found["precision"], found["recall"]) == pytest.approx(expected)
     assert found["precision"] != pytest.approx(ours("precision_recall", "ganbench", real, fake)["precision"])
+    # on real numbers the edge decides nothing; on a line of whole ones it does
+    line, between = np.arange(12.0)[:, None], np.arange(20.0)[:, None]
+    assert ours("precision_recall", "dgm-eval", line, between)["precision"] < \
+        ours("precision_recall", "ganbench", line, between, k=5)["precision"]
 
 
 def test_quantisation():
