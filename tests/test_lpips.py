@@ -15,8 +15,8 @@ def random_state(seed: int = 0) -> dict[str, torch.Tensor]:
         fan_in = value[0].numel() if value.dim() == 4 else 1
         scale = (2 / fan_in) ** 0.5 if value.dim() == 4 else 0.1
         state[key] = torch.randn(value.shape, generator=generator) * scale
-    for index, block in enumerate(WIDTHS):
-        state[f"lin{index}.weight"] = torch.rand(1, block[-1], 1, 1, generator=generator)
+    for index, width in enumerate(WIDTHS):
+        state[f"lin{index}.weight"] = torch.rand(1, width, 1, 1, generator=generator)
     return state
 
 

@@ -276,11 +276,13 @@ def to_uint8(images: Tensor, side: int | None = None) -> Tensor:
     """
     if not torch.isfinite(images).all():
         raise Diverged("the generator produced values that are not finite")
-    pixels = (images.float() * 127.5 + 127.5).round_().clamp_(0, 255).to(torch.uint8)
-    if side is not None and pixels.shape[-2] < side:
-        factor = side // pixels.shape[-2]
-        pixels = pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    return pixels
+    return full_side((images.float() * 127.5 + 127.5).round_().clamp_(0, 255).to(torch.uint8), side)
+
+
+def full_side(images: Tensor, side: int | None) -> Tensor:
+    """Replicate pixels up to `side`; images already there are returned as they are, and where it is None."""
+    factor = side // images.shape[-2] if side else 1
+    return images if factor <= 1 else images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
 def find_family(name: str) -> type[Family]:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -86,8 +85,3 @@ def clear(older_than_days: float = 0.0) -> tuple[int, int]:
             (cache_folder() / f"{entry.key}.safetensors").unlink(missing_ok=True)
             count, size = count + 1, size + entry.bytes
     return count, size
-
-
-def flat(tensors: Mapping[str, Tensor | list[Tensor]]) -> dict[str, Tensor]:
-    """States as they are written: lists of tensors joined."""
-    return {k: torch.cat(list(v)) if isinstance(v, list) else v for k, v in tensors.items()}

@@ -58,6 +58,7 @@ class _Job:
     note: str = ""
     group: tuple[str, ...] | None = None  # feature network with its resize and precision, or None: pixels
     cached: bool = False
+    key: str | None = None  # of what it learns of the reals, in the cache
 
 
 def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channels: int,
@@ -111,7 +112,9 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
     # --- what the cache knows of the reals already
     if use_cache:
         for job in jobs:
-            if not job.cached and _from_cache(job, reals, seed, side, channels):
+            job.key = None if job.cached else _cache_key(job, reals, seed, side, channels)
+            if job.key is not None and (found := cache.load_entry(job.key)) is not None:
+                job.metric.load_real_state(found)
                 job.cached = True
                 report.from_cache.append(job.name)
 
@@ -129,11 +132,13 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
     # --- the numbers
     for job in jobs:
         with guard(job.name):
-            if use_cache and not job.cached:
-                _to_cache(job, reals, seed, side, channels)
+            if job.key is not None and not job.cached:
+                cache.save_entry(job.key, job.metric.real_state(), f"{job.name} of {reals.description}")
             scores = job.metric.scores()
             protocol = _protocol(job.metric, fakes)
-            outcomes[job.name] = [Result(job.name, protocol, _noted(s, job.note)) for s in scores]
+            notes = ["; ".join(filter(None, (score.note, job.note))) for score in scores]
+            outcomes[job.name] = [Result(job.name, protocol, replace(score, note=note))
+                                  for score, note in zip(scores, notes)]
         job.metric.reset()  # its images or features are not needed any more
     return [result for name in names for result in outcomes.get(name, [])]
 
@@ -334,10 +339,6 @@ def mirrored(batch: Tensor, start: int, seed: int) -> Tensor:
     return torch.where(flip[:, None, None, None], batch.flip(3), batch)
 
 
-def _noted(score: Score, note: str) -> Score:
-    return replace(score, note="; ".join(part for part in (score.note, note) if part)) if note else score
-
-
 # --- the noise floor --------------------------------------------------------------------------------------------------
 
 def noise_floor(names: list[str], reals: ImageSet, n: int, *, device: torch.device, seed: int = 0,
@@ -383,18 +384,3 @@ def _cache_key(job: _Job, reals: ImageSet, seed: int, side: int, channels: int) 
     mask = job.take[True]
     mirror = [f"mirror={seed}"] if job.metric.mirrored else []
     return cache.key(reals.content_hash, side, channels, what, "all" if mask is None else mask.tobytes().hex(), *mirror)
-
-
-def _from_cache(job: _Job, reals: ImageSet, seed: int, side: int, channels: int) -> bool:
-    name = _cache_key(job, reals, seed, side, channels)
-    found = cache.load_entry(name) if name is not None else None
-    if found is None:
-        return False
-    job.metric.load_real_state(found)
-    return True
-
-
-def _to_cache(job: _Job, reals: ImageSet, seed: int, side: int, channels: int) -> None:
-    name = _cache_key(job, reals, seed, side, channels)
-    if name is not None:
-        cache.save_entry(name, job.metric.real_state(), f"{job.name} of {reals.description}")

@@ -37,7 +37,6 @@ class FeatureMetric(ImageMetric):
     def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
                  compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, **kwargs: Any):
         super().__init__(**kwargs)
-        self._make_states()
         self.compat, self.precision, self.seed = find_compat(compat), check_precision(dtype), seed
         # the network: one that is open, a name, or the class's own
         name, chosen = self._network_defaults()
@@ -50,10 +49,6 @@ class FeatureMetric(ImageMetric):
         self._network: FeatureNetwork | None = None
         if isinstance(network, FeatureNetwork):
             self.bind(network)
-
-    def _make_states(self) -> None:
-        """Declare what update fills and processes merge."""
-        raise NotImplementedError
 
     def _network_defaults(self) -> tuple[str, str]:
         """Network and layer where the caller names none; layer "" = the network's default."""
@@ -138,12 +133,9 @@ class StoredFeatures(FeatureMetric):
     """A metric that needs every feature of both sets at once: memory is the features."""
 
     states = "features"
+    kept_states: ClassVar[dict[str, str | None]] = {"real_features": "cat", "fake_features": "cat"}
     real_features: list[Tensor]
     fake_features: list[Tensor]
-
-    def _make_states(self) -> None:
-        self.add_state("real_features", default=[], dist_reduce_fx="cat")
-        self.add_state("fake_features", default=[], dist_reduce_fx="cat")
 
     def _add(self, features: Tensor, real: bool) -> None:
         (self.real_features if real else self.fake_features).append(features.detach())
@@ -174,11 +166,8 @@ class ThreeSets(StoredFeatures):
     """A metric that also needs features of real images that were not trained on."""
 
     needs_held_out = True
+    kept_states = {**StoredFeatures.kept_states, "held_out_features": "cat"}
     held_out_features: list[Tensor]
-
-    def _make_states(self) -> None:
-        super()._make_states()
-        self.add_state("held_out_features", default=[], dist_reduce_fx="cat")
 
     def update_held_out(self, images: Tensor) -> None:
         """Add uint8 images (N,C,H,W) that were not trained on, passing them through the network."""
@@ -203,16 +192,15 @@ class StreamedMoments(FeatureMetric):
     """
 
     states = "moments"
+    kept_states = dict.fromkeys(("real_moments", "real_sample", "fake_moments", "fake_sample"))
     real_moments: list[Tensor]
     fake_moments: list[Tensor]
     real_sample: list[Tensor]
     fake_sample: list[Tensor]
 
-    def _make_states(self) -> None:
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         self._latest: dict[bool, tuple[Tensor, int]] = {}  # moments as they were left, with their count
-        for side in ("real", "fake"):
-            self.add_state(f"{side}_moments", default=[], dist_reduce_fx=None)
-            self.add_state(f"{side}_sample", default=[], dist_reduce_fx=None)
 
     def _add(self, features: Tensor, real: bool) -> None:
         if not len(features):

@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
+import numpy as np
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PositiveInt, TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torchmetrics import Metric as TorchMetric
 
 from ganbench.errors import UserError, unknown
 from ganbench.family import Family
+from ganbench.metrics.maths.uncertainty import of_share
 from ganbench.plugins import load_plugin, plugin_label
 
 Kind = TypeVar("Kind", bound="MetricBase")
@@ -36,6 +38,13 @@ class Score:
     n_fake: int = 0
     higher_is_better: bool | None = False  # None: neither
     note: str = ""
+
+    @classmethod
+    def of_answers(cls, right: np.ndarray, level: str, method: str, n_real: int, n_fake: int,
+                   note: str = "") -> "Score":
+        """The share of right answers, bool (N,), with its Wilson interval; more is better."""
+        share, low, high = of_share(int(right.sum()), len(right))
+        return cls(share, level, low, high, method, n_real, n_fake, True, note)
 
 
 class MetricBase:
@@ -104,7 +113,14 @@ class ImageMetric(MetricBase, TorchMetric):
     any_shape: ClassVar[bool] = False  # images need be neither square nor of one size
     full_state_update: ClassVar[bool] = False  # type: ignore[misc]
 
+    kept_states: ClassVar[dict[str, str | None]] = {}  # lists of tensors that `update` fills; how processes merge them
+
     mirrored: bool = False  # the real images it is given are mirrored at random; its protocol says so
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        for name, merging in self.kept_states.items():
+            self.add_state(name, default=[], dist_reduce_fx=merging)
 
     def check_counts(self, n_real: int, n_fake: int) -> None:
         """Raise UserError if so many images will not do; asked before any of them is opened."""
@@ -177,11 +193,22 @@ class Subject:
 
 
 class ModelMetric(MetricBase):
-    """Measures a trained model itself."""
+    """Measures a trained model itself.
+
+    Args:
+        n: images; None = as many as the evaluation may use.
+    """
+
+    needs_labels: ClassVar[bool] = False  # it is for families that are told which class to make
+
+    def __init__(self, n: PositiveInt | None = None):
+        self.n = n
 
     def applies(self, family: Family) -> str:
         """Empty if the measure applies to this family; otherwise one line that says why not."""
-        return ""
+        if not self.needs_labels or family.needs_labels:
+            return ""
+        return f"{type(self).__module__.split('.')[-1]} needs a conditional family, and this one takes no labels"
 
     def measure(self, subject: Subject) -> list[Score]:
         """The numbers as rows of a table."""

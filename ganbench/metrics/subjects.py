@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.family import frozen_modes, to_uint8
+from ganbench.family import frozen_modes, full_side, to_uint8
 from ganbench.metrics.metric import Subject
 from ganbench.random import Random, derived_seed
 
@@ -77,12 +77,6 @@ def fake_pixels(subject: Subject, n: int, name: str, batch: int = 64) -> tuple[T
     parts = [(to_uint8(f.images).cpu(), f.labels) for f in fakes(subject, n, name, batch)]
     labels = None if parts[0][1] is None else torch.cat([part for _, part in parts if part is not None]).cpu()
     return torch.cat([pixels for pixels, _ in parts]), labels
-
-
-def full_side(images: Tensor, side: int) -> Tensor:
-    """Replicate pixels up to `side`; images already there are returned as they are."""
-    factor = side // images.shape[-2]
-    return images if factor <= 1 else images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
 def choose(store: Any, n: int, seed: int) -> np.ndarray:

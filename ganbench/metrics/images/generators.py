@@ -107,7 +107,8 @@ def from_torchscript(path: Path, n: int | None, seed: int, device: torch.device,
     for name in LATENT_NAMES:
         if known is None and hasattr(network, name):  # a user's own network, which has no base class of ours
             known = int(getattr(network, name))  # its attribute has one of several usual names
-    shape = _latent_shape(path, latent or known)
+    size = latent or known
+    shape = None if size is None else (size,)
 
     def run(z: Tensor) -> Tensor:
         with torch.no_grad():
@@ -127,23 +128,20 @@ def from_onnx(path: Path, n: int | None, seed: int, latent: int | None, output: 
     except Exception as error:
         raise UserError(f"cannot read {path} as ONNX ({str(error).splitlines()[0]})") from None
     entry = session.get_inputs()[0]
-    fixed = tuple(d for d in entry.shape[1:])
-    if latent is None and not all(isinstance(d, int) for d in fixed):
-        _latent_shape(path, None)
-    shape = (latent,) if latent is not None else fixed
+    fixed = tuple(entry.shape[1:]) if all(isinstance(length, int) for length in entry.shape[1:]) else None
+    shape = fixed if latent is None else (latent,)
     return _from_latents(lambda z: session.run(None, {entry.name: z.numpy()})[0], shape, n, seed, path, output)
 
 
-def _latent_shape(path: Path, size: int | None) -> tuple[int, ...]:
-    if size is None:
-        raise UserError(f"{path} does not say how many latents it takes: name the number with --latent")
-    return (size,)
-
-
-def _from_latents(run: Callable[[Tensor], Any], shape: tuple[int, ...], n: int | None, seed: int, path: Path,
+def _from_latents(run: Callable[[Tensor], Any], shape: tuple[int, ...] | None, n: int | None, seed: int, path: Path,
                   output: Output) -> GeneratedSet:
     """A network's images. They follow from its file, the seed and the number of latents, so these are the content hash.
+
+    shape: of one latent; None: not known, which is an error.
     """
+    if shape is None:
+        raise UserError(f"{path} does not say how many latents it takes: name the number with --latent")
+
     def make(size: int, number: int) -> Any:  # a stream a batch is fine, since `_from_batches` fixes their size
         try:
             return run(Random(derived_seed(seed, "sample", number)).normal(size, *shape))

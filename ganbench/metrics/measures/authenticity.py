@@ -6,7 +6,6 @@ from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.metrics.feature_metric import StoredFeatures
-from ganbench.metrics.maths.uncertainty import of_share
 from ganbench.metrics.metric import Score
 
 PART = 1024  # rows of the distance matrix at a time
@@ -36,10 +35,8 @@ class Authenticity(StoredFeatures):
     def scores(self) -> list[Score]:
         """The numbers as rows of a table, with their intervals where honest ones are known."""
         reals, fakes = self.reals(), self.fakes()
-        hits = int(authentic(reals, fakes).sum())
-        value, low, high = of_share(hits, len(fakes))
-        return [Score(value, "", low, high, "Wilson, over generated images, the real ones given", len(reals),
-                      len(fakes), True)]
+        return [Score.of_answers(authentic(reals, fakes).cpu().numpy(), "",
+                                 "Wilson, over generated images, the real ones given", len(reals), len(fakes))]
 
 
 def authentic(reals: Tensor, fakes: Tensor) -> Tensor:

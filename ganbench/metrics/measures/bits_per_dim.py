@@ -1,7 +1,6 @@
 """Code length of images under models that have a likelihood (or a bound of it)."""
 
 import torch
-from pydantic import PositiveInt
 
 from ganbench.family import Family, frozen_modes
 from ganbench.metrics.maths.uncertainty import of_mean
@@ -24,9 +23,6 @@ class BitsPerDim(ModelMetric):
     title = "Bits per dimension"
     paper = "van den Oord et al. 2016, arXiv 1601.06759; Kingma, Welling 2013, arXiv 1312.6114"
     summary = "Code length of real images under the model, in bits per pixel and channel; 8 knows nothing."
-
-    def __init__(self, n: PositiveInt | None = None):
-        self.n = n
 
     def applies(self, family: Family) -> str:
         """"" if the measure applies to this family; otherwise one line that says why not."""

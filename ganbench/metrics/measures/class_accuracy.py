@@ -1,10 +1,7 @@
 """Whether a conditional generator makes the class it was asked for."""
 
-import numpy as np
 from pydantic import PositiveInt
 
-from ganbench.family import Family
-from ganbench.metrics.maths.uncertainty import of_share
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.networks import classifier
 from ganbench.metrics.subjects import choose, fake_pixels, labels_of, pixels
@@ -24,13 +21,10 @@ class ClassAccuracy(ModelMetric):
     paper = "as in Mirza, Osindero 2014, arXiv 1411.1784, judged by a classifier"
     summary = "Share of conditional samples recognised as the class asked for, by ganbench's evaluation classifier."
     higher_is_better = True
+    needs_labels = True
 
     def __init__(self, n: PositiveInt | None = None):
         self.n, self.judge = n, "own-v1"
-
-    def applies(self, family: Family) -> str:
-        """"" if the measure applies to this family; otherwise one line that says why not."""
-        return "" if family.needs_labels else "class_accuracy needs a conditional family, and this one takes no labels"
 
     def protocol(self) -> str:
         """All that must agree for two values to be compared."""
@@ -47,9 +41,5 @@ class ClassAccuracy(ModelMetric):
         real_answers = judge.classify(pixels(store, judge.side, indices))
         right = judge.classify(made) == asked.numpy()
         real_right = real_answers == labels_of(store, "class_accuracy")[indices]
-        return [self._score(right, "", n_fake=len(right)),
-                self._score(real_right, "reals", n_real=len(real_right), note=f"{store.split} images")]
-
-    def _score(self, right: np.ndarray, level: str, n_real: int = 0, n_fake: int = 0, note: str = "") -> Score:
-        share, low, high = of_share(int(right.sum()), len(right))
-        return Score(share, level, low, high, "Wilson", n_real, n_fake, True, note)
+        return [Score.of_answers(right, "", "Wilson", 0, len(right)),
+                Score.of_answers(real_right, "reals", "Wilson", len(real_right), 0, f"{store.split} images")]

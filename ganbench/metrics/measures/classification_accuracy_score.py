@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from pydantic import PositiveInt
 
-from ganbench.family import Family
-from ganbench.metrics.maths.uncertainty import of_share
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.networks.classifier import (
     LARGEST_SIDE,
@@ -36,14 +34,10 @@ class ClassificationAccuracyScore(ModelMetric):
     summary = ("Whether samples can replace the training set: classes that are missing, mixed up or of little variety "
                "all cost accuracy on real images.")
     higher_is_better = True  # type: ignore[misc]
+    needs_labels = True
 
     def __init__(self, n: PositiveInt | None = None):
         self.n, self.used, self.judge = n, 0, f"own-v{ClassifierRecipe().version}"
-
-    def applies(self, family: Family) -> str:
-        """Why a family cannot be measured so, or "": it needs labels."""
-        return "" if family.needs_labels else \
-            "classification_accuracy_score needs a conditional family, and this one takes no labels"
 
     def protocol(self) -> str:
         """What the number depends on: classifier, samples, labels."""
@@ -65,10 +59,6 @@ class ClassificationAccuracyScore(ModelMetric):
         network, _ = train_classifier(samples, asked.numpy(), len(classes), True, side, subject.device, recipe)
         judge = Classifier(network.to(subject.device), side, classes, True, [], "samples")
         of_reals = of_classes(subject.reals, subject.device)
-        return [self._score(found.classify(answered) == truth, level, n_fake)
+        method = "Wilson, over held-out images, the classifier given"
+        return [Score.of_answers(found.classify(answered) == truth, level, method, len(truth), n_fake)
                 for level, found, n_fake in (("", judge, len(made)), ("reals", of_reals, 0))]
-
-    def _score(self, right: np.ndarray, level: str, n_fake: int) -> Score:
-        share, low, high = of_share(int(right.sum()), len(right))
-        return Score(share, level, low, high, "Wilson, over held-out images, the classifier given", len(right), n_fake,
-                     True)

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 
 from ganbench.errors import UserError
-from ganbench.family import Family
 from ganbench.metrics.maths import moments
 from ganbench.metrics.maths.frechet import Gaussian, compare
 from ganbench.metrics.metric import ModelMetric, Score, Subject
@@ -30,14 +29,11 @@ class IntraClassFid(ModelMetric):
     summary = ("FID within each class, averaged: it sees classes that are mixed up, or of which a conditional "
                "generator makes one picture only.")
     higher_is_better = False  # type: ignore[misc]
+    needs_labels = True
 
     def __init__(self, n: int | None = None, network: str = "inception-v3-compat", layer: str | None = None):
         self.n, self.network, self.layer = n, network, layer or default_layer(network)
         self.where, self.used = f"network={network}", 0
-
-    def applies(self, family: Family) -> str:
-        """Why a family cannot be measured so, or "": it needs labels."""
-        return "" if family.needs_labels else "intra_class_fid needs a conditional family, and this one takes no labels"
 
     def protocol(self) -> str:
         """What the number depends on: network, layer, fakes, labels."""

@@ -95,7 +95,9 @@ def numbers(real: np.ndarray, fake: np.ndarray, gamma: float) -> dict[str, tuple
     error_a, error_b = (float(e.std(ddof=1) / np.sqrt(len(e))) if len(e) > 1 else float("nan") for e in (real, fake))
     balance, error = gamma * a - b, float(np.hypot(gamma * error_a, error_b))
     # the sign of the balance decides the slope in L_real; within the balance's noise both are possible
-    slopes = [1 + gamma, 1 - gamma] if abs(balance) < Z95 * error else [1 + gamma if balance > 0 else 1 - gamma]
+    slopes = [1 + gamma if balance > 0 else 1 - gamma]
+    if abs(balance) < Z95 * error:
+        slopes = [1 + gamma, 1 - gamma]
     return {"": (a + abs(balance), max(float(np.hypot(slope * error_a, error_b)) for slope in slopes)),
             "L_real": (a, error_a), "L_fake": (b, error_b), "balance": (balance, error),
             "ratio": (b / a, float(np.hypot(error_b, b / a * error_a)) / a)}

@@ -40,9 +40,9 @@ class Mifid(StoredFeatures):
         """{"mifid", "distance"}; mifid is infinite where every generated image has a real one's very direction."""
         reals, fakes = self.reals(), self.fakes()
         fid, distance = frechet_distance(fakes, reals, self.compat.ddof), memorisation_distance(fakes, reals)
-        if distance >= self.threshold:
-            return {"mifid": fid, "distance": distance}
-        return {"mifid": fid / distance if distance else float("inf") if fid else 0.0, "distance": distance}
+        if distance < self.threshold and fid:
+            fid = fid / distance if distance else float("inf")
+        return {"mifid": fid, "distance": distance}
 
     def scores(self) -> list[Score]:
         """The numbers as rows of a table, with their intervals where honest ones are known."""

@@ -1,7 +1,5 @@
 """MS-SSIM between pairs of generated images: how varied they are."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -27,13 +25,9 @@ class MSSSIM(ImageMetric):
     rectangles = True
     any_channels = True
 
+    kept_states = {"values": "cat", "waiting": "cat"}
     values: list[Tensor]
     waiting: list[Tensor]  # of each process the first of a pair whose second has not come yet
-
-    def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.add_state("values", default=[], dist_reduce_fx="cat")
-        self.add_state("waiting", default=[], dist_reduce_fx="cat")
 
     def protocol(self) -> str:
         """All that must agree for two values to be compared."""

@@ -2,10 +2,9 @@
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 
-from ganbench.metrics.maths.uncertainty import of_mean, of_share
+from ganbench.metrics.maths.uncertainty import of_mean
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import choose, fake_pixels, held_out, labels_of, pixels
 
@@ -27,9 +26,6 @@ class Nnd(ModelMetric):
     paper = "Radford, Metz, Chintala 2015, arXiv 1511.06434 (authors' code)"
     summary = "How close, in pixels, held-out images have a sample beside them. Low means that nothing is left out."
 
-    def __init__(self, n: PositiveInt | None = None):
-        self.n = n
-
     def protocol(self) -> str:
         """All that must agree for two values to be compared."""
         return f"nnd;space=pixels;samples={self.n or 'all'};queries=held-out"
@@ -50,17 +46,14 @@ class Nnd(ModelMetric):
         if asked is not None:
             truth = labels_of(test, "nnd")[queries_at]
             train_labels = labels_of(subject.reals, "nnd")[train_at]
-            scores += [self._accuracy(asked.numpy()[nearest] == truth, "nnc", n),
-                       self._accuracy(train_labels[train_nearest] == truth, "nnc_train", 0)]
+            method = "Wilson, over held-out images"
+            scores += [Score.of_answers(asked.numpy()[nearest] == truth, "nnc", method, len(truth), n),
+                       Score.of_answers(train_labels[train_nearest] == truth, "nnc_train", method, len(truth), 0)]
         return scores
 
     def _distance(self, distance: np.ndarray, level: str, n_real: int, n_fake: int, note: str = "") -> Score:
         mean, low, high = of_mean(distance, least=0.0)
         return Score(mean, level, low, high, "normal, over held-out images", n_real, n_fake, False, note)
-
-    def _accuracy(self, right: np.ndarray, level: str, n_fake: int) -> Score:
-        share, low, high = of_share(int(right.sum()), len(right))
-        return Score(share, level, low, high, "Wilson, over held-out images", len(right), n_fake, True)
 
 
 def nearest_neighbours(queries: Tensor, samples: Tensor, chunk: int = 512) -> tuple[np.ndarray, np.ndarray]:

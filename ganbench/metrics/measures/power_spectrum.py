@@ -3,12 +3,12 @@ weights.
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
+from ganbench.metrics.feature_metric import rows, stacked
 from ganbench.metrics.maths.uncertainty import around
 from ganbench.metrics.metric import ImageMetric, Score
 
@@ -31,13 +31,9 @@ class PowerSpectrum(ImageMetric):
                "noise in any kind of picture without a pretrained network, and does not see what a picture shows.")
     higher_is_better = False  # type: ignore[misc]
 
+    kept_states = {"real_spectra": "cat", "fake_spectra": "cat"}
     real_spectra: list[Tensor]
     fake_spectra: list[Tensor]
-
-    def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.add_state("real_spectra", default=[], dist_reduce_fx="cat")
-        self.add_state("fake_spectra", default=[], dist_reduce_fx="cat")
 
     def protocol(self) -> str:
         """All that must agree for two values to be compared."""
@@ -66,10 +62,9 @@ class PowerSpectrum(ImageMetric):
     def _sets(self) -> tuple[Tensor, Tensor]:
         sets = []
         for kind, parts in (("real", self.real_spectra), ("generated", self.fake_spectra)):
-            rows = parts if isinstance(parts, Tensor) else torch.cat(parts) if parts else None
-            if rows is None or len(rows) < 2:
+            if rows(parts) < 2:
                 raise UserError(f"power_spectrum needs at least two {kind} images")
-            sets.append(rows)
+            sets.append(stacked(parts, ""))
         return sets[0], sets[1]
 
 
@@ -105,5 +100,5 @@ def _distance(real: Tensor, fake: Tensor) -> tuple[float, float]:
     if value == 0:
         return 0.0, 0.0
     slope = step / (len(step) * value)  # of the distance by each radius's step
-    variance = sum(float((rows @ slope).var()) / len(rows) for rows in (real, fake))
+    variance = sum(float((spectra @ slope).var()) / len(spectra) for spectra in (real, fake))
     return value, math.sqrt(variance)

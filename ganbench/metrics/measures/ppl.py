@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.family import Family
+from ganbench.family import Family, full_side
 from ganbench.metrics.maths.arrays import tf32
 from ganbench.metrics.maths.uncertainty import of_trimmed_mean
 from ganbench.metrics.metric import ModelMetric, Score, Subject
-from ganbench.metrics.subjects import draw_labels, full_side, sampling, stream
+from ganbench.metrics.networks.classifier import averaged
+from ganbench.metrics.subjects import draw_labels, sampling, stream
 from ganbench.pictures.walks import Path, between, lerp, natural_path
 from ganbench.random import derived_seed
 
@@ -113,16 +113,10 @@ class Ppl(ModelMetric):
                 z = between(z1.double(), z2.double(), place, path).to(z1.dtype)
                 images = family.generate(z, labels, generator)
         images = full_side(images.float(), family.images.side)
-        return shrink(face(images) if self.crop else images)
+        return averaged(face(images) if self.crop else images, LARGEST_SIDE)
 
 
 def face(images: Tensor) -> Tensor:
     """The half-side square where a centred face is: with c = side div 8, rows 3c to 7c and columns 2c to 6c."""
     c = images.shape[-1] // 8
     return images[..., 3 * c:7 * c, 2 * c:6 * c]
-
-
-def shrink(images: Tensor, side: int = LARGEST_SIDE) -> Tensor:
-    """Average blocks of pixels down to `side`, where the images are larger."""
-    factor = images.shape[-1] // side
-    return F.avg_pool2d(images, factor) if factor > 1 else images

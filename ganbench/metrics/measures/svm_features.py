@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.family import Family
-from ganbench.metrics.maths.uncertainty import of_mean, of_share
+from ganbench.metrics.maths.uncertainty import of_mean
 from ganbench.metrics.metric import ModelMetric, Score, Subject
 from ganbench.metrics.subjects import choose, held_out, labels_of, native_side, reals
 from ganbench.pictures import activations
@@ -79,10 +79,8 @@ class SvmFeatures(ModelMetric):
             if len(x) < width:
                 x, y = compress(x, y, subject.device)
             cost = choose_cost(x, answers, subject.seed)
-            right = fit(x, answers, cost).predict(y) == truth
-            share, low, high = of_share(int(right.sum()), len(right))
-            note = f"{width} features, C = {cost:g}"
-            scores.append(Score(share, level, low, high, "Wilson, over held-out images", len(x), 0, True, note))
+            right, note = fit(x, answers, cost).predict(y) == truth, f"{width} features, C = {cost:g}"
+            scores.append(Score.of_answers(right, level, "Wilson, over held-out images", len(x), 0, note))
             if self.draws and level == "":
                 scores.append(self._few_labels(x, answers, y, truth, cost, subject.seed))
         return scores
@@ -121,10 +119,8 @@ def untrained(family: Family, seed: int) -> Family:
 
 def features(subject: Subject, family: Family, store: Any, indices: np.ndarray) -> np.ndarray:
     """Pooled critic features of stored images, float32 (n,d)."""
-    rows = []
-    for images, labels in reals(subject, store, indices, side=native_side(subject)):
-        rows.append(describe(family, images, labels).cpu())
-    return torch.cat(rows).numpy()
+    return torch.cat([describe(family, images, labels).cpu()
+                      for images, labels in reals(subject, store, indices, side=native_side(subject))]).numpy()
 
 
 def describe(family: Family, images: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -35,6 +35,7 @@ class SWD(ImageMetric):
     levels_are_sides = True
     with_floor = True
 
+    kept_states = {"real_images": "cat", "fake_images": "cat"}
     real_images: list[Tensor]
     fake_images: list[Tensor]
 
@@ -44,8 +45,6 @@ class SWD(ImageMetric):
         self._n = 0
         self._room: dict[bool, Tensor] = {}  # real -> memory that the state is the beginning of
         self.seed, self.patches, self.size, self.repeats, self.directions = seed, patches, size, repeats, directions
-        self.add_state("real_images", default=[], dist_reduce_fx="cat")
-        self.add_state("fake_images", default=[], dist_reduce_fx="cat")
 
     def protocol(self) -> str:
         """All that must agree for two values to be compared."""

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
 
 from ganbench.family import Family, frozen_modes
 from ganbench.metrics.maths.uncertainty import Z95
@@ -30,9 +29,6 @@ class WassersteinGap(ModelMetric):
     paper = "Arjovsky, Chintala, Bottou 2017, arXiv 1701.07875; Gulrajani et al. 2017, arXiv 1704.00028"
     summary = "The critic's Wasserstein estimate on training and on held-out images; their gap is overfitting."
     higher_is_better = None
-
-    def __init__(self, n: PositiveInt | None = None):
-        self.n = n
 
     def applies(self, family: Family) -> str:
         """"" if the measure applies to this family; otherwise one line that says why not."""

@@ -29,14 +29,13 @@ class WaveletFrechet(ImageMetric):
                "textures, noise and colours of any kind of picture, alike in all domains.")
     higher_is_better = False  # type: ignore[misc]
 
+    kept_states = {"real_sums": None, "fake_sums": None}
     real_sums: list[Tensor]
     fake_sums: list[Tensor]
 
     def __init__(self, levels: PositiveInt = 4, **kwargs: Any):
         super().__init__(**kwargs)
         self.levels = levels
-        self.add_state("real_sums", default=[], dist_reduce_fx=None)
-        self.add_state("fake_sums", default=[], dist_reduce_fx=None)
 
     def protocol(self) -> str:
         """All that must agree for two values to be compared."""

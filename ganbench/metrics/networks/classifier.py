@@ -8,8 +8,6 @@ with published ones that used other networks.
 
 import hashlib
 import json
-import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ganbench.errors import UserError
+from ganbench.files import atomic_file, cache_dir
 from ganbench.random import derived_seed
 
 LARGEST_SIDE = 64  # larger images are averaged down to this
@@ -98,28 +97,26 @@ def averaged(images: Tensor, side: int) -> Tensor:
     return F.avg_pool2d(images, factor) if factor > 1 else images
 
 
-def of_classes(store: Any, device: torch.device | str = "cpu", recipe: ClassifierRecipe | None = None,
-               progress: Callable[[str], None] | None = None) -> Classifier:
+def of_classes(store: Any, device: torch.device | str = "cpu", recipe: ClassifierRecipe | None = None) -> Classifier:
     """The classifier of the data set's classes. Raises UserError for unlabelled data."""
     if store.labels is None or len(store.classes) < 2:
         raise UserError(f"an evaluation classifier needs labels, and {store.name} has none: "
                         "use a labelled data set or a folder with one subfolder a class")
     targets = np.asarray(store.labels, dtype=np.int64)
-    return _cached(store, targets, list(store.classes), True, torch.device(device), recipe or ClassifierRecipe(),
-                   progress)
+    return _cached(store, targets, list(store.classes), True, torch.device(device), recipe or ClassifierRecipe())
 
 
-def of_attributes(store: Any, device: torch.device | str = "cpu", recipe: ClassifierRecipe | None = None,
-                  progress: Callable[[str], None] | None = None) -> Classifier:
+def of_attributes(store: Any, device: torch.device | str = "cpu",
+                  recipe: ClassifierRecipe | None = None) -> Classifier:
     """One network for all binary attributes of the data set. Raises UserError where it has none."""
     attributes, names = attributes_of(store)
     if attributes is None:
         raise UserError(f"attribute classifiers need a table of attributes, and {store.name} has none")
-    return _cached(store, attributes, names, False, torch.device(device), recipe or ClassifierRecipe(), progress)
+    return _cached(store, attributes, names, False, torch.device(device), recipe or ClassifierRecipe())
 
 
-def of_channels(store: Any, symbols: int, device: torch.device | str = "cpu", recipe: ClassifierRecipe | None = None,
-                progress: Callable[[str], None] | None = None) -> Classifier:
+def of_channels(store: Any, symbols: int, device: torch.device | str = "cpu",
+                recipe: ClassifierRecipe | None = None) -> Classifier:
     """The classifier of one grey channel, where a class is its channels' symbols read as digits to base `symbols`.
 
     Stacked MNIST is such data: class 427 shows a 4, a 2 and a 7 in its three channels.
@@ -130,7 +127,7 @@ def of_channels(store: Any, symbols: int, device: torch.device | str = "cpu", re
     parts = np.unravel_index(np.asarray(store.labels, dtype=np.int64), (symbols,) * store.channels)
     names = [str(i) for i in range(symbols)]
     targets = np.concatenate(parts)
-    return _cached(_Channels(store), targets, names, True, torch.device(device), recipe or ClassifierRecipe(), progress)
+    return _cached(_Channels(store), targets, names, True, torch.device(device), recipe or ClassifierRecipe())
 
 
 class _Channels:
@@ -164,23 +161,18 @@ def attributes_of(store: Any) -> tuple[np.ndarray | None, list[str]]:
 
 
 def _cached(store: Any, targets: np.ndarray, names: list[str], exclusive: bool, device: torch.device,
-            recipe: ClassifierRecipe,
-            progress: Callable[[str], None] | None) -> Classifier:
-    from ganbench.data import cache_dir
-
+            recipe: ClassifierRecipe) -> Classifier:
     # the images, the answers and the recipe decide the network, so they name its file
     side = min(store.side, LARGEST_SIDE)
     key = hashlib.sha256(json.dumps({
         "content": store.content_hash, "targets": hashlib.sha256(targets.tobytes()).hexdigest(), "outputs": names,
         "exclusive": exclusive, "side": side, "recipe": asdict(recipe)}, sort_keys=True).encode()).hexdigest()
-    path = Path(cache_dir()) / "classifiers" / f"{key[:32]}.safetensors"
+    path = cache_dir() / "classifiers" / f"{key[:32]}.safetensors"
     network = Network(store.channels, side, len(names), recipe.width)
     # trained once, then read
     if path.exists():
         accuracy = _read(path, network)
     else:
-        if progress is not None:
-            progress(f"training the evaluation classifier of {store.name} at {side} px (once; kept in {path.parent})")
         network, accuracy = train_classifier(store, targets, len(names), exclusive, side, device, recipe)
         _write(path, network, accuracy)
     return Classifier(network.to(device), side, names, exclusive, accuracy, f"own-v{recipe.version}@{key[:8]}")
@@ -235,16 +227,9 @@ def _loss(logits: Tensor, answers: Tensor, exclusive: bool) -> Tensor:
 
 
 def _write(path: Path, network: nn.Module, accuracy: list[float]) -> None:
-    # written under another name and renamed, so that nobody reads half a file
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path, remedy="set GANBENCH_CACHE to a folder that can be written") as scratch:
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, scratch,
                   metadata={"accuracy": json.dumps(accuracy)})
-        os.replace(scratch, path)
-    except OSError as error:
-        raise UserError(f"cannot keep the evaluation classifier in {path.parent}: {error.strerror or error}; "
-                        "set GANBENCH_CACHE to a folder that can be written") from None
 
 
 def _read(path: Path, network: nn.Module) -> list[float]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ganbench.errors import unknown
-from ganbench.family import to_uint8
+from ganbench.errors import Diverged, unknown
+from ganbench.family import full_side, to_uint8
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,9 @@ class Compat:
         if self.rounding == "nearest":
             return to_uint8(images, side)
         if not torch.isfinite(images).all():
-            from ganbench.errors import Diverged
             raise Diverged("the generator produced values that are not finite")
         scaled = images.float() * 127.5 + 128 if self.rounding == "stylegan" else (images.float() + 1) / 2 * 255
-        pixels = scaled.clamp(0, 255).to(torch.uint8)
-        factor = side // pixels.shape[-2] if side else 1
-        return pixels if factor <= 1 else pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+        return full_side(scaled.clamp(0, 255).to(torch.uint8), side)
 
 
 MODES = {mode.name: mode for mode in (

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.vgg import cfgs, make_layers
 
 from ganbench.errors import UserError, nearest, unknown
 from ganbench.metrics.maths.arrays import tf32
@@ -267,20 +268,12 @@ def _random_vgg16(name: str, layers: Sequence[str], device: torch.device, dtype:
 
     Random features tell sets of images apart (Naeem et al. 2020, section 4.2), but not as people do.
     """
-    side, inputs, rule = 64, 3, compat.resize
-    parts: list[nn.Module] = []
-    random = Random(derived_seed(0, "random-vgg16"))
-    # five blocks of 3x3 convolutions, each ended by a pooling but the last
-    for widths in ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)):
-        for width in widths:
-            conv = nn.Conv2d(inputs, width, 3, padding=1)
-            conv.weight.data = random.normal(width, inputs, 3, 3) * (2 / (9 * inputs)) ** 0.5
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-            parts += [conv, nn.ReLU(inplace=True)]
-            inputs = width
-        parts.append(nn.MaxPool2d(2))
-    network = nn.Sequential(*parts[:-1]).to(device, DTYPES[dtype]).to(memory_format=torch.channels_last).eval()
-    network.requires_grad_(False)
+    side, rule = 64, compat.resize
+    random, network = Random(derived_seed(0, "random-vgg16")), make_layers(cfgs["D"], batch_norm=False)[:-1]
+    for conv in (layer for layer in network if isinstance(layer, nn.Conv2d)):
+        conv.weight.data = random.normal(*conv.weight.shape) * (2 / (9 * conv.in_channels)) ** 0.5
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    network = network.to(device, DTYPES[dtype]).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def body(images: Tensor) -> Mapping[str, Tensor]:
         x = ((resize(images, side, rule, resize_dtype(dtype)) - 127.5) / 127.5).to(DTYPES[dtype])

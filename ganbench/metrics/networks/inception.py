@@ -42,59 +42,46 @@ AVERAGE, MAXIMUM, MAXIMUM_DOWN = "average 3x3", "maximum 3x3", "maximum 3x3 stri
 Branch = Sequence["Conv | Fork | str"]
 
 
-# the blocks, on maps of side 35 (_a), from 35 to 17 (_b), of 17 (_c), from 17 to 8 (_d), and of 8 (_e)
-def _a(block: str) -> list[Branch]:
-    def n(leaf: str) -> str:
-        return f"{block}.{leaf}"
-
-    return [[Conv(n("branch1x1"))],
-            [Conv(n("branch5x5_1")), Conv(n("branch5x5_2"), pad=(2, 2))],
-            [Conv(n("branch3x3dbl_1")), Conv(n("branch3x3dbl_2"), pad=(1, 1)), Conv(n("branch3x3dbl_3"), pad=(1, 1))],
-            [AVERAGE, Conv(n("branch_pool"))]]
-
-
-def _b(block: str) -> list[Branch]:
-    def n(leaf: str) -> str:
-        return f"{block}.{leaf}"
-
-    return [[Conv(n("branch3x3"), stride=2)],
-            [Conv(n("branch3x3dbl_1")), Conv(n("branch3x3dbl_2"), pad=(1, 1)), Conv(n("branch3x3dbl_3"), stride=2)],
-            [MAXIMUM_DOWN]]
-
-
-def _c(block: str) -> list[Branch]:
-    def n(leaf: str) -> str:
-        return f"{block}.{leaf}"
-
-    wide, tall = (0, 3), (3, 0)
-    return [[Conv(n("branch1x1"))],
-            [Conv(n("branch7x7_1")), Conv(n("branch7x7_2"), pad=wide), Conv(n("branch7x7_3"), pad=tall)],
-            [Conv(n("branch7x7dbl_1")), Conv(n("branch7x7dbl_2"), pad=tall), Conv(n("branch7x7dbl_3"), pad=wide),
-             Conv(n("branch7x7dbl_4"), pad=tall), Conv(n("branch7x7dbl_5"), pad=wide)],
-            [AVERAGE, Conv(n("branch_pool"))]]
+# The kinds of blocks: on maps of side 35 (A), from 35 to 17 (B), of 17 (C), from 17 to 8 (D), and of 8 (E).
+WIDE, TALL = (0, 3), (3, 0)
+A: list[Branch] = [
+    [Conv("branch1x1")],
+    [Conv("branch5x5_1"), Conv("branch5x5_2", pad=(2, 2))],
+    [Conv("branch3x3dbl_1"), Conv("branch3x3dbl_2", pad=(1, 1)), Conv("branch3x3dbl_3", pad=(1, 1))],
+    [AVERAGE, Conv("branch_pool")]]
+B: list[Branch] = [
+    [Conv("branch3x3", stride=2)],
+    [Conv("branch3x3dbl_1"), Conv("branch3x3dbl_2", pad=(1, 1)), Conv("branch3x3dbl_3", stride=2)],
+    [MAXIMUM_DOWN]]
+C: list[Branch] = [
+    [Conv("branch1x1")],
+    [Conv("branch7x7_1"), Conv("branch7x7_2", pad=WIDE), Conv("branch7x7_3", pad=TALL)],
+    [Conv("branch7x7dbl_1"), Conv("branch7x7dbl_2", pad=TALL), Conv("branch7x7dbl_3", pad=WIDE),
+     Conv("branch7x7dbl_4", pad=TALL), Conv("branch7x7dbl_5", pad=WIDE)],
+    [AVERAGE, Conv("branch_pool")]]
+D: list[Branch] = [
+    [Conv("branch3x3_1"), Conv("branch3x3_2", stride=2)],
+    [Conv("branch7x7x3_1"), Conv("branch7x7x3_2", pad=WIDE), Conv("branch7x7x3_3", pad=TALL),
+     Conv("branch7x7x3_4", stride=2)],
+    [MAXIMUM_DOWN]]
+E: list[Branch] = [
+    [Conv("branch1x1")],
+    [Conv("branch3x3_1"), Fork((Conv("branch3x3_2a", pad=(0, 1)), Conv("branch3x3_2b", pad=(1, 0))))],
+    [Conv("branch3x3dbl_1"), Conv("branch3x3dbl_2", pad=(1, 1)),
+     Fork((Conv("branch3x3dbl_3a", pad=(0, 1)), Conv("branch3x3dbl_3b", pad=(1, 0))))]]
 
 
-def _d(block: str) -> list[Branch]:
-    def n(leaf: str) -> str:
-        return f"{block}.{leaf}"
+def _named(block: str, kind: list[Branch]) -> list[Branch]:
+    """A kind of block with the names that the weights of this one have."""
+    def own(conv: Conv) -> Conv:
+        return conv._replace(name=f"{block}.{conv.name}")
 
-    return [[Conv(n("branch3x3_1")), Conv(n("branch3x3_2"), stride=2)],
-            [Conv(n("branch7x7x3_1")), Conv(n("branch7x7x3_2"), pad=(0, 3)), Conv(n("branch7x7x3_3"), pad=(3, 0)),
-             Conv(n("branch7x7x3_4"), stride=2)],
-            [MAXIMUM_DOWN]]
+    def named(step: "Conv | Fork | str") -> "Conv | Fork | str":
+        if isinstance(step, Fork):
+            return Fork(tuple(map(own, step.convs)))
+        return own(step) if isinstance(step, Conv) else step
 
-
-def _e(block: str, pooling: str) -> list[Branch]:
-    def n(leaf: str) -> str:
-        return f"{block}.{leaf}"
-
-    def split(stem: str) -> Fork:
-        return Fork((Conv(n(f"{stem}a"), pad=(0, 1)), Conv(n(f"{stem}b"), pad=(1, 0))))
-
-    return [[Conv(n("branch1x1"))],
-            [Conv(n("branch3x3_1")), split("branch3x3_2")],
-            [Conv(n("branch3x3dbl_1")), Conv(n("branch3x3dbl_2"), pad=(1, 1)), split("branch3x3dbl_3")],
-            [pooling, Conv(n("branch_pool"))]]
+    return [[named(step) for step in branch] for branch in kind]
 
 
 # the network: stages that end where features are read
@@ -102,10 +89,11 @@ STAGES: list[tuple[str, list[list[Branch]]]] = [
     ("64", [[[Conv("Conv2d_1a_3x3", stride=2), Conv("Conv2d_2a_3x3"), Conv("Conv2d_2b_3x3", pad=(1, 1)),
               MAXIMUM_DOWN]]]),
     ("192", [[[Conv("Conv2d_3b_1x1"), Conv("Conv2d_4a_3x3"), MAXIMUM_DOWN]]]),
-    ("spatial", [_a("Mixed_5b"), _a("Mixed_5c"), _a("Mixed_5d"), _b("Mixed_6a"),
-                 _c("Mixed_6b"), _c("Mixed_6c"), _c("Mixed_6d")]),
-    ("768", [_c("Mixed_6e")]),
-    ("2048", [_d("Mixed_7a"), _e("Mixed_7b", AVERAGE), _e("Mixed_7c", MAXIMUM)]),
+    ("spatial", [_named(f"Mixed_{name}", kind) for name, kind in
+                 (("5b", A), ("5c", A), ("5d", A), ("6a", B), ("6b", C), ("6c", C), ("6d", C))]),
+    ("768", [_named("Mixed_6e", C)]),
+    ("2048", [_named("Mixed_7a", D), _named("Mixed_7b", [*E, [AVERAGE, Conv("branch_pool")]]),
+              _named("Mixed_7c", [*E, [MAXIMUM, Conv("branch_pool")]])]),
 ]
 
 
@@ -129,10 +117,10 @@ class Inception(nn.Module):
         last = max(LAYERS.index(layer) for layer in layers)
         self.stages = STAGES[:last + 1]
         # their convolutions' weights, batch normalisation folded in
-        for name in _conv_names(self.stages):
-            weight, bias = _folded(state, name)
-            self.register_buffer(_key(name, "weight"), weight.to(dtype).contiguous(memory_format=layout))
-            self.register_buffer(_key(name, "bias"), bias.to(dtype))
+        for conv in (c for _, blocks in self.stages for block in blocks for branch in block for c in _convs(branch)):
+            weight, bias = _folded(state, conv.name)
+            self.register_buffer(_key(conv.name, "weight"), weight.to(dtype).contiguous(memory_format=layout))
+            self.register_buffer(_key(conv.name, "bias"), bias.to(dtype))
         self._join_heads()
         # the classifier, where logits are wanted
         if last > LAYERS.index("2048"):
@@ -236,7 +224,9 @@ def graph_names() -> dict[str, str]:
 
 
 def _convs(branch: Branch) -> list[Conv]:
-    return [step for step in branch if isinstance(step, Conv)]
+    """All convolutions of a branch, those of its forks among them."""
+    return [conv for step in branch if not isinstance(step, str)
+            for conv in (step.convs if isinstance(step, Fork) else (step,))]
 
 
 def _heads(block: Sequence[Branch]) -> list[Conv]:
@@ -252,16 +242,6 @@ def _joined(heads: Sequence[Conv]) -> str:
 
 def _key(name: str, part: str) -> str:
     return f"{name}_{part}".replace(".", "_")
-
-
-def _conv_names(stages: list[tuple[str, list[list[Branch]]]]) -> list[str]:
-    names = []
-    for _, blocks in stages:
-        for branch in (branch for block in blocks for branch in block):
-            for step in branch:
-                names += [c.name for c in (step.convs if isinstance(step, Fork) else
-                                           [step] if isinstance(step, Conv) else [])]
-    return names
 
 
 def _folded(state: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.vgg import cfgs, make_layers
 
 from ganbench.errors import UserError
 
-WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # output channels, block by block
+WIDTHS = (64, 128, 256, 512, 512)  # maps of each block
 SMALLEST_SIDE = 16  # four poolings: below this the last block has nothing to look at
 
 
@@ -22,24 +23,15 @@ class VGG16Features(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        self.taps: list[int] = []  # index of the last ReLU in each block
-        inputs = 3
-        for block in WIDTHS:
-            for width in block:
-                layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
-                inputs = width
-            self.taps.append(len(layers) - 1)
-            layers.append(nn.MaxPool2d(2))
-        self.features = nn.Sequential(*layers[:-1])  # nothing is read after the last block's pooling
+        self.features = make_layers(cfgs["D"], batch_norm=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps (B,C,H,W) after each block, for images normalised as ImageNet's."""
         maps, x = [], images
-        for index, layer in enumerate(self.features):
-            x = layer(x)
-            if index in self.taps:
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):  # ends a block
                 maps.append(x)
+            x = layer(x)
         return maps
 
 
@@ -56,7 +48,7 @@ class LPIPS(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.vgg = VGG16Features()
-        self.weights = nn.ParameterList([nn.Parameter(torch.ones(block[-1])) for block in WIDTHS])
+        self.weights = nn.ParameterList([nn.Parameter(torch.ones(width)) for width in WIDTHS])
         # ImageNet's mean and standard deviation, (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225), moved to [-1,1] and
         # rounded as the published code rounds them.
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1), persistent=False)
