@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from ganbench.commands import weights as weights_commands
 from ganbench.errors import UserError
+from ganbench.files import ArraysOnly
 from ganbench.metrics.networks import weight_files as weights
 from ganbench.metrics.networks import weights_packages
 
@@ -123,10 +124,10 @@ def test_arrays_only():
 
     import numpy as np
     data = {"x": np.arange(3.0), "y": {"z": np.float32([1, 2])}}
-    found = weights_packages._ArraysOnly(io.BytesIO(pickle.dumps(data))).load()
+    found = ArraysOnly(io.BytesIO(pickle.dumps(data))).load()
     np.testing.assert_array_equal(found["x"], data["x"])
     with pytest.raises(pickle.UnpicklingError, match=r"builtins.eval|print"):
-        weights_packages._ArraysOnly(io.BytesIO(pickle.dumps({"x": print}))).load()
+        ArraysOnly(io.BytesIO(pickle.dumps({"x": print}))).load()
 
 
 def test_commands(small, empty):

@@ -13,6 +13,8 @@ import io
 import os
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,26 +55,13 @@ class Header(NamedTuple):
     lossy: bool
 
 
-def decode(data: bytes | Path) -> Image.Image:
-    """A picture file as an image of mode L or RGB. Raises Unreadable with the reason."""
+@contextmanager
+def _one_reason() -> Iterator[None]:
+    """Around Pillow: whatever it raises of a file becomes Unreadable, with the reason."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of sizes we judge ourselves
-            data = file_bytes(data) if isinstance(data, Path) else data
-            picture = _opened(data)
-            animated = getattr(picture, "is_animated", False)  # only Pillow's formats with frames have it
-            rules = ["animated: first frame"] if animated and picture.format != "MPO" else []
-            flat = plain(picture, data)
-            flat.load()
-            if flat is not picture:
-                rules.append(f"{_spoken(picture)} converted")
-            # The tag may hold anything: text, 0, 9. Only the standard's turns are turns.
-            orientation = picture.getexif().get(0x0112)
-            if isinstance(orientation, int) and 2 <= orientation <= 8:
-                flat = flat.transpose(_TURNS[orientation])
-                rules.append("turned by EXIF")
-            flat.info[_RULES] = rules
-            return flat
+            yield
     except UnidentifiedImageError:
         raise Unreadable("not a picture file") from None
     except Image.DecompressionBombError:
@@ -83,22 +72,32 @@ def decode(data: bytes | Path) -> Image.Image:
         raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from None
 
 
+@_one_reason()
+def decode(data: bytes | Path) -> Image.Image:
+    """A picture file as an image of mode L or RGB. Raises Unreadable with the reason."""
+    data = file_bytes(data) if isinstance(data, Path) else data
+    picture = _opened(data)
+    animated = getattr(picture, "is_animated", False)  # only Pillow's formats with frames have it
+    rules = ["animated: first frame"] if animated and picture.format != "MPO" else []
+    flat = plain(picture, data)
+    flat.load()
+    if flat is not picture:
+        rules.append(f"{_spoken(picture)} converted")
+    # The tag may hold anything: text, 0, 9. Only the standard's turns are turns.
+    orientation = picture.getexif().get(0x0112)
+    if isinstance(orientation, int) and 2 <= orientation <= 8:
+        flat = flat.transpose(_TURNS[orientation])
+        rules.append("turned by EXIF")
+    flat.info[_RULES] = rules
+    return flat
+
+
+@_one_reason()
 def header(data: bytes | Path) -> Header:
     """What a picture file says of itself, without decoding it. Raises Unreadable with the reason."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with _opened(file_bytes(data) if isinstance(data, Path) else data) as picture:
-                grey = picture.mode in ("1", "L", "LA", "La", "F") or picture.mode.startswith("I")
-                return Header(*picture.size, not grey, picture.format in LOSSY)
-    except UnidentifiedImageError:
-        raise Unreadable("not a picture file") from None
-    except Image.DecompressionBombError:
-        raise Unreadable(f"more than {MAX_PIXELS:,} pixels") from None
-    except Unreadable:
-        raise
-    except Exception as error:
-        raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from None
+    with _opened(file_bytes(data) if isinstance(data, Path) else data) as picture:
+        grey = picture.mode in ("1", "L", "LA", "La", "F") or picture.mode.startswith("I")
+        return Header(*picture.size, not grey, picture.format in LOSSY)
 
 
 def plain(picture: Image.Image, data: bytes = b"") -> Image.Image:
@@ -305,9 +304,7 @@ def file_bytes(path: Path) -> bytes:
 
 def _spoken(picture: Image.Image) -> str:
     mode = picture.mode
-    if mode.startswith("I"):
-        return "16-bit"
-    if mode in ("L", "RGB") and "transparency" not in picture.info:
+    if mode.startswith("I") or (mode in ("L", "RGB") and "transparency" not in picture.info):
         return "16-bit"
     return {"1": "1-bit", "P": "palette", "LA": "grey with transparency", "L": "grey with transparency",
             "RGB": "colour with transparency", "RGBA": "colour with transparency"}.get(mode, mode)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ganbench.data.images import EXTENSIONS, HEIF, MAX_FILE, Unreadable
-from ganbench.data.source import digest, shown, states
+from ganbench.data.source import Source, digest, shown, states
 from ganbench.errors import UserError
 from ganbench.files import size_text
 
@@ -251,6 +251,30 @@ class Tar(Place):
         if len(found) != size:
             raise Unreadable(f"{self.path} ends in the middle of it")
         return found
+
+
+class PlaceSource(Source):
+    """A source whose images are picture files in one place."""
+
+    place: Place
+
+    def fresh(self) -> None:
+        """Forget what a check of the files has kept: they are about to be read again."""
+        self.place.fresh()
+
+    def encoded(self, index: int) -> bytes | Path:
+        """The file of one image: its path, or its bytes."""
+        return self.place.read(self.names[index])
+
+    def fingerprint(self) -> str:
+        """What changes when the files do, as text."""
+        return self.place.fingerprint()
+
+    def note_left_out(self, taken: int) -> None:
+        """Have it reported what of the place is not among the images: pictures whose names are no numbers, others."""
+        if others := len(self.place.names) - taken:
+            self.remarks.append(f"left out: {others:,} pictures whose names are no numbers")
+        self.remarks += self.place.remarks()
 
 
 def _unpacked(path: Path) -> "tempfile._TemporaryFileWrapper[bytes]":

@@ -6,11 +6,11 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ganbench.data.crops import GENERIC
 from ganbench.data.decoding import JOURNAL, Job, Note, Progress, decode_all
@@ -26,6 +26,7 @@ from ganbench.sides import parse_side, side_or_none
 RULES = 3  # version of the rules that turn pictures into pixels
 MAX_SIDE = 4096
 CHANNELS = range(1, 9)
+LOOKED_AT = 16  # images that tell the side where nobody says it
 
 
 def check_spec(spec: str) -> None:
@@ -148,7 +149,8 @@ def open_dataset(spec: str, *, side: int | str | None = None, split: str = "trai
     if not (target / "manifest.json").exists():
         try:
             home.mkdir(parents=True, exist_ok=True)
-            with _only_one(home / f".{target.name}.lock"):
+            with open(home / f".{target.name}.lock", "w") as lock:
+                lock_file(lock)
                 if not (target / "manifest.json").exists():
                     made = _Preparation(source, target, size, channels, crop, skip_bad)
                     made.run(workers or usable_cores(), progress)
@@ -170,7 +172,7 @@ class _Preparation:
     def run(self, workers: int, progress: Progress | None) -> None:
         if not (self.scratch / "manifest.json").exists():  # else: killed between the manifest and the renaming
             if not self.scratch.exists():
-                self._ask_for_room(1.0)
+                self._ask_for_room()
             self.scratch.mkdir(exist_ok=True)
             try:
                 notes = decode_all(self.job, workers, progress)
@@ -187,9 +189,8 @@ class _Preparation:
         (self.scratch / JOURNAL).unlink(missing_ok=True)
         os.rename(self.scratch, self.target)
 
-    def _ask_for_room(self, copies: float) -> None:
-        needed = int(sum(self.job.n * math.prod(self.job.shape_at(level))
-                         for level in self.job.levels) * copies) + 1_000_000
+    def _ask_for_room(self) -> None:
+        needed = sum(self.job.n * math.prod(self.job.shape_at(level)) for level in self.job.levels) + 1_000_000
         free = shutil.disk_usage(self.target.parent).free
         if free < needed:
             raise UserError(f"the store of {self.source.label()} needs {size_text(needed)} in {self.target.parent}, "
@@ -211,7 +212,7 @@ class _Preparation:
         """A copy of all levels without the unreadable images. The original stays as it is, in case we are killed."""
         folder = self.scratch.with_name(self.scratch.name + "-compact")
         shutil.rmtree(folder, ignore_errors=True)
-        self._ask_for_room(1.0)
+        self._ask_for_room()
         folder.mkdir()
         for level in self.job.levels:
             shape = (len(good), *self.job.shape_at(level))
@@ -309,52 +310,42 @@ def _checked(store: Store, side: int | str | None, channels: int | None, split: 
     return store
 
 
-def _natural_side(source: Source, look_at: int = 16) -> int:
-    """The largest power of two that enlarges none of the first images, between 4 and 1024."""
+def _readable(source: Source, first: int | None = None) -> Iterator[Image.Image | np.ndarray]:
+    """The first images of a source, or all; those that cannot be read are passed over."""
     source.ready()
-    smallest = 1024
-    for index in range(min(look_at, len(source))):
+    for index in range(len(source))[:first]:
         try:
-            picture = source.picture(index)
+            yield source.picture(index)
         except Unreadable:
             continue
-        short = min(picture.shape[:2]) if isinstance(picture, np.ndarray) else min(picture.size)
-        smallest = min(smallest, short + 2 * source.pad)
+
+
+def _natural_side(source: Source) -> int:
+    """The largest power of two that enlarges none of the first images, between 4 and 1024."""
+    shortest = [min(picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size)
+                for picture in _readable(source, LOOKED_AT)]
+    smallest = min([1024, *(short + 2 * source.pad for short in shortest)])
     return max(4, 1 << (smallest.bit_length() - 1))
 
 
 def _channels_prepared(place_of: Callable[[int], Path]) -> int | None:
     """The images' own channels, where a store of them says so: quicker than to look at all of them again."""
-    for channels, other, rule in ((1, 3, "colour made grey"), (3, 1, "grey made colour")):
-        if not (place_of(channels) / "manifest.json").exists():
-            continue
-        store = Store(place_of(channels))
-        converted = store.manifest["converted"].get(rule, 0)
-        if channels == 1:
-            return other if converted else channels
-        return other if converted == store.n else channels
+    for channels, rule in ((1, "colour made grey"), (3, "grey made colour")):
+        if (place_of(channels) / "manifest.json").exists():
+            store = Store(place_of(channels))
+            converted = store.manifest["converted"].get(rule, 0)
+            if channels == 1:
+                return 3 if converted else 1
+            return 1 if converted == store.n else 3
     return None
 
 
 def _channels_of(source: Source) -> int:
-    """1 if every image is grey, else 3. Stops at the first colour image."""
-    source.ready()
-    for index in range(len(source)):
-        try:
-            picture = source.picture(index)
-        except Unreadable:
-            continue
+    """1 if every image is grey, else 3, or as many as arrays have. Stops at the first colour image."""
+    for picture in _readable(source):
         if isinstance(picture, np.ndarray):
             if picture.ndim == 3:
                 return picture.shape[2]
         elif picture.mode != "L":
             return 3
     return 1
-
-
-@contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """One process prepares; others wait and find it done."""
-    with open(path, "w") as file:
-        lock_file(file)
-        yield

@@ -258,8 +258,6 @@ def verify_store(store: Store) -> None:
     if len(store.names()) != store.n:
         raise UserError(f"{store.path / 'names.json'} names {len(store.names())} images, not {store.n}: prepare it "
                         "again")
-    if store.labels is not None and len(store.labels) != store.n:
-        raise UserError(f"{store.path / 'labels.npy'} has {len(store.labels)} labels, not {store.n}: prepare it again")
     if content_hash(full, store.labels) != store.content_hash:
         raise UserError(f"{store.path}: the images or labels are not those that were prepared (their content hash "
                         f"differs): {store.remedy()}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ganbench.data.crops import CELEBA
-from ganbench.data.places import Place, open_place
+from ganbench.data.places import PlaceSource, open_place
 from ganbench.data.source import Source, by_hash, image_number, shown
 from ganbench.errors import UserError
 
@@ -16,7 +16,7 @@ TABLES = ("list_attr_celeba", "list_eval_partition", "list_landmarks_celeba", "i
 PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
 
-class CelebASource(Source):
+class CelebASource(PlaceSource):
     """Images with a number for a name, and tables of attributes, partitions and landmarks beside them."""
 
     channels = 3
@@ -55,17 +55,9 @@ class CelebASource(Source):
         self.attributes = self.attributes.reshape(len(rows), len(names))
         self.attribute_names = names
 
-    def fresh(self) -> None:
-        """Forget what a check of the files has kept: they are about to be read again."""
-        self.place.fresh()
-
-    def encoded(self, index: int) -> bytes | Path:
-        """The file of one image: its path, or its bytes."""
-        return self.place.read(self.names[index])
-
     def fingerprint(self) -> str:
         """What changes when the files do, as text."""
-        return f"{self.place.fingerprint()}-{super().fingerprint()}"
+        return f"{self.place.fingerprint()}-{Source.fingerprint(self)}"
 
     def table(self, stem: str) -> tuple[list[str], dict[str, list[str]]] | None:
         """One of the published tables, as .txt or as .csv: its column names, and a row of words for each image's
@@ -87,15 +79,13 @@ class CelebASource(Source):
     def _opens(self, path: Path) -> bool:
         if path.is_file() and path.suffix != ".zip":
             return False
-        self.place: Place = open_place(path)
+        self.place = open_place(path)
         plain = [name for name in self.place.names if image_number(name) is not None]
         folders = {str(Path(name).parent) for name in plain}
         if not plain or (path.is_dir() and len(folders) > 1):  # a folder above several data sets is not one of them
             return False
         self.every = plain
-        if others := len(self.place.names) - len(plain):
-            self.remarks.append(f"left out: {others:,} pictures whose names are no numbers")
-        self.remarks += self.place.remarks()
+        self.note_left_out(len(plain))
         return True
 
     def _take_split(self) -> None:

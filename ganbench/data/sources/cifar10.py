@@ -1,16 +1,14 @@
 """CIFAR-10 (Krizhevsky 2009)."""
 
-import pickle
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ganbench.data.source import Source
 from ganbench.data.sources.npz import read_arrays
 from ganbench.errors import UserError
-from ganbench.files import cache_dir
+from ganbench.files import ArraysOnly, cache_dir
 
 BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 PACKED = ("cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
@@ -34,8 +32,7 @@ class CIFAR10(Source):
         self.parts = ["train", "test"] if self.split == "all" else [self.split]
         if not self._find() and not (self._fetch() and self._find()):
             raise self.missing("cifar-10-python.tar.gz or cifar-10-binary.tar.gz, packed or unpacked, or "
-                               "cifar10-train.npz "
-                               f"and cifar10-test.npz{self.why}", "https://www.cs.toronto.edu/~kriz/cifar.html")
+                               f"cifar10-train.npz and cifar10-test.npz{self.why}", "https://www.cs.toronto.edu/~kriz/cifar.html")
         self.names = [f"{part}-{i:05d}" for part, files in self.found.items() for i in range(self._count(part, files))]
 
     def load(self) -> None:
@@ -121,7 +118,7 @@ def _batch(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
         return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), rows[:, 0].astype(np.int64)
     import io
     try:
-        found = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
+        found = ArraysOnly(io.BytesIO(data), encoding="latin1").load()
         pixels, labels = np.asarray(found["data"]), np.asarray(found["labels"])
     except Exception as error:  # damaged pickles raise nearly anything
         raise UserError(f"{name} is damaged or not CIFAR-10 ({error}): get it again") from None
@@ -130,18 +127,3 @@ def _batch(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{name} holds {pixels.dtype} {pixels.shape} with labels {labels.dtype} {labels.shape}, not "
                         "uint8 (N,3072) with N whole numbers: get it again")
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels.astype(np.int64)
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """The Python version of CIFAR-10 is pickled; nothing but NumPy arrays is let out of it."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)  # one of the two names above
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            from numpy._core import multiarray
-            return multiarray._reconstruct
-        if (module, name) == ("_codecs", "encode"):
-            import _codecs
-            return _codecs.encode
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not an array")

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from ganbench.data.places import open_place
-from ganbench.data.source import Source, image_number
+from ganbench.data.places import PlaceSource, open_place
+from ganbench.data.source import image_number
 
 TRAIN = 60_000  # faces with numbers below are for training
 INSIDE = ("images1024x1024", "thumbnails128x128", "ffhq", "images", "")
 
 
-class FFHQ(Source):
+class FFHQ(PlaceSource):
     """70,000 faces: images1024x1024 or thumbnails128x128, a folder (with or without its subfolders of 1,000), zip or
     tar.
 
@@ -42,19 +42,5 @@ class FFHQ(Source):
         part = {"train": range(TRAIN), "test": range(TRAIN, 1 << 62), "all": range(1 << 62)}[self.split]
         self.names = [name for name in found if numbers[name] in part]
         self.own_splits = True
-        if others := len(self.place.names) - len(found):
-            self.remarks.append(f"left out: {others:,} pictures whose names are no numbers")
-        self.remarks += self.place.remarks()
+        self.note_left_out(len(found))
         return True
-
-    def fresh(self) -> None:
-        """Forget what a check of the files has kept: they are about to be read again."""
-        self.place.fresh()
-
-    def encoded(self, index: int) -> bytes | Path:
-        """The file of one image: its path, or its bytes."""
-        return self.place.read(self.names[index])
-
-    def fingerprint(self) -> str:
-        """What changes when the files do, as text."""
-        return self.place.fingerprint()

@@ -4,12 +4,11 @@ from pathlib import Path
 
 from ganbench.data.images import EXTENSIONS
 from ganbench.data.layout import read_layout
-from ganbench.data.places import ARCHIVES, open_place
-from ganbench.data.source import Source
+from ganbench.data.places import ARCHIVES, PlaceSource, open_place
 from ganbench.errors import UserError
 
 
-class Folder(Source):
+class Folder(PlaceSource):
     """Any folder of images, or a zip or tar of one. If every image lies in a subfolder, those are the classes.
 
     Splits: where there are folders `train` and `test` (or `val`), these; else a fixed tenth of the images, chosen by a
@@ -47,15 +46,3 @@ class Folder(Source):
         self.names = [found[i] for i in layout.chosen]
         self.labels, self.classes, self.own_splits = layout.labels, layout.classes, layout.own_splits
         self.remarks += layout.remarks + self.place.remarks()
-
-    def fresh(self) -> None:
-        """Forget what a check of the files has kept: they are about to be read again."""
-        self.place.fresh()
-
-    def encoded(self, index: int) -> bytes | Path:
-        """The file of one image: its path, or its bytes."""
-        return self.place.read(self.names[index])
-
-    def fingerprint(self) -> str:
-        """What changes when the files do, as text."""
-        return self.place.fingerprint()

