@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +13,11 @@ from ganbench.errors import UserError
 
 LIBRARIES = ("ganbench", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "torchmetrics", "torch-fidelity",
              "pillow")
+
+
+def now() -> str:
+    """The time as it is recorded: UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @cache
@@ -66,9 +72,9 @@ def hardware(device: Any) -> str:
 
 
 def provenance(device: Any) -> dict[str, Any]:
-    """The columns of a results row that say what it was made with."""
+    """The columns of a results row that say when and with what it was made."""
     commit, dirty = git_state()
-    return {"device": hardware(device), "versions": " ".join(f"{k}={v}" for k, v in versions().items()),
+    return {"date": now(), "device": hardware(device), "versions": " ".join(f"{k}={v}" for k, v in versions().items()),
             "git_commit": commit, "git_dirty": dirty}
 
 

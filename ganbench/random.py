@@ -38,6 +38,14 @@ def one_noise() -> Iterator[None]:
         _one_for_all = before
 
 
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Noise drawn inside a network starts at `seed`; outside, torch's global stream goes on as if nothing was drawn."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 def layer_normal(*shape: int, like: Tensor) -> Tensor:
     """N(0, 1) drawn inside a network, from torch's own generator; the first axis is this process's share of the batch.
 

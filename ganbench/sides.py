@@ -1,5 +1,8 @@
 """An image's side as people write it: 64 of squares, "64x96" (height x width) of others. Knows nothing of torch."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ganbench.errors import UserError
 
 
@@ -19,6 +22,11 @@ def parse_side(side: int | str) -> tuple[int, int]:
 def write_side(height: int, width: int) -> int | str:
     """A side as it is recorded: 64 of squares, "64x96" of others."""
     return height if height == width else f"{height}x{width}"
+
+
+def side_of(images: Mapping[str, Any]) -> Any:
+    """The side of a results row's or a config.json's images, as --side takes it; None where the row has none."""
+    return write_side(images["side"], images.get("width") or images["side"])
 
 
 def side_or_none(side: int | str | None) -> int | str | None:

@@ -23,6 +23,15 @@ def count(network: torch.nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether two checkpoints' tensors agree to the bit (NaN, too, equals itself)."""
+    def bits(tensor: torch.Tensor) -> tuple[object, ...]:
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        return tensor.shape, tensor.dtype, flat.view(torch.uint8).numpy().tobytes()
+
+    return a.keys() == b.keys() and all(bits(a[k]) == bits(b[k]) for k in a)
+
+
 class Reals:
     """Endless batches of uniform noise with labels, of the size the engine's stage asks for. `drawn` counts batches."""
 

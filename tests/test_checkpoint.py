@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_support import same
 
 from ganbench.errors import UserError
 from ganbench.runs import checkpoint, run_folder
@@ -26,10 +27,10 @@ def test_what_is_saved_comes_back_to_the_bit(tmp_path):
     before, document = tensors(), {"steps": 5, "lr": 0.1 + 0.2, "betas": [0.0, 0.99]}
     path = checkpoint.save_checkpoint(tmp_path, 1000, document, before)
     loaded, after = checkpoint.load_checkpoint(path)
-    assert checkpoint.same(before, after)
+    assert same(before, after)
     assert {k: loaded[k] for k in document} == document
     after["b"] += 1
-    assert not checkpoint.same(before, after)
+    assert not same(before, after)
 
 
 def test_only_the_last_and_the_best_are_kept(tmp_path):
@@ -171,7 +172,7 @@ def test_a_checkpoint_of_before_the_hashes_is_read(tmp_path):
     assert set(state.pop("sha256")) == {"tensors", "state"}
     (path / "state.json").write_text(json.dumps(state))
     document, after = checkpoint.load_checkpoint(path)
-    assert document == state and checkpoint.same(before, after)
+    assert document == state and same(before, after)
 
 
 def test_one_that_does_not_fit_is_skipped_and_kept_under_another_name(tmp_path):

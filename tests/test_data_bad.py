@@ -13,7 +13,7 @@ from data_support import noise, picture_bytes, write_png, write_tar, write_zip
 from PIL import Image
 
 from ganbench.data import images, open_dataset
-from ganbench.data.images import Unreadable, decode, squared
+from ganbench.data.images import Unreadable, decode, sized
 from ganbench.errors import UserError
 
 
@@ -90,9 +90,9 @@ def test_pictures_are_turned_as_their_exif_tag_says(orientation):
                                             ("pad", [[0, 0, 0, 0], [0, 1, 2, 3], [0, 1, 2, 3], [0] * 4])])
 def test_generic_crops(crop, expected):
     picture = np.array([[0, 1, 2, 3], [0, 1, 2, 3]], np.uint8)
-    got = squared(picture, len(expected), 1, crop=crop)[0]
+    got = sized(picture, (len(expected), len(expected)), 1, crop=crop)[0]
     assert got.tolist() == expected
-    fit = squared(picture, 4, 1, crop="fit")[0]
+    fit = sized(picture, (4, 4), 1, crop="fit")[0]
     assert fit.shape == (4, 4) and fit[0].tolist() == [0, 1, 2, 3]
 
 

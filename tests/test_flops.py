@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_support import same
 from torch import nn
 from toy import Toy
 
 from ganbench import records
 from ganbench.family import Clock, Family, ImageSpec, configure, find_family
-from ganbench.runs import checkpoint
 from ganbench.training import recorder, session
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.flops import count_flops, count_with_smaller_batch
@@ -97,7 +97,7 @@ def test_counting_changes_neither_weights_nor_random_streams():
     before = {k: v.clone() for k, v in engine.state()[1].items()}
     document = engine.state()[0]
     count_flops(engine)
-    assert checkpoint.same(engine.state()[1], before) and engine.state()[0] == document
+    assert same(engine.state()[1], before) and engine.state()[0] == document
     assert all(p.grad is None for p in engine.family.parameters()) and engine.clock.steps == 0
 
 

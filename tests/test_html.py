@@ -232,7 +232,7 @@ def test_more_series_than_colours_are_told_apart_by_dash_and_marker() -> None:
     (210.0, (150.0, 200.0), True), (500.0, (150.0, 200.0), False), (-1.0, (0.0, 2.0), True)])
 def test_a_reference_is_drawn_only_where_it_does_not_flatten_the_rest(value: float, span: tuple[float, float],
                                                                       shown: bool) -> None:
-    assert plots.near(value, span) is shown
+    assert plots.nearby([("other", value)], span) == ([("other", value)] if shown else [])
 
 
 def test_thinning_keeps_means_and_the_range() -> None:

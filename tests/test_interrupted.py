@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from model_support import same
 from test_training import TOY, assert_same_run, interrupted, options
 
 import ganbench
@@ -68,7 +69,7 @@ def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(elsewhere, monkeyp
     monkeypatch.setattr(preemption, "received", None)
     resume("run")
     (_, tensors), (_, tensors2) = (checkpoint.load_checkpoint(checkpoints(f)[-1]) for f in ("straight", "run"))
-    assert checkpoint.same(tensors, tensors2)
+    assert same(tensors, tensors2)
 
 
 def test_an_evaluation_is_cut_off_at_once_and_made_after_resuming(elsewhere, monkeypatch, signals):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from model_support import same
 from reference_pggan import Reference, slopes, to_full
 
 from ganbench.errors import UserError
@@ -362,7 +363,7 @@ def test_a_resumed_training_is_the_undisturbed_one_to_the_bit(tmp_path, name, pr
     assert (second.stage, second.clock.images) == (engine.stage, engine.clock.images)
     assert later[-1].keys() == history[-1].keys()
     assert all(float(later[-1][k]) == float(history[-1][k]) for k in later[-1])
-    assert checkpoint.same(engine.state()[1], second.state()[1])
+    assert same(engine.state()[1], second.state()[1])
 
 
 @pytest.mark.parametrize("family_name, images", [("pggan", 70), ("stylegan", 30)])

@@ -9,7 +9,8 @@ from torch import nn
 
 from ganbench.errors import UserError
 from ganbench.metrics.maths.uncertainty import of_trimmed_mean
-from ganbench.metrics.measures.ppl import Ppl, face, shrink
+from ganbench.metrics.measures.ppl import Ppl, face
+from ganbench.metrics.networks.classifier import averaged
 from ganbench.pictures.walks import lerp, natural_path, slerp
 
 
@@ -160,8 +161,8 @@ def test_face_crop_and_averaging():
     assert face(rows)[0, 0, :, 0].tolist() == list(range(6, 14))  # c = 2: rows 6 to 13
     assert face(rows.transpose(2, 3))[0, 0, 0].tolist() == list(range(4, 12))  # columns 4 to 11
     big = torch.arange(1024.0).view(1, 1, 1, 1024).expand(1, 1, 1024, 1024)
-    assert shrink(big).shape[-1] == 256 and shrink(big)[0, 0, 0, :2].tolist() == [1.5, 5.5]
-    assert shrink(rows) is rows
+    assert averaged(big, 256).shape[-1] == 256 and averaged(big, 256)[0, 0, 0, :2].tolist() == [1.5, 5.5]
+    assert averaged(rows, 256) is rows
 
 
 def test_trimming_keeps_the_percentiles_themselves():

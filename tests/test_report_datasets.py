@@ -8,8 +8,9 @@ import pytest
 
 from ganbench import records
 from ganbench.report import export
-from ganbench.report.comparison import TableBlock, build_table
+from ganbench.report.comparison import build_table
 from ganbench.report.datasets import FACTORS, overall
+from ganbench.report.parts import TableBlock
 
 BASE = {"origin": "ganbench", "preset": "p", "config_hash": "c", "split": "train", "side": 32, "channels": 1,
         "metric": "swd", "level": "", "protocol": "v", "n_real": 9, "n_fake": 9, "higher_is_better": False,

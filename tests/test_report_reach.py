@@ -7,7 +7,8 @@ import pytest
 
 from ganbench import records
 from ganbench.report.charts import metric_charts
-from ganbench.report.comparison import TableBlock, build_table
+from ganbench.report.comparison import build_table
+from ganbench.report.parts import TableBlock
 
 BASE = {"origin": "ganbench", "preset": "p", "config_hash": "c", "dataset": "d", "split": "train", "side": 32,
         "channels": 1, "data_hash": "h", "metric": "swd", "level": "", "protocol": "v", "n_real": 9, "n_fake": 9,

@@ -15,7 +15,10 @@ from scipy import stats
 
 from ganbench import records
 from ganbench.errors import UserError
-from ganbench.report import comparison, table
+from ganbench.report import comparison, export, table
+from ganbench.report.latex import to_latex
+from ganbench.report.parts import TableBlock, TableEntry
+from ganbench.report.text import number
 
 PDFLATEX = shutil.which("pdflatex")
 BASE = {"origin": "ganbench", "preset": "paper", "config_hash": "c1", "dataset": "digits", "split": "train",
@@ -35,11 +38,11 @@ def _frame(tmp_path: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
     return records.load_results(path)
 
 
-def _blocks(tmp_path: Path, rows: list[dict[str, Any]]) -> list[comparison.TableBlock]:
+def _blocks(tmp_path: Path, rows: list[dict[str, Any]]) -> list[TableBlock]:
     return comparison.build_table(_frame(tmp_path, rows))
 
 
-def _entry(block: comparison.TableBlock, label: str) -> comparison.TableEntry:
+def _entry(block: TableBlock, label: str) -> TableEntry:
     return next(e for e in block.entries if e.label == label)
 
 
@@ -226,13 +229,13 @@ def test_one_seed_says_so_and_gets_no_interval(tmp_path: Path) -> None:
 def test_pivot_of_the_results_gives_the_printed_means(tmp_path: Path) -> None:
     frame = _frame(tmp_path, [_row(f, s, v + s) for f, v in (("a", 10.0), ("b", 20.0)) for s in range(3)])
     pivot = frame.pivot_table(index="family", columns=["metric", "protocol"], values="value", aggfunc="mean")
-    long = table.long_table(comparison.build_table(frame)).set_index("family")
+    long = export.long_table(comparison.build_table(frame)).set_index("family")
     assert long["last_mean"].to_dict() == pivot[("fid", "fid;v1")].to_dict() == {"a": 11.0, "b": 21.0}
 
 
 def test_a_new_metric_adds_lines_to_the_csv_and_shifts_no_column(tmp_path: Path) -> None:
-    before = table.to_csv(_blocks(tmp_path, [_row("a", 0, 5.0)]))
-    after = table.to_csv(_blocks(tmp_path, [_row("a", 0, 6.0, metric="novel")]))
+    before = export.to_csv(_blocks(tmp_path, [_row("a", 0, 5.0)]))
+    after = export.to_csv(_blocks(tmp_path, [_row("a", 0, 6.0, metric="novel")]))
     assert before.splitlines()[0] == after.splitlines()[0]
     assert set(before.splitlines()) < set(after.splitlines())
     read = pd.read_csv(io.StringIO(after))
@@ -241,20 +244,20 @@ def test_a_new_metric_adds_lines_to_the_csv_and_shifts_no_column(tmp_path: Path)
 
 def test_markdown_is_a_table_with_bold_only_for_a_shown_winner(tmp_path: Path) -> None:
     rows = [_row(f, s, v + 0.1 * s) for f, v in (("a", 10.0), ("b|c", 20.0)) for s in range(4)]
-    text = table.to_markdown(_blocks(tmp_path, rows))
+    text = export.to_markdown(_blocks(tmp_path, rows))
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
     assert [("**" in line) for line in lines] == [False, False, True, False]
     close = [_row(f, s, v + 3 * s * (-1) ** s, run=f"z{f}{s}", dataset="other") for f, v in (("a", 1.0), ("b", 1.1))
              for s in range(4)]
-    assert "**" not in table.to_markdown([b for b in _blocks(tmp_path, close) if b.dataset == "other"])
+    assert "**" not in export.to_markdown([b for b in _blocks(tmp_path, close) if b.dataset == "other"])
 
 
 def test_latex_has_balanced_booktabs_and_escapes(tmp_path: Path) -> None:
     rows = [_row("wgan_gp", 0, 5.0), _row("wgan_gp", 0, 5.0, metric="swd", level="32"),
             _row("wgan_gp", 0, 5.0, metric="swd", level="avg"),
             _row("reals & noise", 0, 1.0, origin="reference", preset="", run="r")]
-    text = table.to_latex(_blocks(tmp_path, rows))
+    text = to_latex(_blocks(tmp_path, rows))
     assert r"wgan\_gp (paper)" in text and r"reals \& noise" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 2, 1]
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
@@ -267,7 +270,7 @@ def test_latex_has_balanced_booktabs_and_escapes(tmp_path: Path) -> None:
 def test_latex_tables_are_no_wider_than_a_page_and_hold_no_column_of_dashes(tmp_path: Path) -> None:
     rows = [_row(f, s, 10.0 + s, metric=f"metric_{m}") for f in "abcd" for m in range(9) for s in range(3)]
     rows += [_row("a", s, 3.0 + s, metric="of_a_alone") for s in range(3)]
-    text = table.to_latex(_blocks(tmp_path, rows))
+    text = to_latex(_blocks(tmp_path, rows))
     tables = text.split(r"\begin{table}")[1:]
     assert len(tables) > 2 and all(f"metric\\_{m}" in text for m in range(9))
     for one in tables:
@@ -277,7 +280,7 @@ def test_latex_tables_are_no_wider_than_a_page_and_hold_no_column_of_dashes(tmp_
     last = [line for line in tables[-1].splitlines() if line.endswith(r"\\")]
     assert len(last) == 2 and "of\\_a\\_alone" in last[0] and "--" not in "".join(last)
     assert "of\\_a\\_alone" not in "".join(tables[:-1])  # nor its notes
-    markdown = table.to_markdown(_blocks(tmp_path, []))
+    markdown = export.to_markdown(_blocks(tmp_path, []))
     assert markdown.count("\n|---") == 2 and "–" not in markdown.split("of_a_alone ↓")[1].split("- ")[0]
 
 
@@ -294,7 +297,7 @@ def _awkward(tmp_path: Path) -> str:
     rows += [_row("d", 0, 1.0, dataset="other_data & more", protocol="p%{"),
              _row("生成对抗网络 σ ж", 0, 4.0, preset="实验"),
              _row("a family with a name that is longer than any sensible column", 0, 4.0)]
-    body = table.to_latex(_blocks(tmp_path, rows))
+    body = to_latex(_blocks(tmp_path, rows))
     return "\n".join([r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", body,
                       r"\end{document}", ""])
 
@@ -332,7 +335,7 @@ def test_latex_compiles(tmp_path: Path, package: str) -> None:
     (12.3456, 1.234, "12.3"), (12.3456, 12.0, "12"), (0.012343, 0.00067, "0.01234"), (1234.5, None, "1234"),
     (0.5, None, "0.5000"), (0.0, None, "0"), (None, None, "–"), (float("inf"), None, "inf"), (5.0, 0.0, "5.000")])
 def test_digits_follow_the_uncertainty(value: float | None, uncertainty: float | None, expected: str) -> None:
-    assert table.number(value, uncertainty) == expected
+    assert number(value, uncertainty) == expected
 
 
 def test_narrow_screens_split_the_table_instead_of_cutting_it(tmp_path: Path) -> None:
@@ -349,14 +352,6 @@ def test_results_without_a_number_say_so_in_one_line(tmp_path: Path) -> None:
         comparison.build_table(frame)
 
 
-def test_files_are_written_whole_or_refused_in_one_line(tmp_path: Path) -> None:
-    table.write_text(tmp_path / "deep" / "t.md", "text\n")
-    assert (tmp_path / "deep" / "t.md").read_text() == "text\n"
-    with pytest.raises(UserError, match="cannot write"):
-        table.write_text(tmp_path / "deep" / "t.md" / "x", "text")
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["t.md"]
-
-
 def test_a_floor_on_fewer_images_stands_beside_the_models_and_says_so(tmp_path: Path) -> None:
     floor = {"origin": "reference", "preset": "", "config_hash": "", "kimg": None}
     rows = [_row("a", 0, 5.0), _row("floor", None, 1.0, **floor | {"n_real": 50, "n_fake": 50}),
@@ -369,7 +364,7 @@ def test_a_floor_on_fewer_images_stands_beside_the_models_and_says_so(tmp_path: 
     text = _text(frame)
     assert "1.000†" in text and "90.00†" not in text
     assert "† floor: measured on 50 real and 50 generated images" in text
-    assert r"$^{\dagger}$" in table.to_latex([block])
+    assert r"$^{\dagger}$" in to_latex([block])
     # now there is no one column it belongs beside
     two = comparison.build_table(_frame(tmp_path, [_row("b", 0, 5.0, n_fake=70)]))
     assert len(two[0].columns) == 3 and not any(c.borrowed for e in two[0].entries for c in e.cells.values())
@@ -413,7 +408,7 @@ def test_costs_come_from_the_last_stage_and_stand_in_the_tidy_table(tmp_path: Pa
     block, = _blocks(tmp_path, rows)
     entry = _entry(block, "a (paper)")
     assert (entry.flops_g, entry.flops_train) == (40, 400)
-    assert table.long_table([block])[["flops_g", "flops_train"]].to_numpy().tolist() == [[40, 400]]
+    assert export.long_table([block])[["flops_g", "flops_train"]].to_numpy().tolist() == [[40, 400]]
 
 
 def test_what_most_entries_have_comes_first(tmp_path: Path) -> None:
@@ -433,8 +428,8 @@ def test_failed_runs_count_as_worst_and_their_share_stands_beside_the_value(tmp_
     assert steady.standing.mark == "best" and lucky.standing.mark == "worse"  # type: ignore[union-attr]
     assert lucky.median(False) is None and lucky.failures == "8 of 10 failed"
     assert re.search(r"10\.05 ± 0\.64▾ \(8 of 10 failed\)", _text(frame))
-    assert "10.05 ± 0.64▾ (8 of 10 failed)" in table.to_markdown([block])
-    line = table.long_table([block]).set_index("label").loc["lucky (paper)"]
+    assert "10.05 ± 0.64▾ (8 of 10 failed)" in export.to_markdown([block])
+    line = export.long_table([block]).set_index("label").loc["lucky (paper)"]
     assert line["failed_here"] == 8 and pd.isna(line["last_median"])
 
 
@@ -450,7 +445,7 @@ def test_a_value_that_is_no_number_is_a_failure_and_no_crash(tmp_path: Path, val
     assert (cell.failed, cell.not_a_number, sorted(cell.last)) == (1, 1, [0, 1, 2])
     assert any("value is not a number, counted as failed: a (paper) (1)" in note for note in block.notes)
     assert "1 of 4 failed" in _text(frame) and block.entries[0].label == "b (paper)"
-    table.to_csv([block]), table.to_latex([block]), table.to_markdown([block])
+    export.to_csv([block]), to_latex([block]), export.to_markdown([block])
 
 
 def test_precision_and_kind_of_budget_make_entries_of_their_own(tmp_path: Path) -> None:
@@ -522,7 +517,7 @@ def test_what_a_claim_would_take_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["=1+2", "+cmd", "-x", "@SUM(A1)", "\t=1"])
 def test_a_spreadsheet_computes_nothing_in_the_csv(tmp_path: Path, name: str) -> None:
-    text = table.to_csv(_blocks(tmp_path, [_row(name, 0, -5.0, preset=name)]))
+    text = export.to_csv(_blocks(tmp_path, [_row(name, 0, -5.0, preset=name)]))
     read = pd.read_csv(io.StringIO(text), dtype=str)
     assert not [cell for row in read.fillna("").to_numpy().tolist() for cell in row if cell[:1] in "=+@\t" and cell]
     assert read["family"].item().startswith("'") and read["last_mean"].item() == "-5.0"  # a number stays one
@@ -536,7 +531,7 @@ def test_markdown_shows_names_and_runs_nothing_of_them(tmp_path: Path) -> None:
     frame = _frame(tmp_path, rows)
     published = [{"dataset": name, "side": 32, "family": name, "preset": "", "metric": "fid", "level": "", "value": 1.0,
                   "source": name, "protocol": name, "note": name}]
-    text = table.to_markdown(comparison.build_table(frame), published,
+    text = export.to_markdown(comparison.build_table(frame), published,
                              [{"run": "b", "status": "crashed", "reason": name}])
     assert "<img" not in text and "&lt;img src=x" in text and "[a](" not in text and r"\[a\](javascript:b)" in text
     assert r"\`c\` \*d\* &amp; \|" in text

@@ -89,9 +89,9 @@ CROPS = {"c108": (35, 55, 142, 162), "c138": (30, 40, 167, 177), "c140": (19, 39
 def test_celeba_crops_pixel_for_pixel(crop):
     """On an image whose colours are its coordinates, before any resampling."""
     from ganbench.data.crops import CELEBA
-    from ganbench.data.images import squared
+    from ganbench.data.images import sized
     box, (x0, y0, x1, y1) = CELEBA[crop], CROPS[crop]
-    got = squared(coordinates(), x1 - x0 + 1, 3, box=box)
+    got = sized(coordinates(), (x1 - x0 + 1, x1 - x0 + 1), 3, box=box)
     assert (x1 - x0, y1 - y0) == (got.shape[2] - 1, got.shape[1] - 1)
     assert np.array_equal(got, planes(coordinates()[y0:y1 + 1, x0:x1 + 1]))
     assert got[0, 0, 0] == x0 and got[1, 0, 0] == y0 and got[0, -1, -1] == x1 and got[1, -1, -1] == y1

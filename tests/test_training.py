@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from model_support import same
 from PIL import Image
 
 import ganbench
@@ -52,7 +53,7 @@ def rows(folder):
 def assert_same_run(one, other):
     newest = [checkpoint.list_checkpoints(Path(f) / "checkpoints")[-1] for f in (one, other)]
     (document, tensors), (document2, tensors2) = map(checkpoint.load_checkpoint, newest)
-    assert checkpoint.same(tensors, tensors2)
+    assert same(tensors, tensors2)
     for volatile in ("seconds", "log"):  # the log's byte position depends on how long the seconds print
         document.pop(volatile), document2.pop(volatile)
     assert document == document2
@@ -162,7 +163,7 @@ def test_every_family_resumes_to_the_bit(family, elsewhere, monkeypatch):
     interrupted(options(family, out="stopped", **settings), 3, monkeypatch)
     (_, tensors), (_, tensors2) = (checkpoint.load_checkpoint(checkpoint.list_checkpoints(Path(f) / "checkpoints")[-1])
                                    for f in ("straight", "stopped"))
-    assert checkpoint.same(tensors, tensors2)
+    assert same(tensors, tensors2)
     assert logged("straight") == logged("stopped")
 
 

@@ -11,12 +11,12 @@ The manifest is written by the one process that drives the suite; everything els
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from ganbench import records
 from ganbench.bench.cells import Cell, Planned, Reference
+from ganbench.environment import now
 from ganbench.errors import UserError
 from ganbench.family import made_by_this_code
 from ganbench.files import atomic_write, lock_file, read_json
@@ -103,7 +103,7 @@ class Manifest:
         """Note that a cell is running, by which command."""
         entry = dict(self.state(cell))
         entry |= {"name": cell.name, "state": "running", "reason": "", "attempts": entry["attempts"] + 1,
-                  "command": list(command), "begun": _now()}
+                  "command": list(command), "begun": now()}
         if isinstance(cell, Cell):
             entry["source"] = cell.source
         self.document["cells"][cell.key] = entry
@@ -112,7 +112,7 @@ class Manifest:
     def end(self, cell: Cell | Reference, status: str, reason: str, seconds: float) -> None:
         """Note how a cell ended."""
         entry = self.document["cells"].setdefault(cell.key, dict(self.state(cell)) | {"name": cell.name})
-        entry |= {"state": status, "reason": reason, "seconds": entry["seconds"] + seconds, "ended": _now()}
+        entry |= {"state": status, "reason": reason, "seconds": entry["seconds"] + seconds, "ended": now()}
         self.save()
 
     def bind(self, results: Path) -> None:
@@ -175,16 +175,14 @@ def gather(manifest: Manifest, planned: Planned, target: Path) -> tuple[int, lis
     """
     # references first, then cells; one that failed gets a row that says so
     rows: list[Mapping[str, Any]] = []
-    for reference in planned.references:
-        rows += _own_rows(manifest, reference)
-        if manifest.state(reference)["state"] in ("crashed", "killed"):
-            rows.append(_failure(manifest, reference))
-    for cell in planned.cells:
-        state = manifest.state(cell)["state"]
-        if state in (*FINISHED, "crashed", "killed"):
-            rows += _own_rows(manifest, cell)
-        if state in ("crashed", "killed"):
-            rows.append(_failure(manifest, cell))
+    items: list[Cell | Reference] = [*planned.references, *planned.cells]
+    for item in items:
+        state = manifest.state(item)["state"]
+        failed = state in ("crashed", "killed")
+        if failed or state in FINISHED or isinstance(item, Reference):
+            rows += _own_rows(manifest, item)
+        if failed:
+            rows.append(_failure(manifest, item))
     # which rows of the table are replaced
     cells = {manifest.place(cell).name for cell in planned.cells}
     references = tuple(manifest.place(reference).name for reference in planned.references)
@@ -223,7 +221,3 @@ def _failure(manifest: Manifest, cell: Cell | Reference) -> dict[str, Any]:
         return row  # it ended before it could say more
     return row | {"config_hash": config["config_hash"], "family": config["family"],
                   "dataset": config["dataset"]["name"]}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -8,7 +8,6 @@ writes FOLDER/results.csv for one data set. It is one of a suite's processes, li
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def measure(dataset: str, side: int | str, channels: int, crop: str | None, metr
     common = {"origin": "reference", "dataset": store.name, "split": split, "crop": store.crop, "side": store.side,
               "width": None if store.width == store.side else store.width, "channels": channels,
               "data_hash": store.content_hash, "eval_seed": eval_seed, "status": "ok",
-              "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
+              **provenance(device)}
     rows: list[dict[str, Any]] = []
     for wanted, group in by_count(names, n, settings or {}):
         # the floor has as many images on each side as a model's score has; a data set too small for two such halves

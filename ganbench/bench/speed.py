@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganbench.family import Batch, Clock, Family, FamilyConfig, ImageSpec, Stage
+from ganbench.family import Batch, Clock, Family, FamilyConfig, ImageSpec, Stage, count_parameters
 from ganbench.training.augment import make_augmentation
 from ganbench.training.engine import TrainingEngine
+from ganbench.training.flops import random_batch
 from ganbench.training.power_average import PowerAverages
 from ganbench.training.recorded import WARM_UP, Steps
 
@@ -67,9 +68,7 @@ class Bench:
     @property
     def parameters(self) -> tuple[int, int]:
         """Trainable parameters of generator and critic."""
-        networks = (self.family.generator, self.family.critic)
-        return tuple(sum(p.numel() for p in n.parameters() if p.requires_grad) if n is not None else 0
-                     for n in networks)  # type: ignore[return-value]
+        return count_parameters(self.family.generator), count_parameters(self.family.critic)
 
     def stage_at(self, images: int) -> Stage:
         """What the family's schedule says after so many images."""
@@ -126,11 +125,8 @@ class Bench:
 
     def next(self, side: int, batch: int) -> Batch:
         """The same random images each time, with labels where there are classes."""
-        shape = (batch, self.images.channels, side, side * self.images.pixels // self.images.side ** 2)
-        if self.batch is None or self.batch.images.shape != shape:
-            images = torch.rand(shape, device=self.device) * 2 - 1
-            labels = torch.arange(batch, device=self.device) % self.images.classes if self.images.classes else None
-            self.batch = Batch(images, labels)
+        if self.batch is None or (len(self.batch.images), self.batch.images.shape[2]) != (batch, side):
+            self.batch = random_batch(self.images, batch, side, self.device)
         self.drawn += batch
         return self.batch
 

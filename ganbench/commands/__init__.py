@@ -17,6 +17,18 @@ def show_progress(what: str, done: int, total: int) -> None:
         print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
 
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    """Print a table on the terminal; names and presets are kept on one line, other cells are folded."""
+    from rich.console import Console
+    from rich.table import Table
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, no_wrap=column in ("name", "preset", "setting"), overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> list[str]:
     """The lines of a Markdown table."""
     def line(cells: Iterable[Any]) -> str:

@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ganbench.commands import print_table
 from ganbench.environment import usable_cores
+from ganbench.files import atomic_write
 
 ENGINES = ("local", "ray", "slurm")
 
@@ -78,13 +80,9 @@ def bench(
 
 def _print_shipped(console: Any) -> None:
     """The suites that come with ganbench: what each compares, and how to run or copy one."""
-    from rich.table import Table
-
     from ganbench.bench.shipped import suites_folder, summaries
-    table = Table("name", "what it compares", box=None, pad_edge=False, header_style="dim")
-    for name, title, about in summaries():
-        table.add_row(name, f"{title}. {about}" if about else title)
-    console.print(table)
+    print_table(["name", "what it compares"],
+                [[name, f"{title}. {about}" if about else title] for name, title, about in summaries()])
     _print(console, "\nrun one: ganbench bench NAME; its cost first: ganbench bench NAME --dry-run; "
                     f"copy one to change it: they are in {suites_folder()}")
 
@@ -122,12 +120,13 @@ def _engine(name: str, jobs: int, threads: int, folder: Path, slurm: list[str]) 
 def _report(suite: Any, table: Path, html: Path | None, folder: Path, console: Any) -> None:
     from ganbench.records import load_results
     from ganbench.report.html import render
-    from ganbench.report.table import print_comparison, write_text
+    from ganbench.report.table import print_comparison
     frame = load_results(table)
     print_comparison(frame, console)
     if html is not None:
-        write_text(html, render(frame, title=suite.title, roots=[folder],
-                                targets=suite.evaluation.targets, command=f"ganbench report {table} --html {html}"))
+        page = render(frame, title=suite.title, roots=[folder], targets=suite.evaluation.targets,
+                      command=f"ganbench report {table} --html {html}")
+        atomic_write(html, page, remedy="choose another place")
         _print(console, f"wrote {html}")
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ganbench.commands import note, show_progress
+from ganbench.commands import note, print_table, show_progress
 from ganbench.errors import EXIT_INCOMPLETE, UserError
 from ganbench.runs.eval_request import EvalRequest
 from ganbench.runs.options import as_command
@@ -52,7 +52,7 @@ def evaluate(asked: EvalRequest, given: set[str]) -> None:
         print_scores([*found.rows, *({**row, "metric": f"{row['metric']} floor"} for row in found.floor)],
                      title=found.title)
     if asked.latex:
-        print(Evaluation.of(found).latex())
+        print(Evaluation(**vars(found)).latex())
     _remarks(found)
     if asked.results and rows:
         added = records.append(asked.results, rows, warn=lambda text: note(f"warning: {text}"))
@@ -84,17 +84,12 @@ def list_() -> None:
     """What is kept, newest first."""
     from datetime import datetime
 
-    from rich.console import Console
-    from rich.table import Table
-
     from ganbench.metrics import cache
     found = cache.entries()
-    table = Table("key", "what", "MB", "when", box=None, pad_edge=False)
-    for entry in found:
-        when = datetime.fromtimestamp(entry.when).isoformat(sep=" ", timespec="minutes")
-        table.add_row(entry.key[:12], entry.what, f"{entry.bytes / 1e6:.1f}", when)
     if found:
-        Console().print(table)
+        print_table(["key", "what", "MB", "when"],
+                    [[entry.key[:12], entry.what, f"{entry.bytes / 1e6:.1f}",
+                      datetime.fromtimestamp(entry.when).isoformat(sep=" ", timespec="minutes")] for entry in found])
     print(f"{len(found)} entries, {sum(e.bytes for e in found) / 1e6:.1f} MB, in {cache.cache_folder()}")
 
 

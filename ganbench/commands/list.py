@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ganbench.commands import print_table
 from ganbench.plugins import load_plugin, names
 
 
@@ -109,31 +110,24 @@ def preset_table(family: str) -> list[dict[str, Any]]:
 
 def print_catalogue(found: dict[str, list[dict[str, Any]]]) -> None:
     """Print what `catalogue` gives as three tables."""
-    _print_table("Families", ["name", "title", "paper", "presets"],
+    _say("Families", ["name", "title", "paper", "presets"],
                  [[f["name"], f["title"], f["paper"], _some(f["presets"])] for f in found["families"]])
-    _print_table("Data sets (or any folder, .npz, .zip)", ["name", "about"],
+    _say("Data sets (or any folder, .npz, .zip)", ["name", "about"],
                  [[d["name"], d["title"] or d["about"]] for d in found["datasets"]])
     arrow = {True: "higher", False: "lower", None: ""}
-    _print_table("Metrics", ["name", "better", "of", "what", "paper"],
+    _say("Metrics", ["name", "better", "of", "what", "paper"],
                  [[m["name"], arrow[m["higher_is_better"]], m["of"], m["title"] or m["summary"], m["paper"]]
                   for m in found["metrics"]])
 
 
 def print_presets(family: str, presets: list[dict[str, Any]]) -> None:
     """Print what `preset_table` gives as a table."""
-    _print_table(f"Presets of {family}", ["preset", "side", "kimg", "what to expect"],
+    _say(f"Presets of {family}", ["preset", "side", "kimg", "what to expect"],
                  [[p["preset"], str(p["side"] or "any"), f"{p['kimg']:g}", p["about"]] for p in presets])
 
 
-def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        table.add_column(column, no_wrap=column in ("name", "preset"), overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+def _say(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    print_table(columns, rows, title=title)
     print()
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ganbench.errors import UserError, nearest
+from ganbench.files import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,10 @@ def report(
     from rich.console import Console
 
     from ganbench.records import load_results
-    from ganbench.report import comparison, selection, table
+    from ganbench.report import comparison, selection
+    from ganbench.report.export import to_csv, to_markdown
+    from ganbench.report.latex import to_latex
+    from ganbench.report.table import print_blocks
 
     if published not in PUBLISHED:
         raise UserError(f"--published {published}: choose one of {', '.join(PUBLISHED)}."
@@ -59,7 +63,7 @@ def report(
     everything = published == "all"
     blocks = comparison.build_if_any(frame)
     literature, failed = selection.published(frame, everything=everything), selection.failures(frame)
-    table.print_blocks(blocks, literature, console, failed=failed)
+    print_blocks(blocks, literature, console, failed=failed)
 
     def page() -> str:
         from ganbench.report.html import render
@@ -70,11 +74,11 @@ def report(
         from ganbench.report.html import picture as draw
         return draw(blocks)
 
-    wanted = {picture: drawing, csv: lambda: table.to_csv(blocks), latex: lambda: table.to_latex(blocks), html: page,
-              markdown: lambda: table.to_markdown(blocks, literature, failed)}
+    wanted = {picture: drawing, csv: lambda: to_csv(blocks), latex: lambda: to_latex(blocks), html: page,
+              markdown: lambda: to_markdown(blocks, literature, failed)}
     for path, text in wanted.items():
         if path is not None:
-            table.write_text(path, text())
+            atomic_write(path, text(), remedy="choose another place")
             console.print(f"wrote {path}", soft_wrap=True)
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ganbench.commands import markdown_table
+from ganbench.commands import markdown_table, print_table
 from ganbench.errors import UserError, nearest
 from ganbench.files import atomic_write
 
@@ -64,14 +64,7 @@ def diff(
     if not rows:
         print(f"{first} and {second} resolve to the same settings")
         return
-    from rich.console import Console
-    from rich.table import Table
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("setting", first, second, "what it is"):
-        table.add_column(column, no_wrap=column == "setting", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    print_table(["setting", first, second, "what it is"], rows)
 
 
 @presets_app.command("list")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ganbench.commands import note
+from ganbench.commands import note, print_table
 from ganbench.errors import UserError
 
 
@@ -70,15 +70,10 @@ def save(
 
 def list_() -> None:
     """What is kept, with its content hash and protocol."""
-    from rich.console import Console
-    from rich.table import Table
-
     from ganbench.metrics.images.reference_statistics import kept, references_folder
     found = kept()
-    table = Table("name", "content", "images", "MB", "protocol", "of", box=None, pad_edge=False)
-    for each in found:
-        table.add_row(each.name, each.content[:12], f"{each.n:,}" if each.n else "?", f"{each.megabytes:.1f}",
-                      each.protocol, each.source)
     if found:
-        Console().print(table)
+        print_table(["name", "content", "images", "MB", "protocol", "of"],
+                    [[each.name, each.content[:12], f"{each.n:,}" if each.n else "?", f"{each.megabytes:.1f}",
+                      each.protocol, each.source] for each in found])
     print(f"{len(found)} statistics in {references_folder()}")

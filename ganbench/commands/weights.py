@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ganbench.commands import print_table
 from ganbench.errors import UserError
 
 
@@ -19,16 +20,13 @@ def register(app: typer.Typer) -> None:
 
 def list_() -> None:
     """All weights, and which of them are here."""
-    from rich.console import Console
-    from rich.table import Table
-
     from ganbench.metrics.networks import weight_files as weights
-    table = Table("name", "here", "MB", "what it is for", box=None, pad_edge=False)
+    rows = []
     for asset in weights.ASSETS.values():
         file = weights.present(asset.name)
-        here = "" if file is None else f"yes ({file.note})" if file.note else "yes"
-        table.add_row(asset.name, here, str((file or asset.files[0]).megabytes), asset.what)
-    Console().print(table)
+        note = f" ({file.note})" if file and file.note else ""
+        rows.append([asset.name, f"yes{note}" if file else "", str((file or asset.files[0]).megabytes), asset.what])
+    print_table(["name", "here", "MB", "what it is for"], rows)
     print(f"in {weights.weights_folder()}, or where torch.hub keeps its own; random-vgg16 needs none")
 
 

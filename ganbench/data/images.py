@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -225,11 +225,6 @@ def rules_of(picture: Image.Image | np.ndarray, size: tuple[int, int], channels:
     if isinstance(picture, Image.Image) and (picture.height < size[0] or picture.width < size[1]):
         rules.append("enlarged")
     return rules
-
-
-def squared(picture: Image.Image | np.ndarray, side: int, channels: int, **options: Any) -> np.ndarray:
-    """uint8 (C,side,side); options as of `sized`."""
-    return sized(picture, (side, side), channels, **options)
 
 
 def sized(picture: Image.Image | np.ndarray, size: tuple[int, int], channels: int, *, crop: str = "centre",

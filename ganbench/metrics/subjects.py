@@ -15,7 +15,7 @@ from torch import Tensor
 from ganbench.errors import UserError
 from ganbench.family import frozen_modes, full_side, to_uint8
 from ganbench.metrics.metric import Subject
-from ganbench.random import Random, derived_seed
+from ganbench.random import Random, derived_seed, seeded
 
 
 class Fakes(NamedTuple):
@@ -44,14 +44,6 @@ def sampling(subject: Subject, seed: int) -> Iterator[None]:
     """The generator in the mode in which it samples, its inner noise starting at `seed`, its modes restored after."""
     with frozen_modes(subject.generator), seeded(seed, subject.device):
         subject.family.sample_mode(subject.generator)
-        yield
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Noise drawn inside a network starts at `seed`; outside, torch's global stream goes on as if nothing was drawn."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
         yield
 
 

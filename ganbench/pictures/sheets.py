@@ -6,7 +6,6 @@ family lacks is a UserError of one line.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,20 +19,11 @@ from ganbench.pictures import activations
 from ganbench.pictures.grids import tile
 from ganbench.pictures.walks import Path as LatentPath
 from ganbench.pictures.walks import between, check_styles, lerp, natural_path
-from ganbench.random import one_noise
+from ganbench.random import one_noise, seeded
 
 BATCH = 32  # images rendered at once
 
 # --- rendering ----------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def noise_from(seed: int, device: torch.device) -> Iterator[None]:
-    """Noise drawn inside a network starts at `seed` and is one for all samples, so that pictures differ only in what
-    they are about; torch's global stream outside goes on undisturbed."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), one_noise():
-        torch.manual_seed(seed)
-        yield
 
 
 def render(family: Family, generator: nn.Module, z: Tensor, labels: Tensor | None = None, *, seed: int = 0) -> Tensor:
@@ -55,7 +45,8 @@ def render_styles(family: Family, generator: nn.Module, w: Tensor, *, seed: int 
 def _rendered(family: Family, generate: Callable[[slice], Tensor], latents: Tensor, seed: int) -> Tensor:
     parts = []
     for start in range(0, len(latents), BATCH):
-        with noise_from(seed, latents.device):
+        # the same noise for all samples: pictures differ only in what they are about
+        with seeded(seed, latents.device), one_noise():
             parts.append(generate(slice(start, start + BATCH)))
     return to_uint8(torch.cat(parts), family.images.side).cpu()
 

@@ -9,7 +9,7 @@ import pandas as pd
 from ganbench import records
 from ganbench.errors import UserError
 from ganbench.report import plots
-from ganbench.report.comparison import AVERAGE, Column, TableBlock, TableEntry
+from ganbench.report.parts import AVERAGE, Column, TableBlock, TableEntry
 from ganbench.report.plots import Series
 from ganbench.report.statistics import median_time, reached
 from ganbench.report.text import duration, number
@@ -90,7 +90,8 @@ def _curves(trained: list[TableEntry], rows: list[Any], axis: str, x_label: str,
     if not any(len(s.x) > 1 for s in series):
         return ""
     return plots.line_chart(series, title=f"{y_label} against {x_label}", x_label=x_label, y_label=y_label,
-                            levels=_nearby(floors, series), log_beyond=_log_beyond(column))
+                            levels=plots.nearby(floors, [v for s in series for v in s.y]),
+                            log_beyond=_log_beyond(column))
 
 
 def _by_level(block: TableBlock, headline: Column, numbers: dict[str, int]) -> str:
@@ -140,11 +141,6 @@ def _cost(trained: list[TableEntry], column: Column, attribute: str, x_label: st
         return ""
     return plots.scatter(series, title=f"{y_label} against {x_label}", x_label=x_label, y_label=y_label, levels=floors,
                          log_beyond=_log_beyond(column))
-
-
-def _nearby(floors: list[tuple[str, float]], series: Sequence[Series]) -> list[tuple[str, float]]:
-    values = [v for s in series for v in s.y]
-    return [(n, v) for n, v in floors if plots.near(v, (min(values), max(values)))]
 
 
 def _target(block: TableBlock, column: Column, targets: Mapping[str, float]) -> tuple[float, str] | None:

@@ -15,7 +15,7 @@ import pandas as pd
 from ganbench.errors import UserError
 from ganbench.report.entries import entries_of, entry_of, tell_entries_apart
 from ganbench.report.notes import counted, notes_of
-from ganbench.report.parts import AVERAGE, Column, TableBlock, TableCell, TableEntry, headlines
+from ganbench.report.parts import Column, TableBlock, TableCell, TableEntry, headlines
 from ganbench.report.selection import (
     borrowed_references,
     finite,
@@ -28,8 +28,6 @@ from ganbench.report.selection import (
 )
 from ganbench.report.selection import failures as failed_runs
 from ganbench.report.statistics import standings
-
-__all__ = ["AVERAGE", "Column", "TableBlock", "TableCell", "TableEntry", "build_if_any", "build_table"]
 
 BLOCK = ["dataset", "side", "width", "channels", "split", "crop", "data_hash"]
 COLUMN = ["metric", "protocol", "n_real", "n_fake", "level"]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ganbench.report.datasets import overall
 from ganbench.report.escape import csv_cell, markdown_text
-from ganbench.report.parts import Column, TableBlock, TableCell, TableEntry
+from ganbench.report.parts import Column, TableBlock, TableEntry
 from ganbench.report.text import (
     FAILED_TITLE,
     LEGEND,
@@ -25,8 +25,7 @@ from ganbench.report.text import (
 
 def long_table(blocks: list[TableBlock]) -> pd.DataFrame:
     """The tables as one tidy frame, a line for each entry and column; a new metric adds lines, never columns."""
-    lines = [line for block in blocks for line in _long_lines(block)]
-    return pd.DataFrame(lines)
+    return pd.DataFrame([line for block in blocks for line in _long_lines(block)])
 
 
 def to_csv(blocks: list[TableBlock]) -> str:
@@ -99,6 +98,8 @@ def _long_lines(block: TableBlock) -> Iterator[dict[str, Any]]:
     for entry in block.entries:
         for column, cell in entry.cells.items():
             last, best, standing = cell.last_summary, cell.best_summary, cell.standing
+            median = None if column.higher_is_better is None else cell.median(column.higher_is_better)
+            kimg = list(cell.best_kimg.values())
             yield {
                 "dataset": block.dataset, "side": block.side, "width": block.width, "channels": block.channels,
                 "split": block.split, "crop": block.crop, "data_hash": block.data_hash, "metric": column.metric,
@@ -110,20 +111,11 @@ def _long_lines(block: TableBlock) -> Iterator[dict[str, Any]]:
                 "flops_g": entry.flops_g, "flops_train": entry.flops_train,
                 "diverged": entry.failed.get("diverged", 0), "failed": sum(entry.failed.values()),
                 "failed_here": cell.failed, "precision": entry.precision, "settings": entry.settings,
-                "budget": entry.budget, "last_median": _median(cell, column),
+                "budget": entry.budget, "last_median": median,
                 "seeds": last.n if last else 0, "last_mean": last and last.mean, "last_sd": last and last.sd,
                 "last_low": last and last.low, "last_high": last and last.high, "evaluation_noise": cell.noise,
                 "measured_on": cell.borrowed,
                 "best_seeds": best.n if best else 0, "best_mean": best and best.mean, "best_sd": best and best.sd,
-                "best_kimg": _mean_kimg(cell), "mark": standing.mark if standing else "",
+                "best_kimg": sum(kimg) / len(kimg) if kimg else None, "mark": mark_of(entry, column),
                 "rank_low": standing and standing.rank_low, "rank_high": standing and standing.rank_high,
             }
-
-
-def _median(cell: TableCell, column: Column) -> float | None:
-    return cell.median(column.higher_is_better) if column.higher_is_better is not None else None
-
-
-def _mean_kimg(cell: TableCell) -> float | None:
-    known = list(cell.best_kimg.values())
-    return sum(known) / len(known) if known else None

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from ganbench.report import plots, samples
-from ganbench.report.comparison import TableEntry
 from ganbench.report.folders import RunFolder, embedded, kimg_of, opened
+from ganbench.report.parts import TableEntry
 from ganbench.report.plots import Series
 
 # Quantities that families with an equilibrium log beside their losses; a panel appears wherever the first is logged.

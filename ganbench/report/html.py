@@ -11,10 +11,10 @@ import pandas as pd
 from ganbench.errors import UserError
 from ganbench.report import comparison, plots, selection
 from ganbench.report.charts import metric_charts
-from ganbench.report.comparison import Column, TableBlock, TableCell, TableEntry
 from ganbench.report.datasets import overall
 from ganbench.report.folders import RunFolder, find_runs
 from ganbench.report.gallery import dynamics_of, equilibrium_of, samples_of, stations_of, strips_of
+from ganbench.report.parts import Column, TableBlock, TableCell, TableEntry
 from ganbench.report.reproduce import recipe
 from ganbench.report.statistics import Standing
 from ganbench.report.text import (
@@ -23,6 +23,7 @@ from ganbench.report.text import (
     PUBLISHED_TITLE,
     duration,
     failure_line,
+    mark_of,
     number,
     number_or_blank,
     published_label,
@@ -135,20 +136,20 @@ def _line(entry: TableEntry, columns: list[Column], colour: int | None) -> dict[
 
 def _cell(entry: TableEntry, column: Column) -> dict[str, Any]:
     cell = entry.cells[column]
-    last, best, standing = cell.last_summary, cell.best_summary, cell.standing
-    mark = standing.mark if standing else ""
+    last, best, standing, mark = cell.last_summary, cell.best_summary, cell.standing, mark_of(entry, column)
     borrowed = f"measured on {cell.borrowed} images" if cell.borrowed else ""
-    interval = (f"95% interval {number(last.low, last.half)} to {number(last.high, last.half)} over {last.n} seeds"
-                if last and last.low is not None else "one seed: no interval" if last and not entry.reference else "")
+    interval = "one seed: no interval" if last and not entry.reference else ""
+    if last and last.low is not None:
+        interval = f"95% interval {number(last.low, last.half)} to {number(last.high, last.half)} over {last.n} seeds"
+    shown = number(best.mean, best.half) if best else "–"
     return {
         "last": spread(last) + ("†" if cell.borrowed else ""), "last_value": last.mean if last else None, "mark": mark,
         "description": "; ".join(t for t in (borrowed, interval, VERDICTS[mark]) if t),
-        "best": "" if entry.reference else number(best.mean, best.half) if best else "–",
+        "best": "" if entry.reference else shown,
         "best_value": best.mean if best and not entry.reference else None, "best_description": _best_description(cell),
         "noise": "" if cell.noise is None else f"± {number(cell.noise, cell.noise)}", "noise_value": cell.noise,
         "noise_description": cell.noise_method,
-        "rank": "" if standing is None else f"{standing.rank_low}" if standing.rank_low == standing.rank_high
-                else f"{standing.rank_low}–{standing.rank_high}",
+        "rank": "–".join(map(str, sorted({standing.rank_low, standing.rank_high}))) if standing else "",
         "rank_value": (standing.rank_low + standing.rank_high) / 2 if standing else None,
     }
 
@@ -231,4 +232,6 @@ def _recipes(trained: list[TableEntry], frame: pd.DataFrame, folders: dict[str, 
 
 
 def _millions(count: int | None) -> str:
-    return "" if count is None else f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,}"
+    if count is None:
+        return ""
+    return f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,}"

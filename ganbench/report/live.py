@@ -6,7 +6,7 @@ Everything is read from the folders, so runs need not know that they are watched
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -18,6 +18,7 @@ from ganbench.errors import UserError
 from ganbench.files import read_json
 from ganbench.records import load_results, read
 from ganbench.report.folders import OWN, RunFolder, is_finite
+from ganbench.sides import side_of
 
 AT_WORK = 120.0  # seconds; a log that was written to more recently belongs to a run that is training
 POINTS = 300  # of a curve, at most
@@ -91,7 +92,7 @@ def _contents(place: Path, *marks: Any) -> dict[str, Any]:
     shares = [last.get(name, 0) / plan[limit] for limit, name in logged_as.items() if plan.get(limit)]
     fraction = min(1.0, max(shares, default=0.0))
     return {"name": place.name, "path": str(place), "family": config["family"], "preset": config["preset"],
-            "dataset": f"{config['dataset']['name']} {_size(config['dataset'])} px", "seed": config["seed"],
+            "dataset": f"{config['dataset']['name']} {side_of(config['dataset'])} px", "seed": config["seed"],
             "state": status, "kimg": last.get("kimg", 0.0), "fraction": fraction, "seconds": seconds,
             "left": seconds * (1 - fraction) / fraction if fraction else None,
             "images_per_second": last.get("images", 0) / seconds if seconds else 0.0,
@@ -185,8 +186,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Say nothing: the terminal belongs to whoever started it."""
-
-
-def _size(images: Mapping[str, Any]) -> str:
-    """64 of squares, 64x96 of others."""
-    return "x".join(str(images[name]) for name in ("side", "width") if images.get(name))

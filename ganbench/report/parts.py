@@ -26,7 +26,9 @@ class Column:
     @property
     def title(self) -> str:
         """How the column is headed: metric, what tells it from its like, level."""
-        apart = f" ({self.differs})" if self.differs else f"[{self.variant}]" if self.variant else ""
+        apart = f"[{self.variant}]" if self.variant else ""
+        if self.differs:
+            apart = f" ({self.differs})"
         return f"{self.metric}{apart}{f' {self.level}' if self.level else ''}"
 
     @property

@@ -102,8 +102,7 @@ def interval_chart(rows: Sequence[tuple[Series, float | None, float | None]], *,
     """One row an entry: a dot for each seed (series.x), the mean, and a bar from `low` to `high`."""
     left = min(190, 16 + max([7 * len(s.label) for s, _, _ in rows], default=0))
     values = [v for s, low, high in rows for v in (*s.x, *(b for b in (low, high) if b is not None))]
-    span = (min(values), max(values)) if values else (0.0, 1.0)
-    levels = [(name, value) for name, value in levels if near(value, span)]
+    levels = nearby(levels, values)
     top, step = TOP + 14 * len(levels), 24  # a line of text for each reference's name
     height = top + step * len(rows) + BOTTOM
     x = Axis(x_label, [*values, *(v for _, v in levels)], left, WIDTH - RIGHT, log_beyond=log_beyond)
@@ -130,11 +129,10 @@ def scatter(series: Sequence[Series], *, title: str, x_label: str, y_label: str,
             levels: Sequence[tuple[str, float]] = (), log_beyond: float = LOG_BEYOND) -> str:
     """One point an entry, with whiskers from `low` to `high`."""
     values = [v for s in series for part in (s.y, s.low or (), s.high or ()) for v in part]
-    span = (min(values), max(values)) if values else (0.0, 1.0)
-    shown = [(n, v) for n, v in levels if near(v, span)]
+    levels = nearby(levels, values)
     x = Axis(x_label, [v for s in series for v in s.x], LEFT, WIDTH - RIGHT, log_beyond=8)
-    y = Axis(y_label, [*values, *(v for _, v in shown)], HEIGHT - BOTTOM, TOP, log_beyond=log_beyond)
-    parts = [*_frame(x, y, HEIGHT), *_levels(shown, y)]
+    y = Axis(y_label, [*values, *(v for _, v in levels)], HEIGHT - BOTTOM, TOP, log_beyond=log_beyond)
+    parts = [*_frame(x, y, HEIGHT), *_levels(levels, y)]
     for s in series:
         whiskers = [f'<path class="bar c{s.number % COLOURS}" d="M{x(px):.1f} {y(low):.1f}V{y(high):.1f}"/>'
                     for px, low, high in zip(s.x, s.low or (), s.high or ())]
@@ -294,12 +292,16 @@ def _marker(number: int, x: float, y: float, title: str = "", size: float = 3.5)
     return f'<path class="mark c{number % COLOURS}" d="{shapes[number % len(shapes)]}">{description}</path>'
 
 
-def near(value: float, span: tuple[float, float]) -> bool:
-    """Whether a reference line is close enough to the values that drawing it does not flatten them."""
-    low, high = span
-    if min(low, value) > 0 and max(high, value) / min(low, value) > LOG_BEYOND:  # the axis would be logarithmic
-        return low / 6 <= value <= high * 1.5
-    return low - 0.7 * (high - low) <= value <= high + 0.25 * (high - low)
+def nearby(levels: Sequence[tuple[str, float]], values: Sequence[float]) -> list[tuple[str, float]]:
+    """The reference lines that are close enough to the values that drawing them does not flatten these."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+
+    def near(value: float) -> bool:
+        if min(low, value) > 0 and max(high, value) / min(low, value) > LOG_BEYOND:  # the axis would be logarithmic
+            return low / 6 <= value <= high * 1.5
+        return low - 0.7 * (high - low) <= value <= high + 0.25 * (high - low)
+
+    return [(name, value) for name, value in levels if near(value)]
 
 
 def _tick(value: float) -> str:

@@ -12,6 +12,7 @@ from ganbench.errors import UserError, nearest
 from ganbench.plugins import canonical, names
 from ganbench.records import EMA_OPTION, setting_text
 from ganbench.report.folders import RunFolder
+from ganbench.sides import side_of
 
 # options of a run as config.json keeps them -> flags; what only says where things go is left out
 FLAGS = {
@@ -54,7 +55,7 @@ def recipe(rows: pd.DataFrame, folder: RunFolder | None = None) -> Reproduction:
     if folder is not None and "options" in folder.config:
         return Reproduction(_from_options(folder.config, length), remarks)
     arguments = ["run", str(row["family"])]
-    columns = {"dataset": row["dataset"], "preset": row["preset"], "side": _written_side(row), "crop": row["crop"],
+    columns = {"dataset": row["dataset"], "preset": row["preset"], "side": side_of(row), "crop": row["crop"],
                "channels": row["channels"], "split": row["split"], "seed": row["seed"], **length,
                "n_eval": row["n_fake"],
                "eval_seed": row["eval_seed"], "precision": row["precision"]}
@@ -117,13 +118,8 @@ def rows_of(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     return frame[frame["run"] == matching[0]]
 
 
-def _written_side(images: Mapping[str, Any]) -> int | str | None:
-    """The side of a row's or a config's images, as --side takes it."""
-    return f"{images['side']}x{images['width']}" if images.get("width") else images.get("side")
-
-
 def _from_options(config: Mapping[str, Any], length: Mapping[str, Any]) -> list[str]:
-    options = dict(config["options"]) | {"preset": config.get("preset"), "side": _written_side(config["dataset"])}
+    options = dict(config["options"]) | {"preset": config.get("preset"), "side": side_of(config["dataset"])}
     options |= {"kimg": None, "steps": None, "seconds": None, **length}
     arguments = ["run", str(options["family"])]
     for name, flag in FLAGS.items():

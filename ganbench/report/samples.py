@@ -2,11 +2,12 @@
 reals."""
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
+import torch
 
+from ganbench.files import cache_dir
+from ganbench.pictures.grids import tile
 from ganbench.report.folders import RunFolder, kimg_of, opened
 
 COLUMNS, GAP = 8, 2  # how training lays out its grids
@@ -43,7 +44,7 @@ def moments(folder: RunFolder) -> list[tuple[float | None, np.ndarray]]:
         data = folder.config["dataset"]
         images = tiles(picture, data["side"], data.get("width", 0))
         if images is not None:
-            picture = _sheet([list(images[start:start + COLUMNS]) for start in range(0, len(images), COLUMNS)][:ROWS])
+            picture = _sheet(images[:ROWS * COLUMNS], COLUMNS)
         found.append((kimg_of(path), picture))
     return found
 
@@ -61,9 +62,11 @@ def beside_reals(folder: RunFolder) -> tuple[np.ndarray, str] | None:
     coarse, fine = pixels
     samples = samples[:QUERIES]
     found = nearest_real(_shrunk(samples, coarse.shape[-1]), coarse, mirror=bool(data.get("mirror")))
-    rows = [list(samples), *([_colour(fine[found[q, k]]) for q in range(len(samples))] for k in range(found.shape[1]))]
-    return _sheet(rows), (f"top: generated; below each the {NEAREST} nearest of {len(coarse):,} training images "
-                          f"(Euclidean, pixels at {coarse.shape[-1]}×{coarse.shape[-1]})")
+    reals = fine[found.T.flatten()].transpose(0, 2, 3, 1)  # a row of the nearest, a row of the second nearest, ...
+    reals = np.broadcast_to(reals, (*reals.shape[:3], 3))
+    caption = (f"top: generated; below each the {NEAREST} nearest of {len(coarse):,} training images "
+               f"(Euclidean, pixels at {coarse.shape[-1]}×{coarse.shape[-1]})")
+    return _sheet(np.concatenate([samples, reals]), len(samples)), caption
 
 
 def nearest_real(queries: np.ndarray, reals: np.ndarray, *, k: int = NEAREST, mirror: bool = False) -> np.ndarray:
@@ -92,9 +95,8 @@ def nearest_real(queries: np.ndarray, reals: np.ndarray, *, k: int = NEAREST, mi
 def _training_images(content_hash: str) -> tuple[np.ndarray, np.ndarray] | None:
     """A prepared store's level to search in and its full one (memory-mapped), found by the content of its
     images; nothing is prepared for a page."""
-    from ganbench.data import Store, cache_dir
-    from ganbench.data.store import FORMAT
-    for path in sorted(Path(cache_dir() / "stores").glob("*/manifest.json")):
+    from ganbench.data.store import FORMAT, Store
+    for path in sorted((cache_dir() / "stores").glob("*/manifest.json")):
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError:
@@ -112,16 +114,6 @@ def _shrunk(images: np.ndarray, side: int) -> np.ndarray:
     return images.reshape(n, side, factor, side, factor, 3).mean((2, 4), dtype=np.float32)
 
 
-def _colour(image: np.ndarray) -> np.ndarray:
-    """(C,s,s) -> (s,s,3)."""
-    return np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3))
-
-
-def _sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    height, width = rows[0][0].shape[:2]
-    down, right = height + GAP, width + GAP
-    sheet = np.full((len(rows) * down - GAP, len(rows[0]) * right - GAP, 3), 255, np.uint8)
-    for y, row in enumerate(rows):
-        for x, image in enumerate(row):
-            sheet[y * down:y * down + height, x * right:x * right + width] = image
-    return sheet
+def _sheet(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images (N,s,s,3) uint8 in one picture, row by row."""
+    return tile(torch.from_numpy(images).permute(0, 3, 1, 2), columns, GAP)

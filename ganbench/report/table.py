@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,11 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ganbench.errors import shown
-from ganbench.files import atomic_write
-from ganbench.report.comparison import Column, TableBlock, TableEntry, build_if_any
+from ganbench.report.comparison import build_if_any
 from ganbench.report.datasets import overall
-from ganbench.report.export import long_table, to_csv, to_markdown
-from ganbench.report.latex import to_latex
+from ganbench.report.parts import Column, TableBlock, TableEntry
 from ganbench.report.selection import failures, level_order, published
 from ganbench.report.text import (
     FAILED_TITLE,
@@ -30,9 +27,6 @@ from ganbench.report.text import (
     published_label,
     runs_of,
 )
-
-__all__ = ["long_table", "number", "print_blocks", "print_comparison", "print_scores", "to_csv", "to_latex",
-           "to_markdown", "write_text"]
 
 
 def print_comparison(frame: pd.DataFrame, console: Console | None = None, *, all_published: bool = False) -> None:
@@ -83,11 +77,6 @@ def print_scores(rows: Sequence[Mapping[str, Any]], title: str = "", console: Co
         table.add_row(Text(shown(row["metric"])), shown(row.get("level", "")), number(value, half), interval,
                       Text(shown(row.get("protocol", ""))))
     (console or Console()).print(table)
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file whole or not at all. Raises UserError if it cannot be written."""
-    atomic_write(Path(path), text, remedy="choose another place")
 
 
 def _fitting(columns: list[Column], entries: list[TableEntry], width: int) -> Iterator[list[Column]]:
@@ -156,4 +145,4 @@ def _print_published(rows: list[dict[str, Any]], console: Console) -> None:
 
 
 def _float(value: Any) -> float | None:
-    return None if value is None or value == "" else float(value)
+    return None if value in (None, "") else float(value)

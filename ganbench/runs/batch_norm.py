@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ganbench.family import Family, frozen_modes
-from ganbench.random import Random
+from ganbench.random import Random, seeded
 
 PASSES, BATCH = 16, 64  # 1,024 samples in batches of 64
 
@@ -26,8 +26,7 @@ def estimate_statistics(family: Family, generator: nn.Module, seed: int, device:
     if not norms:
         return
     random, momenta = Random(seed, device), [norm.momentum for norm in norms]
-    with frozen_modes(generator), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with frozen_modes(generator), seeded(seed, device):
         family.sample_mode(generator)
         for norm in norms:
             norm.reset_running_stats()

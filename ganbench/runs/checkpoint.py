@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -248,14 +247,9 @@ def checkpoint_hash(checkpoint: Path) -> str:
     return _file_hash(checkpoint / TENSORS)
 
 
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Whether two checkpoints' tensors agree to the bit (NaN, too, equals itself)."""
-    return a.keys() == b.keys() and all(_bits(a[k]) == _bits(b[k]) for k in a)
-
-
-def _bits(tensor: Tensor) -> tuple[torch.Size, torch.dtype, bytes]:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return tensor.shape, tensor.dtype, flat.view(torch.uint8).numpy().tobytes()
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a checkpoint's tensors whose names begin so, under the rest of their names."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _check_readable(checkpoint: Path, name: str) -> None:

@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,7 @@ SETTINGS = {f.name for f in fields(EvalRequest)} - {"names", "run", "fake", "rea
 SHOWN = ("metric", "level", "value", "ci_low", "ci_high", "higher_is_better", "n_fake", "n_real", "protocol", "note")
 
 
-@dataclass
-class Evaluation:
+class Evaluation(EvalResult):
     """What `ganbench.evaluate` found. In a notebook it shows itself as a table.
 
     Attributes:
@@ -39,16 +38,6 @@ class Evaluation:
         floor: rows of the same metrics between two samples of real images, where that was measured.
         warnings: what there is to know about the images and numbers, one line each.
     """
-
-    title: str
-    rows: list[dict[str, Any]]
-    floor: list[dict[str, Any]]
-    warnings: list[str]
-
-    @classmethod
-    def of(cls, found: EvalResult) -> "Evaluation":
-        """What the scoring of a request found, for people."""
-        return cls(found.title, found.rows, found.floor, found.warnings)
 
     @property
     def values(self) -> dict[str, float]:
@@ -155,7 +144,7 @@ def evaluate(fake: Images | Run, real: Images | None = None, metrics: str | Sequ
                           real=_plain(real), options=settings, **asked)
     found = run_request(request)
     assert found is not None  # several processes are for the command line
-    return Evaluation.of(found)
+    return Evaluation(**vars(found))
 
 
 def features(images: Images, network: str = "inception-v3-compat", *, layer: str | None = None, n: int | None = None,

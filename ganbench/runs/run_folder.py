@@ -29,10 +29,10 @@ from ganbench.family import Family, ImageSpec, configure, find_family, sampling_
 from ganbench.files import Kinds, read_json
 from ganbench.pictures.grids import ImageTensor, magnified, png, tile
 from ganbench.plugins import same_source, source_hash
-from ganbench.random import Random, derived_seed
+from ganbench.random import Random, derived_seed, seeded
 from ganbench.runs import checkpoint, posthoc
 from ganbench.runs.batch_norm import estimate_statistics
-from ganbench.sides import write_side
+from ganbench.sides import side_of
 
 RUNS = Path("runs")
 TRAINED: Mapping[str, Kinds] = {  # what config.json must say before networks can be made of it
@@ -72,7 +72,7 @@ class Run:
         data = self.config["dataset"]
         # a data set may be a Python file: ask before it is imported
         check_code(self.path, self.config, "dataset", trust=self.trust)
-        store = open_dataset(data["spec"], side=written_side(data), split=split or data["split"], crop=data.get("crop"),
+        store = open_dataset(data["spec"], side=side_of(data), split=split or data["split"], crop=data.get("crop"),
                              channels=data["channels"], root=data.get("root"), skip_bad=data.get("skip_bad", False))
         # the split trained on must still hold the same images
         if split in (None, data["split"]) and store.content_hash != data["content_hash"]:
@@ -94,7 +94,7 @@ class Run:
     def _repr_html_(self) -> str:
         data = self.config["dataset"]
         facts = [("family", f"{self.config['family']} ({self.config['preset']})"),
-                 ("data", f"{data['spec']}, {written_side(data)} px, {data['channels']} channel(s)"),
+                 ("data", f"{data['spec']}, {side_of(data)} px, {data['channels']} channel(s)"),
                  ("trained", f"{self.kimg:g} thousand images, {self.step:,} updates, {self.seconds:.0f} s"),
                  ("seed", self.config["seed"]), ("folder", self.path)]
         rows = "".join(f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in facts)
@@ -134,8 +134,7 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
         warnings.warn(f"{path}: {changed}; its images and scores may differ from those of the training", stacklevel=2)
 
     # The checkpoint's weights, into networks that config.json describes.
-    weights = {k.removeprefix("family/"): v for k, v in tensors.items() if k.startswith("family/")}
-    averaged = {k.removeprefix("averaged/"): v for k, v in tensors.items() if k.startswith("averaged/")}
+    weights, averaged = (checkpoint.below(prefix, tensors) for prefix in ("family/", "averaged/"))
     try:
         family.load_state_dict(weights)
         generator = copy.deepcopy(family.generator)
@@ -286,7 +285,7 @@ def build_family(config: dict[str, Any], device: torch.device) -> Family:
     cls = find_family(config["family_source"])
     resolved, _, _ = configure(cls, config["preset"], config["config"])
     data = config["dataset"]
-    images = ImageSpec.of(written_side(data), data["channels"], len(data["classes"]))
+    images = ImageSpec.of(side_of(data), data["channels"], len(data["classes"]))
     if max(images.shape[1:]) > MAX_SIDE or images.channels not in CHANNELS:
         raise UserError(f"the images of this run are {'x'.join(map(str, images.shape))}, says its config.json: it is "
                         "damaged; name another run")
@@ -297,11 +296,6 @@ def build_family(config: dict[str, Any], device: torch.device) -> Family:
             raise
         raise UserError(f"the networks that this run's config.json describes do not fit into the memory of {device}: "
                         "use a machine with more, or name another run") from None
-
-
-def written_side(data: Mapping[str, Any]) -> int | str:
-    """The side of the images in a config.json's "dataset", as --side takes it."""
-    return write_side(data["side"], data.get("width") or data["side"])
 
 
 # --- folders --------------------------------------------------------------------------------------------------------
@@ -364,15 +358,13 @@ def sample_batches(family: Family, generator: nn.Module, n: int, seed: int, devi
         labels = chooser.integers(n, high=high)
         if label_pool is not None:
             labels = label_pool.to(device)[labels]
-    forked = [device] if device.type == "cuda" else []
     for number, start in enumerate(range(0, n, batch)):
         # every process draws all latents, so that each makes the images that one alone would make
         size = min(batch, n - start)
         latents = family.latents(size, stream)
         if number % share[1] != share[0]:
             continue
-        with torch.random.fork_rng(devices=forked):  # noise drawn inside a network must not disturb training
-            torch.manual_seed(derived_seed(seed, "sample-noise", start))
+        with seeded(derived_seed(seed, "sample-noise", start), device):  # a network's own noise, apart from training's
             part = labels[start:start + size].to(device) if labels is not None else None
             images = family.sample(latents, part, generator)
         yield quantise(images, family.images.side).cpu()

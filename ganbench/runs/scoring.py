@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -225,7 +224,7 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
     common = {"dataset": reals.dataset or _short(reals.description), "split": reals.split, "crop": reals.crop,
               "side": fakes.side, "width": fakes.width or None, "channels": fakes.channels,
               "data_hash": reals.data_hash, "eval_seed": asked.seed, "status": "ok",
-              "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(device)}
+              **provenance(device)}
     floors = _floor(asked, results, fakes, reals, device, settings, common, report)
     warnings = [*fakes.warnings, *reals.warnings, *_doubts(asked, fakes, reals), *report.notes]
     title = f"{fakes.description} against {reals.description}"

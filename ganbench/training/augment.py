@@ -24,16 +24,15 @@ def parse_augmentation(text: str) -> tuple[str, dict[str, float]]:
         ('ada', {'kimg': 100.0})
     """
     name, *pairs = (part.strip() for part in text.split(","))
-    known = KINDS
-    if name not in known:
-        raise UserError(f"--augment {text}: unknown augmentation '{name}'.{nearest(name, known)} "
-                        f"Known: {', '.join(known)}")
+    if name not in KINDS:
+        raise UserError(f"--augment {text}: unknown augmentation '{name}'.{nearest(name, KINDS)} "
+                        f"Known: {', '.join(KINDS)}")
     settings = {}
     for pair in pairs:
         key, _, value = pair.partition("=")
-        if key not in known[name].defaults:
+        if key not in KINDS[name].defaults:
             raise UserError(f"--augment {text}: {name} has no setting '{key}'. Known: "
-                            f"{', '.join(known[name].defaults) or 'none'}")
+                            f"{', '.join(KINDS[name].defaults) or 'none'}")
         try:
             settings[key] = float(value)
         except ValueError:

@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ganbench import distributed, records
 from ganbench.data import Store, absolute_spec, open_dataset
-from ganbench.environment import choose_device, describe
+from ganbench.environment import choose_device, describe, now
 from ganbench.errors import UserError, nearest
 from ganbench.family import (
     Family,
@@ -194,7 +193,7 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
             # where, how and when it was begun
             "environment": describe(device),
             "command": " ".join(sys.argv),
-            "created": datetime.now(UTC).isoformat(timespec="seconds")}
+            "created": now()}
 
 
 def _start(options: RunOptions) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from ganbench.errors import Diverged, UserError, is_out_of_memory
 from ganbench.family import Clock, Family, PartLoss, Stage, short_name
 from ganbench.random import Random, derived_seed
 from ganbench.runs.batch_norm import estimate_statistics
+from ganbench.runs.checkpoint import below
 from ganbench.training.optimizers import Skips, set_rate, step_where, without_waits
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -283,9 +284,9 @@ class TrainingEngine:
         """The inverse of `state`. Raises UserError if the checkpoint is of other networks."""
         try:
             # the networks, and the averaged copy if there was one
-            self.family.load_state_dict(_below("family/", tensors))
+            self.family.load_state_dict(below("family/", tensors))
             if any(k.startswith("averaged/") for k in tensors):
-                self.begin_average().load_state_dict(_below("averaged/", tensors))
+                self.begin_average().load_state_dict(below("averaged/", tensors))
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise UserError(f"the checkpoint holds other networks than this configuration makes: {reason}") from None
@@ -297,7 +298,7 @@ class TrainingEngine:
         for name, optimizer in self.optimizers.items():
             saved = document["optimizers"][name]
             state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in saved["plain"].items()}
-            for key, value in _below(f"optimizer/{name}/", tensors).items():
+            for key, value in below(f"optimizer/{name}/", tensors).items():
                 index, entry = key.split("/")
                 state.setdefault(int(index), {})[entry] = value
             # how the device works is this machine's affair, whatever the checkpoint was made on
@@ -330,10 +331,6 @@ class TrainingEngine:
         flat = nn.utils.parameters_to_vector(gradients)
         dist.all_reduce(flat)
         nn.utils.vector_to_parameters(flat / self.world, gradients)
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def check_divisible(family: Family) -> None:

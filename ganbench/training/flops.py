@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
-from ganbench.family import Batch, Clock, Family, PartLoss, Stage
-from ganbench.random import Random, derived_seed
+from ganbench.family import Batch, Clock, Family, ImageSpec, PartLoss, Stage
+from ganbench.random import Random, derived_seed, seeded
 from ganbench.training.augment import make_augmentation, take_step
 from ganbench.training.engine import TrainingEngine
 
@@ -41,19 +41,18 @@ def count_flops(engine: TrainingEngine, stage: Stage | None = None) -> Flops:
 
     Needs the memory of one more step. Raises whatever the family's step raises.
     """
-    forked = [engine.device] if engine.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=forked):
-        torch.manual_seed(0)
+    with seeded(0, engine.device):
         family = copy.deepcopy(engine.family).train()
         # a step like any other, with nothing fading in
         counting = _CountingEngine(family, engine, replace(stage or engine.stage, fade=0.0))
         family.enter(counting.stage)
-        drawn, reals = [0], _reals(family, counting)
+        drawn = [0]
+        reals = random_batch(family.images, counting.local_batch, counting.stage.side, engine.device)
 
         def counted() -> Iterator[Batch]:
-            for batch in reals:
-                drawn[0] += len(batch.images)
-                yield batch
+            while True:
+                drawn[0] += len(reals.images)
+                yield reals
 
         # one training step, its images counted, with all that its critic sees augmented where that is asked for
         augmentation = make_augmentation(family.config.augment, family, engine.device)
@@ -132,12 +131,7 @@ class _CountingEngine:
         return self.stage.batch // self.world
 
 
-def _reals(family: Family, engine: _CountingEngine) -> Iterator[Batch]:
-    stage = engine.stage
-    shape = (engine.local_batch, family.images.channels, stage.side,
-             stage.side * family.images.pixels // family.images.side ** 2)
-    images = torch.rand(shape, device=engine.device) * 2 - 1
-    classes = family.images.classes
-    labels = torch.arange(len(images), device=engine.device) % classes if classes else None
-    while True:
-        yield Batch(images, labels)
+def random_batch(images: ImageSpec, batch: int, side: int, device: torch.device) -> Batch:
+    """Images of noise, with labels where there are classes: for steps of which only the cost counts."""
+    pixels = torch.rand(batch, images.channels, side, side * images.pixels // images.side ** 2, device=device) * 2 - 1
+    return Batch(pixels, torch.arange(batch, device=device) % images.classes if images.classes else None)

@@ -64,7 +64,7 @@ class Start:
     def __init__(self, record: dict[str, Any], engine: TrainingEngine):
         _, tensors = checkpoint.load_checkpoint(Path(record["checkpoint"]))
         self.engine, self.record = engine, record
-        self.networks, self.averaged = _below("family/", tensors), _below("averaged/", tensors)
+        self.networks, self.averaged = (checkpoint.below(prefix, tensors) for prefix in ("family/", "averaged/"))
         ours = {name: value for name, value in engine.family.state_dict().items() if name.startswith(NETWORKS)}
         theirs = {name: value for name, value in self.networks.items() if name.startswith(NETWORKS)}
         self.taken = [name for name, value in ours.items() if _fits(theirs.get(name), value)]
@@ -100,10 +100,6 @@ class Start:
         ours = averaged.state_dict()
         averaged.load_state_dict({name: value for name, value in self.averaged.items()
                                   if _fits(ours.get(name), value)}, strict=False)
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _fits(one: Tensor | None, other: Tensor) -> bool:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +28,7 @@ from ganbench.training.power_average import PowerAverages
 from ganbench.training.progress import ProgressLine
 from ganbench.training.recorded import Steps
 
+LOOKED_AT = 4096  # images that a family may look at before training
 HELD_OUT_EVERY = 100  # generator steps between two looks at held-out images
 LONGEST = 15 * 60.0  # seconds of training that may be lost: a checkpoint is written at least so often
 # what a checkpoint must hold for training to go on from it
@@ -140,7 +140,8 @@ class Trainer:
         engine.enter(self.family.stage(clock))
         if not self.restored:
             self.log.restart()
-            self.family.before_training(_some_images(self.stream, engine.stage.side, engine.device))
+            some = self.stream.store.level(engine.stage.side)[self.stream.chosen[:LOOKED_AT]]
+            self.family.before_training(torch.from_numpy(some).to(engine.device).float() / 127.5 - 1)
             if self.begin is not None:
                 self.begin()
         self.watch.start()
@@ -210,10 +211,10 @@ class Trainer:
         with checkpoint.explained_misfit(found.path):
             self.engine.restore(document["engine"], tensors)
             for name, stream in self._streams().items():
-                stream.restore(_unpack(name, document, tensors))
+                stream.restore({"json": document[name], "tensors": checkpoint.below(f"{name}/", tensors)})
             self.powers.restore(tensors)
             if self.steps.augmentation is not None:
-                self.steps.augmentation.load_state_dict(_unpack("augment", document, tensors)["tensors"])
+                self.steps.augmentation.load_state_dict(checkpoint.below("augment/", tensors))
             self.due.at = {what: int(document["due"][what]) for what in self.due.at}
         self.clock.images, self.clock.steps = document["images"], document["steps"]
         self.watch.before, self.score_pending = document["seconds"], document["score_pending"]
@@ -235,15 +236,12 @@ class Trainer:
         found = None
         if self.engine.rank == 0:
             found = checkpoint.load_newest(self.checkpoints, keys=STATE, strict=strict,
-                                           unfit=None if force else self._log_is_short)
+                                           unfit=None if force else lambda state: self.log.unfit(state["log"]))
         name = distributed.broadcast(found and found.path.name)
         if name is None or self.engine.rank == 0:
             return found
         path = self.checkpoints / name
         return checkpoint.Loaded(path, *checkpoint.load_checkpoint(path, STATE), [])
-
-    def _log_is_short(self, document: dict[str, Any]) -> str:
-        return self.log.unfit(document["log"])
 
     def _fraction(self) -> float:
         """How much of the budget is used, the same on all processes."""
@@ -308,17 +306,6 @@ class Trainer:
 
     def _streams(self) -> dict[str, Stream]:
         return {"stream": self.stream} | ({"held_out": self.held_out} if self.held_out is not None else {})
-
-
-def _unpack(name: str, document: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    prefix = f"{name}/"
-    return {"json": document.get(name),
-            "tensors": {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}}
-
-
-def _some_images(stream: Stream, side: int, device: torch.device, n: int = 4096) -> Tensor:
-    pixels = torch.from_numpy(stream.store.level(side)[stream.chosen[:n]])
-    return pixels.to(device).float() / 127.5 - 1
 
 
 def seed_everything(seed: int, device: torch.device, *, deterministic: bool = False) -> None:

@@ -1,7 +1,6 @@
 """What a run leaves behind on its way: sample grids and results rows."""
 
 import copy
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -133,7 +132,7 @@ class Recorder:
                 "precision": self.options.precision, "params_g": count_parameters(self.family.generator),
                 "params_d": count_parameters(self.family.critic), "flops_g": flops and flops.sample,
                 "flops_train": flops and flops.train, **records.plan_columns(self.document),
-                "date": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(engine.device)}
+                **provenance(engine.device)}
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Add rows to the run's own table and to the common one."""

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+from model_support import same
 
 from ganbench.runs import checkpoint
 
@@ -97,7 +98,7 @@ def difference(one, other):
     (document, tensors), (document2, tensors2) = map(checkpoint.load_checkpoint, newest)
     for volatile in ("seconds", "log"):  # the log's byte position depends on how long the seconds print
         document.pop(volatile), document2.pop(volatile)
-    if not checkpoint.same(tensors, tensors2):
+    if not same(tensors, tensors2):
         return "tensors"
     if document != document2:
         return "state"
