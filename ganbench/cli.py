@@ -114,7 +114,9 @@ def _call() -> tuple[int, str]:
             return _defect(error)
         return EXIT_USER_ERROR, f"out of memory ({_one_line(error)[:200]}): take fewer or smaller images at once"
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else "output: " if error.errno == errno.ENOSPC else ""
+        where = "output: " if error.errno == errno.ENOSPC else ""
+        if error.filename:
+            where = f"{error.filename}: "
         return EXIT_USER_ERROR, f"{where}{error.strerror or _one_line(error)}"
     except Exception as error:
         return _defect(error)

@@ -6,7 +6,7 @@ import pytest
 
 from ganbench import records
 from ganbench.errors import UserError
-from ganbench.runs.scoring import by_count, without_counts
+from ganbench.runs.options import by_count, without_counts
 from ganbench.training.session import RunOptions, run
 
 TOY = str(Path(__file__).with_name("toy.py"))

@@ -23,7 +23,8 @@ from ganbench.metrics.images.sets import ImageSet, StoreSet
 from ganbench.metrics.metric import ImageMetric
 from ganbench.metrics.metric import find_metric as find_metric
 from ganbench.random import derived_seed
-from ganbench.runs.scoring import as_row, by_count, without_counts
+from ganbench.runs.options import by_count, without_counts
+from ganbench.runs.scoring import as_row
 
 
 class NoiseImages(ImageSet):

@@ -59,8 +59,7 @@ def sample(
         raise UserError(f"--which {which}: choose last or best")
     run = load_run(path or newest_run(), device=choose_device(device), which=which, strict=strict, trust=trust,
                    ema=ema)
-    wanted = {"walk": walk, f"interpolate-{interpolate}": interpolate is not None, "embed": embed,
-              "classes": classes,
+    wanted = {"walk": walk, f"interpolate-{interpolate}": interpolate is not None, "embed": embed, "classes": classes,
               "truncation-sweep": truncation_sweep, "mixing-sheet": mixing_sheet, "noise-variation": noise_variation,
               "arithmetic": arithmetic is not None, "filters": filters, "guided": guided, "growth": growth}
     kinds = [kind for kind, asked in wanted.items() if asked] or ["grid"]
@@ -68,7 +67,7 @@ def sample(
     if folder is not None:
         if kinds != ["grid"]:
             raise UserError(f"--folder writes single images: leave out --{kinds[0]}, or write a picture with --out")
-        _say(write_folder(run, folder, n, seed, as_, label))
+        print(f"wrote {write_folder(run, folder, n, seed, as_, label)}")
         return
     if out is not None and len(kinds) > 1:
         raise UserError(f"--out names one picture, and {len(kinds)} were asked for: leave it out, or ask for one")
@@ -78,12 +77,12 @@ def sample(
         place = out or run.path / "samples" / f"{kind}-seed{seed}{'.mp4' if video else '.png'}"
         if video:
             frames, rate = frames_of(run, kind, n=min(n, 16), seed=seed, label=label)
-            _say(write_video(frames, place, rate=rate))
+            print(f"wrote {write_video(frames, place, rate=rate)}")
             continue
         picture = picture_of(run, kind, n=n, seed=seed, label=label, arithmetic=arithmetic)
         if not plain:
             picture = labelled(enlarged(picture), labels_of(run, kind, n=n, seed=seed))
-        _say(save_png(picture, place))
+        print(f"wrote {save_png(picture, place)}")
 
 
 def _check_label(run: "Run", kinds: list[str], label: int | None) -> None:
@@ -201,8 +200,7 @@ def grid_latents(run: "Run", n: int, seed: int) -> Any:
     from ganbench.family import sampling_batch
     from ganbench.random import Random, derived_seed
     stream, batch = Random(derived_seed(seed, "sample"), run.device), sampling_batch(run.family.images.side)
-    drawn = [run.family.latents(min(batch, n - start), stream) for start in range(0, n, batch)]
-    return torch.cat(drawn)
+    return torch.cat([run.family.latents(min(batch, n - start), stream) for start in range(0, n, batch)])
 
 
 def parse_arithmetic(text: str, n: int) -> tuple[list[int], list[int], list[int]]:
@@ -273,7 +271,3 @@ def _labels(run: "Run", n: int, label: int | None) -> Any:
     if not 0 <= label < run.family.images.classes:
         raise UserError(f"--label {label}: this run has the classes 0 to {run.family.images.classes - 1}")
     return torch.full((n,), label, dtype=torch.int64, device=run.device)
-
-
-def _say(what: Any) -> None:
-    print(f"wrote {what}")

@@ -323,8 +323,8 @@ def configure(family: type[Family], preset: str | None = None, overrides: Mappin
         where = ".".join(map(str, first["loc"]))
         given = values.get(str(first["loc"][0])) if first["loc"] else None
         raise UserError(f"{short_name(family)}: {where} = {given!r} is refused: {first['msg']}") from None
-    origin = {key: "flag" if key in overrides else "preset" if key in chosen.values else "default"
-              for key in family.Config.model_fields}
+    origin = dict.fromkeys(family.Config.model_fields, "default")
+    origin |= dict.fromkeys(chosen.values, "preset") | dict.fromkeys(overrides, "flag")
     return config, chosen, origin
 
 

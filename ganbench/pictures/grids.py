@@ -1,13 +1,17 @@
 """Sample grids: images side by side in one PNG."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ganbench.files import atomic_write
+
+Thing = TypeVar("Thing")
 
 
 def tile(images: Tensor, columns: int | None = None, gap: int = 2) -> np.ndarray:
@@ -25,6 +29,11 @@ def tile(images: Tensor, columns: int | None = None, gap: int = 2) -> np.ndarray
         y, x = index // columns * (height + gap), index % columns * (width + gap)
         picture[y:y + height, x:x + width] = image.transpose(1, 2, 0)
     return picture
+
+
+def evenly(things: Sequence[Thing], most: int) -> list[Thing]:
+    """At most so many of them, evenly spread, the first and the last included."""
+    return [things[round(float(i))] for i in np.linspace(0, len(things) - 1, min(most, len(things)))]
 
 
 def magnified(picture: np.ndarray, least: int = 384) -> np.ndarray:

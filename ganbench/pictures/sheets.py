@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ganbench.errors import UserError
 from ganbench.family import Family, short_name, to_uint8
 from ganbench.pictures import activations
-from ganbench.pictures.grids import tile
+from ganbench.pictures.grids import evenly, tile
 from ganbench.pictures.walks import Path as LatentPath
 from ganbench.pictures.walks import between, check_styles, lerp, natural_path
 from ganbench.random import one_noise, seeded
@@ -314,7 +314,7 @@ def spread(grids: Sequence[Path], n: int = 8) -> list[Path]:
     if not grids:
         raise UserError("this run has no sample grids yet: let it train on, or begin one with `ganbench run "
                         "--grid-every`")
-    return [grids[round(float(i))] for i in np.linspace(0, len(grids) - 1, min(n, len(grids)))]
+    return evenly(grids, n)
 
 
 def moment(grid: Path) -> str:

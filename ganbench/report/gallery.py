@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ganbench.pictures.grids import evenly
 from ganbench.report import plots, samples
 from ganbench.report.folders import RunFolder, embedded, kimg_of, opened
 from ganbench.report.parts import TableEntry
@@ -15,6 +16,7 @@ EQUILIBRIUM = (("k", "k_t, the weight of generated images in the critic's loss")
                ("ratio", "error of generated images over error of reals; dashed: gamma, the wanted ratio"))
 WANTED = {"ratio": "gamma"}  # the setting that says where a quantity should be
 LEADING = 3  # entries whose samples are set beside the nearest reals: copying shows in those that score best
+STATIONS = 12  # moments that the slider over training stops at, at most
 SHOWN = 540  # pixels that a picture is about as wide as
 
 
@@ -36,10 +38,9 @@ def samples_of(trained: list[TableEntry], folders: dict[str, RunFolder]) -> list
     return found
 
 
-def stations_of(pictures: list[dict[str, Any]], most: int = 12) -> list[float]:
+def stations_of(pictures: list[dict[str, Any]]) -> list[float]:
     """Where the slider over training stops: the moments of all entries, thinned out, in thousands of images."""
-    every = sorted({frame["kimg"] for picture in pictures for frame in picture["frames"]})
-    return [every[round(i)] for i in np.linspace(0, len(every) - 1, min(most, len(every)))] if every else []
+    return evenly(sorted({frame["kimg"] for picture in pictures for frame in picture["frames"]}), STATIONS)
 
 
 def strips_of(trained: list[TableEntry], folders: dict[str, RunFolder]) -> list[dict[str, Any]]:
@@ -73,9 +74,8 @@ def dynamics_of(trained: list[TableEntry], folders: dict[str, RunFolder],
     for entry in trained:
         runs = list(_first(entry, folders))
         name = next((k for f in runs for k in f.curves if k.endswith("_smooth")), None)
-        series = _logged(entry, runs, name, numbers) if name else []
-        if series:
-            label = name.removesuffix("_smooth") if name else ""
+        if name and (series := _logged(entry, runs, name, numbers)):
+            label = name.removesuffix("_smooth")
             charts.append({"heading": entry.label, "caption": f"{label}, smoothed; a line a run",
                            "svg": plots.line_chart(series, title=f"{entry.label}: {label}",
                                                    x_label="thousands of real images",

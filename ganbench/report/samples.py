@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ganbench.files import cache_dir
-from ganbench.pictures.grids import tile
+from ganbench.pictures.grids import evenly, tile
 from ganbench.report.folders import RunFolder, kimg_of, opened
 
 COLUMNS, GAP = 8, 2  # how training lays out its grids
@@ -36,10 +36,8 @@ def tiles(picture: np.ndarray, side: int, width: int = 0) -> np.ndarray | None:
 def moments(folder: RunFolder) -> list[tuple[float | None, np.ndarray]]:
     """The same latents through training: thousands of images shown, and a picture of the first grid rows, at evenly
     spread moments from the first to the last. A picture that is no grid is taken whole."""
-    grids = folder.grids
-    chosen = [grids[round(i)] for i in np.linspace(0, len(grids) - 1, min(MOMENTS, len(grids)))] if grids else []
     found = []
-    for path in chosen:
+    for path in evenly(folder.grids, MOMENTS):
         picture = opened(path)
         data = folder.config["dataset"]
         images = tiles(picture, data["side"], data.get("width", 0))

@@ -16,7 +16,7 @@ Knows nothing of torch, so that `ganbench --help` is instant.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from inspect import Parameter, Signature
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -24,6 +24,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from ganbench.errors import UserError
+from ganbench.plugins import plugin_label
 
 # The defaults that several commands share.
 DEFAULT_DATASET = "digits"
@@ -157,3 +158,33 @@ def parse_metric_settings(pairs: Iterable[str]) -> dict[str, Any]:
         else:
             settings[key] = value
     return settings
+
+
+def by_count(metrics: Sequence[str], n: int, settings: Mapping[str, Any]) -> list[tuple[int, list[str]]]:
+    """Metrics grouped by how many images they use: (count, names), in the order of the first of each.
+
+    Examples:
+        >>> by_count(["fid", "kid", "ms_ssim"], 2048, {"kid": {"n": 500}})
+        [(2048, ['fid', 'ms_ssim']), (500, ['kid'])]
+    """
+    found: dict[int, list[str]] = {}
+    for name in metrics:
+        # a metric's own count, or the common one
+        own = settings.get(plugin_label(name))
+        count = own["n"] if isinstance(own, Mapping) and "n" in own else n
+        if not isinstance(count, int) or isinstance(count, bool) or count < 2:
+            raise UserError(f"{name}.n = {count!r} is no number of images: give a whole number of at least 2")
+        found.setdefault(count, []).append(name)
+    return list(found.items())
+
+
+def without_counts(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The settings that these metrics themselves take: those meant for all, and their own but for `n`.
+
+    Examples:
+        >>> without_counts({"kid": {"n": 500, "subsets": 9}, "swd": {"patches": 64}, "dtype": "float32"}, ["kid"])
+        {'kid': {'subsets': 9}, 'dtype': 'float32'}
+    """
+    own = {plugin_label(name) for name in names}
+    return {key: {k: v for k, v in value.items() if k != "n"} if isinstance(value, Mapping) else value
+            for key, value in settings.items() if key in own or not isinstance(value, Mapping)}

@@ -1,7 +1,7 @@
 """Scoring a trained model, or images from elsewhere: find the images, score them, make results rows."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,7 @@ from ganbench.data import Store, open_dataset
 from ganbench.data.source import NoSplit
 from ganbench.environment import choose_device, provenance
 from ganbench.errors import UserError
-from ganbench.family import Family, count_parameters
+from ganbench.family import Family, ImageSpec, count_parameters
 from ganbench.metrics.evaluate import Progress, Report, Result, evaluate, noise_floor, obstacles
 from ganbench.metrics.images.opening import open_images
 from ganbench.metrics.images.sets import GeneratedSet, ImageSet, StoreSet
@@ -24,6 +24,7 @@ from ganbench.plugins import canonical, plugin_label
 from ganbench.runs.checkpoint import checkpoint_hash
 from ganbench.runs.eval_request import EvalRequest
 from ganbench.runs.nearest import write_nearest
+from ganbench.runs.options import by_count, without_counts
 from ganbench.runs.run_folder import Run, load_run, newest_run, sample_batches
 from ganbench.sides import side_or_none
 
@@ -110,36 +111,6 @@ def score(family: Family, generator: nn.Module, store: Store, metrics: list[str]
                             progress=progress, report=report, keep_going=report is not None)
         rows += [as_row(result) for result in found[1]] if found is not None else []
     return rows
-
-
-def by_count(metrics: Sequence[str], n: int, settings: Mapping[str, Any]) -> list[tuple[int, list[str]]]:
-    """Metrics grouped by how many images they use: (count, names), in the order of the first of each.
-
-    Examples:
-        >>> by_count(["fid", "kid", "ms_ssim"], 2048, {"kid": {"n": 500}})
-        [(2048, ['fid', 'ms_ssim']), (500, ['kid'])]
-    """
-    found: dict[int, list[str]] = {}
-    for name in metrics:
-        # a metric's own count, or the common one
-        own = settings.get(plugin_label(name))
-        count = own["n"] if isinstance(own, Mapping) and "n" in own else n
-        if not isinstance(count, int) or isinstance(count, bool) or count < 2:
-            raise UserError(f"{name}.n = {count!r} is no number of images: give a whole number of at least 2")
-        found.setdefault(count, []).append(name)
-    return list(found.items())
-
-
-def without_counts(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The settings that these metrics themselves take: those meant for all, and their own but for `n`.
-
-    Examples:
-        >>> without_counts({"kid": {"n": 500, "subsets": 9}, "swd": {"patches": 64}, "dtype": "float32"}, ["kid"])
-        {'kid': {'subsets': 9}, 'dtype': 'float32'}
-    """
-    own = {plugin_label(name) for name in names}
-    return {key: {k: v for k, v in value.items() if k != "n"} if isinstance(value, Mapping) else value
-            for key, value in settings.items() if key in own or not isinstance(value, Mapping)}
 
 
 def held_out_split(store: Store, spec: str, **arguments: Any) -> Store | None:
@@ -309,10 +280,7 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
         reals: ImageSet = StoreSet(store, min(n, store.n))
         reals.mirror = bool(data.get("mirror", store.mirror))
     else:
-        native = find_compat(asked.compat or "ganbench").native
-        reals = open_images(asked.real, n=asked.n, side=None if native else side,
-                            channels=None if native else images.channels, split=asked.split, skip_bad=asked.skip_bad,
-                            crop=asked.crop, root=asked.root, compat=asked.compat or "ganbench")
+        reals = _named(asked, asked.real, images, n=asked.n, split=asked.split)
     # conditional families draw labels as often as the training set has them
     labels = torch.from_numpy(own.labels) if own.labels is not None else None
     held_out = held_out_split(own, data["spec"], root=data["root"], skip_bad=data["skip_bad"])
@@ -320,19 +288,26 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
     return run, model, reals, n
 
 
+def run_columns(config: Mapping[str, Any], family: Family, images: int, steps: int, seconds: float) -> dict[str, Any]:
+    """The columns that every row of a run has, from its config.json and how far it is."""
+    return {"run": config["run"], "origin": "ganbench", "family": config["family"], "preset": config["preset"],
+            "config_hash": config["config_hash"], "kimg": images / 1000, "img_seen": images, "step": steps,
+            "seconds": seconds, "seed": config["seed"], "precision": config.get("options", {}).get("precision"),
+            "params_g": count_parameters(family.generator), "params_d": count_parameters(family.critic),
+            **records.plan_columns(config)}
+
+
 def _columns(run: Run) -> dict[str, Any]:
-    """The columns that every row of a run has."""
-    config, columns = run.config, records.plan_columns(run.config)
+    """The same of a run that is read back, with what training counted at this checkpoint, or before it."""
+    columns = run_columns(run.config, run.family, run.images, run.step, run.seconds)
     if run.ema is not None:
         # another average is another entry of the table; written as the option, for some families have a setting `ema`
         columns["settings"] = f"{columns['settings']} {records.EMA_OPTION}={run.ema:g}".strip()
-        digest = hashlib.sha256(f"{config['config_hash']} ema {run.ema:g}".encode()).hexdigest()
-        config = config | {"config_hash": digest[:16]}
-    return {"run": run.name, "origin": "ganbench", "family": config["family"], "preset": config["preset"],
-            "config_hash": config["config_hash"], "kimg": run.kimg, "img_seen": run.images, "step": run.step,
-            "seconds": run.seconds, "seed": config["seed"], "precision": config.get("options", {}).get("precision"),
-            "params_g": count_parameters(run.family.generator), "params_d": count_parameters(run.family.critic),
-            **_flops(run), **columns}
+        digest = hashlib.sha256(f"{columns['config_hash']} ema {run.ema:g}".encode()).hexdigest()
+        columns["config_hash"] = digest[:16]
+    rows = records.read(path) if (path := run.path / "results.csv").is_file() else []
+    counted = [row for row in rows if row["flops_g"] and row["kimg"] and float(row["kimg"]) <= run.kimg]
+    return columns | ({column: counted[-1][column] for column in ("flops_g", "flops_train")} if counted else {})
 
 
 def _refuse_unused(asked: EvalRequest) -> None:
@@ -347,13 +322,6 @@ def _refuse_unused(asked: EvalRequest) -> None:
                             "leave it out, or name other images with --fake or --real")
 
 
-def _flops(run: Run) -> dict[str, str]:
-    """What training counted at this checkpoint, or before it; nothing where it did not."""
-    rows = records.read(path) if (path := run.path / "results.csv").is_file() else []
-    counted = [row for row in rows if row["flops_g"] and row["kimg"] and float(row["kimg"]) <= run.kimg]
-    return {column: counted[-1][column] for column in ("flops_g", "flops_train")} if counted else {}
-
-
 # --- images from elsewhere --------------------------------------------------------------------------------------------
 
 def _outside(asked: EvalRequest, device: torch.device) -> tuple[ImageSet, ImageSet]:
@@ -362,11 +330,7 @@ def _outside(asked: EvalRequest, device: torch.device) -> tuple[ImageSet, ImageS
     compat = find_compat(asked.compat or "ganbench")
     fakes = open_images(asked.fake, n=asked.n, side=asked.side, seed=asked.seed, device=device, latent=asked.latent,
                         skip_bad=asked.skip_bad, whole=True, value_range=asked.value_range, compat=compat)
-    # a library that resizes each picture by itself is given each as it is
-    native = compat.native and asked.side is None
-    reals = open_images(asked.real, n=asked.n, side=None if native else fakes.written_side,
-                        channels=None if native else fakes.channels, split=asked.split, skip_bad=asked.skip_bad,
-                        crop=asked.crop, root=asked.root, compat=compat)
+    reals = _named(asked, asked.real, fakes, n=asked.n, split=asked.split)
     if asked.skip_bad and not any("skip_bad" in images.takes for images in (fakes, reals)):
         raise UserError(f"--skip-bad cannot be used for {fakes.kind} and {reals.kind}: leave it out")
     if reals.channels and fakes.channels != reals.channels:
@@ -375,18 +339,23 @@ def _outside(asked: EvalRequest, device: torch.device) -> tuple[ImageSet, ImageS
     return fakes, reals
 
 
+def _named(asked: EvalRequest, spec: Any, like: ImageSpec | ImageSet, **more: Any) -> ImageSet:
+    """Real images that were named, brought to the side of the generated ones."""
+    compat = find_compat(asked.compat or "ganbench")
+    # a library that resizes each picture by itself is given each as it is; a run's side is not asked for
+    native = compat.native and (asked.side is None or asked.fake is None)
+    return open_images(spec, side=None if native else like.written_side, channels=None if native else like.channels,
+                       skip_bad=asked.skip_bad, crop=asked.crop, root=asked.root, compat=compat, **more)
+
+
 def _held_out(asked: EvalRequest, fakes: ImageSet, reals: ImageSet) -> ImageSet | None:
     """Real images that were not trained on: those that were named, or else the test split of the real data, or None."""
-    native = find_compat(asked.compat or "ganbench").native and asked.side is None
-    side, channels = (None, None) if native else (fakes.written_side, fakes.channels)
-    options: dict[str, Any] = {"side": side, "channels": channels, "skip_bad": asked.skip_bad, "crop": asked.crop,
-                               "root": asked.root, "compat": asked.compat or "ganbench"}
     if asked.held_out is not None:
-        return open_images(asked.held_out, **options)
+        return _named(asked, asked.held_out, fakes)
     if reals.split != "train":
         return None
     try:
-        return open_images(asked.real, split="test", **options)
+        return _named(asked, asked.real, fakes, split="test")
     except NoSplit:
         return None
 

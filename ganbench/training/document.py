@@ -28,8 +28,8 @@ from ganbench.family import (
 )
 from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.plugins import source_hash
+from ganbench.runs.options import by_count, without_counts
 from ganbench.runs.run_folder import changed_code, check_code, code_hashes, new_run_folder, read_config
-from ganbench.runs.scoring import by_count, without_counts
 from ganbench.sides import side_or_none
 from ganbench.training.augment import check_augmentation
 from ganbench.training.engine import resolve_precision

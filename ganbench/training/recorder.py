@@ -10,13 +10,13 @@ import torch
 from ganbench import distributed, records
 from ganbench.data import Store
 from ganbench.environment import provenance
-from ganbench.family import Family, count_parameters
+from ganbench.family import Family
 from ganbench.metrics.evaluate import Report
 from ganbench.metrics.metric import ModelMetric, find_metric
 from ganbench.pictures.grids import magnified, save_png, tile
 from ganbench.runs.checkpoint import checkpoint_hash, list_checkpoints
 from ganbench.runs.run_folder import sample_batches
-from ganbench.runs.scoring import held_out_split, score
+from ganbench.runs.scoring import held_out_split, run_columns, score
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.flops import Flops, count_flops
 from ganbench.training.init_from import begun_from
@@ -121,17 +121,12 @@ class Recorder:
         data, clock = self.document["dataset"], engine.clock
         stage = self.family.stage(clock)
         flops = self.flops.get((stage.side, stage.batch))
-        return {"run": self.document["run"], "origin": "ganbench", "family": self.document["family"],
-                "preset": self.document["preset"], "config_hash": self.document["config_hash"],
+        return {**run_columns(self.document, self.family, clock.images, clock.steps, seconds),
                 "dataset": data["name"], "split": data["split"], "crop": data["crop"], "side": data["side"],
                 "width": data.get("width"), "channels": data["channels"], "data_hash": data["content_hash"],
-                "kimg": clock.kimg,
-                "img_seen": clock.images, "step": clock.steps, "seed": self.options.seed,
-                "eval_seed": self.options.eval_seed, "seconds": seconds, "status": "ok",
+                "eval_seed": self.options.eval_seed, "status": "ok",
                 "note": "; ".join(filter(None, [begun_from(self.document), engine.skipped_note()])),
-                "precision": self.options.precision, "params_g": count_parameters(self.family.generator),
-                "params_d": count_parameters(self.family.critic), "flops_g": flops and flops.sample,
-                "flops_train": flops and flops.train, **records.plan_columns(self.document),
+                "flops_g": flops and flops.sample, "flops_train": flops and flops.train,
                 **provenance(engine.device)}
 
     def append(self, rows: list[dict[str, Any]]) -> None:

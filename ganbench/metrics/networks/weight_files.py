@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.error import URLError
 
 from ganbench.errors import UserError, unknown
+from ganbench.files import atomic_file, cache_dir
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,7 +100,6 @@ ASSETS = {asset.name: asset for asset in (
 
 def weights_folder() -> Path:
     """Where weights are kept."""
-    from ganbench.data.source import cache_dir
     return cache_dir() / "weights"
 
 
@@ -129,8 +129,7 @@ def require(name: str) -> File:
         # the first file is the one to fetch
         best = find_weights(name).files[0]
         raise UserError(f"the weights of {name} are not here: {best.name} ({_hash_of(best)}) belongs in "
-                        f"{weights_folder()}; "
-                        f"fetch it with `ganbench weights get {name}`, or give a copy with "
+                        f"{weights_folder()}; fetch it with `ganbench weights get {name}`, or give a copy with "
                         f"`ganbench weights get {name} --file PATH`")
     return file
 
@@ -273,10 +272,9 @@ def _take(asset: Asset, given: Path) -> Path:
         if unknown:
             _read(given)
         if unknown or (file.sha256 and found.startswith(file.sha256)):
-            partial = weights_folder() / f"{file.name}.{os.getpid()}.tmp"
-            shutil.copyfile(given, partial)
-            os.replace(partial, weights_folder() / file.name)
-            return weights_folder() / file.name
+            with atomic_file(where := weights_folder() / file.name) as partial:
+                shutil.copyfile(given, partial)
+            return where
     made = [file for file in asset.files if file.content]
     if made:
         state = _read(given)
@@ -305,15 +303,12 @@ def _convert(name: str, file: File) -> Path:
     state = weights_packages.CONVERTERS[name](file.package)
     if weights_hash(state) != file.content:
         raise UserError(f"{file.package} gives other weights than expected (content hash "
-                        f"{weights_hash(state)[:8]}...): "
-                        "they are not used")
+                        f"{weights_hash(state)[:8]}...): they are not used")
     return _store(file, state)
 
 
 def _store(file: File, state: "Mapping[str, Tensor]") -> Path:
     from safetensors.torch import save_file
-    where, partial = weights_folder() / file.name, weights_folder() / f"{file.name}.{os.getpid()}.tmp"
-    kept = {k: v.contiguous() for k, v in state.items() if not k.startswith("fc.") or bool(v.any())}
-    save_file(kept, partial)
-    os.replace(partial, where)
+    with atomic_file(where := weights_folder() / file.name) as partial:
+        save_file({k: v.contiguous() for k, v in state.items() if not k.startswith("fc.") or bool(v.any())}, partial)
     return where
