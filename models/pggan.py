@@ -69,6 +69,11 @@ class PGGANConfig(ProgressiveConfig):
     ema: float = setting(0.999, "decay of the generator's average, a step", "appendix A", ge=0, lt=1)
     ema_power: float = setting(1.0, "use ema**power", "table 1 rows a-c: 20 and 5", gt=0)
 
+    @property
+    def asks_labels(self) -> bool:
+        """As `ProgressiveConfig.asks_labels`."""
+        return self.conditional
+
     def label_size(self, classes: int) -> int:
         """Label components in use."""
         return 0 if not self.conditional else min(classes, self.max_labels or classes)

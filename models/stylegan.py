@@ -14,16 +14,8 @@ from torch import Tensor, nn
 
 from ganbench.errors import UserError
 from ganbench.family import Batch, Engine, FamilyConfig, ImageSpec, Preset, Stage, setting
-from ganbench.models.nn.equalized import (
-    LEAK,
-    SQRT2,
-    EqualizedConv2d,
-    EqualizedLinear,
-    blur,
-    pixel_norm,
-    upsample,
-    widened,
-)
+from ganbench.models.nn.adaptive import Epilogue, StyleMapping, mixed_styles
+from ganbench.models.nn.equalized import SQRT2, EqualizedConv2d, EqualizedLinear, blur, pixel_norm, upsample
 from ganbench.models.nn.growing import Batches, Growing, Rates, by_side, fade_reals, mix
 from ganbench.models.nn.losses import gradient_penalty, non_saturating_generator, wasserstein_generator
 from ganbench.models.nn.progressive import ProgressiveConfig, ProgressiveCritic, ProgressiveFamily
@@ -70,65 +62,14 @@ class StyleGANConfig(ProgressiveConfig):
     ema_kimg: float = setting(10.0, "half-life of the generator's average, kimg", "code", ge=0)
     ema: float = setting(0.0, "decay a step instead of a half-life, 0 = half-life", "PGGAN 0.999", ge=0, lt=1)
 
+    @property
+    def asks_labels(self) -> bool:
+        """As `ProgressiveConfig.asks_labels`."""
+        return self.conditional
+
     def width(self) -> int:
         """Components of w."""
         return self.mapping_width or self.latent_size() if self.mapping_layers else self.latent_size()
-
-
-class Mapping(nn.Module):
-    """z (B,latent) and one-hot labels (B,L) or None -> w (B,width). Section 2; learns `rate` times as fast."""
-
-    def __init__(self, config: StyleGANConfig, labels: int):
-        super().__init__()
-        inputs = config.latent_size() * (2 if labels else 1)
-        self.embedding = nn.Parameter(torch.randn(labels, config.latent_size())) if labels else None
-        self.layers = nn.ModuleList(EqualizedLinear(inputs if i == 0 else config.width(), config.width(),
-                                                    rate=config.mapping_rate) for i in range(config.mapping_layers))
-
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """z (B,latent), one-hot labels (B,L) or None -> w (B,width)."""
-        if self.embedding is not None and labels is not None:
-            z = torch.cat([z, labels @ self.embedding], 1)
-        w = pixel_norm(z)
-        for layer in self.layers:
-            w = F.leaky_relu(layer(w), LEAK)
-        return w
-
-
-class Epilogue(nn.Module):
-    """What follows every convolution: noise, bias, leaky ReLU, normalisation, style. (B,C,H,W) -> (B,C,H,W)."""
-
-    def __init__(self, channels: int, config: StyleGANConfig):
-        super().__init__()
-        self.pixel_norm, self.instance_norm = config.pixel_norm, config.instance_norm
-        self.noise_weight = nn.Parameter(torch.zeros(channels)) if config.noise else None
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.style = EqualizedLinear(config.width(), 2 * channels, gain=1.0) if config.styles else None
-
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
-        """x (B,C,H,W), w (B,width), noise (B or 1,1,H,W) or None -> the shape of x."""
-        if self.noise_weight is not None and noise is not None:
-            x = x + noise * self.noise_weight.view(1, -1, 1, 1)
-        # the order is the code's: noise, bias, activation, normalisation, style
-        x = F.leaky_relu(x + self.bias.view(1, -1, 1, 1), LEAK)
-        if self.pixel_norm:
-            x = pixel_norm(x)
-        if self.instance_norm:
-            x = instance_norm(x)
-        return x if self.style is None else adain(x, self.style(w))
-
-
-def instance_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
-    """Every feature map of every sample to mean 0 and population variance 1."""
-    wide = widened(x)
-    centred = wide - wide.mean((2, 3), keepdim=True)
-    return (centred * torch.rsqrt(centred.square().mean((2, 3), keepdim=True) + eps)).to(x.dtype)
-
-
-def adain(x: Tensor, style: Tensor) -> Tensor:
-    """x (s + 1) + b for a style (B,2C) = (s, b): equation 1 on maps that are normalised already."""
-    scale, bias = style.view(*style.shape, 1, 1).chunk(2, 1)
-    return x * (scale + 1) + bias
 
 
 class Generator(Growing):
@@ -144,7 +85,8 @@ class Generator(Growing):
         super().__init__(top := images.side.bit_length() - 1)
         self.config, self.layers, nf = config, 2 * top - 2, config.channels
         if config.mapping_layers:
-            self.mapping = Mapping(config, images.classes if config.conditional else 0)
+            self.mapping = StyleMapping(config.latent_size(), config.width(), config.mapping_layers,
+                                        config.mapping_rate, images.classes if config.conditional else 0)
         self.register_buffer("w_average", torch.zeros(config.width()))
         # what the generator starts from: a learned constant, or the latent (table 1 D)
         self.constant = nn.Parameter(torch.ones(1, nf(2), 4, 4)) if config.constant_input else None
@@ -157,7 +99,9 @@ class Generator(Growing):
         self.convs = nn.ModuleList(
             EqualizedConv2d(nf(level(i - 1)), nf(level(i)), bias=False, resample="up" if i % 2 == 0 else None)
             for i in range(1, self.layers))
-        self.epilogues = nn.ModuleList(Epilogue(nf(level(i)), config) for i in range(self.layers))
+        self.epilogues = nn.ModuleList(
+            Epilogue(nf(level(i)), config.width() if config.styles else 0, noise=config.noise,
+                     pixel_norm=config.pixel_norm, instance_norm=config.instance_norm) for i in range(self.layers))
         self.to_rgb = nn.ModuleDict({str(r): EqualizedConv2d(nf(r), images.channels, 1, gain=1.0)
                                      for r in range(config.lowest_level(images.side), top + 1)})
         if config.noise:
@@ -223,13 +167,6 @@ class Generator(Growing):
         pulled = torch.lerp(self.w_average.to(w.dtype).expand_as(w), w, psi)
         below = torch.arange(w.shape[1], device=w.device) < (w.shape[1] if cutoff is None else cutoff)
         return torch.where(below[None, :, None], pulled, w)
-
-
-def mixed_styles(first: Tensor, second: Tensor, cut: Tensor, layers: int) -> Tensor:
-    """w (B,layers,width): the first's (B,width) in layers below `cut` (B,) or (1,), the second's from there on."""
-    # one comparison for all layers and images
-    below = torch.arange(layers, device=first.device)[None] < cut[:, None]
-    return torch.where(below[:, :, None], first[:, None], second[:, None])
 
 
 _D: dict[str, Any] = {"noise": False, "mixing": 0.0}

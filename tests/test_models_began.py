@@ -9,7 +9,9 @@ from torch import nn
 
 from ganbench.errors import UserError
 from ganbench.family import Clock
-from ganbench.models.began import Balance, Conv, StallRule
+from ganbench.models.began import Conv
+from ganbench.models.nn.equilibrium import Balance, StallRule
+from ganbench.pictures.sheets import embed
 from ganbench.random import Random, derived_seed
 
 COUNTS = {  # (n, side): generator, generator with skip, encoders A to D, both networks A, both networks A with skip
@@ -228,8 +230,9 @@ def test_reals_are_embedded_into_latents():
     family = build("began", "smoke")
     target = family.latents(2, Random(7))
     images = family.generator(target).detach()
-    embedded = family.embed(images, Random(3), steps=300, rate=0.05)
-    far = (family.generator(family.latents(2, Random(3))) - images).abs().mean()
+    start = family.latents(2, Random(3))
+    embedded = embed(family, family.generator, images, start, steps=300)
+    far = (family.generator(start) - images).abs().mean()
     assert (family.generator(embedded) - images).abs().mean() < 0.3 * far
 
 

@@ -9,8 +9,8 @@ from reference_pggan import Reference, slopes, to_full
 
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, configure, create, find_family
+from ganbench.models.nn.adaptive import adain, instance_norm, mixed_styles
 from ganbench.models.nn.growing import fade_reals
-from ganbench.models.stylegan import adain, instance_norm, mixed_styles
 from ganbench.random import Random
 from ganbench.training.engine import TrainingEngine
 

@@ -74,6 +74,11 @@ class ProgressiveConfig(FamilyConfig):
         """Feature maps at side 2**level."""
         return min(int(self.fmap_base / 2.0 ** ((level - 1) * self.fmap_decay)), self.fmap_max)
 
+    @property
+    def asks_labels(self) -> bool:
+        """Whether labels are to be given to the networks; families that can have a setting for it, in their words."""
+        return False
+
     def latent_size(self) -> int:
         """Latent components in use."""
         return self.latent or min(self.fmap_base, self.fmap_max)
@@ -209,7 +214,7 @@ class ProgressiveFamily(Family):
                             f"use {advice}, or --side {config.for_side}")
         if config.growing:
             check_growth(images.side, config.initial_side, config.stable_kimg, config.fade_kimg)
-        if getattr(config, "conditional", False) and images.classes < 2:  # each family declares it in its own words
+        if config.asks_labels and images.classes < 2:
             raise UserError(f"{name} was asked for labels (conditional), and this data has none: "
                             "use a labelled data set, or leave conditional off")
 
