@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from model_support import Reals, WatchedEngine, build, flat
+from model_support import Reals, WatchedEngine, build, flat, same
 from test_no_waits import NoReads, exempt
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -15,7 +15,7 @@ from ganbench.data.stream import chosen_images
 from ganbench.errors import UserError
 from ganbench.family import Batch, find_family
 from ganbench.random import Random
-from ganbench.runs.checkpoint import list_checkpoints, load_checkpoint, same
+from ganbench.runs.checkpoint import list_checkpoints, load_checkpoint
 from ganbench.training import ada, diffaugment, recorded, session
 from ganbench.training.ada import ADA
 from ganbench.training.augment import make_augmentation, parse_augmentation

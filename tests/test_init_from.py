@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 import torch
+from model_support import same
 
 from ganbench import records
 from ganbench.errors import UserError
-from ganbench.runs.checkpoint import list_checkpoints, load_checkpoint, mark_if_best, same
+from ganbench.runs.checkpoint import list_checkpoints, load_checkpoint, mark_if_best
 from ganbench.training import session
 from ganbench.training.run_options import RunOptions
 

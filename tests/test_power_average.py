@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from model_support import same
 
 from ganbench.errors import UserError
 from ganbench.runs import posthoc
-from ganbench.runs.checkpoint import list_checkpoints, load_checkpoint, same
+from ganbench.runs.checkpoint import list_checkpoints, load_checkpoint
 from ganbench.runs.eval_request import EvalRequest
 from ganbench.runs.run_folder import load_run
 from ganbench.runs.scoring import run_request

@@ -3,12 +3,11 @@ in the order of the first time, against steps that were left alone. To the bit, 
 
 import pytest
 import torch
-from model_support import build
+from model_support import build, same
 
 from ganbench import plugins
 from ganbench.family import Batch, Clock, find_family
 from ganbench.random import Random
-from ganbench.runs.checkpoint import same
 from ganbench.training import recorded
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.recorded import Places, Steps

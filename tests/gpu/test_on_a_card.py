@@ -13,7 +13,7 @@ import torch
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it; read when it starts
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from model_support import build
+from model_support import build, same
 from test_recorded import CASES
 
 from ganbench.family import Batch, Clock
@@ -28,7 +28,6 @@ from ganbench.metrics.measures.fid import Fid
 from ganbench.metrics.networks.replay import Replayed
 from ganbench.metrics.networks.resize import resize
 from ganbench.random import Random
-from ganbench.runs.checkpoint import same
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.optimizers import select_step, step_where
 from ganbench.training.recorded import WARM_UP, Steps
