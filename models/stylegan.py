@@ -21,6 +21,8 @@ from ganbench.models.nn.losses import gradient_penalty, non_saturating_generator
 from ganbench.models.nn.progressive import ProgressiveConfig, ProgressiveCritic, ProgressiveFamily
 from ganbench.random import layer_normal
 
+Loss = tuple[Tensor, dict[str, Tensor]]
+"""A loss and what is logged of it."""
 _BATCHES = {4: 512, 8: 256, 16: 128, 32: 64, 64: 32, 128: 32, 256: 32, 512: 32, 1024: 32}
 _RATES = {128: 0.0015, 256: 0.002, 512: 0.003, 1024: 0.003}
 
@@ -194,8 +196,7 @@ PRESETS = {
                                   "eight V100", side=1024, for_side=1024, split="all", loss="wgan-gp",
                                   rate_by_side={**_RATES, 512: 0.002, 1024: 0.002}),
     "paper-lsun-256": Preset("FID 2.65 on bedrooms; 70,000 kimg, weeks on one GPU", side=256, for_side=256,
-                             kimg=70000.0,
-                             split="all"),
+                             kimg=70000.0, split="all"),
     "config-a": Preset("table 1 A, the baseline: PGGAN as its TensorFlow code runs on eight GPUs (FFHQ FID 8.04)",
                        kimg=12000.0, **_A),
     "config-b": Preset("table 1 B, A + tuning: bilinear resampling, logistic loss with R1, from 8x8, longer (5.25)",
@@ -320,16 +321,13 @@ class StyleGAN(ProgressiveFamily):
         out = self.critic.judge(images)
         return out[:, 0] if labels is None else (out * labels).sum(1)
 
-    def critic_loss(self, real: Tensor, fake: Tensor, u: Tensor, labels: Tensor | None = None,
-                    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def critic_loss(self, real: Tensor, fake: Tensor, u: Tensor, labels: Tensor | None = None) -> Loss:
         """The critic's loss and what is logged of it. u (B,): where wgan-gp penalises the gradient."""
-        if self.config.loss == "logistic":
-            loss, logs = self._logistic_r1(real, fake, labels)
-        else:
-            loss, logs = self._wgan_gp(real, fake, u, labels)
+        logistic = self.config.loss == "logistic"
+        loss, logs = self._logistic_r1(real, fake, labels) if logistic else self._wgan_gp(real, fake, u, labels)
         return loss, {name: value.detach() for name, value in {**logs, "critic_loss": loss}.items()}
 
-    def _logistic_r1(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def _logistic_r1(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> Loss:
         # reals need a gradient of their own for R1
         real = real.detach().requires_grad_(self.config.r1_gamma > 0)
         on_real, on_fake = self.scores(real, labels), self.scores(fake, labels)
@@ -342,8 +340,7 @@ class StyleGAN(ProgressiveFamily):
             loss = loss + self.config.r1_gamma / 2 * logs["r1"]
         return loss, logs
 
-    def _wgan_gp(self, real: Tensor, fake: Tensor, u: Tensor, labels: Tensor | None) -> tuple[Tensor, dict[str,
-                                                                                                           Tensor]]:
+    def _wgan_gp(self, real: Tensor, fake: Tensor, u: Tensor, labels: Tensor | None) -> Loss:
         on_real, on_fake = self.scores(real, labels), self.scores(fake, labels)
         distance, c = (on_real - on_fake).mean(), self.config
         # PGGAN's loss, for CelebA-HQ and configuration A: distance, drift, penalty
