@@ -142,6 +142,15 @@ def test_mistakes_are_named_with_their_line(write, mistake):
         assert f"suite.toml line {line}:" in message
 
 
+def test_an_editors_byte_order_mark_is_no_mistake_and_endless_brackets_are_one(write):
+    path = write()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert plan(path).cells == plan(write()).cells
+    path.write_text("a = " + "[" * 100_000)
+    with pytest.raises(UserError, match=r"suite\.toml: not TOML"):
+        plan(path)
+
+
 def test_impossible_combinations_are_refused_before_anything_runs(write, tmp_path):
     (tmp_path / "picky.py").write_text(PICKY)
     (tmp_path / "photos").mkdir()

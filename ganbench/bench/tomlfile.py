@@ -23,14 +23,14 @@ def read_toml(path: Path, model: type[Model]) -> tuple[Model, dict[Place, int]]:
     Raises UserError: no such file, not TOML, an unknown key (with the nearest known one), a value of the wrong kind.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         raw = tomllib.loads(text)
     except FileNotFoundError:
         raise UserError(f"no such suite: {path} (`ganbench bench --list` shows those that come with "
                         "ganbench)") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not TOML: {error}") from None
     lines = places(text)
     try:
