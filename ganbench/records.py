@@ -17,6 +17,7 @@ import io
 import json
 import math
 import os
+import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -187,7 +188,7 @@ def read(path: str | Path) -> list[dict[str, str]]:
     try:
         with open(path, "rb") as file:
             lock_file(file, shared=True)  # not in the middle of somebody's append
-            raw = file.read()
+            raw = _content(file)
     except OSError as error:
         raise UserError(f"cannot read results from {path}: {error.strerror}; name a results CSV") from None
     whole = _whole_lines(raw)
@@ -270,13 +271,21 @@ def _table(path: Path) -> Iterator[tuple[IO[bytes], bytes, bytes, list[dict[str,
                 except FileNotFoundError:
                     current = False
                 if current:
-                    file.seek(0)
-                    raw = file.read()
+                    raw = _content(file)
                     whole = _whole_lines(raw)
                     yield file, raw, whole, _parse(whole, path) if whole else []
                     return
     except OSError as error:
         raise UserError(f"cannot write results to {path}: {error.strerror}; {ELSEWHERE}") from None
+
+
+def _content(file: IO[bytes]) -> bytes:
+    """All of an open file. Devices hold nothing: some, as /dev/full, would be read without end."""
+    if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
+        return b""
+    if file.seekable():  # one that was opened to be added to stands at its end
+        file.seek(0)
+    return file.read()
 
 
 def _columns(version: int) -> list[str]:

@@ -4,6 +4,8 @@ import math
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -332,3 +334,15 @@ def test_values_are_read_to_the_last_bit_and_what_is_no_number_is_read_as_such(t
     frame = records.load_results(tmp_path / "r.csv")
     assert [repr(v) for v in frame["value"]] == [repr(v) for v in values]
     assert frame["flops_g"].tolist() == [2 ** 60 + 1] * 5 and frame["value"].dtype == float
+
+
+@pytest.mark.parametrize("call, says", [
+    ("append('/dev/full', [{'run': 'a', 'metric': 'swd', 'value': 1.0}])", "cannot write results to /dev/full"),
+    ("read('/dev/zero')", "/dev/zero")])
+def test_a_device_is_not_read_without_end(call, says):
+    """In a process of its own with little memory, for the wrong way takes all there is."""
+    code = ("import resource; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
+            "from ganbench import records\n"
+            f"try: records.{call}\nexcept records.UserError as error: print(error)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert says in done.stdout and done.stderr == ""
