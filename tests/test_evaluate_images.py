@@ -276,6 +276,7 @@ def test_callable_generator(tmp_path, monkeypatch):
     (tmp_path / "my_generator.py").write_text(
         "import numpy as np\n"
         "def make(n, seed):\n    return np.random.default_rng(seed).integers(0, 256, (n, 1, 16, 16), dtype=np.uint8)\n"
+        "def one(n):\n    return None\n"
         "def wild(n, seed):\n    return np.full((n, 3, 16, 16), 9.0, dtype=np.float32)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
@@ -292,3 +293,8 @@ def test_callable_generator(tmp_path, monkeypatch):
         open_images("my_generator:wild", n=4)
     with pytest.raises(UserError, match="cannot import"):
         open_images("no_such_module_here:make")
+    (tmp_path / "broken_generator.py").write_text("1 / 0\n")
+    with pytest.raises(UserError, match=r"cannot be imported: ZeroDivisionError: .*broken_generator\.py:1\)"):
+        open_images("broken_generator:make")
+    with pytest.raises(UserError, match=r"'my_generator:one' failed when .* TypeError: .*takes 1 positional"):
+        open_images("my_generator:one", n=4)

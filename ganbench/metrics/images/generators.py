@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganbench.errors import UserError
+from ganbench.errors import Diverged, UserError, is_out_of_memory
 from ganbench.metrics.images.sets import GeneratedSet
 from ganbench.metrics.networks.compat import MODES, Compat
 from ganbench.random import Random, derived_seed
@@ -78,6 +79,8 @@ def from_callable(spec: str, n: int | None, seed: int, output: Output = AS_USUAL
     except ImportError as error:
         raise UserError(f"cannot import '{module_name}' of '{spec}' ({error}): run from its folder, "
                         "or install it") from None
+    except Exception as error:  # a user's own module
+        raise _failure(f"'{module_name}' cannot be imported", error) from error
     # the callable in the module, also as an attribute of an attribute
     for part in attribute.split("."):
         if not hasattr(target, part):  # a user's own module: the name was typed, and may be wrong
@@ -85,7 +88,25 @@ def from_callable(spec: str, n: int | None, seed: int, output: Output = AS_USUAL
         target = getattr(target, part)  # found by the name that the user gave
     if not callable(target):
         raise UserError(f"'{spec}' is not callable: it has to be a function of (n, seed) that gives n images")
-    return from_function(target, n, seed, spec, output)
+
+    def make(size: int, number: int) -> Any:
+        try:
+            return target(size, number)
+        except (UserError, Diverged):
+            raise
+        except Exception as error:  # a user's own function
+            if is_out_of_memory(error):
+                raise
+            raise _failure(f"'{spec}' failed when it was called with (n, seed)", error) from error
+
+    return from_function(make, n, seed, spec, output)
+
+
+def _failure(what: str, error: Exception) -> UserError:
+    """What went wrong in a user's own code, and where, in one line."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return UserError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:200]} "
+                     f"({at.filename}:{at.lineno})")
 
 
 def from_function(make: Callable[[int, int], Any], n: int | None, seed: int, description: str,
