@@ -250,6 +250,7 @@ class CGAN(Family):
     def __init__(self, config: CGANConfig, images: ImageSpec):
         super().__init__(config, images)
         self.latent_distribution = "normal" if config.latents_from == "normal" else "uniform"
+        self.divisible_batch = config.net == "mlp"  # the others have batch norm
         # one of three pairs of networks
         generator, critic = NETS[config.net]
         self.generator, self.critic = generator(config, images), critic(config, images)
@@ -299,40 +300,56 @@ class CGAN(Family):
         return random.uniform(n, self.config.latent, low=0.0 if self.config.latents_from == "unit" else -1.0)
 
     def drawn(self, batch: Batch, engine: Engine) -> tuple[Tensor, Tensor]:
-        """Fakes, with the generator's graph, and their labels."""
+        """Latents and labels of fakes."""
         assert batch.labels is not None
         labels = batch.labels
         # fakes have labels of their own, or the reals'
         if self.config.fake_labels == "uniform":
             labels = engine.random("labels").integers(len(labels), high=self.images.classes)
-        return self.generator(self.latents(len(labels), engine.random("latents")), labels), labels
+        return self.latents(len(labels), engine.random("latents")), labels
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         # the critic judges pairs: an image with its label
         batch = next(reals)
-        fake, labels = self.drawn(batch, engine)
-        real_scores, fake_scores = self.critic(batch.images, batch.labels), self.critic(fake.detach(), labels)
-        critic_loss = losses.logistic_critic(real_scores, fake_scores) / 2
+        assert batch.labels is not None
+        (z, labels), real_labels, n = self.drawn(batch, engine), batch.labels, len(batch.images)
+        # the same fakes serve both players; in parts, the generator makes each of its own again
+        shared = self.generator(z, labels) if self.config.accumulate == 1 else None
+        with torch.no_grad():
+            fake = self.generator(z, labels) if shared is None else shared.detach()
+
+        def of_critic(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            real_scores = self.critic(batch.images[part], real_labels[part])
+            fake_scores = self.critic(fake[part], labels[part])
+            loss = losses.logistic_critic(real_scores, fake_scores) / 2
+            # what is logged is of the critic before its update
+            return loss, {**losses.probabilities(real_scores.detach(), fake_scores.detach()),
+                          "critic_loss": loss.detach()}
+
         if self.config.order == "simultaneous":
             # The generator moves first: the critic's loss does not depend on its weights.
-            generator_loss = self.update_generator(fake, labels, engine)
-            engine.update(critic_loss, "critic")
+            generator_logs = self.update_generator(z, labels, shared, engine)
+            logs = engine.update_in_parts(of_critic, "critic", n)
         else:
-            engine.update(critic_loss, "critic")
+            logs = engine.update_in_parts(of_critic, "critic", n)
             if self.config.order == "alternate":  # the generator's turn uses up a minibatch too
-                fake, labels = self.drawn(next(reals), engine)
-            generator_loss = self.update_generator(fake, labels, engine)
-        # what is logged is of the critic before its update
-        logs = losses.probabilities(real_scores.detach(), fake_scores.detach())
-        return {**logs, "critic_loss": critic_loss.detach(), "generator_loss": generator_loss,
-                "critic_loss_excess": 2 * (critic_loss.detach() - losses.LN2),
-                "js_bound": losses.js_bound(2 * critic_loss.detach()),
+                (z, own), shared = self.drawn(next(reals), engine), None
+                generator_logs = self.update_generator(z, own, None, engine)
+            else:
+                generator_logs = self.update_generator(z, labels, shared, engine)
+        return {**logs, **generator_logs,
+                "critic_loss_excess": 2 * (logs["critic_loss"] - losses.LN2),
+                "js_bound": losses.js_bound(2 * logs["critic_loss"]),
                 "collapse_alarm": self.alarm(engine.mean(logs["prob_real"]), engine.mean(logs["prob_fake_before"]))}
 
-    def update_generator(self, fake: Tensor, labels: Tensor, engine: Engine) -> Tensor:
-        """One update of the generator. Returns what is logged of it."""
-        # under the labels the fakes were made for
-        loss = losses.non_saturating_generator(self.critic(fake, labels))
-        engine.update(loss, "generator")
-        return loss.detach()
+    def update_generator(self, z: Tensor, labels: Tensor, shared: Tensor | None, engine: Engine) -> dict[str, Tensor]:
+        """One update of the generator on these latents and labels, or on the fakes of all of them that are there, with
+        their graph. Returns what is logged of it."""
+        def loss(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            fake = self.generator(z[part], labels[part]) if shared is None else shared
+            # under the labels the fakes were made for
+            loss = losses.non_saturating_generator(self.critic(fake, labels[part]))
+            return loss, {"generator_loss": loss.detach()}
+
+        return engine.update_in_parts(loss, "generator", len(z))

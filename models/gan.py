@@ -121,6 +121,8 @@ class GAN(Family):
     misprints = ("A much copied implementation sets batch norm's eps to 0.8 where its momentum was meant. The "
                  "Parzen-window likelihoods of the paper's table say little about images (Theis et al. 2015).")
 
+    divisible_batch = True
+
     config: GANConfig
     generator: nn.Sequential
     critic: nn.Sequential
@@ -203,24 +205,34 @@ class GAN(Family):
         """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
         # both losses from one minibatch, and from one set of fakes
         x = next(reals).images
-        # the same fakes serve both players
-        fake = self.generator(self.latents(len(x), engine.random("latents")))
-        real_scores, fake_scores = self.critic(x), self.critic(fake.detach())
-        critic_loss = losses.logistic_critic(real_scores, fake_scores) / 2
+        z, n = self.latents(len(x), engine.random("latents")), len(x)
+        # the same fakes serve both players; in parts, the generator makes each of its own again
+        shared = self.generator(z) if self.config.accumulate == 1 else None
+        with torch.no_grad():
+            fake = self.generator(z) if shared is None else shared.detach()
+
+        def of_critic(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            real_scores, fake_scores = self.critic(x[part]), self.critic(fake[part])
+            loss = losses.logistic_critic(real_scores, fake_scores) / 2
+            # what is logged is of the critic before its update, with dropout as in training
+            return loss, {**losses.probabilities(real_scores.detach(), fake_scores.detach()),
+                          "critic_loss": loss.detach()}
+
+        def of_generator(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            mine = self.generator(z[part]) if shared is None else shared
+            loss = losses.non_saturating_generator(self.critic(mine))
+            return loss, {"generator_loss": loss.detach()}
+
         if self.config.order == "simultaneous":
             # The generator moves first: the critic's loss does not depend on its weights.
-            generator_loss = losses.non_saturating_generator(self.critic(fake))
-            engine.update(generator_loss, "generator")
-            engine.update(critic_loss, "critic")
+            generator_logs = engine.update_in_parts(of_generator, "generator", n)
+            logs = engine.update_in_parts(of_critic, "critic", n)
         else:
-            engine.update(critic_loss, "critic")
-            generator_loss = losses.non_saturating_generator(self.critic(fake))
-            engine.update(generator_loss, "generator")
-        # what is logged is of the critic before its update, with dropout as in training
-        logs = losses.probabilities(real_scores.detach(), fake_scores.detach())
-        return {**logs, "critic_loss": critic_loss.detach(), "generator_loss": generator_loss.detach(),
-                "critic_loss_excess": 2 * (critic_loss.detach() - losses.LN2),
-                "js_bound": losses.js_bound(2 * critic_loss.detach()),
+            logs = engine.update_in_parts(of_critic, "critic", n)
+            generator_logs = engine.update_in_parts(of_generator, "generator", n)
+        return {**logs, **generator_logs,
+                "critic_loss_excess": 2 * (logs["critic_loss"] - losses.LN2),
+                "js_bound": losses.js_bound(2 * logs["critic_loss"]),
                 "collapse_alarm": self.alarm(engine.mean(logs["prob_real"]), engine.mean(logs["prob_fake_before"])),
                 "rate": engine.rate("critic"),
                 "momentum": engine.stage.momenta.get("critic", 0.0)}

@@ -270,6 +270,7 @@ class PGGAN(ProgressiveFamily):
         super().__init__(config, images, draws=config.n_critic)
         c, self.label_size = config, config.label_size(images.classes)
         self.needs_labels = self.label_size > 0
+        self.divisible_batch = not (c.minibatch_stddev or c.minibatch_discrimination or c.generator_norm == "batch")
         self.lipschitz_critic = c.loss == "wgan-gp"
         self.score_middle = 0.5 if c.loss == "lsgan" else None
         self.generator = Generator(c, images)
@@ -301,9 +302,6 @@ class PGGAN(ProgressiveFamily):
     def generate(self, z: Tensor, labels: Tensor | None, generator: nn.Module) -> Tensor:
         """Images of latents, as `Family.generate`."""
         return generator(z, self.one_hot(labels))
-
-    def _fakes(self, labels: Tensor | None, n: int, engine: Engine) -> Tensor:
-        return self.generator(self.latents(n, engine.random("latents")), self.one_hot(labels))
 
     # --- losses: functions of the networks and a batch ------------------------------------------------------------
 
@@ -353,39 +351,57 @@ class PGGAN(ProgressiveFamily):
         for _ in range(self.config.n_critic):
             batch = next(reals)
             logs.update(self._critic_step(batch, engine))
-        labels = self.drawn_labels(batch, engine)
         # then the generator, on fresh latents
-        loss = self.generator_loss(self._fakes(labels, len(batch.images), engine), self.one_hot(labels))
-        engine.update(loss, "generator")
-        return {**logs, "generator_loss": loss.detach()}
+        labels, n = self.one_hot(self.drawn_labels(batch, engine)), len(batch.images)
+        return {**logs, **self._update_generator(self.latents(n, engine.random("latents")), labels, engine)}
 
     def _critic_step(self, batch: Batch, engine: Engine) -> dict[str, Tensor]:
-        labels = batch.labels if self.config.critic_labels == "batch" else self.drawn_labels(batch, engine)
+        labels, z = self._drawn(batch, engine)
         with torch.no_grad():
-            fake = self._fakes(labels, len(batch.images), engine)
-        loss, logs = self._critic_loss_of(batch, fake, labels, engine)
-        engine.update(loss, "critic")
-        self._follow(logs, engine)
-        return logs
+            fake = self.generator(z, labels)
+        return self._update_critic(batch, fake, labels, engine)
+
+    def _drawn(self, batch: Batch, engine: Engine) -> tuple[Tensor | None, Tensor]:
+        """One-hot labels and latents of the critic's fakes."""
+        labels = batch.labels if self.config.critic_labels == "batch" else self.drawn_labels(batch, engine)
+        return self.one_hot(labels), self.latents(len(batch.images), engine.random("latents"))
 
     def _simultaneous_step(self, batch: Batch, engine: Engine) -> dict[str, Tensor | float]:
-        """Both losses from the same networks and the same fakes, then both updates."""
-        labels = batch.labels if self.config.critic_labels == "batch" else self.drawn_labels(batch, engine)
-        fake = self._fakes(labels, len(batch.images), engine)
-        # both losses before either update, as the code of the CIFAR-10 runs does
-        generator_loss = self.generator_loss(fake, self.one_hot(labels))
-        critic_loss, logs = self._critic_loss_of(batch, fake.detach(), labels, engine)
-        engine.update(generator_loss, "generator")  # the critic's graph does not hold the generator's weights
-        engine.update(critic_loss, "critic")
-        self._follow(logs, engine)
-        return {**logs, "generator_loss": generator_loss.detach()}
+        """Both losses from the same networks and the same fakes, as the code of the CIFAR-10 runs does."""
+        labels, z = self._drawn(batch, engine)
+        # the generator moves first: the critic's loss depends on it by the fakes alone, which were made before it moved
+        made: list[Tensor] = []
+        generator_logs = self._update_generator(z, labels, engine, made)
+        return {**self._update_critic(batch, torch.cat(made), labels, engine), **generator_logs}
 
-    def _critic_loss_of(self, batch: Batch, fake: Tensor, fake_labels: Tensor | None, engine: Engine,
-                        ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _update_generator(self, z: Tensor, labels: Tensor | None, engine: Engine, made: list[Tensor] | None = None,
+                          ) -> dict[str, Tensor]:
+        """One update of the generator on these latents and one-hot labels. Its fakes are added to `made`."""
+        def loss(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            mine = None if labels is None else labels[part]
+            fake = self.generator(z[part], mine)
+            if made is not None:
+                made.append(fake.detach())
+            loss = self.generator_loss(fake, mine)
+            return loss, {"generator_loss": loss.detach()}
+
+        return engine.update_in_parts(loss, "generator", len(z))
+
+    def _update_critic(self, batch: Batch, fake: Tensor, fake_labels: Tensor | None, engine: Engine,
+                       ) -> dict[str, Tensor]:
+        """One update of the critic on these reals and on fakes of these one-hot labels."""
         # reals fade as the networks do, so that both sides of the game see the same blend
         real = fade_reals(batch.images, self.critic.placed()[1], as_bytes=self.config.reals_fade == "bytes")
-        u = engine.random("penalty").uniform(len(real))
-        return self.critic_loss(real, fake, u, self.one_hot(batch.labels), self.one_hot(fake_labels))
+        u, labels = engine.random("penalty").uniform(len(real)), self.one_hot(batch.labels)
+
+        def loss(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            if labels is None or fake_labels is None:
+                return self.critic_loss(real[part], fake[part], u[part])
+            return self.critic_loss(real[part], fake[part], u[part], labels[part], fake_labels[part])
+
+        logs = engine.update_in_parts(loss, "critic", len(real))
+        self._follow(logs, engine)
+        return logs
 
     def _follow(self, logs: dict[str, Tensor], engine: Engine) -> None:
         """Let the strength of the critic's noise follow its scores or its loss (appendix B)."""

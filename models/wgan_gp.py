@@ -169,6 +169,7 @@ class WGANGP(Family):
         super().__init__(config, images)
         c, colours, side = config, images.channels, images.side
         self.needs_labels = c.conditional
+        self.divisible_batch = not c.generator_norm  # batch norm; the critic's layer norm is of single images
         classes = images.classes if c.conditional else 0
         # networks of one of the scripts, before the output's squashing
         if c.net == "conv":
@@ -202,6 +203,9 @@ class WGANGP(Family):
                             "use --set critic_norm=layer or critic_norm=none")
         if images.short_side < 16:
             raise UserError(f"side {images.short_side} is too small for these networks: choose --side 32 or more")
+        if config.generator_batch % config.accumulate:
+            raise UserError(f"generator_batch {config.generator_batch} does not divide into {config.accumulate} equal "
+                            "parts: choose another accumulate or another generator_batch")
         if config.conditional:
             if images.classes < 2:
                 raise UserError("wgan_gp with conditional=true needs labels, and this data has none: use a labelled "
@@ -256,9 +260,9 @@ class WGANGP(Family):
         levels = images * 127.5 + 127.5  # v/255 -> (v + U(0,1))/256, both then to [-1,1]
         return (levels + engine.random("dequantise").uniform(*images.shape)) / 128 - 1
 
-    def gradient_norms(self, x: Tensor, fake: Tensor, engine: Engine) -> Tensor:
-        """Norms (B,) of the critic's gradient at random points between reals and fakes."""
-        norms = losses.gradient_norms(self.critic, x, fake, engine.random("penalty").uniform(len(x)))
+    def gradient_norms(self, x: Tensor, fake: Tensor, u: Tensor) -> Tensor:
+        """Norms (B,) of the critic's gradient between reals and fakes, at the share u (B,) of the way."""
+        norms = losses.gradient_norms(self.critic, x, fake, u)
         # Beside a sigmoid the gradient is with respect to pixels in [0,1], twice that on [-1,1].
         return norms * 2 if self.config.output == "sigmoid" else norms
 
@@ -282,9 +286,11 @@ class WGANGP(Family):
             logs["class_fake"] = logs["class_fake"].detach()
             return {**logs, "generator_loss": -scores.detach().mean()}
         # plain: raise the critic's score of fakes
-        score = -losses.wasserstein_generator(self.critic(self.generator(z)))
-        engine.update(-score, "generator")
-        return {**logs, "generator_loss": -score.detach()}
+        def generator_loss(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            loss = losses.wasserstein_generator(self.critic(self.generator(z[part])))
+            return loss, {"generator_loss": loss.detach()}
+
+        return {**logs, **engine.update_in_parts(generator_loss, "generator", n)}
 
     def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B,) and the classes' logits (B,classes)."""
@@ -302,26 +308,32 @@ class WGANGP(Family):
         with torch.no_grad():
             # no gradient for the generator here: its images are data to the critic
             fake = self.fakes(len(x), "latents", engine, labels)
-        logs: dict[str, Tensor] = {}
-        if c.conditional:
-            assert labels is not None
-            # scores and classes from one pass
-            real_scores, logits = self.judge(x)
-            logs = {"class_real": F.cross_entropy(logits, labels),
-                    "accuracy_classes": (logits.argmax(1) == labels).float().mean()}
-        else:
-            real_scores = self.critic(x)
-        # the distance estimate, and the penalty on the gradient between the two batches
-        fake_scores = self.critic(fake)
-        wasserstein = -losses.wasserstein_critic(real_scores, fake_scores)
-        norms = self.gradient_norms(x, fake, engine)
-        penalty = losses.gradient_penalty(norms, c.target)
-        loss = -wasserstein + c.penalty * penalty
-        engine.update(loss + c.class_critic * logs["class_real"] if c.conditional else loss, "critic")
-        # everything logged is detached, so that no graph outlives the step
-        return {name: value.detach() for name, value in {
-            **logs, "wasserstein": wasserstein, "critic_loss": loss, "penalty": penalty, "gradient_norm": norms.mean(),
-            "score_real": real_scores.mean(), "score_fake": fake_scores.mean()}.items()}
+        u = engine.random("penalty").uniform(len(x))
+
+        def critic_loss(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            logs: dict[str, Tensor] = {}
+            if c.conditional:
+                assert labels is not None
+                # scores and classes from one pass
+                real_scores, logits = self.judge(x[part])
+                logs = {"class_real": F.cross_entropy(logits, labels[part]),
+                        "accuracy_classes": (logits.argmax(1) == labels[part]).float().mean()}
+            else:
+                real_scores = self.critic(x[part])
+            # the distance estimate, and the penalty on the gradient between the two batches
+            fake_scores = self.critic(fake[part])
+            wasserstein = -losses.wasserstein_critic(real_scores, fake_scores)
+            norms = self.gradient_norms(x[part], fake[part], u[part])
+            penalty = losses.gradient_penalty(norms, c.target)
+            loss = -wasserstein + c.penalty * penalty
+            # everything logged is detached, so that no graph outlives the step
+            logged = {name: value.detach() for name, value in {
+                **logs, "wasserstein": wasserstein, "critic_loss": loss, "penalty": penalty,
+                "gradient_norm": norms.mean(), "score_real": real_scores.mean(),
+                "score_fake": fake_scores.mean()}.items()}
+            return loss + c.class_critic * logs["class_real"] if c.conditional else loss, logged
+
+        return engine.update_in_parts(critic_loss, "critic", len(x))
 
     @torch.no_grad()
     def held_out(self, images: Tensor, engine: Engine) -> dict[str, Tensor]:

@@ -146,7 +146,7 @@ def test_networks_beside_a_sigmoid_work_on_0_to_1():
     # the penalty is on the gradient with respect to pixels in [0,1]
     unit = ((x + 1) / 2).requires_grad_()
     gradient, = torch.autograd.grad(family.critic[1](unit).sum(), unit)
-    norms = family.gradient_norms(x, x, engine)
+    norms = family.gradient_norms(x, x, engine.random("penalty").uniform(len(x)))
     assert norms.detach().numpy() == pytest.approx(gradient.flatten(1).norm(dim=1).numpy(), rel=1e-4)
 
 
