@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from ganbench.bench import tomlfile
 from ganbench.bench.suite import Suite, plan
 from ganbench.errors import UserError
+from ganbench.plugins import names
 
 TOY = str(Path(__file__).with_name("toy.py"))
 SUITES = sorted(Path(__file__).parents[1].joinpath("benchmarks").glob("*.toml"))
@@ -367,3 +369,11 @@ def test_the_papers_ladders_take_all_images_and_each_rung_its_own_length(name, l
     assert [cell.budget.kimg for cell in planned.cells] == lengths
     assert {cell.split for cell in planned.cells} == {"all"}
     assert planned.cells[0].evaluation.n_of in ({"ms_ssim": 20_000}, {"ppl": 100_000})
+
+
+def test_every_metric_is_in_a_suite_or_it_is_written_why_not():
+    header = "".join(line for line in (SUITES[0].parent / "every-metric.toml").read_text().splitlines(keepends=True)
+                     if line.startswith("#"))
+    used = {metric for suite in SUITES for metric in tomllib.loads(suite.read_text())["evaluation"]["metrics"]}
+    missing = [metric for metric in names("metric") if metric not in used and metric not in header]
+    assert not missing and used <= set(names("metric"))

@@ -391,7 +391,7 @@ def test_simultaneous_updates_use_the_networks_as_they_were():
     family.step(iter(Reals(engine)), engine)
     # by hand on the twin: both gradients first, then both updates
     batch = next(Reals(other))
-    fake = twin._fakes(None, len(batch.images), other)
+    fake = twin.generator(twin.latents(len(batch.images), other.random("latents")))
     u = other.random("penalty").uniform(4)
     g_loss, (d_loss, _) = twin.generator_loss(fake), twin.critic_loss(batch.images, fake.detach(), u)
     g = torch.autograd.grad(g_loss, list(twin.generator.parameters()))

@@ -14,7 +14,7 @@ from fault_support import TOY, call, difference, left_behind, report, scaled, st
 from ganbench.family import Clock
 from ganbench.runs.run_folder import build_family
 
-# small, quick families of different kinds, and how each is begun; two of them are in a fade at step 12 to 20
+# small, quick families of different kinds, and how each is begun; three of them grow
 FAMILIES = {
     TOY: ["--steps", "60"],
     "dcgan": ["--preset", "smoke", "--steps", "30"],
@@ -24,6 +24,12 @@ FAMILIES = {
     "vae": ["--preset", "smoke", "--steps", "40"],
     "pggan": ["--preset", "smoke", "--kimg", "0.4"],
     "stylegan": ["--preset", "smoke", "--kimg", "0.4"],
+    "sngan": ["--preset", "smoke", "--steps", "30"],
+    "dragan": ["--preset", "smoke", "--steps", "30"],
+    "sagan": ["--preset", "smoke", "--steps", "20"],
+    "biggan": ["--preset", "smoke", "--steps", "20"],
+    "stylegan2": ["--preset", "smoke-grow", "--kimg", "0.2"],
+    "r3gan": ["--preset", "smoke", "--steps", "30", "--augment", "scheduled,kimg=0.1"],
 }
 COMMON = ["--dataset", "digits", "--log-every", "1", "--checkpoint-every", "0.03", "--grid-every", "0.1",
           "--eval-every", "0.2", "--n-eval", "32", "--results", "", "--device", "cpu", "--resume", "--quiet"]
