@@ -130,7 +130,7 @@ def append(path: str | Path, rows: Iterable[Mapping[str, Any]], warn: Callable[[
     return len(fresh)
 
 
-def replace_rows(path: str | Path, rows: Iterable[Mapping[str, Any]],
+def replace_rows(path: Path, rows: Iterable[Mapping[str, Any]],
                  own: Callable[[Mapping[str, str]], bool]) -> list[str]:
     """Write `rows` in place of those that `own` says are the caller's, whole or not at all; the rest is kept behind.
 
@@ -141,7 +141,6 @@ def replace_rows(path: str | Path, rows: Iterable[Mapping[str, Any]],
     Raises:
         UserError: the file is something else, or cannot be written.
     """
-    path = Path(path)
     lines, _ = _fresh([_checked(row) for row in rows], [])
     with _table(path) as (_, _, _, former):
         kept = [row for row in former if not own(row)]
@@ -226,8 +225,7 @@ def load_results(*paths: str | Path) -> "pd.DataFrame":
         frame[column] = [float(text) if text else math.nan for text in frame[column]]
     for column in WHOLE:
         # exactly, also beyond what a float can hold; spreadsheets may have made "1e6" or "32.0" of it
-        whole = [int(Decimal(text)) if text else pd.NA for text in frame[column]]
-        frame[column] = pd.array(whole, dtype="Int64")
+        frame[column] = pd.array([int(Decimal(text)) if text else pd.NA for text in frame[column]], dtype="Int64")
     for column in TRUTHS:
         frame[column] = frame[column].map({"true": True, "false": False}).astype("boolean")
     return frame
@@ -245,13 +243,6 @@ def setting_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(setting_text, value))
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def plan_columns(config: Mapping[str, Any]) -> dict[str, str]:
-    """The columns `settings` and `budget` of a run, from its config.json."""
-    options, training = config.get("options") or {}, config.get("training") or {}
-    budget = next((f"{unit} {training[unit]:.12g}" for unit in ("seconds", "steps", "kimg") if training.get(unit)), "")
-    return {"settings": settings_text(options.get("overrides") or {}), "budget": budget}
 
 
 @contextmanager

@@ -19,6 +19,21 @@ def build(name: str, preset: str | None = None, *, side: int = 32, channels: int
     return cls(config, images)
 
 
+def build_double(name: str, **settings: object) -> Family:
+    """A family in double precision without a parameter at 0, where a forgotten one would not show."""
+    family = build(name, **settings).double()
+    for parameter in family.parameters():  # biases and noise weights start at 0
+        if parameter.ndim == 1:
+            parameter.data.normal_(0, 0.3)
+    return family
+
+
+def stand(family: Family, side: int, fade: float = 0.0) -> None:
+    """Both networks of a growing family at a side."""
+    family.generator.place(side, fade)
+    family.critic.place(side, fade)
+
+
 def count(network: torch.nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from model_support import same
+from model_support import build_double, count, same, stand
 from reference_pggan import Reference, slopes, to_full
 
 from ganbench.errors import UserError
@@ -28,21 +28,7 @@ SMALL = {"fmap_base": 64, "fmap_max": 6, "latent": 5}
 
 
 def build(side=32, channels=3, classes=0, seed=0, **settings):
-    torch.manual_seed(seed)
-    family = create("pggan", side=side, channels=channels, classes=classes, **(SMALL | settings)).double()
-    for parameter in family.parameters():  # biases start at 0, where a forgotten one would not show
-        if parameter.ndim == 1:
-            parameter.data.normal_(0, 0.3)
-    return family
-
-
-def stand(family, side, fade):
-    family.generator.place(side, fade)
-    family.critic.place(side, fade)
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
+    return build_double("pggan", side=side, channels=channels, classes=classes, seed=seed, **(SMALL | settings))
 
 
 # --- sizes: numbers of the published networks -------------------------------------------------------------------------

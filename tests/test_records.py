@@ -15,6 +15,7 @@ import pytest
 
 from ganbench import records
 from ganbench.errors import UserError
+from ganbench.runs.scoring import plan_columns
 
 ROW = {"run": "0001-a", "origin": "ganbench", "family": "a", "dataset": "digits", "side": 32, "kimg": 1.0,
        "metric": "swd", "level": "avg", "value": 0.1, "protocol": "p", "seed": 0, "eval_seed": 0, "status": "ok"}
@@ -316,10 +317,10 @@ def test_line_breaks_in_a_text_do_not_break_the_table(tmp_path: Path) -> None:
 def test_a_run_says_what_it_was_given_beside_its_preset_and_what_ended_it() -> None:
     config = {"options": {"overrides": {"rate": 0.001, "beta1": 0.5, "widths": [64, 128], "own": True}},
               "training": {"kimg": None, "steps": None, "seconds": 600.0}}
-    assert records.plan_columns(config) == {"settings": "beta1=0.5 own=true rate=0.001 widths=64,128",
-                                            "budget": "seconds 600"}
-    assert records.plan_columns({"options": {}, "training": {"kimg": 60.0}}) == {"settings": "", "budget": "kimg 60"}
-    assert records.plan_columns({}) == {"settings": "", "budget": ""}  # a run of an early version
+    assert plan_columns(config) == {"settings": "beta1=0.5 own=true rate=0.001 widths=64,128",
+                                    "budget": "seconds 600"}
+    assert plan_columns({"options": {}, "training": {"kimg": 60.0}}) == {"settings": "", "budget": "kimg 60"}
+    assert plan_columns({}) == {"settings": "", "budget": ""}  # a run of an early version
 
 
 def test_values_are_read_to_the_last_bit_and_what_is_no_number_is_read_as_such(tmp_path: Path,

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from model_support import build_double, count, stand
 from reference_pggan import Reference, slopes, to_full
 
 from ganbench.errors import UserError
@@ -18,21 +19,7 @@ SMALL = {"fmap_base": 64, "fmap_max": 6, "latent": 5, "mapping_layers": 2}
 
 
 def build(side=32, channels=3, classes=0, **settings):
-    torch.manual_seed(0)
-    family = create("stylegan", side=side, channels=channels, classes=classes, **(SMALL | settings)).double()
-    for parameter in family.parameters():  # biases and noise weights start at 0, where a forgotten one would not show
-        if parameter.ndim == 1:
-            parameter.data.normal_(0, 0.3)
-    return family
-
-
-def stand(family, side, fade=0.0):
-    family.generator.place(side, fade)
-    family.critic.place(side, fade)
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
+    return build_double("stylegan", side=side, channels=channels, classes=classes, **(SMALL | settings))
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The charts of one column of a comparison: last values, curves, levels, costs, and how soon a target was reached."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -77,11 +77,12 @@ def _curves(trained: list[TableEntry], rows: list[Any], axis: str, x_label: str,
         for row in whole:
             stations.setdefault(row.kimg, {}).setdefault(row.seed_key, []).append(row.value)
         # Only where every finished seed has a value: a mean over those that happen to be there would jump.
-        full = {kimg: [_mean(v) for v in found.values()] for kimg, found in sorted(stations.items())
+        full = {kimg: [plots.mean(v) for v in found.values()] for kimg, found in sorted(stations.items())
                 if len(found) == len(seeds)}
         if full:
-            places = [kimg if axis == "kimg" else _mean([r.seconds for r in whole if r.kimg == kimg]) for kimg in full]
-            series.append(Series(entry.label, numbers[entry.label], places, [_mean(v) for v in full.values()],
+            places = list(full) if axis == "kimg" else [plots.mean([r.seconds for r in whole if r.kimg == kimg])
+                                                        for kimg in full]
+            series.append(Series(entry.label, numbers[entry.label], places, [plots.mean(v) for v in full.values()],
                                  [min(v) for v in full.values()], [max(v) for v in full.values()]))
         for run in sorted({r.run for r in rows if r.run in entry.runs and r.outcome != "ok"}):
             points = sorted((getattr(r, axis), r.value) for r in rows if r.run == run)  # axis: kimg or seconds
@@ -190,7 +191,3 @@ def _reach(block: TableBlock, rows: list[Any], column: Column, targets: Mapping[
 def _log_beyond(column: Column) -> float:
     """From which factor on an axis of values is logarithmic: distances are compared by ratio, shares are not."""
     return STEEP if column.higher_is_better is False else plots.LOG_BEYOND
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

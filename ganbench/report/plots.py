@@ -109,12 +109,12 @@ def interval_chart(rows: Sequence[tuple[Series, float | None, float | None]], *,
     parts = _grid_x(x, height, top=top)
     for index, (s, low, high) in enumerate(rows):
         y, colour = top + step * (index + 0.5), f"c{s.number % COLOURS}"
-        mean = sum(s.x) / len(s.x)
+        middle = mean(s.x)
         row = [f'<text class="name" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(_short(s.label))}</text>']
         if low is not None and high is not None:
             row.append(f'<path class="bar {colour}" d="M{x(low):.1f} {y:.1f}H{x(high):.1f}"/>')
         row += [f'<circle class="seed {colour}" cx="{x(v):.1f}" cy="{y:.1f}" r="2.5"/>' for v in s.x]
-        row.append(_marker(s.number, x(mean), y, f"{s.label}: {mean:.4g}", size=5))
+        row.append(_marker(s.number, x(middle), y, f"{s.label}: {middle:.4g}", size=5))
         parts.append(f'<g data-entry="{s.number}">{"".join(row)}</g>')
     for index, (name, value) in enumerate(levels):
         start, line = x(value) < (left + WIDTH) / 2, TOP + 14 * index
@@ -171,14 +171,15 @@ def swatch(number: int) -> str:
             f'<path class="line c{number % COLOURS}"{_dash(number)} d="M1 6H29"/>{_marker(number, 15, 6)}</svg>')
 
 
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean."""
+    return sum(values) / len(values)
+
+
 def thinned(x: Sequence[float], y: Sequence[float], most: int = 240) -> tuple[list[float], list[float]]:
     """At most about `most` points: means of equal stretches."""
     stride = max(1, math.ceil(len(x) / most))
     pieces = [slice(i, i + stride) for i in range(0, len(x), stride)]
-
-    def mean(values: Sequence[float]) -> float:
-        return sum(values) / len(values)
-
     return [mean(x[p]) for p in pieces], [mean(y[p]) for p in pieces]
 
 

@@ -294,7 +294,14 @@ def run_columns(config: Mapping[str, Any], family: Family, images: int, steps: i
             "config_hash": config["config_hash"], "kimg": images / 1000, "img_seen": images, "step": steps,
             "seconds": seconds, "seed": config["seed"], "precision": config.get("options", {}).get("precision"),
             "params_g": count_parameters(family.generator), "params_d": count_parameters(family.critic),
-            **records.plan_columns(config)}
+            **plan_columns(config)}
+
+
+def plan_columns(config: Mapping[str, Any]) -> dict[str, str]:
+    """The columns `settings` and `budget` of a run, from its config.json."""
+    options, training = config.get("options") or {}, config.get("training") or {}
+    budget = next((f"{unit} {training[unit]:.12g}" for unit in ("seconds", "steps", "kimg") if training.get(unit)), "")
+    return {"settings": records.settings_text(options.get("overrides") or {}), "budget": budget}
 
 
 def _columns(run: Run) -> dict[str, Any]:

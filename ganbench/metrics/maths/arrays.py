@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from ganbench.errors import UserError
 
-Array = np.ndarray | Tensor
 PART = 64  # rows converted to float64 at a time: they stay in the processor's cache
 LARGE = 2**20  # multiplications from which a conversion to oneDNN's layout pays
 
