@@ -11,7 +11,7 @@ from ganbench.metrics import functional
 
 ROOT = Path(__file__).parent.parent
 MODULES = ["ganbench.family", "ganbench.runs.evaluation", "ganbench.runs.run_folder", "ganbench.records",
-           "ganbench.runs.scoring", "ganbench.runs.eval_request",
+           "ganbench.runs.options", "ganbench.runs.eval_request",
            "ganbench.bench.shipped"]
 
 
