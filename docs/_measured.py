@@ -88,8 +88,8 @@ def zoo():
              "side at the end of training. FID, KID, PRDC and precision/recall on FID's Inception, SWD x 1000. Means "
              "over seeds, ± half of their 95% interval; ≈ is not distinguishable from the leading entry, ▾ is worse, "
              f"? cannot be tested with single seeds. Code at commit {' and '.join(commits)}.")
-    head = ["", "seeds", *(f"{c.metric if c.metric != 'precision_recall' else ''} {c.level} {c.arrow}".strip()
-                           for c in columns)]
+    names = [(c.metric if c.metric != "precision_recall" else "", c.level, c.arrow) for c in columns]
+    head = ["", "seeds", *(" ".join(filter(None, name)) for name in names)]
     lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
     for entry in sorted(block.entries, key=place):
         cells = [cell_texts(entry, column)[0] for column in columns]
