@@ -206,7 +206,7 @@ def load_results(*paths: str | Path) -> "pd.DataFrame":
     Examples:
         >>> import ganbench
         >>> frame = ganbench.load_results("results/zoo-fashion-short.csv")
-        >>> frame.loc[frame["family"] == "pggan", "seed"].unique().tolist()
+        >>> frame.loc[frame["family"] == "dcgan", "seed"].unique().tolist()
         [0, 1, 2]
     """
     import pandas as pd
