@@ -60,8 +60,14 @@ def budget(block):
 
 def seeds_of(entries):
     """ "three training seeds", "one to three training seeds"."""
-    counts = sorted({len(entry.seeds) for entry in entries if entry.seeds})
-    return (f"{' to '.join(map(word, counts[:1] + counts[1:][-1:]))} training seed{'s' if counts != [1] else ''}")
+    counts = [len(entry.seeds) for entry in entries if entry.seeds]
+    return f"{span(counts)} training seed{'s' if max(counts) > 1 else ''}"
+
+
+def span(counts):
+    """ "two", "one to three": the smallest and the largest of these counts that are not 0."""
+    counts = sorted(set(counts) - {0})
+    return " to ".join(map(word, counts[:1] + counts[1:][-1:]))
 
 
 def table_order(block):
@@ -85,9 +91,10 @@ def zoo():
     commits = sorted({commit[:7] for entry in trained for commit in entry.commits})
     about = (f"{word(len(families(block))).capitalize()} families on Fashion-MNIST at {block.side} px, each with its "
              f"`laptop` preset, {budget(block)} real images shown, {seeds_of(trained)}, {columns[0].n_fake:,} images a "
-             "side at the end of training. FID, KID, PRDC and precision/recall on FID's Inception, SWD x 1000. Means "
-             "over seeds, ± half of their 95% interval; ≈ is not distinguishable from the leading entry, ▾ is worse, "
-             f"? cannot be tested with single seeds. Code at commit {' and '.join(commits)}.")
+             f"side at the end of training. FID, KID, PRDC and precision/recall on FID's Inception in bf16, of "
+             f"{span(len(e.cells[columns[0]].last) for e in trained)} of the seeds; SWD x 1000. Means over seeds, ± "
+             "half of their 95% interval; ≈ is not distinguishable from the leading entry, ▾ is worse, ? cannot be "
+             f"tested with single seeds. Code at commit {' and '.join(commits)}.")
     names = [(c.metric if c.metric != "precision_recall" else "", c.level, c.arrow) for c in columns]
     head = ["", "seeds", *(" ".join(filter(None, name)) for name in names)]
     lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
@@ -99,8 +106,8 @@ def zoo():
 
 def zoo_ties():
     """How many entries the data cannot tell from the leading one, and how many seeds would."""
-    block = zoo_block(*dict(COLUMNS))
-    column = table_order(block)[0][0]
+    block = zoo_block("swd")
+    column = next(c for c in block.columns if c.level == "avg")
     entries = [entry for entry in block.entries if entry.cells[column].standing]
     leader = next((entry for entry in entries if entry.cells[column].standing.leads), None)
     if leader is None or all(entry.cells[column].standing.mark == "untested" for entry in entries):
@@ -112,7 +119,7 @@ def zoo_ties():
         return wrapped(known + "every other entry of several seeds is worse (95%, all comparisons at once).")
     return wrapped(known + f"{word(len(tied))} of {len(entries) - 1} others cannot be told from it. Seeds of both that "
                    "would show the difference seen, were it the true one, four times in five, each pair by itself: "
-                   f"{needed}.")
+                   f"{needed}. Minutes of training say how the suite works, and little about the papers.")
 
 
 def seeds_needed(one, other):
@@ -151,10 +158,11 @@ def zoo_count():
 # --- every metric -----------------------------------------------------------------------------------------------------
 
 def every_metric():
-    """A line for each metric and level of the suite that has them all, a column for each family."""
+    """A line for each metric and level of the suite that has them all, a column for references and families."""
     frame = ganbench.load_results(RESULTS / "every-metric.csv")
     frame = frame[(frame["metric"] != "") & frame["metric"].notna()].sort_values("kimg")
-    names = ["reals against reals", *sorted(frame.loc[frame["origin"] == "ganbench", "family"].unique())]
+    trained = frame.loc[frame["origin"] == "ganbench", "family"]
+    names = ["reals against reals", "noise images", *sorted(trained.unique())]
     lines = [f"| metric | level | {' | '.join(names)} |", "|---|---|" + "---:|" * len(names)]
     for (metric, level), rows in frame.groupby(["metric", "level"], dropna=False):
         last = {row["family"]: row for _, row in rows.iterrows()}
