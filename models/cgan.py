@@ -334,10 +334,8 @@ class CGAN(Family):
         else:
             logs = engine.update_in_parts(of_critic, "critic", n)
             if self.config.order == "alternate":  # the generator's turn uses up a minibatch too
-                (z, own), shared = self.drawn(next(reals), engine), None
-                generator_logs = self.update_generator(z, own, None, engine)
-            else:
-                generator_logs = self.update_generator(z, labels, shared, engine)
+                (z, labels), shared = self.drawn(next(reals), engine), None
+            generator_logs = self.update_generator(z, labels, shared, engine)
         return {**logs, **generator_logs,
                 "critic_loss_excess": 2 * (logs["critic_loss"] - losses.LN2),
                 "js_bound": losses.js_bound(2 * logs["critic_loss"]),
