@@ -26,7 +26,7 @@ from ganbench.models.nn.equalized import (
     upsample,
 )
 from ganbench.models.nn.growing import Growing, fade_reals, mix
-from ganbench.models.nn.losses import gradient_penalty
+from ganbench.models.nn.losses import classification
 from ganbench.models.nn.progressive import ProgressiveConfig, ProgressiveCritic, ProgressiveFamily
 from ganbench.models.nn.weightnorm import initialise_from_data
 
@@ -142,11 +142,6 @@ class Generator(Growing):
         for r in range(3, level + 1):
             x = self.blocks[str(r)](x)
         return x
-
-
-def classification(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean softmax cross-entropy of logits (B,L) against one-hot labels (B,L); an all-zero row costs nothing."""
-    return -(labels * logits.log_softmax(1)).sum(1).mean()
 
 
 def _ablation() -> dict[str, Preset]:
@@ -312,19 +307,11 @@ class PGGAN(ProgressiveFamily):
         # reals and fakes go through the critic as batches of their own: minibatch stddev looks across
         on_real, on_fake = self.critic.judge(real), self.critic.judge(fake)
         d_real, d_fake = on_real[:, 0], on_fake[:, 0]
-        logs = {"score_real": d_real.mean(), "score_fake": d_fake.mean()}
         if c.loss == "wgan-gp":
-            # the distance, with a drift term that keeps the reals' scores near 0 (appendix A.1)
-            logs["wasserstein"] = (d_real - d_fake).mean()
-            loss = -logs["wasserstein"] + c.drift * d_real.square().mean()
-            if c.gradient_penalty:
-                # the penalty's weight is divided by the target's square, as in both codes
-                norms = self.penalised_norms(real, fake, u)
-                logs["gradient_norm"] = norms.mean()
-                weight = c.gradient_penalty / c.gradient_target ** 2
-                loss = loss + weight * gradient_penalty(norms, c.gradient_target)
+            loss, logs = self.wgan_gp_loss(d_real, d_fake, real, fake, u, self.critic)
         else:
             loss = d_real.square().mean() + c.fake_weight * (d_fake - 1).square().mean()
+            logs = {"score_real": d_real.mean(), "score_fake": d_fake.mean()}
         if real_labels is not None and fake_labels is not None:
             # conditional: the critic also classifies, reals and fakes alike (AC-GAN)
             logs["class_real"] = classification(on_real[:, 1:], real_labels)

@@ -17,7 +17,7 @@ from ganbench.family import Batch, Engine, FamilyConfig, ImageSpec, Preset, Stag
 from ganbench.models.nn.adaptive import Epilogue, StyleMapping, mixed_styles
 from ganbench.models.nn.equalized import SQRT2, EqualizedConv2d, EqualizedLinear, blur, pixel_norm, upsample
 from ganbench.models.nn.growing import Batches, Growing, Rates, by_side, fade_reals, mix
-from ganbench.models.nn.losses import gradient_penalty, non_saturating_generator, wasserstein_generator
+from ganbench.models.nn.losses import non_saturating_generator, wasserstein_generator
 from ganbench.models.nn.progressive import ProgressiveConfig, ProgressiveCritic, ProgressiveFamily
 from ganbench.random import layer_normal
 
@@ -341,14 +341,9 @@ class StyleGAN(ProgressiveFamily):
         return loss, logs
 
     def _wgan_gp(self, real: Tensor, fake: Tensor, u: Tensor, labels: Tensor | None) -> Loss:
+        # PGGAN's loss, for CelebA-HQ and configuration A
         on_real, on_fake = self.scores(real, labels), self.scores(fake, labels)
-        distance, c = (on_real - on_fake).mean(), self.config
-        # PGGAN's loss, for CelebA-HQ and configuration A: distance, drift, penalty
-        norms = self.penalised_norms(real, fake, u, lambda x: self.scores(x, labels))
-        loss = (-distance + c.drift * on_real.square().mean()
-                + c.gradient_penalty / c.gradient_target ** 2 * gradient_penalty(norms, c.gradient_target))
-        return loss, {"score_real": on_real.mean(), "score_fake": on_fake.mean(), "wasserstein": distance,
-                      "gradient_norm": norms.mean()}
+        return self.wgan_gp_loss(on_real, on_fake, real, fake, u, lambda x: self.scores(x, labels))
 
     def generator_loss(self, fake: Tensor, labels: Tensor | None = None) -> Tensor:
         """What the generator minimises, from the critic's judgement of its images."""

@@ -142,6 +142,13 @@ def squared_gradients(scores: Tensor, images: Tensor) -> Tensor:
     return widened(gradient).flatten(1).square().sum(1)
 
 
+# --- classes (AC-GAN: Odena et al. 2017, arXiv 1610.09585) -----------------------------------------------------------
+
+def classification(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean softmax cross-entropy of logits (B,L) against one-hot labels (B,L); an all-zero row costs nothing."""
+    return -(labels * logits.log_softmax(1)).sum(1).mean()
+
+
 # --- energies (Zhao et al. 2016, arXiv 1609.03126) ------------------------------------------------------------------
 
 def energy_critic(real: Tensor, fake: Tensor, margin: float) -> Tensor:

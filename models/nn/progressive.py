@@ -35,7 +35,7 @@ from ganbench.models.nn.growing import (
     mix,
 )
 from ganbench.models.nn.layers import NormedMinibatchDiscrimination, one_hot
-from ganbench.models.nn.losses import Scores, gradient_norms
+from ganbench.models.nn.losses import Scores, gradient_norms, gradient_penalty
 from ganbench.random import Random
 
 
@@ -262,6 +262,25 @@ class ProgressiveFamily(Family):
         Where every pixel is replicated into 4, each has a quarter of the gradient: the norm halves with every level.
         """
         return gradient_norms(scores or self.critic, real, fake, 1 - u) / self.replication()
+
+    def wgan_gp_loss(self, on_real: Tensor, on_fake: Tensor, real: Tensor, fake: Tensor, u: Tensor, scores: Scores,
+                     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the critic minimises with WGAN-GP, and its parts: distance, drift, gradient penalty.
+
+        Args:
+            on_real, on_fake: (B,), the scores of `real` and `fake` (B,C,S,S). u: (B,), where between them the gradient
+                of `scores` is penalised.
+        """
+        c, distance = self.config, (on_real - on_fake).mean()
+        logs = {"score_real": on_real.mean(), "score_fake": on_fake.mean(), "wasserstein": distance}
+        # drift keeps the reals' scores near 0 (appendix A.1)
+        loss = -distance + c.drift * on_real.square().mean()
+        if c.gradient_penalty:
+            # the penalty's weight is divided by the target's square, as in both codes
+            norms = self.penalised_norms(real, fake, u, scores)
+            logs["gradient_norm"] = norms.mean()
+            loss = loss + c.gradient_penalty / c.gradient_target ** 2 * gradient_penalty(norms, c.gradient_target)
+        return loss, logs
 
     # --- labels -----------------------------------------------------------------------------------------------------
 
