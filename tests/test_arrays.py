@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ganbench.metrics.maths.arrays import LARGE, exact_matmul, products
+from ganbench.metrics.maths.arrays import LARGE, allow_tf32, exact_matmul, products, tf32
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
@@ -33,3 +33,21 @@ def test_no_shortened_factors_whatever_is_allowed_elsewhere():
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_what_others_set_before_and_between_is_read_without_complaint():
+    # PyTorch refuses to read a mixture of its two interfaces; a run on a GPU sets one for training, one for scoring
+    before = torch.get_float32_matmul_precision()
+    try:
+        for name, legacy in [("high", False), ("high", True), ("highest", True), ("medium", False)]:
+            torch.set_float32_matmul_precision(name)
+            torch.backends.cuda.matmul.allow_tf32 = legacy
+            for allowed in (True, False):
+                allow_tf32(not allowed)
+                with tf32(allowed), exact_matmul():
+                    assert torch.get_float32_matmul_precision() == "highest"
+                after = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+                assert [kind == "tf32" for kind in after] == [not allowed] * 2
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = True

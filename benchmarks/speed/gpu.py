@@ -6,15 +6,19 @@
     python benchmarks/speed/gpu.py --tiny --device cpu                           a rehearsal: does it run?
 
 Whole training steps of every family at its usual sides, recorded and eager, in every precision; then Inception, SWD,
-Fréchet, KID and PRDC. --peer takes a checkout of pytorch_GAN_zoo or of rosinality's style-based-gan-pytorch as it
-comes.
+Fréchet, KID and PRDC, torch-fidelity's Inception beside ours, and what a whole `ganbench run` makes of a bare step.
+--peer takes a checkout of pytorch_GAN_zoo, of rosinality's style-based-gan-pytorch or of pytorch/examples as it comes.
 """
 
 import argparse
+import ast
 import csv
 import gc
 import importlib
+import json
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -33,6 +37,7 @@ from ganbench.metrics.functional import (
     prdc,
     sliced_wasserstein_distance,
 )
+from ganbench.metrics.maths.arrays import allow_tf32
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.recorded import Steps
 
@@ -47,7 +52,7 @@ Row = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", nargs="+", help="families by name, `metrics`, `peer`; default: everything")
+    parser.add_argument("--only", nargs="+", help="families by name, `metrics`, `peer`, `run`; default: everything")
     parser.add_argument("--precision", nargs="+", default=["tf32", "bf16"])
     parser.add_argument("--seconds", type=float, default=0.5, help="of one measurement")
     parser.add_argument("--peer", type=Path, action="append", default=[],
@@ -83,7 +88,7 @@ def add(path: Path, row: Row) -> None:
 def timings(options: argparse.Namespace) -> Iterator[Row]:
     """Rows as they are measured; what cannot be measured is a row that says why."""
     # what there are targets for comes first, in case the time does not suffice for all
-    first = ["peer", *GROWING, "dcgan", "metrics"]
+    first = ["peer", *GROWING, "dcgan", "metrics", "run"]
     wanted = options.only or [*first, *(name for name in sorted(plugins.names("family")) if name not in first)]
     for name in wanted:
         if time.monotonic() > options.until:
@@ -93,6 +98,8 @@ def timings(options: argparse.Namespace) -> Iterator[Row]:
                 yield from peer_rows(path, options)
         elif name == "metrics":
             yield from metric_rows(options)
+        elif name == "run":
+            yield {"what": "ganbench run dcgan", "side": 32, "how": "the loop"} | attempt(lambda: run_row(options))
         else:
             yield from family_rows(name, options)
 
@@ -144,8 +151,9 @@ def metric_rows(options: argparse.Namespace) -> Iterator[Row]:
     for name, case in cases.items():
         yield {"what": name, "batch": n} | attempt(lambda: timed(case, 1, options))  # noqa: B023
     for precision in ("float32", "tf32", "bf16"):
-        row = {"what": "inception", "side": 32, "precision": precision}
-        yield row | attempt(lambda: inception_row(precision, options))  # noqa: B023
+        for what, measure in (("torch-fidelity", fidelity_row), ("inception", inception_row)):
+            row = {"what": what, "side": 32, "precision": precision}
+            yield row | attempt(lambda: measure(precision, options))  # noqa: B023
 
 
 def inception_row(precision: str, options: argparse.Namespace) -> Row:
@@ -163,6 +171,49 @@ def inception_row(precision: str, options: argparse.Namespace) -> Row:
     images = torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8, device=options.device)
     network = open_network("inception-v3-compat", ["2048"], device=options.device, dtype=precision)
     return {"batch": batch, "note": note} | timed(lambda: network(images), batch, options)
+
+
+def fidelity_row(precision: str, options: argparse.Namespace) -> Row:
+    """torch-fidelity's Inception, on random weights: its own code in float32 and with TF32, under autocast in bf16."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Untrained(FeatureExtractorInceptionV3):
+        """The same network, without weights to read."""
+
+        def load_state_dict(self, *arguments: Any, **kwargs: Any) -> Any:
+            return None
+
+    batch = 8 if options.tiny else 256
+    with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+        torch.save({}, file.name)
+        network = Untrained("inception-v3-compat", ["2048"], file.name).to(options.device)
+    images = torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8, device=options.device)
+    allow_tf32(precision == "tf32")
+    with torch.no_grad(), torch.autocast(options.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return {"batch": batch, "note": "random weights"} | timed(lambda: network(images), batch, options)
+
+
+def run_row(options: argparse.Namespace) -> Row:
+    """`ganbench run` with its data, log and checkpoints, from the second line of its log to the last, beside the bare
+    step at the same batch."""
+    kimg = 5 if options.tiny else 200
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "ganbench", "run", "dcgan", "--preset", "laptop", "--dataset", "digits",
+                   "--side", "32", "--kimg", str(kimg), "--metric", "", "--results", "", "--out", f"{folder}/run",
+                   "--device", str(options.device)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-150:])
+        lines = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
+    begun, ended = lines[1], lines[-1]
+    speed = (ended["images"] - begun["images"]) / (ended["seconds"] - begun["seconds"])
+    cls = find_family("dcgan")
+    config, _, _ = configure(cls, "laptop")
+    bench = Bench(cls, config, ImageSpec(32, 1, 10), device=options.device, total_kimg=kimg, precision="auto")
+    bare = bench.measure(0, at_least=options.seconds)
+    return {"batch": bare.batch, "precision": bench.engine.precision, "per_second": f"{speed:.1f}",
+            "milliseconds": f"{1000 * bare.images_per_step / speed:.2f}",
+            "note": f"{speed / bare.images_per_second:.3f} of the bare step ({bare.images_per_second:.1f})"}
 
 
 def timed(function: Callable[[], Any], images: int, options: argparse.Namespace) -> Row:
@@ -202,19 +253,24 @@ def attempt(measure: Callable[[], Row]) -> Row:
 
 def peer_rows(path: Path, options: argparse.Namespace) -> Iterator[Row]:
     """A checkout's training step at the sides of ours. PyTorch's own precision: TF32 in convolutions."""
-    path = path.expanduser()
+    path, batch = path.expanduser(), BATCH
     if (path / "models" / "progressive_gan.py").is_file():
         name, make, sides = "pytorch_GAN_zoo", gan_zoo_step, GROWING["pggan"]
     elif (path / "model.py").is_file() and "StyledGenerator" in (path / "model.py").read_text(encoding="utf-8"):
         name, make, sides = "rosinality", rosinality_step, GROWING["stylegan"]
+    elif (path / "dcgan" / "main.py").is_file():
+        name, sides, batch = "pytorch/examples", (SIDE,), LARGEST
+
+        def make(side: int, device: torch.device) -> Callable[[], Any]:
+            return examples_step(path / "dcgan" / "main.py", device)
     else:
-        yield {"what": str(path), "note": "neither pytorch_GAN_zoo nor style-based-gan-pytorch"}
+        yield {"what": str(path), "note": "neither pytorch_GAN_zoo, style-based-gan-pytorch nor pytorch/examples"}
         return
     sys.path.insert(0, str(path))
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False
     for side in sides[:1] if options.tiny else sides:
-        row = {"what": name, "side": side, "batch": BATCH, "precision": "as it comes", "how": "eager"}
-        yield row | attempt(lambda: timed(make(side, options.device), BATCH, options))  # noqa: B023
+        row = {"what": name, "side": side, "batch": batch, "precision": "as it comes", "how": "eager"}
+        yield row | attempt(lambda: timed(make(side, options.device), batch, options))  # noqa: B023
     sys.path.remove(str(path))
 
 
@@ -271,6 +327,43 @@ def rosinality_step(side: int, device: torch.device) -> Callable[[], Any]:
         of_generator.step()
         for mine, new in zip(running.parameters(), generator.parameters()):
             mine.data.mul_(0.999).add_(new.data, alpha=0.001)
+
+    return step
+
+
+def examples_step(script: Path, device: torch.device) -> Callable[[], Any]:
+    """pytorch/examples' DCGAN: its two networks and their initialization out of the script, and its loop's body, with
+    the three values that it reads at every step."""
+    parts = [node for node in ast.parse(script.read_text(encoding="utf-8")).body
+             if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
+    names: dict[str, Any] = {"torch": torch, "nn": torch.nn, "nz": 100, "ngf": 64, "ndf": 64, "nc": 3}
+    exec(compile(ast.Module(parts, []), str(script), "exec"), names)
+    generator, critic = (names[name](1).to(device) for name in ("Generator", "Discriminator"))
+    for network in (generator, critic):
+        network.apply(names["weights_init"])
+    of_generator, of_critic = (torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999))
+                               for network in (generator, critic))
+    loss = torch.nn.BCELoss()
+    stored = torch.rand(LARGEST, 3, SIDE, SIDE).mul(2).sub(1)
+    ones, zeros = torch.ones(LARGEST, device=device), torch.zeros(LARGEST, device=device)
+
+    def step() -> None:
+        # the critic: real, then fake
+        critic.zero_grad()
+        on_real = critic(stored.to(device))
+        loss(on_real, ones).backward()
+        on_real.mean().item()
+        fake = generator(torch.randn(LARGEST, 100, 1, 1, device=device))
+        on_fake = critic(fake.detach())
+        loss(on_fake, zeros).backward()
+        on_fake.mean().item()
+        of_critic.step()
+        # the generator
+        generator.zero_grad()
+        again = critic(fake)
+        loss(again, ones).backward()
+        again.mean().item()
+        of_generator.step()
 
     return step
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ganbench import distributed
 from ganbench.errors import Diverged, UserError, is_out_of_memory
 from ganbench.family import Clock, Family, PartLoss, Stage, short_name
+from ganbench.metrics.maths.arrays import allow_tf32
 from ganbench.random import Random, derived_seed
 from ganbench.runs.batch_norm import estimate_statistics
 from ganbench.runs.checkpoint import below
@@ -71,7 +72,7 @@ class TrainingEngine:
         self.phase: int | None = None
         self.averaged: nn.Module | None = None  # made when the family first asks for averaging
         self.skips = {name: Skips(device) for name in self.optimizers}
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        allow_tf32(precision == "tf32")
 
     # --- what families use --------------------------------------------------------------------------------------
 

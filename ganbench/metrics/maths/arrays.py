@@ -92,15 +92,15 @@ def products(a: Tensor, b: Tensor) -> Tensor:
 @contextmanager
 def exact_matmul() -> Iterator[None]:
     """Full float32 products, whatever the caller has allowed elsewhere."""
-    before = torch.get_float32_matmul_precision()
+    before = _matmul_precision()
     if before == "highest":
         yield
         return
-    torch.set_float32_matmul_precision("highest")
+    _set_matmul_precision("highest")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        _set_matmul_precision(before)
 
 
 @contextmanager
@@ -108,11 +108,33 @@ def tf32(allowed: bool) -> Iterator[None]:
     """Inside, a GPU takes float32 products and convolutions in TF32 (10 bits of fraction) if, and only if,
     `allowed`.
     """
-    matmul, conv = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
+    matmul, conv = _matmul_precision(), torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+    allow_tf32(allowed)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(matmul)
+        _set_matmul_precision(matmul)
         torch.backends.cudnn.allow_tf32 = conv
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether a GPU may take float32 products and convolutions in TF32 from here on; processors stay exact."""
+    _set_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+# PyTorch has two interfaces to this and refuses to answer where they, or two of its backends, say different things.
+# So all backends are set alike first, and the answer of the GPU's counts.
+
+def _matmul_precision() -> str:
+    """highest, high (TF32 on a GPU) or medium (bfloat16)."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return "high" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "highest"
+
+
+def _set_matmul_precision(name: str) -> None:
+    torch.set_float32_matmul_precision("medium" if name == "medium" else "highest")
+    if name == "high":
+        torch.backends.cuda.matmul.allow_tf32 = True
