@@ -3,15 +3,12 @@
 import os
 import struct
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import google_crc32c
 
 from ganbench.errors import UserError
-
-SHORT = 256  # bytes up to which a checksum is taken byte by byte
 
 
 def positions(path: Path) -> list[tuple[int, int]]:
@@ -105,66 +102,5 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 def masked_crc(data: bytes) -> int:
     """CRC-32C, rotated and shifted as TFRecord does."""
-    crc = crc32c(data)
+    crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def crc32c(data: bytes) -> int:
-    """The checksum of Castagnoli. Python's zlib has another polynomial only.
-
-    Long data is cut into lanes that NumPy works on side by side, two bytes a step; since the checksum is linear,
-    neighbours are joined afterwards, the first of them shifted by the bytes of the second.
-    """
-    if len(data) < SHORT:
-        crc = 0xFFFFFFFF
-        for byte in data:
-            crc = int(_TABLE[(crc ^ byte) & 255]) ^ (crc >> 8)
-        return crc ^ 0xFFFFFFFF
-    # zeros before the data change nothing
-    lanes = 1 << min(14, len(data).bit_length() - 4)
-    steps = -(-len(data) // (2 * lanes))
-    padded = np.zeros(2 * lanes * steps, np.uint8)
-    padded[-len(data):] = np.frombuffer(data, np.uint8)
-    padded[-len(data):][:4] ^= 255  # as if the register began with ones
-    state = np.zeros(lanes, np.uint32)
-    for column in np.ascontiguousarray(padded.view("<u2").reshape(lanes, steps).T):
-        state = _WORDS[(state ^ column) & 0xFFFF] ^ (state >> 16)
-    for shift in _shifts(steps, lanes):
-        state = _shifted(state[0::2], shift) ^ state[1::2]
-    return int(state[0]) ^ 0xFFFFFFFF
-
-
-def _shifted(state: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Registers after some zeros, by what these make of each of a register's four bytes."""
-    bytes_ = state[:, None] >> np.array([0, 8, 16, 24], np.uint32) & 255
-    return np.bitwise_xor.reduce(shift[np.arange(4), bytes_], axis=1)
-
-
-@lru_cache(64)
-def _shifts(steps: int, lanes: int) -> list[np.ndarray]:
-    """For each joining of neighbours, (4,256): what as many zeros as a lane then has make of a register's bytes."""
-    # of each bit, by going through a lane of zeros
-    bits = np.uint32(1) << np.arange(32, dtype=np.uint32)
-    for _ in range(steps):
-        bits = _WORDS[bits & 0xFFFF] ^ (bits >> 16)
-    found = []
-    while lanes > 1:
-        shift = np.zeros((4, 1), np.uint32)
-        for bit in bits.reshape(4, 8).T:  # of each byte, from its bits
-            shift = np.concatenate([shift, shift ^ bit[:, None]], axis=1)
-        found.append(shift)
-        bits, lanes = _shifted(bits, shift), lanes // 2  # the joined lanes are twice as long
-    return found
-
-
-def _table() -> np.ndarray:
-    table: np.ndarray = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        table = (table >> np.uint32(1)) ^ (np.uint32(0x82F63B78) * (table & np.uint32(1)))
-    return table
-
-
-_TABLE = _table()
-_WORDS = np.arange(1 << 16, dtype=np.uint32)  # what two bytes of zeros make of a register's lower half
-for _ in range(2):
-    _WORDS = _TABLE[_WORDS & 255] ^ (_WORDS >> 8)
