@@ -2,8 +2,9 @@
 
 The relativistic pairing loss with R1 on reals and R2 on fakes, and residual networks of grouped convolutions without
 any normalisation: blocks begin as the identity (as in Fixup), sides change by bilinear resampling. Sizes and schedules
-are those of the authors' code, which has configuration E of the paper's ladder. Of the ladder from StyleGAN2 (A, a
-family of its own) upwards, B and C are here too; D's widths are not known.
+are those of the authors' code, which has configuration E of the paper's ladder (table 2). The ladder begins with
+StyleGAN2 (A, a family of its own); B to E are here, with the paper's numbers of weights. Of D's two rows it is the
+second: the first has StyleGAN2's output skips still.
 """
 
 import math
@@ -18,9 +19,7 @@ from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models import dcgan, sngan, wgan_gp
 from ganbench.models.nn import losses
-from ganbench.models.nn.bottleneck import BottleneckBlock, Transition, he_normal
-from ganbench.models.nn.convolution import Conv2d
-from ganbench.models.nn.equalized import widened
+from ganbench.models.nn.bottleneck import BottleneckBlock, Critic, Generator
 from ganbench.models.nn.layers import normal_weights
 from ganbench.models.nn.spectral import normalise_spectrally
 from ganbench.models.nn.stripped import StrippedCritic, StrippedGenerator
@@ -39,8 +38,11 @@ class R3GANConfig(FamilyConfig):
     fmap_max: int = setting(768, "most maps in a stage", "code", ge=1)
     blocks: int = setting(2, "residual blocks a stage", "code", ge=1)
     expansion: int = setting(2, "a block's inner layers have that many times its maps", "code", ge=1)
+    compression: int = setting(
+        1, "and that many times fewer", "table 2: D 4, E before it is inverted 2", ge=1, later=True)
     group_width: int = setting(
-        8, "maps of a stage for each group of its grouped convolutions", "code; ImageNet 16", ge=1)
+        8, "maps of a stage for each group of its grouped convolutions, 0 = none are grouped", "code; ImageNet 16",
+        ge=0)
     latent: int = setting(64, "latent components, N(0,1)", "code", ge=1)
     conditional: bool = setting(False, "give both networks labels", "code: CIFAR-10 and ImageNet")
     # the game
@@ -68,7 +70,11 @@ class R3GANConfig(FamilyConfig):
 
     def groups(self, width: int) -> int:
         """Groups of a stage's grouped convolutions."""
-        return max(1, width // self.group_width)
+        return max(1, width // self.group_width) if self.group_width else 1
+
+    def inner(self, width: int) -> int:
+        """Maps of the inner layers of a stage's blocks."""
+        return width * self.expansion // self.compression
 
 
 def cosine(first: float, last: float, progress: float) -> float:
@@ -87,73 +93,6 @@ class Scheduled(Stage):
 
 
 # --- networks -------------------------------------------------------------------------------------------------------
-
-class Generator(nn.Module):
-    """Latents (B,latent), labels int64 (B,) where conditional -> images (B,C,S,S), not squashed.
-
-    A learned 4x4 basis, each map scaled by a linear function of the latent, then a stage of blocks for each side.
-    """
-
-    def __init__(self, config: R3GANConfig, widths: list[int], channels: int, classes: int):
-        super().__init__()
-        inputs, depth = config.latent * (2 if classes else 1), config.blocks * len(widths)
-        self.embedding = nn.Parameter(torch.randn(classes, config.latent) / math.sqrt(classes)) if classes else None
-        # the latent scales a learned 4x4 basis
-        self.scales = nn.Linear(inputs, widths[0], bias=False)
-        he_normal(self.scales)
-        self.basis = nn.Parameter(torch.randn(widths[0], 4, 4))
-        layers: list[nn.Module] = []
-        for index, width in enumerate(widths):
-            layers += [Transition(widths[index - 1], width, "up")] if index else []
-            layers += [BottleneckBlock(width, config.expansion, config.groups(width), depth)
-                       for _ in range(config.blocks)]
-        self.layers = nn.Sequential(*layers)
-        self.to_image = Conv2d(widths[-1], channels, 1, bias=False)
-        he_normal(self.to_image)
-
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Latents (B,latent), labels int64 (B,) or None -> images (B,C,S,S)."""
-        if self.embedding is not None:
-            assert labels is not None
-            # a class is a learned part of the latent
-            z = torch.cat([z, self.embedding[labels]], 1)
-        return self.to_image(self.layers(self.basis * self.scales(z)[:, :, None, None]))
-
-
-class Critic(nn.Module):
-    """Images (B,C,S,S), labels int64 (B,) where conditional -> scores (B,): the generator mirrored.
-
-    With labels the last layer has as many outputs as the coarsest stage has maps, and the score is their product with
-    the label's embedding (a projection critic, Miyato and Koyama 2018, arXiv 1802.05637, without its other term).
-    """
-
-    def __init__(self, config: R3GANConfig, widths: list[int], channels: int, classes: int):
-        super().__init__()
-        depth, last = config.blocks * len(widths), widths[-1]
-        self.from_image = Conv2d(channels, widths[0], 1, bias=False)
-        he_normal(self.from_image)
-        layers: list[nn.Module] = []
-        for index, width in enumerate(widths):
-            layers += [Transition(widths[index - 1], width, "down")] if index else []
-            layers += [BottleneckBlock(width, config.expansion, config.groups(width), depth)
-                       for _ in range(config.blocks)]
-        self.layers = nn.Sequential(*layers)
-        # the mirror of the generator's beginning: maps weighted by a basis and summed
-        self.basis = nn.Parameter(torch.randn(last, 4, 4) / 4)
-        self.head = nn.Linear(last, last if classes else 1, bias=False)
-        he_normal(self.head)
-        # Drawn so that a score has the deviation of one output, as it has without labels.
-        self.embedding = nn.Parameter(torch.randn(classes, last) / math.sqrt(last * classes)) if classes else None
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images (B,C,S,S), labels int64 (B,) or None -> scores (B,)."""
-        h = self.layers(self.from_image(images))
-        out = widened(self.head((h * self.basis).sum((2, 3))))
-        if self.embedding is None:
-            return out.squeeze(1)
-        assert labels is not None
-        return (out * self.embedding[labels]).sum(1)
-
 
 def borrowed(config: R3GANConfig, images: ImageSpec) -> tuple[nn.Module, nn.Module]:
     """Generator and critic of another family; no batch norm in the critic, for penalties are about single images."""
@@ -179,8 +118,14 @@ def borrowed(config: R3GANConfig, images: ImageSpec) -> tuple[nn.Module, nn.Modu
 _IMAGENET: dict[str, Any] = {"fmap_base": 98304, "fmap_max": 1536, "group_width": 16, "conditional": True,
                              "batch": 4096, "schedule_kimg": 200000.0, "ema_kimg": 50000.0, "kimg": 400000.0}
 _FFHQ: dict[str, Any] = {"batch": 256, "ema_kimg": 500.0}
-_STRIPPED: dict[str, Any] = {**_FFHQ, "net": "stripped", "fmap_base": 16384, "fmap_max": 512, "gamma": 150.0,
-                             "gamma_end": 15.0}
+# table 2: what is not said of a configuration is as in A, whose settings are those of StyleGAN2's later code for 256
+# pixels; B lowers the rate. 5000 kimg of critic updates, with as many reals for the generator
+_LADDER: dict[str, Any] = {"kimg": 10000.0, "side": 256, "schedule_kimg": 0.0, "rate": 5e-5, "rate_end": 5e-5,
+                           "beta2": 0.99, "gamma": 1.0, "gamma_end": 1.0, "ema_kimg": 20.0, "batch": 64}
+_STRIPPED: dict[str, Any] = {**_LADDER, "net": "stripped", "fmap_base": 16384, "fmap_max": 512}
+# section 3: three times the maps of A, in the 3x3 layers a quarter of that, not grouped
+_D: dict[str, Any] = {**_LADDER, "fmap_base": 49152, "fmap_max": 1536, "expansion": 1, "compression": 4,
+                      "group_width": 0}
 _SMALL: dict[str, Any] = {"fmap_base": 512, "fmap_max": 64, "blocks": 1, "batch": 16, "ema_kimg": 2.0,
                           "generator_reals": "same", "schedule_kimg": 50.0}
 
@@ -206,14 +151,16 @@ class R3GAN(Family):
         "paper-ffhq-256": Preset("the code's FFHQ-256 run, configuration E of the paper's ladder (published FID 2.75); "
                                  "not measured here", side=256, gamma=150.0, gamma_end=15.0, augment="scheduled,p=0.3",
                                  **_FFHQ),
-        "config-b": Preset("the paper's ladder, B: StyleGAN2 without its tricks, with its loss and R1, on "
-                           "FFHQ-256. What is not networks and loss is as in E; not measured here", side=256,
-                           **{**_STRIPPED, "loss": "logistic", "penalties": "r1"}),
-        "config-c": Preset("the paper's ladder, C: B with the relativistic loss, R1 and R2; likewise",
-                           side=256, **_STRIPPED),
-        "config-e": Preset("the paper's ladder, E: paper-ffhq-256 without augmentation, beside B and C; not "
-                           "measured here", side=256,
-                           gamma=150.0, gamma_end=15.0, **_FFHQ),
+        "config-b": Preset("table 2 B on FFHQ-256: StyleGAN2 without its tricks, with its loss and R1 (published FID "
+                           "12.46 after 5000 kimg; for gamma, not published, A's in every row); not measured here",
+                           loss="logistic", penalties="r1", **_STRIPPED),
+        "config-c": Preset("table 2 C: B with the relativistic loss, R1 and R2 (11.65); not measured here",
+                           **_STRIPPED),
+        "config-d": Preset("table 2 D: C's loss, networks of residual bottlenecks (9.95); not measured here", **_D),
+        "config-e-resnext": Preset("table 2 E, first half: D with grouped convolutions of twice the width (7.51); not "
+                                   "measured here", **{**_D, "compression": 2, "group_width": 32}),
+        "config-e": Preset("table 2 E: the widths of a block and its grouped convolutions exchanged, which are the "
+                           "paper's networks (7.05); not measured here", **_LADDER),
         "paper-imagenet-32": Preset("the code's ImageNet-32 run for 32 GPUs; not measured here", side=32, gamma=0.5,
                                     gamma_end=0.05, augment="scheduled,p=0.5,kimg=200000", **_IMAGENET),
         "paper-imagenet-64": Preset("the code's ImageNet-64 run for 64 GPUs; not measured here", side=64, gamma=1.0,
@@ -262,8 +209,12 @@ class R3GAN(Family):
         self.classes = images.classes if config.conditional else 0
         widths, colours = self.widths(config, images.side), images.channels
         if config.net == "bottleneck":
-            self.generator = Generator(config, widths, colours, self.classes)
-            self.critic = Critic(config, widths[::-1], colours, self.classes)
+            def blocks(width: int) -> list[BottleneckBlock]:
+                return [BottleneckBlock(width, config.inner(width), config.groups(width), config.blocks * len(widths))
+                        for _ in range(config.blocks)]
+
+            self.generator = Generator(config.latent, widths, colours, self.classes, blocks)
+            self.critic = Critic(widths[::-1], colours, self.classes, blocks)
         elif config.net == "stripped":
             # StyleGAN2's networks without its tricks, for the paper's ladder
             self.generator = StrippedGenerator(config.latent, widths, colours)
@@ -289,9 +240,9 @@ class R3GAN(Family):
             return
         for width in cls.widths(config, images.side):
             # grouped convolutions need maps that divide evenly
-            if width * config.expansion % config.groups(width):
+            if width % config.compression or config.inner(width) % config.groups(width):
                 raise UserError(f"a stage of {width} maps does not divide into groups of {config.group_width}: choose "
-                                "fmap_base and fmap_max as multiples of group_width")
+                                "fmap_base and fmap_max as multiples of group_width and compression")
 
     @staticmethod
     def widths(config: R3GANConfig, side: int) -> list[int]:

@@ -18,8 +18,10 @@ from ganbench.random import Random
 
 
 def by_hand(widths, blocks, inner, group, colours, latent, classes, embedded):
-    """Both networks' weights, counted layer by layer."""
-    body = sum(blocks * (2 * w * w * inner + w * inner + w * inner * 9 * group * inner + w * inner) for w in widths)
+    """Both networks' weights, counted layer by layer. inner: maps of the 3x3 layers over those of their stage; group:
+    of these, how many each sees."""
+    body = sum(blocks * (2 * w * w * inner + w * inner + w * inner * 9 * min(group, w * inner) + w * inner)
+               for w in widths)
     body += sum(a * b for a, b in itertools.pairwise(widths) if a != b)
     generator = body + widths[-1] * colours + widths[0] * 16 + widths[0] * (latent + embedded) + classes * embedded
     critic = body + widths[-1] * colours + widths[0] * 16
@@ -33,7 +35,7 @@ def by_hand(widths, blocks, inner, group, colours, latent, classes, embedded):
     ("paper-ffhq-256", 256, [768] * 4 + [384, 192, 96], 8, 0), ("paper-imagenet-64", 64, [96] * 5, 16, 1000)])
 def test_parameter_counts(preset, side, widths, group, classes):
     family = build("r3gan", preset, side=side, channels=3, classes=classes, fmap_max=widths[0])
-    expected = by_hand(widths, 2, 2, group, 3, 64, classes, 64 if classes else 0)
+    expected = by_hand(widths, 2, 2, 2 * group, 3, 64, classes, 64 if classes else 0)
     assert (count(family.generator), count(family.critic)) == expected
     if preset == "paper-ffhq-256":  # the paper's table 2, configuration E: 23.06M and 23.01M
         assert (count(family.generator), count(family.critic)) == (23_057_952, 23_009_568)
@@ -41,7 +43,7 @@ def test_parameter_counts(preset, side, widths, group, classes):
 
 def test_a_block_begins_as_the_identity_and_its_weights_shrink_with_depth():
     torch.manual_seed(0)
-    block = BottleneckBlock(64, expansion=2, groups=8, depth=16)
+    block = BottleneckBlock(64, inner=128, groups=8, depth=16)
     x = torch.randn(2, 64, 5, 5)
     assert torch.equal(block(x), x)
     gain = math.sqrt(2 / 1.04) / 2  # 16^(-1/4) = 1/2
@@ -171,6 +173,59 @@ def test_the_ladders_lower_rungs_have_the_published_sizes():
     assert (count(small.generator), count(small.critic)) == (generator, critic)
     assert small.config.loss == "logistic" and small.config.penalties == "r1"
     assert family.config.loss == "relativistic" and family.config.penalties == "r1+r2"
+
+
+@pytest.mark.parametrize("preset, inner, group, published", [
+    ("config-d", 1 / 4, 10 ** 6, (23.378, 23.282)), ("config-e-resnext", 1 / 2, 16, (23.188, 23.091)),
+    ("config-e", 2, 16, (23.058, 23.010))])
+def test_the_ladders_upper_rungs_have_the_published_sizes(preset, inner, group, published):
+    """Table 2, with section 3's widths: 3 times StyleGAN2's maps, and 0.75 or 1.5 times; E the other way round."""
+    with torch.device("meta"):
+        family = build("r3gan", preset, side=256, channels=3)
+    stylegan2 = [512, 512, 512, 512, 256, 128, 64]
+    widths = [w * 3 // 2 if preset == "config-e" else w * 3 for w in stylegan2]
+    sizes = count(family.generator), count(family.critic)
+    assert sizes == by_hand(widths, 2, inner, group, 3, 64, 0, 0)
+    assert tuple(round(size / 1e6, 3) for size in sizes) == published
+
+
+def test_a_block_of_configuration_d_against_slow_sums():
+    """1x1 down to a quarter, full 3x3, 1x1 back: every output element from its own nine neighbours, in float64."""
+    torch.manual_seed(0)
+    family = build("r3gan", "config-d", side=32, fmap_max=8, batch=2).double()
+    block = next(m for m in family.critic.modules() if isinstance(m, BottleneckBlock))
+    nn.init.normal_(block.wide.weight)
+    nn.init.normal_(block.grouped.bias)
+    assert (block.narrow.out_channels, block.grouped.groups) == (2, 1)
+    x = torch.randn(1, 8, 3, 3, dtype=torch.float64)
+
+    def leaky(value):
+        return max(value, 0.2 * value)
+
+    def at(row, column):
+        """The inner maps before the 3x3 layer, 0 outside the image."""
+        if not (0 <= row < 3 and 0 <= column < 3):
+            return [0.0, 0.0]
+        return [leaky(sum(float(w) * float(v) for w, v in zip(block.narrow.weight[k, :, 0, 0], x[0, :, row, column]))
+                      + float(block.narrow.bias[k])) for k in range(2)]
+
+    with torch.no_grad():
+        out = block(x)
+        for row, column in itertools.product(range(3), range(3)):
+            middle = [leaky(float(block.grouped.bias[k]) + sum(
+                float(block.grouped.weight[k, j, dy + 1, dx + 1]) * at(row + dy, column + dx)[j]
+                for j in range(2) for dy in (-1, 0, 1) for dx in (-1, 0, 1))) for k in range(2)]
+            for channel in range(8):
+                expected = float(x[0, channel, row, column]) + sum(
+                    float(block.wide.weight[channel, k, 0, 0]) * middle[k] for k in range(2))
+                assert float(out[0, channel, row, column]) == pytest.approx(expected, abs=1e-12)
+    engine = WatchedEngine(build("r3gan", "config-d", side=32, fmap_max=8, batch=4))
+    engine.steps(Reals(engine))
+    assert [name for name, _ in engine.updates] == ["critic", "generator"]
+    stage = engine.stage
+    assert (stage.rates["critic"], stage.gamma, stage.beta2, stage.ema_kimg) == (5e-5, 1.0, 0.99, 20.0)
+    with pytest.raises(UserError, match="multiples of group_width and compression"):
+        build("r3gan", "config-d", side=32, fmap_max=6)
 
 
 def test_stripped_networks_keep_the_scale_and_train():
