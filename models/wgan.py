@@ -228,7 +228,7 @@ class WGAN(Family):
     def clipped(self) -> Tensor:
         """Share of the critic's weights that are at the clip."""
         # a critic whose weights are mostly at the clip has little room left
-        weights = nn.utils.parameters_to_vector(self.critic.parameters())
+        weights = torch.cat([weight.flatten() for weight in self.critic.parameters()])
         return (weights.abs() >= self.config.clip).float().mean()
 
     @torch.no_grad()

@@ -8,8 +8,8 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 
 from ganbench.models.nn import convolution
 from ganbench.models.nn.convolution import Conv2d, Form, convolve
-from ganbench.models.nn.equalized import EqualizedConv2d, blur, pooled_blur
-from ganbench.models.nn.filtering import filter_maps
+from ganbench.models.nn.equalized import EqualizedConv2d, blur
+from ganbench.models.nn.filtering import Halving, by_averages, filter_maps
 from ganbench.models.nn.losses import r1_penalty
 from ganbench.models.nn.modulated import smooth
 
@@ -102,26 +102,42 @@ def test_the_layer_has_the_weights_and_values_of_pytorchs():
     assert list(ours.state_dict()) == list(theirs.state_dict()) and torch.equal(ours(x), theirs(x))
 
 
+def with_derivatives(f, x):
+    """Value, first and second derivatives of something that is no linear function of them."""
+    y = f(x)
+    first, = grad(y.pow(3).sum(), x, create_graph=True)
+    second, = grad(first.pow(2).sum(), x)
+    return y, first, second / second.abs().max()
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 2, 5, 8)])
-def test_blur_as_two_pools_is_the_blur(shape):
-    """Value, first and second derivatives to 1e-6, and in float64 to rounding."""
+@pytest.mark.parametrize("filtered, order, padding", [
+    (blur, 2, 1), (smooth, 3, 0), (lambda x: smooth(x, 1), 3, 1), (lambda x: smooth(x, 2), 3, 2)])
+def test_filters_are_averages_of_averages(shape, filtered, order, padding):
+    """A card takes averages, a CPU one filter: to 1e-6, and in float64 to rounding."""
+    def averages(x):
+        return by_averages(x, order, padding)
+
+    def padded_before(x):
+        x = F.pad(x, (padding,) * 4)
+        for _ in range(order):
+            x = F.avg_pool2d(x, 2, 1)
+        return x
+
     x, = doubles(shape)
     for tensor, tolerance in ((x, 1e-14), (x.detach().float().requires_grad_(), 1e-6)):
-        results = []
-        for f in (pooled_blur, blur):
-            y = f(tensor)
-            first, = grad(y.pow(3).sum(), tensor, create_graph=True)
-            second, = grad(first.pow(2).sum(), tensor)
-            results.append((y, first, second / second.abs().max()))
-        for a, b in zip(*results, strict=True):
-            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+        expected = with_derivatives(padded_before, tensor)
+        for f in (filtered, averages):
+            for ours, theirs in zip(with_derivatives(f, tensor), expected, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    assert gradcheck(filtered, (x,)) and gradgradcheck(filtered, (x,))
 
 
-def averages(x):
-    """What a card smooths by in place of one filter."""
-    for _ in range(3):
-        x = F.avg_pool2d(x, 2, 1)
-    return x
+def test_halving_is_the_average_of_four():
+    x, = doubles((2, 3, 4, 6))
+    for ours, theirs in zip(with_derivatives(Halving.apply, x), with_derivatives(lambda x: F.avg_pool2d(x, 2), x)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-14)
+    assert gradcheck(Halving.apply, (x,)) and gradgradcheck(Halving.apply, (x,))
 
 
 @pytest.mark.parametrize(("name", "preset"), [
@@ -143,11 +159,6 @@ def test_all_convolutions_under_a_penalty_go_by_it(name, preset, monkeypatch):
     expected = penalised()
     monkeypatch.setattr(convolution, "own_derivatives", lambda x: True)
     monkeypatch.setattr(F, "conv2d", None)
-    monkeypatch.setattr("ganbench.models.nn.equalized.blur", pooled_blur)
-    monkeypatch.setattr("ganbench.models.nn.progressive.blur", pooled_blur)
-    monkeypatch.setattr("ganbench.models.nn.bottleneck.blur", pooled_blur)
-    monkeypatch.setattr("ganbench.models.nn.modulated.blur", pooled_blur)
-    monkeypatch.setattr("ganbench.models.nn.modulated.smooth", averages)
     monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", None)
     for ours, theirs in zip(penalised(), expected, strict=True):
         assert (ours is None) == (theirs is None)
@@ -165,20 +176,9 @@ def test_folded_or_in_two_it_is_the_same_map(resample, monkeypatch):
     assert not torch.equal(layer(x), in_two), "the shapes of this test take the one way and the other"
 
 
-def test_smoothing_by_one_filter_is_three_averages():
-    """To the second derivative, at even and odd sides; and the filter keeps its input's type under autocast."""
-    for shape in ((2, 3, 7, 8), (1, 1, 4, 4)):
-        x, = doubles(shape)
-        for ours, theirs in ((smooth, averages), (blur, pooled_blur)):
-            taken = []
-            for f in (ours, theirs):
-                y = f(x)
-                first, = grad(y.pow(3).sum(), x, create_graph=True)
-                taken.append([y, first, *grad(first.pow(2).sum(), x)])
-            for a, b in zip(*taken, strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-            assert gradcheck(ours, (x,)) and gradgradcheck(ours, (x,))
+def test_a_filter_keeps_its_inputs_type_and_knows_its_taps():
+    x = torch.randn(1, 1, 6, 6)
     with torch.autocast("cpu", torch.bfloat16):
-        assert smooth(x.float()).dtype == torch.float32 and smooth(x.bfloat16()).dtype == torch.bfloat16
-    with pytest.raises(ValueError, match="not symmetric"):
+        assert smooth(x).dtype == torch.float32 and smooth(x.bfloat16()).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="not binomial"):
         filter_maps(x, (0.25, 0.75))

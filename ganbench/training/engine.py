@@ -23,7 +23,7 @@ from ganbench.metrics.maths.arrays import allow_tf32
 from ganbench.random import Random, derived_seed
 from ganbench.runs.batch_norm import estimate_statistics
 from ganbench.runs.checkpoint import below
-from ganbench.training.optimizers import Skips, set_rate, step_where, without_waits
+from ganbench.training.optimizers import Skips, like_parameters, set_rate, step_where, without_waits
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 NON_FINITE_LIMIT = 20  # that many skipped updates in a row, and the run has diverged
@@ -56,6 +56,9 @@ class TrainingEngine:
         precision = resolve_precision(precision, device)
         self.family, self.clock, self.device, self.seed, self.precision = family, clock, device, seed, precision
         self.labels = None if labels is None else labels.to(device)
+        # a card's kernels for these precisions want channels innermost, and would move everything twice for each call
+        if device.type == "cuda" and precision != "fp32":
+            family.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         # optimizers, with the settings they were made with: a stage may replace some, the next gives them back
         check_divisible(family)
@@ -311,6 +314,7 @@ class TrainingEngine:
                 raise UserError(f"the checkpoint's optimizer '{name}' is of other parameters than this version trains, "
                                 f"so that training cannot go on from it: {error}") from None
             without_waits(optimizer, self.device)
+            like_parameters(optimizer)
         # loss scales, random streams, phase and counts
         for name, scaler in self.scalers.items():
             if scaler.is_enabled():
@@ -329,9 +333,10 @@ class TrainingEngine:
         if self.world == 1 or not gradients:
             return
         # all gradients in one message: many small ones would each cost a round trip
-        flat = nn.utils.parameters_to_vector(gradients)
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
-        nn.utils.vector_to_parameters(flat / self.world, gradients)
+        for gradient, part in zip(gradients, (flat / self.world).split([g.numel() for g in gradients])):
+            gradient.copy_(part.view(gradient.shape))
 
 
 def check_divisible(family: Family) -> None:

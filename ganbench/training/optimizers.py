@@ -85,6 +85,15 @@ def without_waits(optimizer: torch.optim.Optimizer, device: torch.device) -> Non
             group["lr"] = torch.tensor(float(group["lr"]), device=device)
 
 
+def like_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Lay out in memory what an optimizer was given for its parameters as these are: fused kernels go through both in
+    one order."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[key] = torch.empty_like(parameter).copy_(value)
+
+
 def rate_may_be_tensor(group: dict[str, Any]) -> bool:
     """Whether this kind of optimizer, on a GPU, takes its rate from there: Adam and its kin."""
     return "fused" in group and "capturable" in group

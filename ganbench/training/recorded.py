@@ -16,6 +16,7 @@ from torch import Tensor
 from ganbench import distributed
 from ganbench.errors import UserError
 from ganbench.family import Batch, Stage
+from ganbench.metrics.networks.replay import capturing
 from ganbench.random import taped, to_device
 from ganbench.training.augment import take_step
 from ganbench.training.augmentation import Augmentation
@@ -172,8 +173,7 @@ class Steps:
         """Run the step's Python once without executing anything, and keep what it would have executed as a graph."""
         graph = torch.cuda.CUDAGraph()
         try:
-            # thread_local: the thread that reads images ahead may go on pinning memory meanwhile
-            with torch.cuda.graph(graph, stream=self.side_stream, capture_error_mode="thread_local"):
+            with capturing(graph, self.side_stream):
                 scalars = self._step(stage, record.places)
                 tensors = {name: value for name, value in scalars.items() if isinstance(value, Tensor)}
                 record.values = torch.stack([value.detach().double() for value in tensors.values()])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.models.nn.convolution import conv2d, conv_transpose2d
-from ganbench.models.nn.filtering import filter_maps
+from ganbench.models.nn.filtering import filter_maps, halve_maps
 from ganbench.random import layer_normal
 
 SQRT2 = math.sqrt(2)
@@ -29,20 +29,12 @@ def upsample(x: Tensor) -> Tensor:
 
 def downsample(x: Tensor) -> Tensor:
     """Average 2x2 pixels into one."""
-    return F.avg_pool2d(x, 2)
+    return halve_maps(x)
 
 
 def blur(x: Tensor) -> Tensor:
     """Smooth with the binomial kernel [1,2,1] x [1,2,1] / 16, zero padding, same size (arXiv 1812.04948, section 2)."""
-    # a card works off the second derivative of a depthwise convolution one map at a time; a CPU is slow at pooling
-    if x.device.type == "cuda":
-        return pooled_blur(x)
     return filter_maps(x, (0.25, 0.5, 0.25), padding=1)
-
-
-def pooled_blur(x: Tensor) -> Tensor:
-    """The same as averages of 2x2 pixels, twice: [1,2,1] is [1,1] convolved with itself."""
-    return F.avg_pool2d(F.avg_pool2d(x, 2, 1, padding=1), 2, 1)
 
 
 def widened(x: Tensor) -> Tensor:

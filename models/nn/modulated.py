@@ -1,7 +1,6 @@
 """Layers of StyleGAN2 (Karras et al. 2020, arXiv 1912.04958). Images are (B,C,H,W).
 
-Resampling is with the taps 1,3,3,1 in both directions, zeros beyond the border. On a card these are three 2x2 averages
-in a row, whose derivatives of any order are as cheap as they are; on a CPU one filter (see `filtering`).
+Resampling is with the taps 1,3,3,1 in both directions, zeros beyond the border.
 """
 
 import math
@@ -27,13 +26,9 @@ from ganbench.models.nn.spectral import full_precision
 from ganbench.random import layer_normal
 
 
-def smooth(x: Tensor) -> Tensor:
-    """Filter with [1,3,3,1] x [1,3,3,1] / 64, without padding: each side loses three pixels."""
-    if x.device.type != "cuda":
-        return filter_maps(x, (0.125, 0.375, 0.375, 0.125))
-    for _ in range(3):
-        x = F.avg_pool2d(x, 2, 1)
-    return x
+def smooth(x: Tensor, padding: int = 0) -> Tensor:
+    """Filter with [1,3,3,1] x [1,3,3,1] / 64: each side loses three pixels and gets twice the padding."""
+    return filter_maps(x, (0.125, 0.375, 0.375, 0.125), padding)
 
 
 def double(x: Tensor) -> Tensor:
@@ -58,7 +53,7 @@ class DownConv2d(EqualizedConv2d):
         """(B,inputs,H,W) -> (B,outputs,H/2,W/2)."""
         # padded so that a convolution without padding of its own ends at half the side
         reach = 2 if self.weight.shape[-1] == 3 else 1
-        return conv2d(smooth(F.pad(x, (reach,) * 4)), self.scaled_weight(), self.scaled_bias(), stride=2)
+        return conv2d(smooth(x, reach), self.scaled_weight(), self.scaled_bias(), stride=2)
 
 
 class ModulatedConv2d(nn.Module):
@@ -86,7 +81,7 @@ class ModulatedConv2d(nn.Module):
         if self.up:
             # with zeros between pixels, then smoothed; a transposed convolution spreads its kernel mirrored
             x = conv_transpose2d(x, weight.flip(2, 3).transpose(0, 1), stride=2)
-            x = smooth(F.pad(x, (1, 1, 1, 1))) * 4
+            x = smooth(x, 1) * 4
         else:
             x = conv2d(x, weight, padding=self.padding)
         if not self.demodulate:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.models.nn.convolution import Conv2d
-from ganbench.models.nn.equalized import upsample
+from ganbench.models.nn.equalized import downsample, upsample
 from ganbench.models.nn.layers import ConditionalBatchNorm2d, LayerNorm, uniform_weights
 
 
@@ -41,8 +41,8 @@ class ResNetBlock(nn.Module):
         if self.resample != "down":
             return h + self.shortcut(x)
         # halved after the second; the scripts differ in where the shortcut is halved
-        short = self.shortcut(F.avg_pool2d(x, 2)) if self.pool_first else F.avg_pool2d(self.shortcut(x), 2)
-        return F.avg_pool2d(h, 2) + short
+        short = self.shortcut(downsample(x)) if self.pool_first else downsample(self.shortcut(x))
+        return downsample(h) + short
 
 
 class FirstBlock(nn.Module):
@@ -56,7 +56,7 @@ class FirstBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,inputs,H,W) -> (B,outputs,H/2,W/2)."""
-        return F.avg_pool2d(self.conv2(F.relu(self.conv1(x))), 2) + self.shortcut(F.avg_pool2d(x, 2))
+        return downsample(self.conv2(F.relu(self.conv1(x)))) + self.shortcut(downsample(x))
 
 
 class ResNetGenerator(nn.Module):

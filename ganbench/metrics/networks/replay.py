@@ -1,8 +1,10 @@
 """A network's forward pass as a CUDA graph: for the one shape of batch that comes again and again, hundreds of kernels
 are then asked for at once."""
 
+import gc
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -59,7 +61,22 @@ class Replayed:
     def record(self) -> tuple[Mapping[str, Tensor], Callable[[], None]]:
         """Record `body` of `given`: where its results will lie, and what makes them anew."""
         graph = torch.cuda.CUDAGraph()
-        # thread_local: the thread that reads images ahead may go on pinning memory meanwhile
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with capturing(graph):
             made = self.body(self.given)
         return made, graph.replay
+
+
+@contextmanager
+def capturing(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream | None = None) -> Iterator[None]:
+    """Inside, what is asked of the card is not done but kept in `graph`."""
+    # a graph of before that is collected meanwhile gives its memory back, and that may not be while one is captured
+    gc.collect()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        # thread_local: the thread that reads images ahead may go on pinning memory meanwhile
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            yield
+    finally:
+        if collects:
+            gc.enable()
