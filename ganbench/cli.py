@@ -7,6 +7,7 @@ import contextlib
 import errno
 import importlib
 import io
+import itertools
 import os
 import shlex
 import sys
@@ -92,6 +93,7 @@ def main() -> NoReturn:
 def _call() -> tuple[int, str]:
     """Run the command. Returns its exit code, and the line that says what went wrong, "" for nothing."""
     try:
+        _check_none_empty(sys.argv)
         for room in ROOMS:
             importlib.import_module(room).register(app)
         app()
@@ -121,6 +123,20 @@ def _call() -> tuple[int, str]:
     except Exception as error:
         return _defect(error)
     return 0, ""
+
+
+def _check_none_empty(given: list[str]) -> None:
+    """Raise UserError for an empty argument, which a shell makes of a variable that is not set.
+
+    As a path it would be the current folder. Where '' is said to mean none, it may be given.
+    """
+    meaning_none = ("--metric", "--results") if given[1:2] in (["run"], ["eval"]) else ()
+    for before, argument in itertools.pairwise(given):
+        name, equals, value = argument.partition("=")
+        if not argument and before not in meaning_none:
+            raise UserError(f"the argument after {Path(before).name} is empty: give it a value, or leave it out")
+        if name.startswith("--") and equals and not value and name not in meaning_none:
+            raise UserError(f"{argument} is empty: give it a value, or leave it out")
 
 
 def _defect(error: Exception) -> tuple[int, str]:

@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from ganbench import __version__
+from ganbench import __version__, cli
 from ganbench.commands.clean import clean
 from ganbench.errors import UserError
 
@@ -50,3 +51,24 @@ def test_clean_removes_what_was_named_and_never_what_was_downloaded(cache, capsy
         clean(["store"])
     with pytest.raises(UserError, match="nothing called 'weights'"):
         clean(["weights"], yes=True)
+
+
+@pytest.mark.parametrize("arguments, named", [
+    (["report", ""], "after report"), (["report", "results", "--html", ""], "after --html"),
+    (["show", "dcgan", "--out="], "--out="), (["watch", "x", "--results", "", "--open"], "after --results")])
+def test_an_empty_argument_is_refused_in_one_line(arguments, named, monkeypatch, tmp_path, capsys):
+    """It would mean the current folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "argv", ["ganbench", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    lines = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and len(lines) == 1 and named in lines[0] and "is empty" in lines[0]
+    assert not list(Path().iterdir())
+
+
+def test_an_empty_argument_that_means_none_is_taken():
+    cli._check_none_empty(["ganbench", "run", "dcgan", "--metric", "", "--results=", "--set", "augment="])
+    with pytest.raises(UserError, match="after --results"):
+        cli._check_none_empty(["ganbench", "watch", "--results", ""])
