@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,19 @@ def test_a_part_of_a_suite_keeps_the_rows_of_the_rest(suite):
     assert len(table(suite)) == 3
     assert run(suite, Scripted({}), only=["paper"]).ran == 2
     assert len(table(suite)) == 5
+
+
+@pytest.mark.parametrize("pattern, taken", [
+    ("gan", ["gan-laptop", "gan-paper"]), ("gan-laptop", ["gan-laptop"]),  # though dcgan-laptop has both in it
+    ("gan-laptop-digits-16-s1", ["gan-laptop"]), ("laptop", ["gan-laptop", "dcgan-laptop"]),
+    ("*gan-paper*", ["gan-paper", "dcgan-paper"]), ("dcgan-p", ["dcgan-paper"])])
+def test_an_exact_name_wins_over_parts_of_names(pattern, taken, suite):
+    planned = plan(suite)
+    cells = tuple(replace(planned.cells[0], family=family, preset=preset, seed=seed)
+                  for family in ("gan", "dcgan") for preset in ("laptop", "paper") for seed in (0, 1))
+    kept = replace(planned, cells=cells).only([pattern]).cells
+    assert list(dict.fromkeys(f"{cell.family}-{cell.preset}" for cell in kept)) == taken
+    assert len(kept) == (1 if pattern.endswith("s1") else 2 * len(taken))
 
 
 def test_rows_of_other_runs_and_of_cells_that_left_the_suite_are_kept_and_named(suite):

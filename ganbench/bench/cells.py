@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -155,17 +156,25 @@ class Planned:
         return self.path.stem
 
     def only(self, patterns: Sequence[str]) -> "Planned":
-        """Keep the cells whose name contains one of the patterns. Raises UserError for a pattern that keeps none."""
-        for pattern in patterns:
-            if not any(pattern in cell.name for cell in self.cells):
-                names = [cell.name for cell in self.cells]
-                words = {word for name in names for word in (name, *name.split("-"))}
-                raise UserError(f"--only {pattern}: no cell of {self.path} has that in its name."
-                                f"{nearest(pattern, sorted(words))} Cells: {', '.join(names[:6])} ...")
-        kept = tuple(c for c in self.cells if any(p in c.name for p in patterns)) if patterns else self.cells
+        """Keep the cells that the patterns name (see `named`). Raises UserError for a pattern that names none."""
+        taken = [cell for pattern in patterns for cell in self.named(pattern)] if patterns else self.cells
+        kept = tuple(cell for cell in self.cells if cell in taken)
         used = {(c.dataset, c.side) for c in kept}
         references = tuple(r for r in self.references if (r.dataset, r.side) in used)
         return Planned(self.path, self.suite, kept, references, self.notes)
+
+
+    def named(self, pattern: str) -> list[Cell]:
+        """The cells of that name, family, or family-preset; where there are none, whose name fits a pattern with * and
+        ?, or has that in it. Raises UserError where there are none either."""
+        exact = [c for c in self.cells
+                 if pattern in (c.name, stem_of(c.family), f"{stem_of(c.family)}-{c.preset}")]
+        if found := exact or [c for c in self.cells if fnmatchcase(c.name, pattern) or pattern in c.name]:
+            return found
+        names = [cell.name for cell in self.cells]
+        words = {word for name in names for word in (name, *name.split("-"))}
+        raise UserError(f"--only {pattern}: no cell of {self.path} has that in its name."
+                        f"{nearest(pattern, sorted(words))} Cells: {', '.join(names[:6])} ...")
 
 
 @cache

@@ -21,7 +21,8 @@ def bench(
     suite: Annotated[Path | None, typer.Argument(help="A suite: a .toml file, or a name from --list")] = None,
     list_suites: Annotated[bool, typer.Option("--list", help="The suites that come with ganbench")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells, cost and memory; run nothing")] = False,
-    only: Annotated[list[str] | None, typer.Option(help="Only cells with this in their name; repeatable")] = None,
+    only: Annotated[list[str] | None, typer.Option(
+        help="Only this family, family-preset or cell; else cells that fit (*, ?) or hold this; repeatable")] = None,
     redo: Annotated[bool, typer.Option("--redo", help="Run again what was made by other code of its family")] = False,
     jobs: Annotated[int | None, typer.Option(help="Cells at once; default: one a GPU, else a core", min=1)] = None,
     engine: Annotated[str, typer.Option(help="local, ray or slurm")] = "local",
@@ -48,6 +49,9 @@ def bench(
         raise unknown("unknown engine", engine, ENGINES)
     planned = plan(suite, dry=dry_run)
     chosen = planned.only(only or [])
+    if only:
+        _print(console, f"--only takes {len(chosen.cells)} of {len(planned.cells)} cells: "
+                        f"{', '.join(cell.name for cell in chosen.cells)}")
     if dry_run:
         from ganbench.bench.estimate import print_plan
         print_plan(chosen, jobs or _default_jobs(), console)
