@@ -5,9 +5,11 @@
 "prepare": 20,000 JPEGs of 178x218 are made into a store of 128 px with all its levels, beside one epoch of ImageFolder
 (centre crop of 178, resize to 128, tensor, scaled to [-1,1], mirrored) through a DataLoader with as many workers, once
 with the same resampling (Lanczos) and once with torchvision's usual, cheaper one (bilinear). "stream": one epoch of
-mirrored float batches from that store, beside the same epochs of ImageFolder. They take turns; rates are images/s,
-ratios ours / theirs, as min, median and max over the repeats. Beside them the processor time of each, user and system,
-over all processes, in microseconds an image, and its ratio theirs / ours: on a busy machine it varies less.
+mirrored float batches from that store, beside the same epochs of ImageFolder. "prepare" from other containers, beside
+the folder: a WebDataset shard and an lmdb of the same JPEGs, TFRecords of their pixels at 128, CIFAR-10's files (50,000
+images of noise). They take turns; rates are images/s, ratios ours / theirs, as min, median and max over the repeats.
+Beside them the processor time of each, user and system, over all processes, in microseconds an image, and its ratio
+theirs / ours: on a busy machine it varies less. Needs ganbench[lmdb].
 """
 
 import argparse
@@ -15,7 +17,9 @@ import csv
 import os
 import shutil
 import statistics
+import struct
 import sys
+import tarfile
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +32,7 @@ from PIL import Image
 
 from ganbench import environment
 from ganbench.data import Stream, open_dataset
+from ganbench.data.tfrecord import masked_crc
 
 COLUMNS = ["name", "ours", "theirs", "ratio_min", "ratio_median", "ratio_max", "images", "workers", "batch", "repeats",
            "hardware", "load", "ours_cpu_us", "theirs_cpu_us", "ratio_cpu"]
@@ -53,9 +58,15 @@ def main() -> None:
             for resampling in ("lanczos", "bilinear"):
                 rates[resampling].append(their_rate(folder.parent, options.workers, resampling))
             rates["stream"].append(our_rate(Stream(store, seed=repeat, mirror=True), store.n))
+            for kind, (spec, side, split) in containers(folder, Path(scratch) / "containers").items():
+                began = now()
+                store = open_dataset(spec, side=side, split=split, workers=options.workers)
+                rates.setdefault(kind, []).append(since(began, store.n))
             shutil.rmtree(cache)
         rows = [row(f"{name} / ImageFolder {resampling}", rates[name], rates[resampling], options)
                 for name in ("prepare", "stream") for resampling in ("lanczos", "bilinear")]
+        rows += [row(f"prepare {kind} / prepare folder", rates[kind], rates["prepare"], options)
+                 for kind in ("webdataset", "lmdb", "tfrecord", "cifar10")]
     with open(options.csv or os.devnull, "w", newline="") as file:
         for out in (sys.stdout, file):
             writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
@@ -97,6 +108,47 @@ def _write(task: tuple[Path, int, int]) -> None:
     for i in range(start, stop):
         y, x = random.integers(0, 1800 - 218), random.integers(0, 1800 - 178)
         Image.fromarray(canvas[y:y + 218, x:x + 178]).save(folder / f"{i:06d}.jpg", quality=75)
+
+
+def containers(folder: Path, home: Path) -> dict[str, tuple[str, int, str]]:
+    """The images in other containers: what to open, its side and its split, by kind. Written the first time."""
+    specs = {"webdataset": (f"webdataset:{home}/shard-000000.tar", SIDE, "all"),
+             "lmdb": (f"lsun:{home}/bedroom_train_lmdb", SIDE, "all"),
+             "tfrecord": (f"celeba-hq:{home}/celebahq-r07.tfrecords", SIDE, "all"),
+             "cifar10": (f"cifar10:{home}", 32, "train")}
+    if home.exists():
+        return specs
+    import lmdb
+    home.mkdir()
+    files = sorted(folder.iterdir())
+    with (tarfile.open(home / "shard-000000.tar", "w") as tar, open(home / "celebahq-r07.tfrecords", "wb") as records,
+          lmdb.open(str(home / "bedroom_train_lmdb"), map_size=1 << 34) as table, table.begin(write=True) as writing):
+        for path in files:
+            tar.add(path, path.name)
+            writing.put(path.stem.encode(), path.read_bytes())
+            pixels = np.asarray(Image.open(path).resize((SIDE, SIDE))).transpose(2, 0, 1)
+            # a tf.train.Example: fields of length and bytes; 3, 128 and 128 as packed integers
+            message = field(1, feature("shape", 3, field(1, b"\x03\x80\x01\x80\x01"))
+                            + feature("data", 1, field(1, pixels.tobytes())))
+            for part in (struct.pack("<Q", len(message)), message):
+                records.write(part + struct.pack("<I", masked_crc(part)))
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        images = np.random.default_rng(0).integers(0, 256, (10_000, 3073), np.uint8)
+        images[:, 0] %= 10
+        (home / f"{name}.bin").write_bytes(images.tobytes())
+    return specs
+
+
+def feature(name: str, kind: int, values: bytes) -> bytes:
+    return field(1, field(1, name.encode()) + field(2, field(kind, values)))
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A field of a protocol buffer message: its number, its length seven bits a byte, its bytes."""
+    length, digits = len(content), b""
+    while length > 127:
+        digits, length = digits + bytes([length & 127 | 128]), length >> 7
+    return bytes([number << 3 | 2]) + digits + bytes([length]) + content
 
 
 def their_rate(folder: Path, workers: int, resampling: str) -> Rate:
