@@ -3,8 +3,7 @@
 The relativistic pairing loss with R1 on reals and R2 on fakes, and residual networks of grouped convolutions without
 any normalisation: blocks begin as the identity (as in Fixup), sides change by bilinear resampling. Sizes and schedules
 are those of the authors' code, which has configuration E of the paper's ladder (table 2). The ladder begins with
-StyleGAN2 (A, a family of its own); B to E are here, with the paper's numbers of weights. Of D's two rows it is the
-second: the first has StyleGAN2's output skips still.
+StyleGAN2 (A, a family of its own); B to E are here, with the paper's numbers of weights.
 """
 
 import math
@@ -43,6 +42,8 @@ class R3GANConfig(FamilyConfig):
     group_width: int = setting(
         8, "maps of a stage for each group of its grouped convolutions, 0 = none are grouped", "code; ImageNet 16",
         ge=0)
+    output_skips: bool = setting(
+        False, "bottleneck: an image is the sum of what every side makes", "table 2: D's first row", later=True)
     latent: int = setting(64, "latent components, N(0,1)", "code", ge=1)
     conditional: bool = setting(False, "give both networks labels", "code: CIFAR-10 and ImageNet")
     # the game
@@ -115,8 +116,9 @@ def borrowed(config: R3GANConfig, images: ImageSpec) -> tuple[nn.Module, nn.Modu
 
 # --- the family -----------------------------------------------------------------------------------------------------
 
+# Lengths are twice those of the paper's table 9, whose images are the critic's: as many are drawn for the generator.
 _IMAGENET: dict[str, Any] = {"fmap_base": 98304, "fmap_max": 1536, "group_width": 16, "conditional": True,
-                             "batch": 4096, "schedule_kimg": 200000.0, "ema_kimg": 50000.0, "kimg": 400000.0}
+                             "batch": 4096, "schedule_kimg": 200000.0, "ema_kimg": 50000.0, "kimg": 2_000_000.0}
 _FFHQ: dict[str, Any] = {"batch": 256, "ema_kimg": 500.0}
 # table 2: what is not said of a configuration is as in A, whose settings are those of StyleGAN2's later code for 256
 # pixels; B lowers the rate. 5000 kimg of critic updates, with as many reals for the generator
@@ -140,22 +142,26 @@ class R3GAN(Family):
                "the usual tricks can go: no normalisation, no style, no minibatch statistics. What remains is a plain "
                "residual network of grouped convolutions for both players.")
     Config = R3GANConfig
-    kimg = 40000.0
+    kimg = 500_000.0
     presets = {
         "paper": Preset("the code's CIFAR-10 network and schedules without labels, at any side; not measured here. "
                         "gamma belongs to 32 pixels: the code has 2 at 64 and 150 at 256"),
         "paper-cifar10": Preset("the code's CIFAR-10 run with labels (published FID 1.96): a GPU, days; not measured "
                                 "here", side=32, conditional=True, augment="scheduled,p=0.55"),
-        "paper-ffhq-64": Preset("the code's FFHQ-64 run; not measured here", side=64, gamma=2.0, gamma_end=0.2,
-                                augment="scheduled,p=0.3", **_FFHQ),
+        "paper-ffhq-64": Preset("the code's FFHQ-64 run (published FID 1.95); not measured here", side=64,
+                                kimg=200_000.0, gamma=2.0, gamma_end=0.2, augment="scheduled,p=0.3", **_FFHQ),
         "paper-ffhq-256": Preset("the code's FFHQ-256 run, configuration E of the paper's ladder (published FID 2.75); "
-                                 "not measured here", side=256, gamma=150.0, gamma_end=15.0, augment="scheduled,p=0.3",
-                                 **_FFHQ),
+                                 "not measured here", side=256, kimg=400_000.0, gamma=150.0, gamma_end=15.0,
+                                 augment="scheduled,p=0.3", **_FFHQ),
         "config-b": Preset("table 2 B on FFHQ-256: StyleGAN2 without its tricks, with its loss and R1 (published FID "
                            "12.46 after 5000 kimg; for gamma, not published, A's in every row); not measured here",
                            loss="logistic", penalties="r1", **_STRIPPED),
         "config-c": Preset("table 2 C: B with the relativistic loss, R1 and R2 (11.65); not measured here",
                            **_STRIPPED),
+        "config-c-r1": Preset("table 2 C, first half: B with the relativistic loss, R1 alone (11.77); not measured "
+                              "here", penalties="r1", **_STRIPPED),
+        "config-d-skips": Preset("table 2 D, first half: D with StyleGAN2's output skips still (10.17); not "
+                                 "measured here", output_skips=True, **_D),
         "config-d": Preset("table 2 D: C's loss, networks of residual bottlenecks (9.95); not measured here", **_D),
         "config-e-resnext": Preset("table 2 E, first half: D with grouped convolutions of twice the width (7.51); not "
                                    "measured here", **{**_D, "compression": 2, "group_width": 32}),
@@ -165,9 +171,12 @@ class R3GAN(Family):
                                     gamma_end=0.05, augment="scheduled,p=0.5,kimg=200000", **_IMAGENET),
         "paper-imagenet-64": Preset("the code's ImageNet-64 run for 64 GPUs; not measured here", side=64, gamma=1.0,
                                     gamma_end=0.1, augment="scheduled,p=0.4,kimg=200000", **_IMAGENET),
-        "paper-stacked-mnist": Preset("a small network of this kind for the paper's test of mode coverage (published "
-                                      "1000 modes, KL 0.078). The code has no settings for it: widths, gamma and rate "
-                                      "are ours; not measured here", side=32, kimg=2000.0,
+        "paper-stacked-mnist-e": Preset("configuration E on stacked MNIST, by the paper's table 9 (published 1000 "
+                                        "modes, KL 0.029); not measured here", side=32, kimg=20_000.0, rate_end=2e-4,
+                                        gamma=1.0, gamma_end=0.1, schedule_kimg=2000.0, ema_kimg=500.0),
+        "paper-stacked-mnist": Preset("a small network of this kind for the paper's table 1 (published 1000 modes, KL "
+                                      "0.078), which says nothing of its size and rates: widths, gamma and rate are "
+                                      "ours; not measured here", side=32, kimg=2000.0,
                                       **{**_SMALL, "fmap_base": 2048, "fmap_max": 256, "gamma": 1.0,
                                          "gamma_end": 0.1, "batch": 64, "ema_kimg": 20.0, "schedule_kimg": 1000.0}),
         "laptop-dcgan": Preset("the loss on DCGAN's small networks: digits in outline after 7 kimg; longer not "
@@ -213,7 +222,7 @@ class R3GAN(Family):
                 return [BottleneckBlock(width, config.inner(width), config.groups(width), config.blocks * len(widths))
                         for _ in range(config.blocks)]
 
-            self.generator = Generator(config.latent, widths, colours, self.classes, blocks)
+            self.generator = Generator(config.latent, widths, colours, self.classes, blocks, config.output_skips)
             self.critic = Critic(widths[::-1], colours, self.classes, blocks)
         elif config.net == "stripped":
             # StyleGAN2's networks without its tricks, for the paper's ladder

@@ -176,7 +176,8 @@ def test_the_ladders_lower_rungs_have_the_published_sizes():
 
 
 @pytest.mark.parametrize("preset, inner, group, published", [
-    ("config-d", 1 / 4, 10 ** 6, (23.378, 23.282)), ("config-e-resnext", 1 / 2, 16, (23.188, 23.091)),
+    ("config-d", 1 / 4, 10 ** 6, (23.378, 23.282)), ("config-d-skips", 1 / 4, 10 ** 6, (23.400, 23.282)),
+    ("config-e-resnext", 1 / 2, 16, (23.188, 23.091)),
     ("config-e", 2, 16, (23.058, 23.010))])
 def test_the_ladders_upper_rungs_have_the_published_sizes(preset, inner, group, published):
     """Table 2, with section 3's widths: 3 times StyleGAN2's maps, and 0.75 or 1.5 times; E the other way round."""
@@ -185,8 +186,42 @@ def test_the_ladders_upper_rungs_have_the_published_sizes(preset, inner, group, 
     stylegan2 = [512, 512, 512, 512, 256, 128, 64]
     widths = [w * 3 // 2 if preset == "config-e" else w * 3 for w in stylegan2]
     sizes = count(family.generator), count(family.critic)
-    assert sizes == by_hand(widths, 2, inner, group, 3, 64, 0, 0)
+    generator, critic = by_hand(widths, 2, inner, group, 3, 64, 0, 0)
+    assert sizes == (generator + (3 * sum(widths[:-1]) if preset == "config-d-skips" else 0), critic)
     assert tuple(round(size / 1e6, 3) for size in sizes) == published
+
+
+@pytest.mark.parametrize("preset, side, classes, published", [
+    ("paper-stacked-mnist-e", 32, 0, (20.73, 20.68)), ("paper-cifar10", 32, 10, (20.78, 21.28)),
+    ("paper-ffhq-64", 64, 0, (22.43, 22.38)), ("paper-imagenet-32", 32, 1000, (82.91, 86.55)),
+    ("paper-imagenet-64", 64, 1000, (103.57, 107.21))])
+def test_sizes_of_the_papers_table_9(preset, side, classes, published):
+    with torch.device("meta"):
+        family = build("r3gan", preset, side=side, channels=3, classes=classes)
+    assert (round(count(family.generator) / 1e6, 2), round(count(family.critic) / 1e6, 2)) == published
+
+
+def test_output_skips_add_the_images_of_all_sides():
+    """Silence all sides but one: what is left is its image, doubled bilinearly up to full side."""
+    torch.manual_seed(0)
+    generator = build("r3gan", "config-d-skips", side=32, fmap_max=8, channels=3).double().generator
+    z = torch.randn(2, 64, dtype=torch.float64)
+    ways = [*generator.skips, generator.to_image]
+    kept = [way.weight.detach().clone() for way in ways]
+    with torch.no_grad():
+        whole, alone = generator(z), []
+        for chosen, way in enumerate(ways):
+            for other, weight in zip(ways, kept):
+                other.weight.copy_(weight if other is way else torch.zeros_like(weight))
+            image, side = generator(z), 4 << chosen
+            alone.append(image)
+            # away from the border, where zeros stand for what is outside, as bilinear interpolation of a side's image
+            if chosen == 2:
+                small = way(generator.layers[:8](generator.basis * generator.scales(z)[:, :, None, None]))
+                assert small.shape[-1] == side == 16
+                expected = nn.functional.interpolate(small, scale_factor=2, mode="bilinear")
+                assert torch.allclose(image[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], atol=1e-12)
+    assert torch.allclose(sum(alone), whole, atol=1e-10)
 
 
 def test_a_block_of_configuration_d_against_slow_sums():

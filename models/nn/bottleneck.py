@@ -91,10 +91,11 @@ class Generator(nn.Module):
 
     Args:
         widths: maps at 4, 8, ..., S. channels: of images. classes: 0, or how many labels there are. blocks: makes a
-            stage's.
+            stage's. output_skips: every side makes an image, and they are added, as in StyleGAN2.
     """
 
-    def __init__(self, latent: int, widths: list[int], channels: int, classes: int, blocks: Blocks):
+    def __init__(self, latent: int, widths: list[int], channels: int, classes: int, blocks: Blocks,
+                 output_skips: bool = False):
         super().__init__()
         inputs = latent * (2 if classes else 1)
         self.embedding = nn.Parameter(torch.randn(classes, latent) / math.sqrt(classes)) if classes else None
@@ -105,6 +106,11 @@ class Generator(nn.Module):
         self.layers = trunk(widths, blocks, "up")
         self.to_image = Conv2d(widths[-1], channels, 1, bias=False)
         he_normal(self.to_image)
+        self.skips = nn.ModuleList()
+        for width in widths[:-1] if output_skips else ():
+            skip = Conv2d(width, channels, 1, bias=False)
+            he_normal(skip)
+            self.skips.append(skip)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Latents (B,latent), labels int64 (B,) or None -> images (B,C,S,S)."""
@@ -112,7 +118,17 @@ class Generator(nn.Module):
             assert labels is not None
             # a class is a learned part of the latent
             z = torch.cat([z, self.embedding[labels]], 1)
-        return self.to_image(self.layers(self.basis * self.scales(z)[:, :, None, None]))
+        x = self.basis * self.scales(z)[:, :, None, None]
+        if not self.skips:
+            return self.to_image(self.layers(x))
+        image: Tensor | float = 0.0
+        skips = iter(self.skips)
+        for layer in self.layers:
+            if isinstance(layer, Transition):
+                # a side is done: its image, added to that of the sides below, goes on at twice the side
+                image = blur(upsample(image + next(skips)(x)))
+            x = layer(x)
+        return image + self.to_image(x)
 
 
 class Critic(nn.Module):
