@@ -77,7 +77,8 @@ def test_features_are_the_networks_in_the_order_of_the_images():
     network = open_network("random-vgg16")
     [direct] = network(torch.from_numpy(REAL[:9].transpose(0, 3, 1, 2).copy())).values()
     assert torch.equal(found, direct) and found.shape == (9, 512)
-    assert torch.equal(ganbench.features(lambda n, seed: REAL[:n].transpose(0, 3, 1, 2), network="random-vgg16", n=9),
+    assert torch.equal(ganbench.features(lambda n, seed: REAL[:n].transpose(0, 3, 1, 2), network="random-vgg16", n=9,
+                                         device="cpu"),
                        direct)
 
 

@@ -48,6 +48,7 @@ def at_step(monkeypatch, step, action):
         return update(self, loss, optimizer, clip_norm)
 
     monkeypatch.setattr(TrainingEngine, "update", acting)
+    monkeypatch.setattr("ganbench.training.recorded.WARM_UP", 1 << 30)  # a replayed step calls nothing
 
 
 def checkpoints(folder="run"):
@@ -251,7 +252,7 @@ def test_what_a_killed_process_had_half_written_goes_when_the_run_goes_on(elsewh
 def test_running_out_of_memory_on_the_cpu_says_side_and_batch(elsewhere, monkeypatch):
     at_step(monkeypatch, 1, lambda: torch.empty(1 << 60))
     with pytest.raises(UserError, match="out of memory on cpu at side 32, batch 8"):
-        run(options())
+        run(options(device="cpu"))
 
 
 def test_a_diverged_row_carries_its_real_seconds(elsewhere):

@@ -54,7 +54,7 @@ def numbers(d, seed=0):
 
 
 def test_statistics_of_images_stand_for_them():
-    output = call("stats", "save", "reals.npy", "--network", "random-vgg16", "--name", "noise")
+    output = call("stats", "save", "reals.npy", "--device", "cpu", "--network", "random-vgg16", "--name", "noise")
     whole, saved = (score(real, network="random-vgg16") for real in ("reals.npy", "stats:noise"))
     assert saved.rows[0]["value"] == pytest.approx(whole.rows[0]["value"], rel=1e-9)
     assert saved.rows[0]["n_real"] == 40 and saved.rows[0]["protocol"] == whole.rows[0]["protocol"]
@@ -63,7 +63,7 @@ def test_statistics_of_images_stand_for_them():
     (reference,) = kept()
     assert reference.content[:16] in output and reference.n == 40 and reference.source == "reals.npy"
     assert saved.rows[0]["data_hash"] == reference.content
-    call("stats", "save", "reals.npy", "--network", "random-vgg16", "--name", "noise")
+    call("stats", "save", "reals.npy", "--device", "cpu", "--network", "random-vgg16", "--name", "noise")
     assert len(kept()) == 1
     assert score(f"stats:{reference.content[:8]}", network="random-vgg16").rows[0]["value"] == saved.rows[0]["value"]
     assert "noise" in call("stats", "list") and "1 statistics in" in call("stats", "list")
@@ -74,7 +74,7 @@ def test_statistics_of_images_stand_for_them():
 
 
 def test_a_file_to_hand_on(place):
-    call("stats", "save", "reals.npy", "--network", "random-vgg16", "--to", "noise.safetensors")
+    call("stats", "save", "reals.npy", "--device", "cpu", "--network", "random-vgg16", "--to", "noise.safetensors")
     assert kept() == []
     found = score("noise.safetensors", network="random-vgg16")
     assert found.rows[0]["value"] == pytest.approx(score("reals.npy", network="random-vgg16").rows[0]["value"])
@@ -83,7 +83,7 @@ def test_a_file_to_hand_on(place):
 
 
 def test_statistics_of_other_features_are_refused():
-    call("stats", "save", "reals.npy", "--network", "random-vgg16", "--name", "noise")
+    call("stats", "save", "reals.npy", "--device", "cpu", "--network", "random-vgg16", "--name", "noise")
     with pytest.raises(UserError, match=r"of resize=tf1-bilinear-64, and this .* looks at resize=torch-bilinear-64"):
         score("stats:noise", network="random-vgg16", compat="pytorch-fid")
     with pytest.raises(UserError, match=r"ddof=1, and this metric looks at ddof=0"):
@@ -163,7 +163,7 @@ def test_guided_diffusions_file_serves_fid_and_sfid(place, monkeypatch):
 def test_names_that_are_not_kept_and_damaged_files(place):
     with pytest.raises(UserError, match=r"stats:none: no statistics are kept under that name. Kept: none; make some"):
         score("stats:none", network="random-vgg16")
-    call("stats", "save", "reals.npy", "--network", "random-vgg16", "--name", "noise")
+    call("stats", "save", "reals.npy", "--device", "cpu", "--network", "random-vgg16", "--name", "noise")
     call("stats", "save", "fakes.npy", "--network", "random-vgg16", "--name", "noise")
     with pytest.raises(UserError, match=r"names 2 statistics: write one of stats:[0-9a-f]{8}, stats:"):
         score("stats:noise", network="random-vgg16")

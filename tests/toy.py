@@ -1,6 +1,6 @@
 """A family small enough to check by hand: one weight each way, plain SGD, dropout for torch's own random state."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,9 @@ class Toy(Family):
 
     def stage(self, clock: Clock) -> Stage:
         return Stage(self.images.side, self.config.batch, phase=clock.steps // self.config.phase_every)
+
+    def recording_key(self, clock: Clock) -> Hashable:
+        return () if self.config.fail_at < 0 and not self.config.fail_every else None  # failures go by the clock
 
     def ema_decay(self, stage: Stage) -> float:
         return self.config.decay

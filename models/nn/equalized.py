@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.models.nn.convolution import conv2d, conv_transpose2d
-from ganbench.models.nn.filtering import filter_maps, halve_maps
+from ganbench.models.nn.filtering import double_maps, filter_maps, halve_maps
 from ganbench.random import layer_normal
 
 SQRT2 = math.sqrt(2)
@@ -24,7 +24,7 @@ Norm = Literal["none", "batch", "layer"]
 
 def upsample(x: Tensor) -> Tensor:
     """Replicate every pixel into 2x2."""
-    return F.interpolate(x, scale_factor=2, mode="nearest")
+    return double_maps(x)
 
 
 def downsample(x: Tensor) -> Tensor:

@@ -67,12 +67,19 @@ class Spreading(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         """x (B,C,H,W) -> (B,C,2H,2W)."""
-        return F.interpolate(x / 4, scale_factor=2, mode="nearest")
+        return double_maps(x / 4)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         """The average of the four places."""
         return Halving.apply(gradients[0])
+
+
+def double_maps(x: Tensor) -> Tensor:
+    """Replicate every pixel into 2x2: (B,C,H,W) -> (B,C,2H,2W)."""
+    # autocast would take float32 for that, twice the memory to move, and replicate the same numbers
+    with torch.autocast(x.device.type, enabled=False):
+        return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 def halve_maps(x: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ def work(engine, steps, n, watch=False):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name, preset, settings, n", CASES, ids=lambda v: str(v))
 def test_a_recorded_step_is_the_step(name, preset, settings, n, precision, monkeypatch):
-    monkeypatch.setattr(recorded, "WARM_UP", 1)  # a growing family's stages are short
+    monkeypatch.setattr(recorded, "WARM_UP", 0)  # a growing family's stages are short
     plain = work(*make(name, preset, settings, precision, record=False), N, watch=True)
     captured, capture = [], Steps._capture
     monkeypatch.setattr(Steps, "_capture", lambda self, *args: captured.append(args) or capture(self, *args))
