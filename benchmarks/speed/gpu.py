@@ -196,7 +196,7 @@ def fidelity_row(precision: str, options: argparse.Namespace) -> Row:
 def run_row(options: argparse.Namespace) -> Row:
     """`ganbench run` with its data, log and checkpoints, from the second line of its log to the last, beside the bare
     step at the same batch."""
-    kimg = 5 if options.tiny else 200
+    kimg = 5 if options.tiny else 100
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "ganbench", "run", "dcgan", "--preset", "laptop", "--dataset", "digits",
                    "--side", "32", "--kimg", str(kimg), "--metric", "", "--results", "", "--out", f"{folder}/run",
