@@ -163,7 +163,6 @@ class Planned:
         references = tuple(r for r in self.references if (r.dataset, r.side) in used)
         return Planned(self.path, self.suite, kept, references, self.notes)
 
-
     def named(self, pattern: str) -> list[Cell]:
         """The cells of that name, family, or family-preset; where there are none, whose name fits a pattern with * and
         ?, or has that in it. Raises UserError where there are none either."""
