@@ -10,6 +10,7 @@ from ganbench.family import Batch, Clock, find_family
 from ganbench.random import Random
 from ganbench.training import recorded
 from ganbench.training.engine import TrainingEngine
+from ganbench.training.optimizers import like_parameters
 from ganbench.training.recorded import Places, Steps
 
 # Beside each family's quickest preset: keys that change from step to step, sides that grow, momenta that rise.
@@ -115,3 +116,37 @@ def test_what_python_holds_in_an_optimizer_is_part_of_the_key(monkeypatch):
     engine, steps = make("gan", None, {"hidden": 8, "units": 8, "optimizer": "sgd"}, rehearse=True)
     work(engine, steps, 2)
     assert [record.taken for record in steps.records.values()] == [1]  # its rate and momentum change with every step
+
+
+@pytest.mark.parametrize("name, preset, settings, n", CASES, ids=lambda v: str(v))
+def test_a_step_with_channels_innermost_is_the_step(name, preset, settings, n):
+    """As a card takes it in all precisions but fp32; up to rounding, which other layouts do in another order."""
+    taken = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        engine, steps = make(name, preset, settings)
+        engine.family.to(memory_format=layout)
+        torch.manual_seed(5)
+        taken += work(engine, steps, 1)
+    assert taken[1] == pytest.approx(taken[0], rel=2e-3, abs=1e-4)
+
+
+def test_gradients_keep_their_layout_when_processes_share_them(monkeypatch):
+    engine, _ = make("dcgan", "smoke", {})
+    monkeypatch.setattr(engine, "world", 2)
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor: tensor.add_(1))
+    gradients = [torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), torch.randn(5)]
+    expected = [(gradient + 1) / 2 for gradient in gradients]
+    engine._average_over_processes(gradients)
+    assert all(torch.equal(*pair) for pair in zip(gradients, expected))
+    assert gradients[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_an_optimizer_remembers_lies_as_its_parameters_do():
+    """A checkpoint's tensors lie in one order, those of a card in another."""
+    parameter = torch.nn.Parameter(torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last))
+    optimizer, state = torch.optim.Adam([parameter]), torch.randn(2, 3, 4, 4)
+    optimizer.state[parameter] = {"exp_avg": state, "step": torch.tensor(1.0)}
+    like_parameters(optimizer)
+    found = optimizer.state[parameter]["exp_avg"]
+    assert torch.equal(found, state) and found.stride() == parameter.stride()
