@@ -65,7 +65,33 @@ difference of its logits is taken, which is not the loss that the paper plots.
 
 | family | mean over seeds | single seeds |
 |---|---:|---:|
-""" + "\n".join(lines) + "\n"
+""" + "\n".join(lines) + "\n\n" + clipped_weights()
+
+
+def clipped_weights() -> str:
+    """Where the critics of the same runs have their weights."""
+    frame, lines = pd.read_csv(ROOT / "results" / "wgan-weights.csv"), []
+    for family, runs in frame.groupby("family"):
+        shares = [f"{100 * share:.2g}%" for share in runs["share_at_ends"]]
+        lines.append(f"| {family} | {', '.join(shares)} | {runs['q0.5'].mean():.2f} | {runs['q0.95'].mean():.2f} |")
+    clipped, penalised = (frame.loc[frame["family"] == family, "share_at_ends"] for family in ("wgan", "wgan_gp"))
+    return """## Does clipping push the weights to its ends?
+
+**Published** (Gulrajani et al. 2017, section 3, figure 1b): clipped critics have their weights at the two ends of the
+range; with the gradient penalty they have not.
+
+**Here**: the critics of the runs above, at their end. "At the ends": the share of weights within 1% of the largest,
+which is the clip for WGAN; weights that are evenly spread have 1% there. Quantiles are of absolute weights over the
+largest.
+
+| family | at the ends, each seed | median | 95% quantile |
+|---|---:|---:|---:|
+""" + "\n".join(lines) + f"""
+
+**Agreement**: share at the ends {compared(clipped, penalised)}.
+
+`python benchmarks/critic_weights.py RUNS` on those runs, rows in `results/wgan-weights.csv`.
+"""
 
 
 def stacked_mnist(frame: pd.DataFrame) -> str:
