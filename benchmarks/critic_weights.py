@@ -37,7 +37,7 @@ def main(runs: list[str]) -> None:
                          "kimg": state["images"] / 1000,
                          "fake_hash": checkpoint.checkpoint_hash(last), "weights": len(weights),
                          "largest": f"{float(largest):.4f}",
-                         "share_at_ends": f"{float((shares >= 0.99).float().mean()):.5f}",
+                         "share_at_ends": f"{float((shares >= 0.99).float().mean()):.4g}",
                          **{f"q{q:g}": f"{float(shares.quantile(q)):.4f}" for q in QUANTILES}})
 
 
