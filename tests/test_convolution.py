@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from model_support import build
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import grad, gradcheck, gradgradcheck
 
 from ganbench.models.nn import convolution
@@ -186,3 +187,12 @@ def test_a_filter_keeps_its_inputs_type_and_knows_its_taps():
         assert smooth(x).dtype == torch.float32 and smooth(x.bfloat16()).dtype == torch.bfloat16
     with pytest.raises(ValueError, match="not binomial"):
         filter_maps(x, (0.25, 0.75))
+
+
+def test_a_filter_keeps_nothing_between_tensors_with_numbers_and_without():
+    """The dry run counts memory with tensors that have none."""
+    assert smooth(torch.randn(1, 1, 6, 6)).shape == (1, 1, 3, 3)
+    with FakeTensorMode():
+        assert smooth(torch.empty(1, 1, 6, 6)).shape == (1, 1, 3, 3)
+        assert blur(torch.empty(1, 1, 7, 7)).shape == (1, 1, 7, 7)
+    assert float(blur(torch.ones(1, 1, 7, 7))[0, 0, 3, 3]) == 1

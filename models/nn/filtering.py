@@ -5,7 +5,6 @@ kernel a map. Its pooling with overlapping windows is slow throughout: a third o
 depthwise convolution takes a twentieth of that. Here the way back is the way forth.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -13,13 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-
-
-@functools.cache  # made once: what is recorded on a card may not fetch it from the host
-def outer_product(taps: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The filter in both directions, (k,k)."""
-    row = torch.tensor(taps, dtype=dtype, device=device)
-    return row[:, None] * row
 
 
 class Filtering(Function):
@@ -32,7 +24,9 @@ class Filtering(Function):
         channels, size = x.shape[1], len(taps)
         # a filter keeps its input's type, as the pooling that it stands for does
         with torch.autocast(x.device.type, enabled=False):
-            kernel = outer_product(taps, x.dtype, x.device).expand(channels, 1, size, size)
+            # filled on the device: what is recorded on a card may not fetch numbers from the host
+            row = torch.cat([x.new_full((1,), tap) for tap in taps])
+            kernel = (row[:, None] * row).expand(channels, 1, size, size)
             return torch.conv2d(x, kernel, padding=padding, groups=channels)
 
     @staticmethod
