@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from measure_support import Call, FakeStore, Known, noise_store, subject_of
+from model_support import build
 from torch import nn
 
 from ganbench.errors import UserError
@@ -84,6 +85,14 @@ def test_fresh_weights_are_the_same_every_time_and_not_the_runs_own():
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(one.critic[0].weight, two.critic[0].weight)
     assert not torch.equal(one.critic[0].weight, family.critic[0].weight)
+
+
+@pytest.mark.parametrize("name", ["pggan", "stylegan"])
+def test_fresh_networks_that_grow_are_where_the_trained_ones_are(name):
+    family = build(name, "smoke", side=32)
+    family.critic.place(8, 0.5)
+    fresh = untrained(family, 3)
+    assert fresh.critic.position == (3, 0.5) and fresh.critic_scores(torch.zeros(8, 1, 8, 8), None).shape == (8,)
 
 
 def test_standardising_uses_the_training_rows_only():

@@ -109,11 +109,9 @@ def untrained(family: Family, seed: int) -> Family:
     with torch.random.fork_rng([]):
         torch.manual_seed(derived_seed(seed, "untrained"))
         fresh = type(family)(copy.deepcopy(family.config), family.images).to(device)
-    # scalar buffers, such as the fade of a growing network, are taken from the trained one
+    # scalar buffers, such as the level of a growing network, are taken from the trained one; loading them places it
     places = {name: value for name, value in family.named_buffers() if value.dim() == 0}
-    for name, value in fresh.named_buffers():
-        if name in places:
-            value.copy_(places[name])
+    fresh.load_state_dict(fresh.state_dict() | places)
     return fresh
 
 
