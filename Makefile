@@ -22,7 +22,7 @@ test-gpu: .venv/ready
 
 # what goes wrong: kills, signals, full disks, flipped bits; under half an hour on two cores (GANBENCH_FAULTS=0.2: a fifth)
 test-faults: .venv/ready
-	.venv/bin/python -m pytest -m slow -s tests/faults
+	.venv/bin/python -m pytest -m slow -n 2 --dist worksteal -rP tests/faults
 
 lint: .venv/ready
 	.venv/bin/ruff check .

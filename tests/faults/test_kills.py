@@ -59,7 +59,7 @@ def fading_steps(folder):
 def test_kill_9_anywhere(family):
     """Five kills of one run: at steps drawn at random, and inside the writing of a checkpoint."""
     assert begin(family, "straight").wait() == 0
-    last, kills = steps_of("straight"), scaled(5)
+    last, kills = steps_of("straight"), scaled(3)
     draw = random.Random(family)
     inside = fades = 0
     fading = fading_steps("straight")
