@@ -4,12 +4,40 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import torch.distributed as dist
 
 PULSE = 1.0  # seconds between two signs of life
+ANSWER = 8.0  # seconds within which the store answers, or counts as gone
 GRACE = 20.0  # seconds a process has to write its checkpoint when torchrun has gone
+
+
+T = TypeVar("T")
+
+
+def _answer(question: Callable[[], T]) -> T:
+    """What a question to the store brings. Raises RuntimeError where it has gone, or does not answer in time.
+
+    The store is with rank 0. Stopped, that process keeps its connections, and a question to it would wait for ever.
+    """
+    answers: list[T] = []
+    failures: list[RuntimeError] = []
+
+    def ask() -> None:
+        try:
+            answers.append(question())
+        except RuntimeError as error:
+            failures.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ANSWER)
+    if not answers:
+        raise failures[0] if failures else RuntimeError("the store does not answer")
+    return answers[0]
 
 
 class Watch(threading.Thread):
@@ -50,16 +78,16 @@ class Watch(threading.Thread):
         self.ending.set()
         try:
             mine = f"{self.rank} {code}"
-            return self.store.compare_set("failed", "", mine) == mine.encode()
+            return _answer(lambda: self.store.compare_set("failed", "", mine)) == mine.encode()
         except RuntimeError:  # the store has gone
             return True
 
     def silent(self) -> list[int]:
-        """The ranks that show no sign of life; [0] where the store, which is with rank 0, has gone."""
+        """The ranks that show no sign of life; [0] where the store, which is with rank 0, does not answer."""
         try:
-            before = self._pulses()
+            before = _answer(self._pulses)
             time.sleep(3 * PULSE)
-            after = self._pulses()
+            after = _answer(self._pulses)
         except RuntimeError:
             return [0]
         return [r for r in range(self.world) if r != self.rank and before[r] == after[r]]
@@ -69,8 +97,8 @@ class Watch(threading.Thread):
         until = time.monotonic() + seconds
         others = [f"gone/{r}" for r in range(self.world) if r != self.rank]
         try:
-            self.store.set(f"gone/{self.rank}", "1")
-            while not all(self.store.check([key]) for key in others) and time.monotonic() < until:
+            _answer(lambda: self.store.set(f"gone/{self.rank}", "1"))
+            while not _answer(lambda: all(self.store.check([key]) for key in others)) and time.monotonic() < until:
                 time.sleep(0.05)
         except RuntimeError:
             pass

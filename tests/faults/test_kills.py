@@ -57,7 +57,7 @@ def fading_steps(folder):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda name: Path(name).stem)
 def test_kill_9_anywhere(family):
-    """Five kills of one run: at steps drawn at random, and inside the writing of a checkpoint."""
+    """Kills of one run: at steps drawn at random, and inside the writing of a checkpoint."""
     assert begin(family, "straight").wait() == 0
     last, kills = steps_of("straight"), scaled(3)
     draw = random.Random(family)
