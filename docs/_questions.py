@@ -100,7 +100,7 @@ largest.
 
 **Agreement**: the fewest of the clipped {fewest:.2g}%, the most of the penalised {most:.2g}%.
 
-`python benchmarks/critic_weights.py RUNS` on those runs, rows in `results/wgan-weights.csv`.
+`python docs/_critic_weights.py RUNS` on those runs, rows in `results/wgan-weights.csv`.
 """
 
 

@@ -110,8 +110,9 @@ def untrained(family: Family, seed: int) -> Family:
         torch.manual_seed(derived_seed(seed, "untrained"))
         fresh = type(family)(copy.deepcopy(family.config), family.images).to(device)
     # scalar buffers, such as the level of a growing network, are taken from the trained one; loading them places it
-    places = {name: value for name, value in family.named_buffers() if value.dim() == 0}
-    fresh.load_state_dict(fresh.state_dict() | places)
+    state, trained = fresh.state_dict(), family.state_dict()
+    places = {name: trained[name] for name, _ in fresh.named_buffers() if name in state and state[name].dim() == 0}
+    fresh.load_state_dict(state | places)
     return fresh
 
 

@@ -1,6 +1,6 @@
 """Where a critic's weights lie at the end of training, as CSV rows: for WGAN's clipping beside WGAN-GP's penalty.
 
-    python benchmarks/critic_weights.py runs/wgan-loss/wgan* > results/wgan-weights.csv
+    python docs/_critic_weights.py runs/wgan-loss/wgan* > results/wgan-weights.csv
 
 Of all weights of convolutions and linear layers, as the last checkpoint holds them: the largest, the share within 1% of
 it on either side (1% where they are spread evenly), and quantiles of their absolute values over the largest.
