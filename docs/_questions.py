@@ -186,9 +186,9 @@ def pggan_parts(frame: pd.DataFrame) -> str:
         lines.append(f"| {variant} | {each(values)} | {each(ssim[variant])} | {against} |")
     return """## PGGAN: does each part of table 1 help?
 
-**Published** (Karras et al. 2018, table 1, CelebA at 128 px, 10 million images a row): growing, the minibatch's standard
-deviation, the equalised learning rate and pixel norm each lower SWD; minibatch discrimination in the place of the
-standard deviation does not help.
+**Published** (Karras et al. 2018, table 1, CelebA at 128 px, 10 million images a row): growing, the minibatch's
+standard deviation, the equalised learning rate and pixel norm each lower SWD; minibatch discrimination in the place of
+the standard deviation does not help.
 
 **Here**: the laptop networks with one part left out, at their end; mean over seeds (single seeds). "As published" is a
 larger SWD than that of the whole.
