@@ -1,21 +1,27 @@
 """What README and docs say of results/ is what the tables there hold: made by `make measured`, compared here."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import ganbench
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def measured():
-    spec = importlib.util.spec_from_file_location("measured_pages", ROOT / "docs" / "_measured.py")
-    module = importlib.util.module_from_spec(spec)
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"_{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return script("measured")
 
 
 def test_pages_say_what_the_results_hold(measured):
@@ -48,3 +54,21 @@ def test_every_metric_says_when_not_to_trust_it():
     notes = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "_notes").glob("*.md")}
     assert set(notes) == set(names("metric"))
     assert all(text.startswith("## When not to trust it\n\n* ") for text in notes.values())
+
+
+def test_the_questions_are_answered_from_the_results(capsys):
+    script("questions").main()
+    assert capsys.readouterr().out == (ROOT / "docs" / "questions.md").read_text(encoding="utf-8"), \
+        "run `python docs/_questions.py > docs/questions.md`"
+
+
+def test_modes_of_a_mixture_are_counted_by_distance():
+    mixtures = script("mixtures")
+    ring, grid = mixtures.ring(), mixtures.grid()
+    assert ring.judged(ring.centres) == (8, 1.0) and grid.judged(grid.centres) == (25, 1.0)
+    # 2.9 deviations away is near, 3.1 is not; the modes are many deviations apart
+    away = torch.tensor([[2.9 * grid.deviation, 0.0]] * 3 + [[3.1 * grid.deviation, 0.0]])
+    assert grid.judged(grid.centres[[0, 0, 7, 9]] + away) == (2, 0.75)
+    # draws of a mixture: 98.9% of a normal distribution in the plane lies within 3 deviations
+    modes, good = grid.judged(grid.draw(20_000, torch.Generator().manual_seed(1)))
+    assert modes == 25 and good == pytest.approx(1 - torch.tensor(-4.5).exp().item(), abs=0.003)
