@@ -23,14 +23,14 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 PAGES = [ROOT / "README.md", ROOT / "docs" / "measured.md", ROOT / "docs" / "gallery.md"]
 PART = re.compile(r"(<!-- from results: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-ZOO = "zoo-fashion-short"
+ZOO, PHOTOGRAPHS = "zoo-fashion-short", "zoo-cifar10-short"
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
 def rewritten(page):
     """A page with its measured parts as results/ has them now."""
     parts = {"zoo": zoo, "zoo-ties": zoo_ties, "zoo-classes": zoo_classes, "zoo-count": zoo_count,
-             "every-metric": every_metric, "pggan": pggan, "stylegan": stylegan}
+             "cifar": cifar, "every-metric": every_metric, "pggan": pggan, "stylegan": stylegan}
     return PART.sub(lambda m: m[1] + parts[m["name"]]() + "\n" + m[3], page.read_text(encoding="utf-8"))
 
 
@@ -41,9 +41,9 @@ COLUMNS = [("fid", ""), ("kid", ""), ("swd", "avg"), ("prdc", "density"), ("prdc
            ("precision_recall", "precision"), ("precision_recall", "recall")]
 
 
-def zoo_block(*metrics):
+def zoo_block(*metrics, suite=ZOO):
     """The comparison of the zoo by some metrics."""
-    frame = ganbench.load_results(RESULTS / f"{ZOO}.csv")
+    frame = ganbench.load_results(RESULTS / f"{suite}.csv")
     return build_table(frame[frame["metric"].isin([*metrics, ""])])[0]
 
 
@@ -86,22 +86,46 @@ def table_order(block):
 def zoo():
     """What was compared, and the table: last values, the entries by FID."""
     block = zoo_block(*dict(COLUMNS))
-    columns, place = table_order(block)
+    columns, _ = table_order(block)
     trained = [entry for entry in block.entries if not entry.reference]
-    commits = sorted({commit[:7] for entry in trained for commit in entry.commits})
     about = (f"{word(len(families(block))).capitalize()} families on Fashion-MNIST at {block.side} px, each with its "
              f"`laptop` preset, {budget(block)} real images shown, {seeds_of(trained)}, {columns[0].n_fake:,} images a "
              f"side at the end of training. FID, KID, PRDC and precision/recall on FID's Inception in bf16, of "
              f"{span(len(e.cells[columns[0]].last) for e in trained)} of the seeds; SWD x 1000. Means over seeds, ± "
-             "half of their 95% interval; ≈ is not distinguishable from the leading entry, ▾ is worse, ? cannot be "
-             f"tested with single seeds. Code at commit {' and '.join(commits)}.")
+             f"{MARKS} Code at commit {commits(trained)}.")
+    return "\n".join([wrapped(about), "", *score_table(block)])
+
+
+MARKS = ("half of their 95% interval; ≈ is not distinguishable from the leading entry, ▾ is worse, ? cannot be tested "
+         "with single seeds.")
+
+
+def commits(entries):
+    """The commits that the rows of entries were made at."""
+    return " and ".join(sorted({commit[:7] for entry in entries for commit in entry.commits}))
+
+
+def score_table(block):
+    """Lines of a table of last values, in its order."""
+    columns, place = table_order(block)
     names = [(c.metric if c.metric != "precision_recall" else "", c.level, c.arrow) for c in columns]
     head = ["", "seeds", *(" ".join(filter(None, name)) for name in names)]
     lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
     for entry in sorted(block.entries, key=place):
         cells = [cell_texts(entry, column)[0] for column in columns]
         lines.append(f"| {' | '.join([entry.label, str(len(entry.seeds) or ''), *cells])} |")
-    return "\n".join([wrapped(about), "", *lines])
+    return lines
+
+
+def cifar():
+    """The same of the leaders on CIFAR-10."""
+    block = zoo_block("fid", "kid", "swd", suite=PHOTOGRAPHS)
+    columns, _ = table_order(block)
+    trained = [entry for entry in block.entries if not entry.reference]
+    about = (f"{word(len(families(block))).capitalize()} families on CIFAR-10, `laptop` presets, {budget(block)} real "
+             f"images shown, {seeds_of(trained)}, {columns[0].n_fake:,} images a side at the end; FID and KID on FID's "
+             f"Inception in float32. Means over seeds, ± {MARKS} Code at commit {commits(trained)}.")
+    return "\n".join([wrapped(about), "", *score_table(block)])
 
 
 def zoo_ties():

@@ -140,8 +140,7 @@ def update(player: torch.optim.Optimizer, loss: Tensor) -> None:
 def main(picture: str) -> None:
     """Rows to standard output, the samples of the first seed to a picture."""
     matplotlib.use("Agg")
-    made = provenance(torch.device("cpu"))
-    shared = {name: made[name] for name in ("git_commit", "git_dirty", "torch")}
+    shared = provenance(torch.device("cpu"))
     names = ["mixture", "modes_of", "loss", "seed", "steps", "n", "modes", "good", *shared]
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
