@@ -24,7 +24,8 @@ RESULTS = ROOT / "results"
 PAGES = [ROOT / "README.md", ROOT / "docs" / "measured.md", ROOT / "docs" / "gallery.md"]
 PART = re.compile(r"(<!-- from results: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 ZOO, PHOTOGRAPHS = "zoo-fashion-short", "zoo-cifar10-short"
-WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+         "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty")
 
 
 def rewritten(page):
@@ -234,7 +235,7 @@ def wrapped(text):
 
 
 def word(count):
-    """ "three"; digits beyond twelve."""
+    """ "three"; digits beyond twenty."""
     return WORDS[count] if count < len(WORDS) else str(count)
 
 

@@ -179,8 +179,8 @@ class R3GAN(Family):
                                       "ours; not measured here", side=32, kimg=2000.0,
                                       **{**_SMALL, "fmap_base": 2048, "fmap_max": 256, "gamma": 1.0,
                                          "gamma_end": 0.1, "batch": 64, "ema_kimg": 20.0, "schedule_kimg": 1000.0}),
-        "laptop-dcgan": Preset("the loss on DCGAN's small networks: digits in outline after 7 kimg; longer not "
-                               "measured",
+        "laptop-dcgan": Preset("the loss on DCGAN's small networks: after 60 kimg of Fashion-MNIST rough outlines, "
+                               "FID 163 beside 107 with DCGAN's own",
                                kimg=120.0, net="dcgan", dim=32,
                                **{**_SMALL, "batch": 32}),
         "laptop": Preset("small networks for 32 pixels: strokes of digits after 5 kimg; longer not measured",
