@@ -29,6 +29,7 @@ from ganbench.report.text import (
     published_label,
     runs_of,
     spread,
+    times,
 )
 
 VERDICTS = {"best": "better than every other entry", "tied": "not distinguishable from the leading entry",
@@ -195,9 +196,8 @@ def _by_how_much(leader: TableCell, placed: Sequence[tuple[TableEntry, TableCell
     if not means:
         return ""
     if best > 0 and min(means) > 0:
-        factors = sorted({f"{max(m / best, best / m):.2g}": max(m / best, best / m) for m in means}.items(),
-                         key=lambda f: f[1])
-        return f", by a factor of {factors[0][0]}" + (f" to {factors[-1][0]}" if len(factors) > 1 else "")
+        least, most = (times(which(max(m / best, best / m) for m in means)) for which in (min, max))
+        return f", by a factor of {least}" + (f" to {most}" if most != least else "")
     gaps = sorted(abs(m - best) for m in means)
     return f", by {gaps[0]:.3g}" + (f" to {gaps[-1]:.3g}" if len(gaps) > 1 else "")
 

@@ -75,8 +75,9 @@ def summarise(values: Sequence[float]) -> Summary:
     """Mean, standard deviation and 95% t-interval of one value a training seed.
 
     Examples:
-        >>> summarise([1.0, 3.0])
-        Summary(n=2, mean=2.0, sd=1.4142135623730951, low=-10.706204736174705, high=14.706204736174705)
+        >>> found = summarise([1.0, 3.0])
+        >>> found.n, found.mean, round(found.low, 4), round(found.high, 4)
+        (2, 2.0, -10.7062, 14.7062)
     """
     array = np.asarray(values, dtype=np.float64)
     n, mean = len(array), float(array.mean())

@@ -49,6 +49,17 @@ def runs_of(entry: TableEntry) -> str:
     return f"{len(entry.seeds) or '–' if entry.seeds or entry.failed else 1}{f' ({failed})' if failed else ''}"
 
 
+def times(factor: float) -> str:
+    """A factor of 1 or more, in two significant digits.
+
+    Examples:
+        >>> times(1.318), times(108.3), times(24_500.0)
+        ('1.3', '110', '24,000')
+    """
+    rounded = float(f"{factor:.2g}")
+    return f"{rounded:g}" if rounded < 10 else f"{rounded:,.0f}"
+
+
 def number_or_blank(value: float | None) -> str:
     """ "60", "12,000"; nothing for None."""
     if value is None:
