@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-from scipy.stats import spearmanr, ttest_ind
+from scipy.stats import spearmanr, ttest_ind_from_stats
 
 from ganbench import load_results
 
@@ -145,7 +145,9 @@ def mixtures(frame: pd.DataFrame) -> str:
             cells += [each(rows["modes"]), f"{100 * rows['good'].mean():.0f}%"]
         lines.append(f"| {loss} | " + " | ".join(cells) + " |")
     of = frame.groupby("mixture")["modes_of"].first()
-    grid = frame[frame["mixture"] == "grid"].groupby("loss")["modes"].apply(pd.Series.reset_index, drop=True)
+    modes = {loss: rows["modes"] for loss, rows in frame[frame["mixture"] == "grid"].groupby("loss")}
+    ring = frame[frame["mixture"] == "ring"]
+    whole = int((ring["modes"] == ring["modes_of"]).sum())
     return f"""## Which losses find all Gaussians of a mixture in the plane?
 
 **Published** (Metz et al. 2016, arXiv 1611.02163, figure 2): the original loss goes from mode to mode of a ring and
@@ -153,16 +155,18 @@ loses the others. A Wasserstein critic with its penalty sees all modes (Gulrajan
 and fakes is argued to keep them (Huang et al. 2024, section 2).
 
 **Here**: {frame['steps'].max():,} steps of small networks, the same for every loss, rates falling to zero;
-{frame['n'].max():,} samples. Found: a sample within three deviations; mean over {frame['seed'].nunique()} seeds
-(single seeds). Good: share of the samples so near to a mode; 98.9% of the mixture's own.
+{frame['n'].max():,} samples. Found: a sample within three deviations, stray ones included; mean over
+{frame['seed'].nunique()} seeds (single seeds). Good: share of the samples so near to a mode; 98.9% of the mixture's own.
 
 | loss | of {of['ring']} on a ring | good | of {of['grid']} on a grid | good |
 |---|---:|---:|---:|---:|
 """ + "\n".join(lines) + f"""
 
-**Agreement**, on the grid: relativistic with R1 and R2 against the original:
-{compared(grid['relativistic, R1 and R2'], grid['original'])}.
-Wasserstein with the penalty against the original: {compared(grid['Wasserstein, penalty'], grid['original'])}.
+**Agreement**, on the grid. Modes found, Wasserstein with the penalty against the original:
+{compared(modes['Wasserstein, penalty'], modes['original'])};
+relativistic with R1 and R2 against the original:
+{compared(modes['relativistic, R1 and R2'], modes['original'])}.
+On the ring {whole} of {len(ring)} runs find all modes.
 
 ![Samples of the first seed, modes as circles](pictures/mixtures.png)
 
@@ -264,10 +268,12 @@ def each(values: pd.Series) -> str:
 
 def compared(expected_more: pd.Series, other: pd.Series) -> str:
     """Whether a published "more" is seen: both means, Welch's t test, and what follows."""
-    p = float(ttest_ind(expected_more, other, equal_var=False).pvalue)
+    # from the moments: seeds that agree to the last digit are no reason for a warning
+    moments = [moment for values in (expected_more, other) for moment in (values.mean(), values.std(), len(values))]
+    p = float(ttest_ind_from_stats(*moments, equal_var=False).pvalue)
     more = expected_more.mean() > other.mean()
     verdict = "as published" if more else "the other way round than published"
-    if p >= 0.05:
+    if not p < 0.05:
         verdict = "not distinguishable with these seeds"
     return f"{expected_more.mean():.4g} against {other.mean():.4g}, p = {p:.2g} (Welch's t test): {verdict}"
 
