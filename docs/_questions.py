@@ -156,7 +156,8 @@ and fakes is argued to keep them (Huang et al. 2024, section 2).
 
 **Here**: {frame['steps'].max():,} steps of small networks, the same for every loss, rates falling to zero;
 {frame['n'].max():,} samples. Found: a sample within three deviations, stray ones included; mean over
-{frame['seed'].nunique()} seeds (single seeds). Good: share of the samples so near to a mode; 98.9% of the mixture's own.
+{frame['seed'].nunique()} seeds (single seeds). Good: share of the samples so near to a mode; 98.9% of the mixture's
+own.
 
 | loss | of {of['ring']} on a ring | good | of {of['grid']} on a grid | good |
 |---|---:|---:|---:|---:|
