@@ -243,9 +243,9 @@ def word(count):
 
 def remake(runs):
     """The page with its samples, and the sheet of samples: of each family the first seed's newest grid."""
-    subprocess.run([sys.executable, "-m", "ganbench", "report", str(RESULTS / f"{ZOO}.csv"), "--runs", str(runs),
-                    "--html", str(RESULTS / f"{ZOO}.html"), "--picture", str(ROOT / f"docs/pictures/{ZOO}.svg")],
-                   check=True)
+    # from the root: the page says by which command it was made
+    subprocess.run([sys.executable, "-m", "ganbench", "report", f"results/{ZOO}.csv", "--runs", str(runs),
+                    "--html", f"results/{ZOO}.html", "--picture", f"docs/pictures/{ZOO}.svg"], check=True, cwd=ROOT)
     frame = ganbench.load_results(RESULTS / f"{ZOO}.csv")
     trained = frame[frame["origin"] == "ganbench"].sort_values(["seed", "run"])
     pictures = {}
