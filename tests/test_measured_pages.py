@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import ganbench
+import ganbench.records
 
 ROOT = Path(__file__).parent.parent
 
@@ -72,3 +73,13 @@ def test_modes_of_a_mixture_are_counted_by_distance():
     # draws of a mixture: 98.9% of a normal distribution in the plane lies within 3 deviations
     modes, good = grid.judged(grid.draw(20_000, torch.Generator().manual_seed(1)))
     assert modes == 25 and good == pytest.approx(1 - torch.tensor(-4.5).exp().item(), abs=0.003)
+
+
+def test_parts_left_out_are_read_from_settings_as_rows_have_them():
+    without = script("questions").without
+    rest = {"stable_kimg": 3.0, "fade_kimg": 3.0}
+    settings = [{}, {"growing": False}, {"pixel_norm": False}, {"minibatch_stddev": False},
+                {"minibatch_stddev": False, "minibatch_discrimination": True}]
+    assert [without(ganbench.records.settings_text(rest | chosen)) for chosen in settings] == [
+        "the whole", "without growing", "without pixel_norm", "without minibatch_stddev",
+        "without minibatch_stddev, with minibatch_discrimination"]
