@@ -83,3 +83,14 @@ def test_parts_left_out_are_read_from_settings_as_rows_have_them():
     assert [without(ganbench.records.settings_text(rest | chosen)) for chosen in settings] == [
         "the whole", "without growing", "without pixel_norm", "without minibatch_stddev",
         "without minibatch_stddev, with minibatch_discrimination"]
+
+
+def test_a_configuration_of_stylegan_is_read_from_settings_as_rows_have_them():
+    steps = [{}, {"mixing": 0.0}, {"noise": False}, {"constant_input": False},
+             {"mapping_layers": 0, "styles": False, "instance_norm": False, "pixel_norm": True},
+             {"smooth": False, "loss": "wgan-gp", "initial_side": 4}]
+    chosen, names = {"stable_kimg": 3.0, "fade_kimg": 3.0}, []
+    for step in steps:
+        chosen |= step
+        names.append(script("questions").configuration(ganbench.records.settings_text(chosen)))
+    assert names == ["F", "E", "D", "C", "B", "A"]
