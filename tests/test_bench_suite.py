@@ -230,6 +230,24 @@ def test_the_plan_of_a_narrow_terminal_still_names_its_cells(tmp_path, monkeypat
         assert part in text, part
 
 
+def test_what_a_suite_sets_stands_whole_below_the_plan(tmp_path):
+    """In a column of ten characters it was cut in the middle of words."""
+    import io
+
+    from rich.console import Console
+
+    from ganbench.bench import estimate
+    suite = tmp_path / "s.toml"
+    suite.write_text('title = "x"\nbudget = {steps = 2}\n[evaluation]\nmetrics = ["swd"]\n'
+                     '[[dataset]]\nname = "digits"\n[[family]]\nname = "pggan"\npreset = "smoke"\n'
+                     '[[family]]\nname = "pggan"\npreset = "smoke"\nset = {equalized = false, fade_kimg = 0.5}\n')
+    console = Console(file=io.StringIO(), width=80)
+    estimate.print_plan(plan(suite), 2, console)
+    lines = console.file.getvalue().splitlines()
+    assert "(1) equalized=false fade_kimg=0.5" in lines
+    assert sum(line.startswith(" pggan smoke (1)") for line in lines) == 1
+
+
 def test_a_suite_without_precision_takes_the_machines_and_keeps_its_cells(write, monkeypatch):
     """fp32 was the default: on a CPU that is what auto comes to, on a GPU with tf32 it is another training."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

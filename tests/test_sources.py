@@ -6,6 +6,7 @@ import pickle
 import shutil
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +76,26 @@ def test_who_has_no_data_is_told_which_files_whence_and_what_to_run(tmp_path, na
     write_png(tmp_path / "mine" / inside, coordinates())
     prepared = open_dataset(name, root=str(tmp_path / "mine"), side=16)
     assert prepared.n == 1 and open_dataset(name, side=16).path == prepared.path
+
+
+@pytest.mark.parametrize("name", ["cifar10", "mnist"])
+def test_a_download_that_fails_is_said_and_leaves_no_empty_folders(tmp_path, monkeypatch, name):
+    def unreachable(self, root, **_):
+        (Path(root) / "part" / "raw").mkdir(parents=True)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(f"torchvision.datasets.{name.upper()}.__init__", unreachable)
+    with pytest.raises(UserError, match=r"downloading failed: no route to host"):
+        open_dataset(name)
+    downloads = tmp_path / "cache" / "downloads"
+    assert not (downloads / name).exists()
+    # what came through before is kept
+    write_png(downloads / name / "part" / "raw" / "half.png", coordinates())
+    monkeypatch.setattr(f"torchvision.datasets.{name.upper()}.__init__",
+                        lambda self, root, **_: unreachable(self, Path(root) / "more"))
+    with pytest.raises(UserError, match=r"downloading failed"):
+        open_dataset(name)
+    assert [path.name for path in downloads.rglob("*")] == [name, "part", "raw", "half.png"]
 
 
 # --- CelebA

@@ -78,8 +78,12 @@ class Cell:
     @property
     def label(self) -> str:
         """Without data set and seed: what the comparison compares."""
-        parts = [stem_of(self.family), self.preset, *(f"{k}={v}" for k, v in self.settings), self.suffix[1:]]
-        return " ".join(part for part in parts if part)
+        return " ".join(part for part in (self.short_label, records.settings_text(dict(self.settings))) if part)
+
+    @property
+    def short_label(self) -> str:
+        """The label without what a suite sets."""
+        return " ".join(part for part in (stem_of(self.family), self.preset, self.suffix[1:]) if part)
 
     def arguments(self) -> list[str]:
         """The arguments of `ganbench run` that train and score this cell, apart from where its files go."""

@@ -152,16 +152,21 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     begun, total, longest = time.monotonic(), 0.0, 0.0
     by_stage: list[str] = []
+    settings: list[str] = []  # of the rows that have their own, told below the table: they are too long for a column
     for cells in kinds.values():
+        label = cells[0].short_label
+        if cells[0].settings:
+            settings.append(f"({len(settings) + 1}) {cells[0].columns['settings']}")
+            label += f" ({len(settings)})"
         with console.status(f"measuring {cells[0].name}"):
             cost = estimate(cells[0], device)
         total, longest = total + cost.seconds * len(cells), max(longest, cost.seconds)
         counts = map(_short, (cost.params_g, cost.params_d, cost.flops.sample, cost.flops.train))
-        table.add_row(cells[0].label, f"{cells[0].dataset} {cells[0].side}", str(len(cells)), *counts,
+        table.add_row(label, f"{cells[0].dataset} {cells[0].side}", str(len(cells)), *counts,
                       _long(cost.seconds), f"{cost.bytes / 1e9:.1f} GB")
         if len(cost.stages) > 1:
             each = ", ".join(f"{m.side}px batch {m.batch}: {_size(m.peak)}" for m in cost.stages)
-            by_stage.append(f"{cells[0].label} by stage: {each}")
+            by_stage.append(f"{label} by stage: {each}")
     console.print(table)
     # no schedule is shorter than the longest cell
     wall = max(longest, total / min(jobs, len(planned.cells)))
@@ -169,6 +174,8 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
     def report(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    for line in settings:
+        report(line)
     report("G, D: trainable parameters of generator and critic; FLOPs/sample: operations to generate one image; "
         "FLOPs/image: of training, for each real image shown, where it ends (matrix products and convolutions; "
         "a multiply-add is two)")

@@ -7,7 +7,7 @@ alike by ganbench.data.prepare.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -192,6 +192,25 @@ class Source:
         named = [Path(p).expanduser() for p in (self.location, self.root) if p]
         return named or [cache_dir() / "downloads" / self.name(), Path("data") / self.name(), Path("data"),
                          *(Path(other) for other in others)]
+
+    def downloaded(self, dataset: str) -> str:
+        """Have torchvision download its data set of that name into the cache.
+
+        Returns "" or, for the message, why there is nothing: a folder that the user named is not written to, and what
+        was not reached leaves no empty folders.
+        """
+        if self.location or self.root:
+            return ""
+        import torchvision
+        home = cache_dir() / "downloads" / self.name()
+        try:
+            getattr(torchvision.datasets, dataset)(str(home), download=True)
+        except (RuntimeError, OSError) as error:
+            for folder in (*sorted((path for path in home.rglob("*") if path.is_dir()), reverse=True), home):
+                with suppress(OSError):  # it holds something, or is not there
+                    folder.rmdir()
+            return f" (downloading failed: {' '.join(str(error).split())[:80]})"
+        return ""
 
     def missing(self, what: str, where_from: str) -> MissingData:
         """The error for files that are not there: where it was looked, which, where from, and what to run then."""

@@ -8,7 +8,7 @@ import numpy as np
 from ganbench.data.source import Source
 from ganbench.data.sources.npz import read_arrays
 from ganbench.errors import UserError
-from ganbench.files import ArraysOnly, cache_dir
+from ganbench.files import ArraysOnly
 
 BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 PACKED = ("cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
@@ -30,9 +30,11 @@ class CIFAR10(Source):
         """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
         self.own_splits = True
         self.parts = ["train", "test"] if self.split == "all" else [self.split]
-        if not self._find() and not (self._fetch() and self._find()):
+        found = self._find()
+        why = "" if found else self.downloaded("CIFAR10")
+        if not found and not self._find():
             raise self.missing("cifar-10-python.tar.gz or cifar-10-binary.tar.gz, packed or unpacked, or "
-                               f"cifar10-train.npz and cifar10-test.npz{self.why}", "https://www.cs.toronto.edu/~kriz/cifar.html")
+                               f"cifar10-train.npz and cifar10-test.npz{why}", "https://www.cs.toronto.edu/~kriz/cifar.html")
         self.names = [f"{part}-{i:05d}" for part, files in self.found.items() for i in range(self._count(part, files))]
 
     def load(self) -> None:
@@ -64,19 +66,6 @@ class CIFAR10(Source):
                     self.files = sorted({file for files in choice.values() for file in files})
                     return True
         return False
-
-    why = ""
-
-    def _fetch(self) -> bool:
-        if self.location or self.root:  # a folder the user named is not written to
-            return False
-        import torchvision
-        try:
-            torchvision.datasets.CIFAR10(str(cache_dir() / "downloads" / self.name()), download=True)
-        except (RuntimeError, OSError) as error:
-            self.why = f" (downloading failed: {' '.join(str(error).split())[:80]})"
-            return False
-        return True
 
     def _count(self, part: str, files: list[Path]) -> int:
         """As published, unless it can be known quickly; `load` corrects it for partial copies."""

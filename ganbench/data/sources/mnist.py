@@ -10,7 +10,6 @@ import numpy as np
 
 from ganbench.data.source import Source
 from ganbench.errors import UserError
-from ganbench.files import cache_dir
 
 MAX_BYTES = 1 << 32  # unpacked; above that a file is refused
 
@@ -53,14 +52,7 @@ class IdxSource(Source):
         return [pair for pair in found if pair] if all(found) else None
 
     def _fetched(self, parts: list[str]) -> list[tuple[Path, Path]]:
-        why = ""
-        if not self.location and not self.root:  # a folder the user named is not written to
-            import torchvision
-            try:
-                getattr(torchvision.datasets, self.download)(str(cache_dir() / "downloads" / self.name()),
-                                                             download=True)
-            except (RuntimeError, OSError) as error:
-                why = f" (downloading failed: {' '.join(str(error).split())[:80]})"
+        why = self.downloaded(self.download)
         found = self._found(parts)
         if found is None:
             raise self.missing("train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
