@@ -1,7 +1,7 @@
 """Write what README and two pages of docs say of results/: `make measured`, or python docs/_measured.py.
 
 Between `<!-- from results: NAME -->` and `<!-- end -->` stands what this file makes of the tables in results/; a test
-compares the two. With --runs FOLDER (the suite's folder of runs) the page and the sheet of samples are made anew, too.
+compares the two. With --runs SUITE FOLDER (its folder of runs) the page and the sheet of samples are made anew, too.
 """
 
 import re
@@ -241,36 +241,40 @@ def word(count):
 
 # --- what needs the runs ----------------------------------------------------------------------------------------------
 
-def remake(runs):
+def remake(suite, runs):
     """The page with its samples, and the sheet of samples: of each family the first seed's newest grid."""
+    drawn = ["--picture", f"docs/pictures/{suite}.svg"] if suite == ZOO else []
     # from the root: the page says by which command it was made
-    subprocess.run([sys.executable, "-m", "ganbench", "report", f"results/{ZOO}.csv", "--runs", str(runs),
-                    "--html", f"results/{ZOO}.html", "--picture", f"docs/pictures/{ZOO}.svg"], check=True, cwd=ROOT)
-    frame = ganbench.load_results(RESULTS / f"{ZOO}.csv")
+    subprocess.run([sys.executable, "-m", "ganbench", "report", f"results/{suite}.csv", "--runs", str(runs),
+                    "--html", f"results/{suite}.html", *drawn], check=True, cwd=ROOT)
+    frame = ganbench.load_results(RESULTS / f"{suite}.csv")
     trained = frame[frame["origin"] == "ganbench"].sort_values(["seed", "run"])
     pictures = {}
     for (family, preset), rows in trained.groupby(["family", "preset"]):
         grids = [g for name in dict.fromkeys(rows["run"]) for g in sorted((runs / name / "grids").glob("*.png"))[-1:]]
         if grids:
-            pictures[f"{family} ({preset})"] = Image.open(grids[0]).convert("L")
-    sheet(pictures).save(ROOT / "docs" / "pictures" / f"{ZOO}.png")
+            mode = "L" if (rows["channels"] == 1).all() else "RGB"
+            pictures[f"{family} ({preset})"] = Image.open(grids[0]).convert(mode)
+    sheet(pictures).save(ROOT / "docs" / "pictures" / f"{suite}.png")
 
 
 def sheet(pictures, across=3, size=(272, 102), line=20):
-    """Labelled corners of grids, `across` in a row."""
+    """Labelled corners of grids, `across` in a row; grey where all are."""
     down = -(-len(pictures) // across)
-    made = Image.new("L", (across * (size[0] + 8), down * (size[1] + line + 8)), 255)
+    mode = "RGB" if any(picture.mode != "L" for picture in pictures.values()) else "L"
+    made = Image.new(mode, (across * (size[0] + 8), down * (size[1] + line + 8)), "white")
     for place, (label, picture) in enumerate(sorted(pictures.items())):
         x, y = place % across * (size[0] + 8), place // across * (size[1] + line + 8)
-        ImageDraw.Draw(made).text((x + 2, y + 4), label, fill=0)
+        ImageDraw.Draw(made).text((x + 2, y + 4), label, fill="black")
         # grids are enlarged by a whole factor; here their pixels are shown as they are
         factor = max(1, picture.width // size[0])
-        made.paste(Image.fromarray(np.asarray(picture)[::factor, ::factor][:size[1], :size[0]]), (x, y + line))
+        pixels = np.asarray(picture.convert(mode))[::factor, ::factor]
+        made.paste(Image.fromarray(pixels[:size[1], :size[0]]), (x, y + line))
     return made
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--runs"]:
-        remake(Path(sys.argv[2]))
+        remake(sys.argv[2], Path(sys.argv[3]))
     for page in PAGES:
         page.write_text(rewritten(page), encoding="utf-8")

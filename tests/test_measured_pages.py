@@ -48,6 +48,8 @@ def test_the_sheet_has_a_labelled_place_for_each_family(measured):
     from PIL import Image
     made = measured.sheet({f"family {i}": Image.new("L", (544, 544), 40 * i) for i in range(4)})
     assert made.size == (840, 260) and {made.getpixel((100, 60)), made.getpixel((100, 190))} == {0, 120}
+    coloured = measured.sheet({"family": Image.new("RGB", (272, 272), (10, 20, 30))})
+    assert coloured.getpixel((100, 60)) == (10, 20, 30)
 
 
 def test_every_metric_says_when_not_to_trust_it():
