@@ -66,9 +66,9 @@ def seeds_of(entries):
 
 
 def span(counts):
-    """ "two", "one to three": the smallest and the largest of these counts that are not 0."""
+    """ "two", "one or two", "one to three": the smallest and the largest of these counts that are not 0."""
     counts = sorted(set(counts) - {0})
-    return " to ".join(map(word, counts[:1] + counts[1:][-1:]))
+    return (" or " if counts[-1] - counts[0] == 1 else " to ").join(map(word, counts[:1] + counts[1:][-1:]))
 
 
 def table_order(block):

@@ -35,7 +35,7 @@ def main() -> None:
         if rows.is_file():
             frame = load_results(rows)
             seeds = frame.loc[frame["origin"] != "reference", "seed"].nunique()
-            parts.append(f"{answer(frame)}\n`ganbench bench {suite}`: {seeds} training seeds, "
+            parts.append(f"{answer(frame)}\n`ganbench bench {suite}`: {seeds} training seed{'s' if seeds > 1 else ''}, "
                          f"rows in `results/{suite}.csv`.\n")
         else:
             missing.append(f"`{suite}`")
