@@ -285,12 +285,15 @@ def stylegan_steps(frame: pd.DataFrame) -> str:
     last = last.assign(step=[configuration(s) for s in last["settings"]])
     lines: list[str] = []
     before: pd.Series | None = None
+    fell: list[str] = []
     for step, rows in last.groupby("step"):
         values = {column: rows.loc[(rows["metric"] == column[0]) & (rows["level"] == column[1]), "value"]
                   for column in (("swd", "avg"), ("ppl", "z_full"), ("ppl", "w_full"))}
         swd = values["swd", "avg"]
         cells = [each(found) if len(found) else "" for found in values.values()]
         lines.append(f"| {step} | {' | '.join(cells)} | {compared(before, swd) if before is not None else ''} |")
+        if before is not None and swd.mean() < before.mean():
+            fell.append(str(step))
         before = swd
     paths = {step: rows.loc[(rows["metric"] == "ppl") & (rows["level"] == "w_full"), "value"]
              for step, rows in last.groupby("step")}
@@ -308,7 +311,8 @@ than one step before; for D the paper saw none.
 |---|---:|---:|---:|---|
 """ + "\n".join(lines) + f"""
 
-**Agreement**: path length in w without noise (D) and with it (E): {compared(paths["D"], paths["E"])}.
+**Agreement**: SWD falls at {" and ".join(fell) or "no step"} of five steps, published at four (B, C, E, F). Path length
+in w without noise (D) and with it (E): {compared(paths["D"], paths["E"])}.
 """
 
 
@@ -324,7 +328,9 @@ def configuration(settings: str) -> str:
 
 
 def each(values: pd.Series, digits: int = 3) -> str:
-    """The mean and the single values."""
+    """The mean and the single values; a value that is alone by itself."""
+    if len(values) == 1:
+        return f"{values.iloc[0]:.{digits}g}"
     return f"{values.mean():.{digits}g} ({', '.join(f'{v:.{digits}g}' for v in values)})"
 
 
