@@ -253,6 +253,7 @@ def pggan_parts(frame: pd.DataFrame) -> str:
     for variant, values in swd.items():
         against = "" if variant == WHOLE else compared(values, swd[WHOLE])
         lines.append(f"| {variant} | {each(values)} | {each(ssim[variant])} | {against} |")
+    more = [variant for variant, values in swd.items() if values.mean() > swd[WHOLE].mean()]
     return """## PGGAN: does each part of table 1 help?
 
 **Published** (Karras et al. 2018, table 1, CelebA at 128 px, 10 million images a row): growing, the minibatch's
@@ -264,7 +265,10 @@ larger SWD than that of the whole.
 
 | PGGAN | SWD | MS-SSIM of pairs | SWD against the whole |
 |---|---:|---:|---|
-""" + "\n".join(lines) + "\n"
+""" + "\n".join(lines) + f"""
+
+**Agreement**: of {len(swd) - 1} changes, published as no gain or a loss, {len(more)} raise SWD: {'; '.join(more)}.
+"""
 
 
 WHOLE = "the whole"
