@@ -290,6 +290,7 @@ def stylegan_steps(frame: pd.DataFrame) -> str:
     lines: list[str] = []
     before: pd.Series | None = None
     fell: list[str] = []
+    paths: dict[str, pd.Series] = {}
     for step, rows in last.groupby("step"):
         values = {column: rows.loc[(rows["metric"] == column[0]) & (rows["level"] == column[1]), "value"]
                   for column in (("swd", "avg"), ("ppl", "z_full"), ("ppl", "w_full"))}
@@ -298,9 +299,7 @@ def stylegan_steps(frame: pd.DataFrame) -> str:
         lines.append(f"| {step} | {' | '.join(cells)} | {compared(before, swd) if before is not None else ''} |")
         if before is not None and swd.mean() < before.mean():
             fell.append(str(step))
-        before = swd
-    paths = {step: rows.loc[(rows["metric"] == "ppl") & (rows["level"] == "w_full"), "value"]
-             for step, rows in last.groupby("step")}
+        before, paths[str(step)] = swd, values["ppl", "w_full"]
     return """## StyleGAN: does each step from A to F help?
 
 **Published** (Karras et al. 2019, table 1, FID on FFHQ at 1,024 px): 8.04 for PGGAN (A), 5.25 with tuning (B), 4.85
