@@ -31,7 +31,8 @@ WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "
 def rewritten(page):
     """A page with its measured parts as results/ has them now."""
     parts = {"zoo": zoo, "zoo-ties": zoo_ties, "zoo-classes": zoo_classes, "zoo-count": zoo_count,
-             "cifar": cifar, "every-metric": every_metric, "pggan": pggan, "stylegan": stylegan}
+             "cifar": cifar, "every-metric": every_metric, "tries": tries, "pggan": pggan,
+             "stylegan": stylegan}
     return PART.sub(lambda m: m[1] + parts[m["name"]]() + "\n" + m[3], page.read_text(encoding="utf-8"))
 
 
@@ -200,6 +201,24 @@ def cell(row):
     """A value with as many digits as its interval lets stand."""
     half = (row["ci_high"] - row["ci_low"]) / 2
     return number(row["value"], half) if half > 0 else f"{row['value']:.4g}"
+
+
+# --- how two presets were chosen --------------------------------------------------------------------------------------
+
+def tries():
+    """A line for each trial: what was set beside the preset of then, and its scores at the end."""
+    frame = ganbench.load_results(RESULTS / "preset-tries.csv")
+    lines = ["| family | changed | images | minutes | swd avg ↓ | ms_ssim | bits/dim ↓ |",
+             "|---|---|---:|---:|---:|---:|---:|"]
+    for _, rows in frame.groupby("run", sort=False):
+        first = rows.iloc[0]
+        value = rows.set_index(["metric", "level"])["value"].to_dict()
+        scores = [f"{value[key]:.{digits}f}" if key in value else ""
+                  for key, digits in ((("swd", "avg"), 0), (("ms_ssim", ""), 2), (("bits_per_dim", ""), 3))]
+        cells = [first["family"], ", ".join(first["settings"].split()), f"{1000 * first['kimg']:,.0f}",
+                 f"{first['seconds'] / 60:.0f}", *scores]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 # --- single trainings -------------------------------------------------------------------------------------------------
