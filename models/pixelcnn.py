@@ -152,7 +152,7 @@ class PixelCNN(Family):
         "small_rgb": Preset("h=64, 7 blocks, for colour images", hidden=64, blocks=7, head=256),
         "binary": Preset("black and white: likelihoods in nats compare with those on binarised MNIST", hidden=32,
                          blocks=7, head=32, levels=2),
-        "laptop": Preset("pieces of garments in 8 grey levels after ten minutes on two cores", kimg=40, hidden=24,
+        "laptop": Preset("pieces of garments in 8 grey levels after some minutes on two cores", kimg=40, hidden=24,
                          blocks=8, head=32, levels=8, batch=8, rate=3e-3, ema_width=0.1),
         "smoke": Preset("seconds: does it run?", kimg=0.1, hidden=4, blocks=1, head=8, levels=4, batch=8),
     }
