@@ -237,6 +237,9 @@ def likelihood(frame: pd.DataFrame) -> str:
 the first evaluation to the last:
 
 * """ + "\n* ".join(changes) + """
+
+A smaller PixelCNN without an average of its weights had 5.586 bits and an SWD of 134 (105, 162) after as many images
+(`results/likelihood.csv` at commit 9e58c6f): 0.03 bits more, and behind the VAE by SWD.
 """
 
 
