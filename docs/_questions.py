@@ -205,10 +205,10 @@ more diverse, less clean images.
 by {100 * max(misses):.0f}% at the most of single runs.
 MS-SSIM at the smallest gamma against the largest: {compared(clean, diverse)}.
 
-One minibatch's ratio strays. By the runs' logs its mean from 20,000 images on is 0.77 and 0.80 for gamma = 0.3, 0.71
-and 0.68 for 0.5, 0.75 and 0.76 for 0.75, 1.00 and 1.03 for 1. So gamma is held where it can be: in so short a training
-fakes are never reconstructed so well that 0.3 or 0.5 were within reach, k stays at 0 there, and the generator draws one
-image.
+One minibatch's ratio strays. By the logs of these runs (commit bce9f14) its mean from 20,000 images on is 0.77 and
+0.80 for gamma = 0.3, 0.71 and 0.68 for 0.5, 0.75 and 0.76 for 0.75, 1.00 and 1.03 for 1. So gamma is held where it
+can be: in so short a training fakes are never reconstructed so well that 0.3 or 0.5 were within reach, k stays at 0
+there, and the generator draws one image.
 """
 
 

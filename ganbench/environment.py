@@ -107,3 +107,10 @@ def choose_device(name: str) -> Any:
 def usable_cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cell_threads(jobs: int) -> int:
+    """CPU threads of each of `jobs` trainings at once: its share of the cores, or fewer if OMP_NUM_THREADS says so."""
+    share = max(1, usable_cores() // jobs)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(asked)) if asked.isdecimal() and int(asked) else share

@@ -284,10 +284,10 @@ def test_the_first_call_decides_the_threads_and_only_one_process_drives(suite):
 
 @pytest.mark.parametrize("asked, jobs, threads", [("3", 1, 3), ("3", 4, 2), ("", 1, 8), ("0", 1, 8), ("2,1", 1, 8)])
 def test_a_cell_gets_its_share_of_the_cores_or_what_the_environment_asks(monkeypatch, asked, jobs, threads):
-    from ganbench.commands import bench
-    monkeypatch.setattr(bench, "usable_cores", lambda: 8)
+    from ganbench import environment
+    monkeypatch.setattr(environment, "usable_cores", lambda: 8)
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    assert bench._threads(jobs) == threads
+    assert environment.cell_threads(jobs) == threads
 
 
 def test_foreign_files_are_not_written_over(suite):

@@ -19,6 +19,7 @@ from ganbench import family as families
 from ganbench.bench.memory import Memory, training_memory
 from ganbench.bench.speed import Bench, Speed
 from ganbench.bench.suite import Cell, Planned
+from ganbench.environment import cell_threads
 from ganbench.errors import UserError
 from ganbench.family import FamilyConfig, ImageSpec, Stage
 from ganbench.training.document import Resolved
@@ -139,7 +140,7 @@ def print_plan(planned: Planned, jobs: int, console: Console) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # cells that run at once share the cores
     if device.type == "cpu":
-        torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+        torch.set_num_threads(cell_threads(jobs))
     # seeds cost the same: one cell of each kind is measured
     kinds: dict[str, list[Cell]] = {}
     for cell in planned.cells:

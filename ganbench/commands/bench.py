@@ -1,13 +1,12 @@
 """`ganbench bench`. Parse, call, print; everything else is imported when it is called."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ganbench.commands import print_table
-from ganbench.environment import usable_cores
+from ganbench.environment import cell_threads, usable_cores
 from ganbench.files import atomic_write
 
 ENGINES = ("local", "ray", "slurm")
@@ -64,7 +63,7 @@ def bench(
     table = results or Path("results") / f"{planned.name}.csv"
     folder = out or Path("runs") / planned.name
     jobs = jobs or min(_default_jobs(), len(chosen.cells))
-    manifest = Manifest(folder, suite=str(suite), threads=_threads(jobs))
+    manifest = Manifest(folder, suite=str(suite), threads=cell_threads(jobs))
     try:
         runner = _engine(engine, jobs, manifest.threads, folder, slurm or [])
         _print(console, f"{planned.suite.title}: {len(chosen.cells)} cells, {planned.suite.budget} each; "
@@ -138,13 +137,6 @@ def _report(suite: Any, table: Path, html: Path | None, folder: Path, console: A
 def _default_jobs() -> int:
     from ganbench.bench.engines import visible_gpus
     return len(visible_gpus()) or usable_cores()
-
-
-def _threads(jobs: int) -> int:
-    """CPU threads of each cell: its share of the cores, or fewer if OMP_NUM_THREADS asks for that."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    share = max(1, usable_cores() // jobs)
-    return min(share, int(asked)) if asked.isdecimal() and int(asked) else share
 
 
 def _print(console: Any, text: str) -> None:
