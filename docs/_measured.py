@@ -94,7 +94,7 @@ def zoo():
              f"`laptop` preset, {budget(block)} real images shown, {seeds_of(trained)}, {columns[0].n_fake:,} images a "
              f"side at the end of training. FID, KID, PRDC and precision/recall on FID's Inception in bf16, of "
              f"{span(len(e.cells[columns[0]].last) for e in trained)} of the seeds; SWD x 1000. Means over seeds, ± "
-             f"{MARKS} Code at commit {commits(trained)}.")
+             f"{MARKS} Code at commit {commits(trained)}.{settings_of(trained)}")
     return "\n".join([wrapped(about), "", *score_table(block)])
 
 
@@ -107,6 +107,17 @@ def commits(entries):
     return " and ".join(sorted({commit[:7] for entry in entries for commit in entry.commits}))
 
 
+def label_of(entry):
+    """An entry's name in a narrow column; what was set beside its preset is said by settings_of."""
+    return f"{entry.family} ({entry.preset}, changed)" if entry.settings else entry.label
+
+
+def settings_of(entries):
+    """ " Changed: ...", what entries had set beside their presets; nothing where none had."""
+    changed = [f"{entry.family} with {', '.join(entry.settings.split())}" for entry in entries if entry.settings]
+    return f" Changed: {'; '.join(changed)}." if changed else ""
+
+
 def score_table(block):
     """Lines of a table of last values, in its order."""
     columns, place = table_order(block)
@@ -115,7 +126,7 @@ def score_table(block):
     lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
     for entry in sorted(block.entries, key=place):
         cells = [cell_texts(entry, column)[0] for column in columns]
-        lines.append(f"| {' | '.join([entry.label, str(len(entry.seeds) or ''), *cells])} |")
+        lines.append(f"| {' | '.join([label_of(entry), str(len(entry.seeds) or ''), *cells])} |")
     return lines
 
 
@@ -131,21 +142,25 @@ def cifar():
 
 
 def zoo_ties():
-    """How many entries the data cannot tell from the leading one, and how many seeds would."""
-    block = zoo_block("swd")
-    column = next(c for c in block.columns if c.level == "avg")
+    """How many entries the data cannot tell from the leading one by two metrics, and how many seeds would."""
+    block = zoo_block("fid", "swd")
+    columns = [c for c in block.columns if (c.metric, c.level) in (("fid", ""), ("swd", "avg"))]
+    return wrapped(" ".join([*(ties(block, column) for column in columns), "Seeds in brackets: how many a side would "
+                             "show the difference seen, were it the true one, four times in five, each pair by itself. "
+                             "Minutes of training say how the suite works, and little about the papers."]))
+
+
+def ties(block, column):
+    """Who leads by a metric, and who cannot be told from it."""
     entries = [entry for entry in block.entries if entry.cells[column].standing]
     leader = next((entry for entry in entries if entry.cells[column].standing.leads), None)
     if leader is None or all(entry.cells[column].standing.mark == "untested" for entry in entries):
-        return "Single seeds allow no test of who leads."
+        return f"By {column.title}, single seeds allow no test of who leads."
     tied = [e for e in entries if e is not leader and e.cells[column].standing.mark not in ("worse", "untested")]
-    needed = "; ".join(f"{e.label} {seeds_needed(leader.cells[column], e.cells[column])}" for e in tied)
-    known = f"By {column.title}, {leader.label} leads; "
     if not tied:
-        return wrapped(known + "every other entry of several seeds is worse (95%, all comparisons at once).")
-    return wrapped(known + f"{word(len(tied))} of {len(entries) - 1} others cannot be told from it. Seeds of both that "
-                   "would show the difference seen, were it the true one, four times in five, each pair by itself: "
-                   f"{needed}. Minutes of training say how the suite works, and little about the papers.")
+        return f"By {column.title}, {label_of(leader)} leads; every other entry is worse (95%, all comparisons at once)."
+    needed = ", ".join(f"{label_of(e)} [{seeds_needed(leader.cells[column], e.cells[column])}]" for e in tied)
+    return f"By {column.title}, {label_of(leader)} leads; not told from it, of {len(entries) - 1} others: {needed}."
 
 
 def seeds_needed(one, other):
@@ -166,7 +181,7 @@ def zoo_classes():
     """How often samples of conditional families are recognised as their class."""
     block = zoo_block("class_accuracy")
     column = next(c for c in block.columns if c.level == "")
-    lines = [f"{e.label} {100 * s.mean:.0f}%" + (f" ± {100 * s.half:.0f}" if s.half else "")
+    lines = [f"{label_of(e)} {100 * s.mean:.0f}%" + (f" ± {100 * s.half:.0f}" if s.half else "")
              for e in block.entries if (s := e.cells[column].last_summary)]
     reals = next((e.cells[c].last_summary for e in block.entries for c in block.columns
                   if c.level == "reals" and e.cells[c].last_summary), None)
