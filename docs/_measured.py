@@ -158,7 +158,7 @@ def ties(block, column):
         return f"By {column.title}, single seeds allow no test of who leads."
     tied = [e for e in entries if e is not leader and e.cells[column].standing.mark not in ("worse", "untested")]
     if not tied:
-        return f"By {column.title}, {label_of(leader)} leads; every other entry is worse (95%, all comparisons at once)."
+        return f"By {column.title}, {label_of(leader)} leads; every other entry is worse."
     needed = ", ".join(f"{label_of(e)} [{seeds_needed(leader.cells[column], e.cells[column])}]" for e in tied)
     return f"By {column.title}, {label_of(leader)} leads; not told from it, of {len(entries) - 1} others: {needed}."
 
