@@ -80,6 +80,34 @@ def test_shares_and_values_that_are_not_positive_are_compared_as_they_are() -> N
     assert differences([[1.5, 1.6], [7.7, 7.8]], higher_is_better=True).log
 
 
+@pytest.mark.parametrize("low", [-0.001, 0.0, 0.0005])
+def test_an_entry_of_another_magnitude_does_not_hide_a_factor_of_a_hundred(low: float) -> None:
+    entries = [[low, 0.001, 0.002], [0.100, 0.101, 0.102], [0.30, 0.45, 0.60]]
+    placed = standings([dict(enumerate(entry)) for entry in entries], higher_is_better=False)
+    assert [s.mark for s in placed] == ["best", "worse", "worse"]
+
+
+def test_values_as_they_are_borrow_no_spread_from_much_larger_ones() -> None:
+    near, far, bad = [-0.001, 0.001, 0.002], [0.099, 0.101, 0.102], [0.30, 0.45, 0.60]
+    found = differences([near, bad, far], higher_is_better=False)
+    assert found.p[0, 2] == pytest.approx(stats.ttest_ind(near, far).pvalue, rel=1e-9)  # equal spreads: the same test
+    # with the larger one all three are pooled, as where all are of one size
+    own, pooled = np.var(bad, ddof=1), np.mean([np.var(e, ddof=1) for e in (near, far, bad)])
+    t = (np.mean(bad) - np.mean(near)) / math.sqrt(own / 3 + pooled / 3)
+    assert found.p[0, 1] == pytest.approx(2 * stats.t.sf(t, 6), rel=1e-9)
+    twice = differences([near, [0.12, 0.20, 0.28], far], higher_is_better=False)  # as large as twice far
+    t = (np.mean(far) - np.mean(near)) / math.sqrt((2 * np.var(near, ddof=1) + 0.08 ** 2) / 3 * 2 / 3)
+    assert twice.p[0, 2] == pytest.approx(2 * stats.t.sf(t, 6), rel=1e-9)
+    shares = differences([[0.001, 0.003], [0.101, 0.103], [0.2, 0.8]], higher_is_better=True)
+    assert shares.p[0, 1] == pytest.approx(stats.ttest_ind([0.001, 0.003], [0.101, 0.103]).pvalue, rel=1e-9)
+
+
+def test_single_seeds_below_all_others_are_tested_with_the_spread_of_those() -> None:
+    found = differences([[-0.1], [0.2], A], higher_is_better=False)
+    t = 0.3 / math.sqrt(2 * np.var(A, ddof=1))
+    assert found.testable.all() and found.p[0, 1] == pytest.approx(2 * stats.t.sf(t, 3), rel=1e-9)
+
+
 @pytest.mark.parametrize("entries", [[[24.0, 24.0, 24.0], [25.0, 25.0, 25.0]], [[24.0, 24.0], [25.0, 25.0]],
                                      [[0.96, 0.96, 0.96], [1.0, 1.0, 1.0]], [[8.0] * 3, [8.0] * 3, [7.0] * 3]])
 def test_counts_and_shares_one_step_apart_without_spread_are_no_difference(entries: list[list[float]]) -> None:

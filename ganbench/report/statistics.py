@@ -18,9 +18,11 @@ CONFIDENCE = 0.95
 NORMAL = 1.96  # half-width of a 95% interval in standard deviations, where there are many degrees of freedom
 POWER = 0.8  # chance with which a claim should succeed where its cost in seeds is stated
 MOST_SEEDS, FINEST_GRID = 1000, 10_000
+ALIKE = 2  # entries up to this many times as large as those of a pair share their spread, where values are compared
 RULE = ("unpaired t-test on the logarithm (on the values themselves for shares and where one is not positive), each "
-        "entry's variance at least the one pooled over all entries, p < 0.05 / (entries - 1) (Bonferroni; Hsu 1996, "
-        "multiple comparisons with the best)")
+        "entry's variance at least the one pooled over all entries (of the values themselves: over those at most twice "
+        "as large as the pair's larger one), p < 0.05 / (entries - 1) (Bonferroni; Hsu 1996, multiple comparisons with "
+        "the best)")
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Differences:
     """Every pair of a column's k entries compared.
 
     p: (k, k) two-sided p-values, NaN where nothing can be tested. better: (k, k), whether i is shown better than j.
-    testable: (k, k). log: whether logarithms were compared. variance, freedom: pooled over seeds, on that scale;
-    None and 0 where no entry has two seeds.
+    testable: (k, k). log: whether logarithms were compared. variance, freedom: pooled over all entries, on that
+    scale; None and 0 where no entry has two seeds.
     """
 
     p: np.ndarray
@@ -138,9 +140,11 @@ def differences(entries: Sequence[Sequence[float]], higher_is_better: bool,
 
     A t-test with pooled degrees of freedom on the logarithm, unpaired (different families share nothing through a
     seed's number). Each entry's variance is the larger of its own and the pooled one: the pooled one alone would lose
-    a noisy best entry too often, its own alone has next to no power at three seeds. Values that come in steps (counts,
-    shares of n images, rounded figures) have a variance of at least a quarter of a squared step. An entry of one seed
-    is given the pooled variance.
+    a noisy best entry too often, its own alone has next to no power at three seeds. Where the values themselves are
+    compared, spread grows with their size, and one bad entry would hide a factor of a hundred between good ones: a pair
+    pools over the entries whose mean is at most twice the larger of its two, in absolute value. Values that come in
+    steps (counts, shares of n images, rounded figures) have a variance of at least a quarter of a squared step. An
+    entry of one seed is given the pooled variance.
 
     An entry with failed runs is shown better only by ranks (Mann-Whitney, failures tied as worst): the mean of those
     that survived says nothing of what to expect.
@@ -151,21 +155,26 @@ def differences(entries: Sequence[Sequence[float]], higher_is_better: bool,
     log = _on_log_scale(np.concatenate(raw), higher_is_better)
     scaled = [np.log(values) for values in raw] if log else raw
 
-    # the variance of each entry: its own, the pooled one, or that of its steps, whichever is largest
+    # each entry by itself: its variance, or that of its steps if that is larger
     counts, means = np.asarray([len(v) for v in scaled]), np.asarray([v.mean() for v in scaled])
     squares = np.asarray([((v - mean) ** 2).sum() for v, mean in zip(scaled, means)])
-    freedom = int((counts - 1).sum())
-    pooled = float(squares.sum() / freedom) if freedom else math.nan
     own = np.divide(squares, counts - 1, out=np.zeros(k), where=counts > 1)
-    size = np.asarray([abs(v.mean()) for v in raw]) if log else np.ones(k)  # a step of a value, seen on the log scale
-    floor = (_step(np.concatenate(raw)) / (2 * size)) ** 2
-    variance = np.maximum(np.maximum(own, pooled), floor) if freedom else np.full(k, math.nan)
+    size = np.asarray([abs(v.mean()) for v in raw])
+    floor = (_step(np.concatenate(raw)) / (2 * (size if log else 1))) ** 2  # a step of a value, seen on the log scale
 
-    errors = np.sqrt(np.add.outer(variance / counts, variance / counts))
+    # each pair: the variance pooled over the entries up to twice the larger of the two, and its degrees of freedom
+    order = np.argsort(size)
+    freedoms, sums = np.cumsum((counts - 1)[order]), np.cumsum(squares[order])
+    last = np.searchsorted(size[order], ALIKE * np.maximum.outer(size, size), side="right") - 1
+    last[(freedoms[last] == 0) | log] = k - 1  # over all where that leaves single seeds; over all logarithms
+    freedom, total = freedoms[last], int(freedoms[-1])
+    pooled = sums[last] / freedom if total else np.full((k, k), math.nan)
+
+    errors = np.maximum(np.maximum(own, floor)[:, None], pooled) / counts[:, None]  # of i's mean beside j, squared
     gaps = sign * np.subtract.outer(means, means)
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where((gaps == 0) & (errors == 0), 0.0, gaps / errors)
-    p = 2 * special.stdtr(freedom, -np.abs(t)) if freedom else np.full((k, k), math.nan)
+        t = np.where((gaps == 0) & (errors + errors.T == 0), 0.0, gaps / np.sqrt(errors + errors.T))
+    p = 2 * special.stdtr(freedom, -np.abs(t)) if total else np.full((k, k), math.nan)
     threshold = (1 - CONFIDENCE) / max(1, k - 1)
     better = (p < threshold) & (gaps > 0) & (lost == 0)[:, None]  # NaN compares as false
     testable = np.isfinite(p)
@@ -177,7 +186,7 @@ def differences(entries: Sequence[Sequence[float]], higher_is_better: bool,
         testable[i, j] |= min(counts[i] + lost[i], counts[j] + lost[j]) > 1
         p[i, j] = np.fmin(p[i, j], by_rank) if lost[i] == 0 else by_rank
     np.fill_diagonal(better, False)
-    return Differences(p, better, testable, log, pooled if freedom else None, freedom)
+    return Differences(p, better, testable, log, float(sums[-1] / total) if total else None, total)
 
 
 def standings(entries: Sequence[Mapping[int, float]], higher_is_better: bool,
