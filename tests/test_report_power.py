@@ -68,6 +68,36 @@ def test_uneven_and_single_seeds_keep_the_level(uneven: tuple[int, ...]) -> None
     assert (wrong / TABLES).max() <= LEVEL
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("noisy", "quiet", "measured"), [
+    (2, (2,), 0.073), (2, (3,), 0.089), (2, (10,), 0.102), (2, (10, 2), 0.095), (3, (10,), 0.057), (4, (10,), 0.041),
+    (10, (2,), 0.001), (1, (3,), 0.290), (1, (10,), 0.307)])
+def test_few_seeds_of_a_noisy_entry_err_as_often_as_is_said(noisy: int, quiet: tuple[int, ...],
+                                                            measured: float) -> None:
+    rng = np.random.default_rng(13)
+    lost = np.zeros(K)
+    for _ in range(TABLES):
+        counts = [noisy, *(quiet[i % len(quiet)] for i in range(K - 1))]
+        table = [np.exp((0.12 if i else 0.6) * rng.standard_normal(n)) for i, n in enumerate(counts)]
+        lost += differences(table, False).better[np.argmin([values.mean() for values in table])]
+    # three standard errors of 1,500 tables; the figures are of docs/differences.md
+    assert lost.max() / TABLES == pytest.approx(measured, abs=3 * (measured * (1 - measured) / TABLES) ** 0.5 + 0.002)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "measured"), [((2,), 0.030), ((2, 10), 0.039), ((1, 3), 0.072),
+                                                 ((1, 1, 1, 5), 0.137)])
+def test_few_seeds_of_spreads_as_observed_err_as_often_as_is_said(seeds: tuple[int, ...], measured: float) -> None:
+    rng = np.random.default_rng(14)
+    lost = np.zeros(K)
+    for _ in range(TABLES):
+        table = [np.exp(spread * rng.standard_normal(seeds[i % len(seeds)]))
+                 for i, spread in enumerate(rng.permutation(OBSERVED))]
+        lost += differences(table, False).better[np.argmin([values.mean() for values in table])]
+    # of twelve entries the one with the most errors: its figure lies above that of more tables
+    assert measured - 0.02 <= lost.max() / TABLES <= measured + 0.025
+
+
 def as_they_are(rng: np.random.Generator, tables: int, seeds: int, means: np.ndarray, noisy: float = 1) -> np.ndarray:
     """Values (tables, K, seeds) as KID has them: spread of 0.001 near 0, of 17.5% where they are large."""
     spread = np.hypot(0.001, 0.175 * means) * np.array([noisy] + [1.0] * (K - 1))

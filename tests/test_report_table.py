@@ -226,6 +226,15 @@ def test_one_seed_says_so_and_gets_no_interval(tmp_path: Path) -> None:
     assert "5.000?" in text  # leads, but nothing can be said
 
 
+@pytest.mark.parametrize(("seeds", "noted"), [((1, 1), False), ((3, 3), False), ((2, 2), True), ((1, 3), True),
+                                              ((2, 5), True), ((2,), False)])
+def test_tests_with_one_or_two_seeds_say_that_they_err_more_often(tmp_path: Path, seeds: tuple[int, ...],
+                                                                  noted: bool) -> None:
+    rows = [_row(f, s, 5.0 + s, run=f"{f}{s}") for f, count in zip("ab", seeds) for s in range(count)]
+    block, = _blocks(tmp_path, rows)
+    assert any(note.startswith("one or two seeds do not show") for note in block.notes) == noted
+
+
 def test_pivot_of_the_results_gives_the_printed_means(tmp_path: Path) -> None:
     frame = _frame(tmp_path, [_row(f, s, v + s) for f, v in (("a", 10.0), ("b", 20.0)) for s in range(3)])
     pivot = frame.pivot_table(index="family", columns=["metric", "protocol"], values="value", aggfunc="mean")
