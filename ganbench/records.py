@@ -39,7 +39,7 @@ COLUMNS: dict[str, str] = {
     "origin": "ganbench (trained here), external (images or a generator from elsewhere), "
               "reference (floors: reals against reals, noise images), published (literature)",
     "family": "model family", "preset": "preset it was configured from",
-    "config_hash": "hash of every resolved setting",
+    "config_hash": "hash of every resolved setting, and of the code of a family that is not ganbench's own",
     "settings": "the settings that were given beside the preset, key=value, separated by spaces",
     "budget": "what ends the training, by its kind: kimg, steps or seconds, and how many",
     "dataset": "data set", "split": "split the reals come from", "crop": "crop by name",

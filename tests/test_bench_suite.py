@@ -353,6 +353,14 @@ def test_two_files_of_one_name_are_refused(write, tmp_path):
         plan(path)
 
 
+def test_a_file_called_like_a_shipped_family_is_refused_beside_it(write, tmp_path):
+    (tmp_path / "dcgan.py").write_text("from toy import Toy\n\nclass Mine(Toy):\n    pass\n")
+    path = write((f'name = "{TOY}"\npresets', 'name = "dcgan.py"\npresets'),
+                 (f'name = "{TOY}"\npreset =', 'name = "dcgan"\npreset ='))
+    with pytest.raises(UserError, match=r"line 18: two families are called dcgan, .*/dcgan.py and dcgan: .*rename"):
+        plan(path)
+
+
 @pytest.mark.parametrize(("change", "line", "says"), [
     (("{ kimg = 0.1 }", "{ kimg = inf }"), 3, "finite"), (("{ kimg = 0.1 }", "{ seconds = nan }"), 3, "finite|greater"),
     (("n = 100", "n = 100\nevery = inf"), 8, "finite"), (("{ kimg = 0.1 }", '"presets"'), 3, "budget"),

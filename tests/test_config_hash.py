@@ -7,7 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import ganbench
 from ganbench.family import FamilyConfig, configure, find_family, hashed_settings, setting
+from ganbench.training.document import resolve
+from ganbench.training.run_options import RunOptions
 
 RESULTS = Path(__file__).parent.parent / "results"
 
@@ -42,3 +45,19 @@ def test_rows_of_the_committed_comparison_have_todays_hash(row):
                "side": int(row["side"]),
                "mirror": False, "precision": row["precision"]}
     assert hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16] == row["config_hash"]
+
+
+def hash_of(family: str) -> str:
+    return resolve(RunOptions(family, dataset="digits", preset="smoke", steps=1, metrics=[], results=None,
+                              device="cpu")).document["config_hash"]
+
+
+def test_code_of_ones_own_is_part_of_the_hash_and_its_comments_are_not(tmp_path):
+    """A changed copy of a shipped family has its name in the results, and must not be averaged with it."""
+    own, shipped = tmp_path / "dcgan.py", hash_of("dcgan")
+    text = (Path(ganbench.__file__).parent / "models" / "dcgan.py").read_text(encoding="utf-8")
+    hashes = []
+    for more in ("", "# a comment\n", "CHANGED = True\n"):
+        own.write_text(text + more, encoding="utf-8")
+        hashes.append(hash_of(str(own)))
+    assert hashes[0] == hashes[1] and len({shipped, *hashes}) == 3

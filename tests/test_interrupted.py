@@ -164,6 +164,11 @@ def test_code_that_has_changed_is_not_gone_on_with_unsaid(family):
         run(options(str(family), steps=6, metrics=[], preset=None, resume=True))
     assert run(options(str(family), steps=6, metrics=[], preset=None, resume=True, force=True)).status == "ok"
     assert ganbench.load_run("run").step == 6  # what was forced is recorded
+    forced = json.loads(Path("run/config.json").read_text())["config_hash"]
+    assert forced != recorded["config_hash"]  # what other code trained is not averaged with what this one did
+    with pytest.raises(UserError, match="other settings"):
+        run(options(str(family), steps=7, metrics=[], preset=None, resume=True, force=True, overrides={"rate": 0.01}))
+    assert resume("run", steps=7).status == "ok"
     recorded["source_hash"] = "0" * 16
     Path("run/config.json").write_text(json.dumps(recorded | {"code": {str(family): checkpoint._file_hash(family)}}))
     with pytest.warns(UserWarning, match="code of mine has changed"):

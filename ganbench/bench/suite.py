@@ -37,7 +37,7 @@ from typing import Any
 
 from ganbench import family as families
 from ganbench.bench import tomlfile
-from ganbench.bench.cells import Cell, Planned, Reference
+from ganbench.bench.cells import Cell, Planned, Reference, stem_of
 from ganbench.bench.schema import Budget, Suite, SuiteEntry
 from ganbench.data import absolute_spec, open_dataset
 from ganbench.errors import UserError, nearest, unknown
@@ -165,20 +165,18 @@ def _check_families(path: Path, suite: Suite, lines: dict[tomlfile.Place, int]) 
     """Refuse families, presets and settings that there are not. Returns each family's name as `ganbench run` takes
     it."""
     named: dict[str, str] = {}
-    # results rows call a family by its file's name: two files of one name would be one there
-    files: dict[str, str] = {}
+    # results rows call a family by its file's name: two files of one name would be one there, and so would a file
+    # and a family of ganbench's
+    called: dict[str, str] = {}
     for index, entry in enumerate(suite.family):
         with _at(path, lines, "family", index, "name"):
-            if entry.name.endswith(".py"):
-                named[entry.name] = str((path.parent / entry.name).resolve())
-                other = files.setdefault(Path(entry.name).stem, named[entry.name])
-                if other != named[entry.name]:
-                    raise UserError(f"two families are called {Path(entry.name).stem}, {other} and "
-                                    f"{named[entry.name]}: their results could not be distinguished; rename one of the "
-                                    "files")
-            else:
-                named[entry.name] = canonical(entry.name)
-            family = families.find_family(named[entry.name])
+            is_file = entry.name.endswith(".py")
+            this = named[entry.name] = str((path.parent / entry.name).resolve()) if is_file else canonical(entry.name)
+            other = called.setdefault(stem_of(this), this)
+            if other != this:
+                raise UserError(f"two families are called {stem_of(this)}, {other} and {this}: their results could not "
+                                "be distinguished; rename the file")
+            family = families.find_family(this)
         with _at(path, lines, "family", index, "datasets"):
             known = [data.name for data in suite.dataset]
             for name in entry.datasets or ():

@@ -52,6 +52,7 @@ class Resolved:
     plan: Plan
     device: torch.device
     document: dict[str, Any]  # what config.json will hold
+    decided: dict[str, Any]  # what its configuration hash is made of
 
 
 def resolve(options: RunOptions) -> Resolved:
@@ -88,15 +89,16 @@ def resolve(options: RunOptions) -> Resolved:
     plan = _plan(options, cls, preset, scored=max((min(count, store.n) for count, _ in groups), default=0))
     if options.results and distributed.rank() == 0:
         records.append(options.results, [])  # a table that cannot take rows is better known now than at the end
-    document = _document(options, cls, config, origin, store, plan, device)
-    return Resolved(options, cls, config, options.preset or cls.default_preset, store, images, plan, device, document)
+    document, decided = _document(options, cls, config, origin, store, plan, device)
+    return Resolved(options, cls, config, options.preset or cls.default_preset, store, images, plan, device, document,
+                    decided)
 
 
 def claim_folder(resolved: Resolved) -> Path:
     """The run's folder, made or found fit to go on in; the document then names it. Raises UserError."""
     options, document = resolved.options, resolved.document
     # the first process chooses and makes the folder, the others get its name
-    chosen = str(_folder(options, document)) if distributed.rank() == 0 else None
+    chosen = str(_folder(resolved)) if distributed.rank() == 0 else None
     folder = Path(distributed.broadcast(chosen))
     document["run"], document["options"]["out"] = folder.name, _absolute(str(folder))
     return folder
@@ -151,9 +153,10 @@ def _plan(options: RunOptions, cls: type[Family], preset: Preset, scored: int) -
 
 
 def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, origin: dict[str, str], store: Store,
-              plan: Plan, device: torch.device) -> dict[str, Any]:
-    """config.json: every resolved value with its origin, so that the run can be made again.
+              plan: Plan, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]]:
+    """config.json, and what its configuration hash is made of.
 
+    It has every resolved value with its origin, so that the run can be made again.
     "origin" says for each of the family's settings whether it is the default, the preset's or a flag's; "flags" lists
     the other options that were given; what they resolved to is in "training" and "dataset".
     """
@@ -172,6 +175,9 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
     # what a training begins with decides what comes of it
     start = _start(options)
     decided |= {"init_from": start["sha256"]} if start else {}
+    # so does the code, where it is not ganbench's own: other code by the same name is another entry of a table
+    own = cls.__module__.partition(".")[0] == "ganbench"
+    decided |= {} if own else {"source": source_hash(cls.__module__)}
     code = code_hashes({"options": recorded})
     return {"run": "",
             "family": short_name(cls),
@@ -183,7 +189,7 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
             "config": config.model_dump(mode="json"),
             "origin": origin,
             "flags": [name for name, value in asdict(options).items() if value != defaults[name]],
-            "config_hash": hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16],
+            "config_hash": _digest(decided),
             "seed": options.seed,
             "init_from": start,  # the weights that it begins with
             # on which images, how long
@@ -193,7 +199,11 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
             # where, how and when it was begun
             "environment": describe(device),
             "command": " ".join(sys.argv),
-            "created": now()}
+            "created": now()}, decided
+
+
+def _digest(decided: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _start(options: RunOptions) -> dict[str, Any] | None:
@@ -220,8 +230,9 @@ def _absolute(path: str | None) -> str | None:
     return os.path.abspath(Path(path).expanduser()) if path else path
 
 
-def _folder(options: RunOptions, document: dict[str, Any]) -> Path:
+def _folder(resolved: Resolved) -> Path:
     """The folder to train in. Raises UserError if it holds something that is not this run."""
+    options, document, decided = resolved.options, resolved.document, resolved.decided
     if options.out is None:
         if options.resume:
             raise UserError("--resume needs the run's folder: give it with --out, or use `ganbench resume RUN`")
@@ -233,10 +244,13 @@ def _folder(options: RunOptions, document: dict[str, Any]) -> Path:
         if not options.resume:
             raise UserError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
         former = read_config(folder, {"config_hash": str, "seed": int})
+        # changed code has a refusal of its own below, which --force lifts
+        of_its_code = {"source": former.get("source_hash")} if "source" in decided else {}
+        asked = {"config_hash": _digest(decided | of_its_code), "seed": document["seed"]}
         for key, name in (("config_hash", "settings or images"), ("seed", "a seed")):
-            if former[key] != document[key]:
+            if former[key] != asked[key]:
                 raise UserError(f"{folder} was begun with other {name} than asked for now ({key} {former[key]}, now "
-                                f"{document[key]}): leave out what you changed, or choose another folder")
+                                f"{asked[key]}): leave out what you changed, or choose another folder")
         if not options.force and (changed := changed_code(former, find_family(document["family_source"]).__module__)):
             raise UserError(f"{folder}: {changed}: add --force to go on with the code as it is now, "
                             "or choose another folder")
