@@ -6,13 +6,15 @@ under a lock, so several processes may write to one file; values keep full float
 What was measured is in a row's identity: a content hash of both inputs, their side, channels, crop, split and counts,
 and the protocol (KEY). A row that is there already, with its value, is not written twice. Another value under the same
 key is added, and so is the value of other inputs under the same name: of all rows that agree in PLACE, the newest
-counts, which is the one with the latest `date`, and of equal dates the one further down in the file.
+counts, which is the one with the latest `date`, and of equal dates the one further down in the file. (Images from
+elsewhere that lie nowhere, such as arrays, have no place: there each content is something else.)
 
 A new column means a new schema version, and files of older versions stay good: they are read with the columns they lack
 empty, and brought up to date when rows are appended to them.
 """
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -64,7 +66,8 @@ COLUMNS: dict[str, str] = {
     "status": "ok, diverged, crashed, killed", "reason": "why, where the status is not ok",
     "precision": "arithmetic of training", "device": "hardware", "versions": "library versions",
     "git_commit": "commit of the code", "git_dirty": "true if the code had uncommitted changes",
-    "date": "when it was measured, UTC", "source": "where a published number was printed",
+    "date": "when it was measured, UTC",
+    "source": "where a published number was printed, or where images from elsewhere lie",
     "verified_by": "the copy of that source in which a published number was read again", "note": "anything to know",
     "schema": "version of this schema",
 }
@@ -79,8 +82,8 @@ TRUTHS = ("higher_is_better", "git_dirty")
 DEFAULT_N = 2048  # images on each side of an evaluation, where nobody says how many
 FLOOR, NOISE = "reals against reals", "noise images"  # what reference rows call themselves, in the column family
 # Rows that agree in these answer the same question, and the newest of them counts.
-PLACE = ("run", "config_hash", "seed", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "split", "crop",
-         "side", "width", "channels", "n_real", "n_fake", "status")
+PLACE = ("run", "source", "config_hash", "seed", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "split",
+         "crop", "side", "width", "channels", "n_real", "n_fake", "status")
 KEY = (*PLACE, "data_hash", "fake_hash")  # rows that agree in these were made from the same inputs in the same way
 SAME = 1e-6  # two values that differ by less, relatively, are one: the rest is the rounding of another processor
 
@@ -153,8 +156,9 @@ def _fresh(lines: list[dict[str, str]], former: list[dict[str, str]]) -> tuple[l
     known: dict[tuple[str, ...], dict[str, str]] = {_key(row): row for row in former}  # the last of a key is the newest
     fresh, remarks = [], []
     for line in lines:
-        # before there were hashes of what was scored, a row could not say that it is of other images
-        found = known.get(_key(line)) or known.get(_key(line | {"fake_hash": ""}))
+        # earlier rows could not say where images from elsewhere lie, nor, before that, what exactly was scored
+        found = next((known[key] for lacks in ({}, {"source": ""}, {"source": "", "fake_hash": ""})
+                      if (key := _key(line | lacks)) in known), None)
         if found is not None and _same_value(found["value"], line["value"]):
             continue
         if found is not None:
@@ -229,6 +233,11 @@ def load_results(*paths: str | Path) -> "pd.DataFrame":
     for column in TRUTHS:
         frame[column] = frame[column].map({"true": True, "false": False}).astype("boolean")
     return frame
+
+
+def ema_hash(config_hash: str, ema: str) -> str:
+    """The `config_hash` of a run's average of that relative width, made after the training: another entry."""
+    return hashlib.sha256(f"{config_hash} ema {ema}".encode()).hexdigest()[:16]
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:

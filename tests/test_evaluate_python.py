@@ -8,6 +8,7 @@ from PIL import Image
 import ganbench
 from ganbench import records
 from ganbench.errors import UserError
+from ganbench.report.comparison import build_table
 
 RNG = np.random.default_rng(3)
 REAL = RNG.integers(0, 256, (140, 16, 16, 3), dtype=np.uint8)
@@ -55,6 +56,25 @@ def test_what_comes_back_can_be_read_by_name_shown_and_kept(tmp_path, expected):
     assert expected.save(tmp_path / "r.csv") == 2
     assert ganbench.load_results(tmp_path / "r.csv")["value"].tolist() == list(expected.values.values())
     assert set(expected.rows[0]) <= set(records.COLUMNS)
+
+
+def test_what_is_called_the_same_is_one_line_each_in_the_report(tmp_path):
+    """Pictures that were replaced in their place are the same line, which has the newest value."""
+    table, given = tmp_path / "r.csv", []
+    for number in (1, 2):
+        (tmp_path / f"exp{number}").mkdir()
+        given.append(folder(tmp_path / f"exp{number}" / "fakes", FAKE // number))
+    for fake in (*given, FAKE // 3, FAKE // 4):
+        ganbench.evaluate(fake, REAL, "swd", floor=False, device="cpu").save(table)
+    for i, image in enumerate(FAKE // 5):
+        Image.fromarray(image).save(given[0] / f"{i:04d}.png")
+    newest = ganbench.evaluate(given[0], REAL, "swd", floor=False, device="cpu")
+    newest.save(table)
+    block, = build_table(ganbench.load_results(table))
+    average = next(c for c in block.columns if c.level == "avg")
+    values = {e.label.partition("#")[0]: e.cells[average].last_summary.mean for e in block.entries}
+    assert len(block.entries) == 4 and set(values) == {"exp1/fakes", "exp2/fakes", "array"}
+    assert values["exp1/fakes"] == newest["swd avg"]
 
 
 @pytest.mark.parametrize("call, says", [

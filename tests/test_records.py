@@ -73,12 +73,12 @@ def test_same_key_with_another_value_is_added_and_both_are_named(tmp_path: Path)
     assert records.load_results(path)["value"].tolist() == [0.1, 9.0, 8.0]
 
 
-@pytest.mark.parametrize("column", ["data_hash", "fake_hash", "side", "channels", "crop", "split", "n_real", "n_fake",
-                                    "protocol"])
+@pytest.mark.parametrize("column", ["data_hash", "fake_hash", "source", "side", "channels", "crop", "split", "n_real",
+                                    "n_fake", "protocol"])
 def test_other_inputs_are_another_row(tmp_path: Path, column: str) -> None:
     path, notes = tmp_path / "r.csv", []
-    row = ROW | {"data_hash": "d", "fake_hash": "f", "side": 32, "channels": 3, "crop": "c", "split": "train",
-                 "n_real": 9, "n_fake": 9}
+    row = ROW | {"data_hash": "d", "fake_hash": "f", "source": "/a", "side": 32, "channels": 3, "crop": "c",
+                 "split": "train", "n_real": 9, "n_fake": 9}
     other = 64 if isinstance(row.get(column), int) else "other"
     assert records.append(path, [row, row | {column: other}, row], warn=notes.append) == 2
     assert notes == []

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -126,8 +127,17 @@ def test_runs_are_found_in_a_root_and_in_a_suite_there(tmp_path: Path) -> None:
     for name in ("a", "suite/b", "suite/c"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "config.json").write_text("{}")
-    assert {k: v.path for k, v in find_runs(["a", "b", "d"], [tmp_path, tmp_path / "nowhere"]).items()} == {
+    rows = pd.DataFrame({"run": ["a", "b", "d"], "config_hash": "c1", "seed": 0, "settings": ""})
+    assert {k: v.path for k, v in find_runs(rows, [tmp_path, tmp_path / "nowhere"]).items()} == {
         "a": tmp_path / "a", "b": tmp_path / "suite" / "b"}
+    # of two runs of one name the folder is that of which it says so itself
+    twice = pd.DataFrame({"run": ["a#c1", "a#c2"], "config_hash": ["c1", "c2"], "seed": 0, "settings": ""})
+    for config, owner in (({"config_hash": "c2", "seed": 0}, ["a#c2"]), ({"config_hash": "c2", "seed": 1}, []),
+                          ({"config_hash": "c3", "seed": 0}, [])):
+        (tmp_path / "a" / "config.json").write_text(json.dumps(config))
+        assert list(find_runs(twice, [tmp_path])) == owner
+    average = twice.assign(config_hash=["e", "e"], settings="--ema=0.1")  # whose hash is not its training's
+    assert list(find_runs(average, [tmp_path])) == ["a#c1", "a#c2"]
     (tmp_path / "a" / "config.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
-        find_runs(["a"], [tmp_path])
+        find_runs(rows, [tmp_path])

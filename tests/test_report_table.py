@@ -18,6 +18,7 @@ from ganbench.errors import UserError
 from ganbench.report import comparison, export, table
 from ganbench.report.latex import to_latex
 from ganbench.report.parts import TableBlock, TableEntry
+from ganbench.report.reproduce import rows_of
 from ganbench.report.text import number
 
 PDFLATEX = shutil.which("pdflatex")
@@ -196,6 +197,55 @@ def test_images_from_elsewhere_are_entries_of_their_own_not_seeds_of_one(tmp_pat
                                 _row("", None, 9.0, **other, run="folder-b")])
     assert [(e.label, list(e.cells[block.columns[0]].last.values())) for e in block.entries] == [
         ("folder-a", [5.0]), ("folder-b", [9.0])]
+
+
+@pytest.mark.parametrize("same_length", [False, True])
+def test_runs_of_one_name_are_told_apart_by_configuration_and_seed(tmp_path: Path, same_length: bool) -> None:
+    """Names count up in one folder: the second run was made after it had been removed, or on another machine."""
+    first = [_row("a", 0, value, run="0001-a", kimg=kimg, budget="kimg 40")
+             for kimg, value in ((10.0, 9.0), (20.0, 5.0), (40.0, 4.0))]
+    second = [row | {"config_hash": "c2", "value": row["value"] + 10, "settings": "rate=0.001", "budget": "kimg 20",
+                     "date": "2026-01-02T00:00:00+00:00"} for row in first[:3 if same_length else 2]]
+    third = [row | {"seed": 1, "value": row["value"] + 1} for row in first]  # as --out gives one name again
+    frame = _frame(tmp_path, first + second + third)
+    block, = comparison.build_table(frame)
+    cells = {e.label: e.cells[block.columns[0]] for e in block.entries}
+    assert cells["a (paper) rate=0.001"].last == {0: 14.0 if same_length else 15.0}
+    assert cells["a (paper)"].last == {0: 4.0, 1: 5.0}
+    assert _entry(block, "a (paper)").kimg == 40.0 and not any("newer row" in note for note in block.notes)
+    assert {run for e in block.entries for run in e.runs} == {"0001-a#c1-s0", "0001-a#c1-s1", "0001-a#c2"}
+    with pytest.raises(UserError, match=r"fits 3 runs \(0001-a#c1-s0, 0001-a#c2"):
+        rows_of(frame, "0001-a")
+    assert set(rows_of(frame, "0001-a#c2")["value"]) == {row["value"] for row in second}
+
+
+def test_rows_that_do_not_state_their_configuration_go_with_the_run_of_their_name(tmp_path: Path) -> None:
+    lost = {"metric": "", "status": "killed", "config_hash": "", "kimg": None}
+    average = {"config_hash": "7a5c9d98b0355fdf", "settings": "--ema=0.1", "kimg": 20.0}
+    # the hash: SHA-256 of "c1 ema 0.1", as rows of such averages have it
+    rows = _curve("a", 0, [5, 4, 3]) + [_row("a", 0, 2.0, **average)]
+    rows += [_row("a", 0, None, **lost, date="2026-01-02T00:00:00+00:00")]
+    rows += _curve("a", 1, [7, 6, 5], run="a-paper-s0", config_hash="c2")
+    block, = _blocks(tmp_path, rows)
+    # the average is of a checkpoint before the end of a run that was killed: no last value, and the same failure
+    found = {e.label: (e.failed, e.cells[block.columns[0]].last) for e in block.entries}
+    assert found["a (paper) --ema=0.1"] == ({"killed": 1}, {})
+    assert found["a (paper)"] == ({"killed": 1}, {}) and found["a (paper) @30 kimg"] == ({}, {1: 5.0})
+
+
+def test_images_of_one_name_are_told_apart_by_place_or_content(tmp_path: Path) -> None:
+    other = {"origin": "external", "preset": "", "config_hash": "", "kimg": None, "run": "fakes"}
+    rows = [_row("", None, value, **other, source=f"/me/{place}/fakes", fake_hash=f"f{value}")
+            for place, value in (("exp1", 5.0), ("exp2", 6.0), ("exp3", 7.0))]
+    rows += [_row("", None, value, **other | {"run": "array"}, fake_hash=content)
+             for content, value in (("abcdef1", 8.0), ("abcdef2", 9.0), ("123456", 10.0))]
+    # exp1's pictures were replaced and scored again
+    rows += [rows[0] | {"value": 4.0, "fake_hash": "f4", "date": "2026-01-02T00:00:00+00:00"}]
+    block, = _blocks(tmp_path, rows)
+    found = {e.label: list(e.cells[block.columns[0]].last.values()) for e in block.entries}
+    assert found == {"exp1/fakes": [4.0], "exp2/fakes": [6.0], "exp3/fakes": [7.0], "array#abcdef1": [8.0],
+                     "array#abcdef2": [9.0], "array#123456": [10.0]}
+    assert any("exp1/fakes: fid was 5 and is 4 by a newer row" in note for note in block.notes)
 
 
 def test_published_rows_never_enter_a_comparison(tmp_path: Path) -> None:

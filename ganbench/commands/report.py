@@ -106,7 +106,7 @@ def reproduce(
 
     rows = rows_of(load_results(*map(_table_of, results or ())), row)
     name = str(rows["run"].iloc[0])
-    made = recipe(rows, find_runs([name], runs or [RUNS]).get(name))
+    made = recipe(rows, find_runs(rows, runs or [RUNS]).get(name))
     for remark in made.remarks:
         print(f"# {remark}", file=sys.stderr)
     print(made.command, flush=True)

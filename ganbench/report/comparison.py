@@ -13,11 +13,13 @@ from typing import Any
 import pandas as pd
 
 from ganbench.errors import UserError
+from ganbench.records import EMA_OPTION
 from ganbench.report.entries import entries_of, entry_of, tell_entries_apart
 from ganbench.report.notes import counted, notes_of
 from ganbench.report.parts import Column, TableBlock, TableCell, TableEntry, headlines
 from ganbench.report.selection import (
     borrowed_references,
+    distinct_runs,
     finite,
     groups,
     level_order,
@@ -40,7 +42,7 @@ def build_table(frame: pd.DataFrame) -> list[TableBlock]:
 
     Raises UserError if no row can be compared.
     """
-    rows = frame[frame["origin"] != "published"].reset_index(drop=True)
+    rows = distinct_runs(frame[frame["origin"] != "published"].reset_index(drop=True))
     numbers = {"side", "width", "channels", "n_real", "n_fake"}
     text = [c for c in (*BLOCK, *COLUMN, *CONFIGURATION, "run", "status", "date", "ci_method", "settings", "budget",
                         "device", "git_commit") if c not in numbers]
@@ -77,10 +79,11 @@ def build_if_any(frame: pd.DataFrame) -> list[TableBlock]:
 
 def _completed(rows: pd.DataFrame) -> pd.DataFrame:
     """Put what only some rows of a run say (its budget, its settings) into all of them; likewise the precision of
-    runs of one configuration, if there is only one."""
+    runs of one configuration, if there is only one. Averages made after a training say everything of themselves."""
+    trained = (rows["origin"] != "reference") & ~rows["settings"].str.contains(EMA_OPTION, regex=False)
     for column, by in (("settings", ["run"]), ("budget", ["run"]),
                        ("precision", ["origin", "family", "preset", "config_hash"])):
-        for _, group in rows[rows["origin"] != "reference"].groupby(by, dropna=False):
+        for _, group in rows[trained].groupby(by, dropna=False):
             known = set(group[column]) - {""}
             if len(known) == 1:
                 rows.loc[group.index, column] = known.pop()

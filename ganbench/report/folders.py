@@ -3,16 +3,18 @@
 import base64
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ganbench.errors import UserError
 from ganbench.files import read_json, read_json_lines
+from ganbench.records import EMA_OPTION
 
 WIDEST = 1100  # pixels; larger pictures are made smaller before they are put into a page
 OWN = ("step", "images", "kimg", "seconds")
@@ -66,16 +68,38 @@ class RunFolder:
         return next((p for p in places if p.is_file()), None)
 
 
-def find_runs(names: Iterable[str], roots: Sequence[Path]) -> dict[str, RunFolder]:
-    """Folders of the named runs: directly in a root, or in a suite's folder there. Those not found are left out."""
+def find_runs(rows: pd.DataFrame, roots: Sequence[Path]) -> dict[str, RunFolder]:
+    """Folders of the runs in these rows: directly in a root, or in a suite's folder there. Without those not found.
+
+    A folder of a run's name in which another configuration or seed was trained is not that run's.
+
+    Args:
+        rows: each run under a name of its own (`ganbench.report.selection.distinct_runs`).
+    """
     found: dict[str, RunFolder] = {}
-    wanted = set(names)
+    wanted: dict[str, list[str]] = {}
+    for run in map(str, dict.fromkeys(rows["run"])):
+        # where a name recurs, each run has a hash behind it, and folders have none
+        for name in {run, run.rpartition("#")[0]}:
+            wanted.setdefault(name, []).append(run)
     for root in roots:
         for path in sorted([*root.glob("*/config.json"), *root.glob("*/*/config.json")]):
-            name = path.parent.name
-            if name in wanted and name not in found:
-                found[name] = RunFolder(path.parent, read_json(path, remedy="correct it, or choose other --runs"))
+            for run in wanted.get(path.parent.name, ()):
+                config = read_json(path, remedy="correct it, or choose other --runs")
+                if run not in found and _agrees(config, rows[rows["run"] == run]):
+                    found[run] = RunFolder(path.parent, config)
     return found
+
+
+def _agrees(config: dict[str, Any], rows: pd.DataFrame) -> bool:
+    """Whether a run's rows may be of the training that a config.json describes, by what both of them state."""
+    # an average that was made afterwards has a hash of its own
+    rows = rows[~rows["settings"].fillna("").str.contains(EMA_OPTION, regex=False)]
+    for key in ("config_hash", "seed"):
+        stated = set(rows[key].dropna()) - {""}
+        if stated and config.get(key) not in (None, *stated):
+            return False
+    return True
 
 
 def is_finite(value: object) -> bool:

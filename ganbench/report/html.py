@@ -50,10 +50,11 @@ def render(frame: pd.DataFrame, *, title: str = "Comparison of GANs", roots: Seq
     """
     import jinja2
 
+    frame = selection.distinct_runs(frame)
     measured = frame[frame["origin"] != "published"]
     if blocks is None:
         blocks = comparison.build_if_any(frame)
-    folders = find_runs(measured["run"], roots)
+    folders = find_runs(measured, roots)
     numbers = _numbers(blocks)
     assets = files("ganbench.report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,

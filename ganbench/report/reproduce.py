@@ -12,6 +12,7 @@ from ganbench.errors import UserError, nearest
 from ganbench.plugins import canonical, names
 from ganbench.records import EMA_OPTION, setting_text
 from ganbench.report.folders import RunFolder
+from ganbench.report.selection import distinct_runs
 from ganbench.sides import side_of
 
 # options of a run as config.json keeps them -> flags; what only says where things go is left out
@@ -107,6 +108,7 @@ def _length(row: Mapping[str, Any], folder: RunFolder | None) -> tuple[dict[str,
 
 def rows_of(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """The rows of the run called `name`, or of the only one whose identifier begins so. Raises UserError otherwise."""
+    frame = distinct_runs(frame)
     runs = list(dict.fromkeys(frame["run"]))
     matching = [name] if name in runs else [run for run in runs if str(run).startswith(name)]
     if not matching:

@@ -1,11 +1,16 @@
 """Rows of results as a comparison needs them: what became of each run, and which rows belong together."""
 
+from collections import Counter
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ganbench.records import EMA_OPTION, ema_hash
+
+IDENTITY = ("config_hash", "seed", "source", "fake_hash")  # what tells runs of one name apart
 # What one measurement is of: rows that agree in all of it are the same number, measured again.
 MEASUREMENT = ["run", "origin", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "side", "width",
                "channels", "crop", "split", "data_hash", "n_real", "n_fake"]
@@ -25,6 +30,64 @@ def published(frame: pd.DataFrame, *, everything: bool = False) -> list[dict[str
 def level_order(level: str) -> tuple[int, float, str]:
     """Sides from fine to coarse, then the rest by name: 128, 64, 32, 16, avg."""
     return (0, -float(level), "") if level.replace(".", "", 1).isdigit() else (1, 0.0, level)
+
+
+def distinct_runs(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows, with a name in `run` that no other run has.
+
+    A run's name is a counter in one folder: "0001-dcgan-digits-s0" comes again from another machine, or once the folder
+    was removed. Runs of one name that differ in configuration or seed become "0001-dcgan-digits-s0#c1ab23" and so on.
+    Images from elsewhere are told apart by where they lie, "exp1/fakes" and "exp2/fakes", or, where that is nowhere
+    (arrays), by their content. A name that is one run's alone stays, and so do those of references and the literature.
+    """
+    mine = frame.loc[~frame["origin"].isin(["reference", "published"]), ["run", "origin", *IDENTITY, "settings"]]
+    texts = mine.astype("object").where(mine.notna(), "").astype(str)
+    names = frame["run"].astype("object").copy()
+    for run, rows in texts.groupby("run"):
+        found = _identities(rows.to_dict("records"))
+        if len(set(found)) > 1:
+            called = _called(str(run), set(found))
+            names[rows.index] = [called[identity] for identity in found]
+    return frame.assign(run=names)
+
+
+def _identities(rows: list[dict[Any, str]]) -> list[tuple[str, ...]]:
+    """What tells rows of one name apart, a value for each of IDENTITY; "" where it does not count.
+
+    A row of a training that lacks its configuration or seed, or is of an average made afterwards, is of the training
+    that agrees with it in the rest, if there is only one.
+    """
+    known = sorted({(r["config_hash"], r["seed"]) for r in rows
+                    if r["config_hash"] and r["seed"] and EMA_OPTION not in r["settings"]})
+    found: list[tuple[str, ...]] = []
+    for row in rows:
+        config, seed, source, content = (row[column] for column in IDENTITY)
+        if row["origin"] == "external":
+            found.append(("", "", source, "" if source else content))
+            continue
+        ema = next((pair.partition("=")[2] for pair in row["settings"].split() if pair.startswith(EMA_OPTION)), "")
+        fitting = [(c, s) for c, s in known
+                   if seed in ("", s) and config in ("", c, *([ema_hash(c, ema)] if ema else []))]
+        found.append((*(fitting[0] if len(fitting) == 1 else (config, seed)), "", ""))
+    return found
+
+
+def _called(run: str, identities: set[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """Names for runs that were all called `run`."""
+    # of paths as many of the last parts as it takes, of hashes as many characters
+    paths = {source: source.replace("\\", "/").split("/") for *_, source, _ in identities if source}
+    depth, longest = 1, max(map(len, paths.values()), default=0)
+    while depth < longest and len({tuple(parts[-depth:]) for parts in paths.values()}) < len(paths):
+        depth += 1
+    configs = Counter(config for config, *_ in identities)
+    hashes = {*configs, *(content for *_, content in identities)}
+    length = next(n for n in count(6) if len({text[:n] for text in hashes}) == len(hashes))
+    names = {}
+    for identity in identities:
+        config, seed, source, content = identity
+        mark = (content or config or "unknown")[:length] + (f"-s{seed}" if config and configs[config] > 1 else "")
+        names[identity] = "/".join(paths[source][-depth:]) if source else f"{run}#{mark}"
+    return names
 
 
 def with_outcome(rows: pd.DataFrame) -> pd.DataFrame:
@@ -83,7 +146,7 @@ def finite(rows: pd.DataFrame) -> pd.DataFrame:
 def failures(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The runs that did not come to their end, in the order of the table: their last failed row (run, status, reason
     ...)."""
-    rows = with_outcome(frame[frame["origin"] != "published"].reset_index(drop=True))
+    rows = with_outcome(distinct_runs(frame[frame["origin"] != "published"].reset_index(drop=True)))
     failed = rows[(rows["outcome"] != "ok") & (rows["status"] == rows["outcome"])].drop_duplicates("run", keep="last")
     return [{str(k): optional(v, "") for k, v in row.items()} for row in failed.to_dict("records")]
 

@@ -1,6 +1,5 @@
 """Scoring a trained model, or images from elsewhere: find the images, score them, make results rows."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ganbench import distributed, records
-from ganbench.data import Store, open_dataset
+from ganbench.data import Store, absolute_spec, open_dataset
 from ganbench.data.source import NoSplit
 from ganbench.environment import choose_device, provenance
 from ganbench.errors import UserError
@@ -186,7 +185,8 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
         results = evaluate(names, fakes=fakes, reals=reals, side=fakes.side, channels=fakes.channels,
                            held_out=lambda: _held_out(asked, fakes, reals), device=device, seed=asked.seed, **options)
         context = {"run": _short(asked.fake if isinstance(asked.fake, str) else fakes.description),
-                   "origin": "external", "family": "", "seed": None, "fake_hash": fakes.content_hash}
+                   "origin": "external", "family": "", "seed": None, "fake_hash": fakes.content_hash,
+                   "source": absolute_spec(asked.fake) if isinstance(asked.fake, str) else None}
 
     if asked.nearest is not None:
         report.notes.append(write_nearest(asked, fakes, reals, report, device))
@@ -310,8 +310,7 @@ def _columns(run: Run) -> dict[str, Any]:
     if run.ema is not None:
         # another average is another entry of the table; written as the option, for some families have a setting `ema`
         columns["settings"] = f"{columns['settings']} {records.EMA_OPTION}={run.ema:g}".strip()
-        digest = hashlib.sha256(f"{columns['config_hash']} ema {run.ema:g}".encode()).hexdigest()
-        columns["config_hash"] = digest[:16]
+        columns["config_hash"] = records.ema_hash(columns["config_hash"], f"{run.ema:g}")
     rows = records.read(path) if (path := run.path / "results.csv").is_file() else []
     counted = [row for row in rows if row["flops_g"] and row["kimg"] and float(row["kimg"]) <= run.kimg]
     return columns | ({column: counted[-1][column] for column in ("flops_g", "flops_train")} if counted else {})

@@ -96,7 +96,7 @@ def resolve(options: RunOptions) -> Resolved:
 
 def claim_folder(resolved: Resolved) -> Path:
     """The run's folder, made or found fit to go on in; the document then names it. Raises UserError."""
-    options, document = resolved.options, resolved.document
+    document = resolved.document
     # the first process chooses and makes the folder, the others get its name
     chosen = str(_folder(resolved)) if distributed.rank() == 0 else None
     folder = Path(distributed.broadcast(chosen))
