@@ -38,7 +38,7 @@ class Overall:
     """
 
     metric: str
-    datasets: tuple[str, ...]
+    datasets: tuple[str, ...]  # by name; one that is there at several sides, or with several crops, is one
     profiles: tuple[Profile, ...] = ()
     ranks: tuple[tuple[str, float], ...] = ()
     critical: float | None = None
@@ -49,12 +49,13 @@ class Overall:
     def sentence(self) -> str:
         """What it says, in words."""
         where = f"{self.metric} over {len(self.datasets)} data sets"
+        missing = f"; left out, not on every data set: {', '.join(self.left_out)}" if self.left_out else ""
         if self.profiles:
             return (f"{where}: share of runs within a factor of the best entry's mean, failed runs within none; 95% "
-                    f"intervals over runs. Mean ranks need {ENOUGH} data sets to be tested")
+                    f"intervals over runs. Mean ranks need {ENOUGH} data sets to be tested{missing}")
         verdict = "differ" if (self.p or 0.0) < 1 - CONFIDENCE else "are not shown to differ at all"
         return (f"{where}: the entries {verdict} (Friedman p = {self.p:.2g}); mean ranks that lie less than "
-                f"{self.critical:.2f} apart are not distinguishable (Nemenyi, 5%)")
+                f"{self.critical:.2f} apart are not distinguishable (Nemenyi, 5%){missing}")
 
     @property
     def head(self) -> tuple[str, ...]:
@@ -82,7 +83,9 @@ def overall(blocks: Sequence[TableBlock]) -> list[Overall]:
             column = next((c for c in block.headlines() if c.title == title), None)
             if column is not None and any(e.cells[column].standing for e in block.trained):
                 places.append((block, column))
-        if len({block.dataset for block, _ in places}) < 2:
+        # tables of one data set, as of several sides, are no data sets of their own: they share its weight
+        names = [block.dataset for block, _ in places]
+        if len(set(names)) < 2:
             continue
         cells = [{e.label: e.cells[column] for e in block.trained if e.cells[column].last or e.cells[column].failed}
                  for block, column in places]
@@ -90,24 +93,27 @@ def overall(blocks: Sequence[TableBlock]) -> list[Overall]:
         elsewhere = tuple(sorted({label for other in cells for label in other} - set(everywhere)))
         if len(everywhere) < 2:
             continue
-        names = tuple(block.title for block, _ in places)
         higher = bool(places[0][1].higher_is_better)
-        if len(places) >= ENOUGH:
+        if len(set(names)) >= ENOUGH:
             found.append(_ranks(title, names, everywhere, cells, higher, elsewhere))
         else:
-            found.append(Overall(title, names, _profiles(everywhere, cells, higher), left_out=elsewhere))
+            found.append(Overall(title, tuple(dict.fromkeys(names)), _profiles(names, everywhere, cells, higher),
+                                 left_out=elsewhere))
     return found
 
 
-def _profiles(labels: list[str], cells: list[dict[str, TableCell]], higher: bool) -> tuple[Profile, ...]:
+def _profiles(names: list[str], labels: list[str], cells: list[dict[str, TableCell]],
+              higher: bool) -> tuple[Profile, ...]:
     rng = np.random.default_rng(SEED)
     distances: dict[str, list[np.ndarray]] = {label: [] for label in labels}  # of each run from the best, as a factor
-    for table in cells:
+    weights: list[float] = []  # of each table
+    for name, table in zip(names, cells):
         means = [np.mean(list(table[label].last.values())) for label in labels
                  if table[label].last and not table[label].failed]
         means = means or [np.mean(list(table[label].last.values())) for label in labels if table[label].last]
         if not means:
             continue
+        weights.append(1 / names.count(name))
         best = max(means) if higher else min(means)
         for label in labels:
             values = np.asarray([*table[label].last.values(), *[math.nan] * table[label].failed])
@@ -122,26 +128,30 @@ def _profiles(labels: list[str], cells: list[dict[str, TableCell]], higher: bool
         shares = []
         for limit in FACTORS:
             near = [(runs <= limit).astype(float) for runs in distances[label]]
-            # each data set counts the same; runs are drawn anew within it
-            drawn = np.mean([hits[rng.integers(len(hits), size=(DRAWS, len(hits)))].mean(1) for hits in near], axis=0)
+            # each data set counts the same; runs are drawn anew within each table
+            drawn = np.average([hits[rng.integers(len(hits), size=(DRAWS, len(hits)))].mean(1) for hits in near],
+                               axis=0, weights=weights)
             low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-            shares.append((float(np.mean([hits.mean() for hits in near])), float(low), float(high)))
+            shares.append((float(np.average([hits.mean() for hits in near], weights=weights)), float(low),
+                           float(high)))
         profiles.append(Profile(label, tuple(shares)))
     return tuple(sorted(profiles, key=lambda p: ([-share for share, _, _ in p.shares], p.label)))
 
 
-def _ranks(title: str, names: tuple[str, ...], labels: list[str], cells: list[dict[str, TableCell]], higher: bool,
+def _ranks(title: str, names: list[str], labels: list[str], cells: list[dict[str, TableCell]], higher: bool,
            left_out: tuple[str, ...]) -> Overall:
     # the median run of each, a failed one worse than all
-    sign, rows = (-1.0 if higher else 1.0), []
-    for table in cells:
+    sign: float = -1.0 if higher else 1.0
+    rows: dict[str, list[np.ndarray]] = {}
+    for name, table in zip(names, cells):
         medians = [table[label].median(higher) for label in labels]
-        rows.append(stats.rankdata([math.inf if m is None else sign * m for m in medians]))
-    ranks = np.asarray(rows)
+        rows.setdefault(name, []).append(stats.rankdata([math.inf if m is None else sign * m for m in medians]))
+    # one ranking a data set: of the mean ranks over its tables
+    ranks = np.asarray([stats.rankdata(np.mean(tables, axis=0)) for tables in rows.values()])
     n, k = ranks.shape
     mean = ranks.mean(0)
     chi2 = 12 * n / (k * (k + 1)) * float(((mean - (k + 1) / 2) ** 2).sum())
     studentised = float(stats.studentized_range.ppf(CONFIDENCE, k, np.inf)) / math.sqrt(2)
     order = sorted(zip(labels, mean.tolist()), key=lambda pair: (pair[1], pair[0]))
-    return Overall(title, names, ranks=tuple(order), critical=studentised * math.sqrt(k * (k + 1) / (6 * n)),
+    return Overall(title, tuple(rows), ranks=tuple(order), critical=studentised * math.sqrt(k * (k + 1) / (6 * n)),
                    p=float(stats.chi2.sf(chi2, k - 1)), left_out=left_out)
