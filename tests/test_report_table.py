@@ -16,6 +16,7 @@ from scipy import stats
 from ganbench import records
 from ganbench.errors import UserError
 from ganbench.report import comparison, export, table
+from ganbench.report.html import render
 from ganbench.report.latex import to_latex
 from ganbench.report.parts import TableBlock, TableEntry
 from ganbench.report.reproduce import rows_of
@@ -156,6 +157,7 @@ def test_diverged_runs_are_counted_and_kept_out_of_the_last_value(tmp_path: Path
 def test_a_family_of_which_every_run_failed_still_has_its_line(tmp_path: Path) -> None:
     block, = _blocks(tmp_path, [_row("a", 0, 1.0), _row("b", 0, None, metric="", status="diverged")])
     assert _entry(block, "b (paper)").failed == {"diverged": 1}
+    assert "b (paper): 1 run diverged; no run has a last value, so it is in no test of this table" in block.notes
     assert "– (1 diverged)" in _text(_frame(tmp_path, []))
 
 
@@ -216,6 +218,7 @@ def test_runs_of_one_name_are_told_apart_by_configuration_and_seed(tmp_path: Pat
     assert {run for e in block.entries for run in e.runs} == {"0001-a#c1-s0", "0001-a#c1-s1", "0001-a#c2"}
     with pytest.raises(UserError, match=r"fits 3 runs \(0001-a#c1-s0, 0001-a#c2"):
         rows_of(frame, "0001-a")
+    assert "0001-a#c2</" in render(frame)  # with a recipe of its own
     assert set(rows_of(frame, "0001-a#c2")["value"]) == {row["value"] for row in second}
 
 
@@ -488,6 +491,10 @@ def test_failed_runs_count_as_worst_and_their_share_stands_beside_the_value(tmp_
     assert lucky.median(False) is None and lucky.failures == "8 of 10 failed"
     assert re.search(r"10\.05 ± 0\.64▾ \(8 of 10 failed\)", _text(frame))
     assert "10.05 ± 0.64▾ (8 of 10 failed)" in export.to_markdown([block])
+    # on the page the mark is behind, in an element of its own; the levels' table has the value a second time
+    page = render(frame)
+    assert page.count(">10.05 ± 0.64 (8 of 10 failed)<") >= 1
+    assert 'title="95% interval 9.41 to 10.69 over 2 seeds; 8 of 10 failed; worse than the leading entry"' in page
     line = export.long_table([block]).set_index("label").loc["lucky (paper)"]
     assert line["failed_here"] == 8 and pd.isna(line["last_median"])
 

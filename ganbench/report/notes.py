@@ -32,9 +32,12 @@ def notes_of(columns: list[Column], references: list[TableEntry], entries: list[
                      "and more seeds would tell whether it was luck")
     notes += _few_seeds(columns, entries)
     for entry in entries:
-        if entry.failed:
+        if entry.failed and any(cell.last for cell in entry.cells.values()):
             notes.append(f"{entry.label}: {counted(entry.failed)}; not in the last value, counted as worst in tests "
                          "and ranks")
+        elif entry.failed:
+            notes.append(f"{entry.label}: {counted(entry.failed)}; no run has a last value, so it is in no test of "
+                         "this table")
     for column in columns:
         lost = [f"{e.label} ({n})" for e in entries if (n := e.cells[column].not_a_number)]
         if lost:
