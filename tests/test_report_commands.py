@@ -83,8 +83,21 @@ def test_report_writes_every_format(app: typer.Typer, folder: Path) -> None:
 def test_a_suite_stands_for_its_table(app: typer.Typer, folder: Path) -> None:
     Path("results/results.csv").rename("results/mine.csv")
     assert "dcgan (small)" in _run(app, "report", "suites/mine.toml").output
+    with pytest.raises(UserError, match=r"^no suite suites/other\.toml, and no results/other\.csv .*a suite's file"):
+        _run(app, "report", "suites/other.toml")
+    Path("suites").mkdir()
+    Path("suites/other.toml").write_text('title = "t"\n')
     with pytest.raises(UserError, match=r"no results/other\.csv; run `ganbench bench suites/other\.toml`"):
         _run(app, "report", "suites/other.toml")
+
+
+@pytest.mark.parametrize("arguments", [("report", "--html", "z.html"), ("reproduce", "0001")])
+def test_a_folder_of_runs_that_is_not_there_is_refused(app: typer.Typer, folder: Path,
+                                                       arguments: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match=r"^no folder nope: name the one that your runs are in$"):
+        _run(app, *arguments, "--runs", "nope")
+    assert not Path("z.html").exists()
+    assert _run(app, *arguments).exit_code == 0  # runs/, which nobody named, may be missing
 
 
 def test_bad_input_gets_one_line(app: typer.Typer, folder: Path) -> None:

@@ -47,12 +47,14 @@ def report(
     from ganbench.records import load_results
     from ganbench.report import comparison, selection
     from ganbench.report.export import to_csv, to_markdown
+    from ganbench.report.folders import check_roots
     from ganbench.report.latex import to_latex
     from ganbench.report.table import print_blocks
 
     if published not in PUBLISHED:
         raise UserError(f"--published {published}: choose one of {', '.join(PUBLISHED)}."
                         f"{nearest(published, PUBLISHED)}")
+    check_roots(runs or ())
     console = Console()
     frame = load_results(*map(_table_of, results or ()))
     targets = _targets(results or ())
@@ -101,9 +103,10 @@ def reproduce(
 ) -> None:
     """Print (or run) the command that makes a results row again."""
     from ganbench.records import load_results
-    from ganbench.report.folders import find_runs
+    from ganbench.report.folders import check_roots, find_runs
     from ganbench.report.reproduce import recipe, rows_of
 
+    check_roots(runs or ())
     rows = rows_of(load_results(*map(_table_of, results or ())), row)
     name = str(rows["run"].iloc[0])
     made = recipe(rows, find_runs(rows, runs or [RUNS]).get(name))
@@ -122,6 +125,9 @@ def _table_of(path: Path) -> Path:
     from ganbench.bench.manifest import table_of
 
     table = table_of(path, RUNS / path.stem)
+    if not table.is_file() and not path.is_file():
+        raise UserError(f"no suite {path}, and no {table} of an earlier run of it: name a suite's file, or a results "
+                        "CSV")
     if not table.is_file():
         raise UserError(f"{path} has no results yet: there is no {table}; run `ganbench bench {path}`")
     return table

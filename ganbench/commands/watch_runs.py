@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from ganbench.errors import UserError
-
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands to the command line."""
@@ -22,11 +20,10 @@ def watch(
     show: Annotated[bool, typer.Option("--open", help="Also open it in the browser")] = False,
 ) -> None:
     """A live page of running and finished runs: progress, time left, curves, newest samples. Ctrl-C ends it."""
+    from ganbench.report.folders import check_roots
     from ganbench.report.live import LivePage
+    check_roots(runs or ())
     folders = runs or [Path("runs")]
-    for folder in folders:
-        if runs and not folder.is_dir():
-            raise UserError(f"no folder {folder}: name the one that your runs are in")
     with LivePage(folders, results or [Path("results")], port) as server:
         print(f"{server.address} shows the runs in {', '.join(map(str, folders))}; Ctrl-C ends it", flush=True)
         if show:

@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +66,13 @@ class RunFolder:
         places = [self.path / f"{name}.png", *sorted(self.path.glob(f"{name}*.png")),
                   *sorted((self.path / "samples").glob(f"{name}*.png"))]
         return next((p for p in places if p.is_file()), None)
+
+
+def check_roots(roots: Iterable[Path]) -> None:
+    """Raise UserError for a folder that was named and is not there."""
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"no folder {root}: name the one that your runs are in")
 
 
 def find_runs(rows: pd.DataFrame, roots: Sequence[Path]) -> dict[str, RunFolder]:
