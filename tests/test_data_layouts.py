@@ -1,13 +1,16 @@
 """What names tell: splits and classes, the same for folders, zips and tars, and said."""
 
 import json
+import zipfile
 from collections import Counter
 
 import numpy as np
 import pytest
 from data_support import noise, picture_bytes, write_tar, write_zip
 
+from ganbench.data.images import Unreadable
 from ganbench.data.prepare import find_source
+from ganbench.data.source import Source
 from ganbench.errors import UserError
 
 PICTURE = picture_bytes(noise(8, 8, 0, 1))
@@ -49,6 +52,42 @@ LAYOUTS = {
     "systems' own folders": (numbered("cat/", 6) | numbered("dog/", 6) | numbered("cat/@eaDir/", 2)
                              | numbered("__MACOSX/cat/", 2)
                              | numbered("cat/.ipynb_checkpoints/", 2), ["cat", "dog"], {"all": {0: 6, 1: 6}}, False),
+}
+
+
+
+
+def two_classes(train, test, beside=()):
+    """Pictures of two splits with two classes each, from patterns of their folders."""
+    return (dict.fromkeys(beside, PICTURE) | numbered(f"{train.format('cat')}/", 4)
+            | numbered(f"{train.format('dog')}/", 5) | numbered(f"{test.format('cat')}/", 2)
+            | numbered(f"{test.format('dog')}/", 1))
+
+
+# splits that are called in other ways, or lie elsewhere: folder of the train split, of the test split, strays
+for train, test, beside in (
+        ("training_set/{}", "test_set/{}", ()), ("train2017/{}", "val2017/{}", ()),
+        ("seg_train/seg_train/{}", "seg_test/seg_test/{}", ["seg_pred/seg_pred/1.png"]),
+        ("train_images/{}", "test-images/{}", ()), ("TrainSet/{}", "TestSet/{}", ()), ("train/{}", "eval/{}", ()),
+        ("train/{}", "dev/{}", ()), ("data/train/{}", "data/test/{}", ["preview.png"]),
+        ("train/images/{}", "test/images/{}", ()), ("train/images/{}", "test/{}", ()),
+        ("images/train/{}", "images/val/{}", ["labels/1.png"]), ("{}/train", "{}/test", ()),
+        ("top/{}/train", "top/{}/val", ["top/fish/1.png"]), ("a/train/photos/{}", "a/test/photos/{}", ["a/b.png"])):
+    LAYOUTS[f"{train} and {test}"] = (two_classes(train, test, beside), ["cat", "dog"],
+                                      {"train": {0: 4, 1: 5}, "test": {0: 2, 1: 1}, "all": {0: 6, 1: 6}}, True)
+LAYOUTS |= {
+    "train/train and test1/test1": (numbered("train/train/", 5) | numbered("test1/test1/", 4), [],
+                                    {"train": {None: 5}, "test": {None: 4}}, True),
+    "a class of one split": (numbered("train/cat/", 3) | numbered("train/dog/", 4) | numbered("test/dog/", 2),
+                             ["cat", "dog"], {"train": {0: 3, 1: 4}, "test": {1: 2}}, True),
+    "a class called train": (two_classes("train/{}", "test/{}") | numbered("train/train/", 3), ["cat", "dog", "train"],
+                             {"train": {0: 4, 1: 5, 2: 3}, "test": {0: 2, 1: 1}}, True),
+    "dataset.json in each split": (
+        {f"{split}/{name}": PICTURE for split in ("train", "test") for name in SHARDS}
+        | {f"{split}/dataset.json": json.dumps({"labels": [[f"./{name}", 3 if split == "test" else i % 3]
+                                                           for i, name in enumerate(SHARDS)]}).encode()
+           for split in ("train", "test")},
+        ["0", "1", "2", "3"], {"train": {0: 3, 1: 3, 2: 2}, "test": {3: 8}}, True),
 }
 
 
@@ -98,6 +137,17 @@ def test_layouts_are_read_alike_from_every_container(tmp_path, kind, layout):
      'dataset.json has no "labels" and is not used'),
     (numbered("a", 2) | {"dataset.json": b'{"labels": [["a00.png", 1], ["a01.png", 0], ["a99.png", 2]]}'},
      "classes: 2, from dataset.json; dataset.json also labels 1 images that are not here"),
+    (numbered("trainA/", 3) | numbered("testA/", 3),
+     "splits: none of its own (trainA/ and testA/ are not taken for splits: if they are, call them train/ and test/"),
+    (numbered("a/train/", 3) | numbered("b/test/", 3) | numbered("c/", 13), "(train/ and test/ are not taken"),
+    (numbered("a/train/", 3) | numbered("b/c/test/", 3), "(train/ and test/ are not taken"),
+    (numbered("bullet_train/", 3) | numbered("car/", 3), "splits: none of its own; all images"),
+    (numbered("cat/train/", 3) | numbered("cat/val/", 2), "splits: train 3 (train/), test 2 (val/)"),
+    (numbered("cat/train/", 3) | numbered("dog/val/", 2), "splits: train 3 (*/train/), test 2 (*/val/)"),
+    (numbered("train/images/", 3) | numbered("test/images/", 2), "classes: none, the images lie in no folders"),
+    (numbered("train/", 2) | numbered("test/", 2)
+     | {"train/dataset.json": b'{"labels": [["00.png", 1], ["01.png", 0]]}'},
+     "train/dataset.json is not used, because there is none for test/"),
 ])
 def test_what_was_decided_is_said(tmp_path, members, said):
     for kind in ("folder", "zip", "tar"):
@@ -116,3 +166,42 @@ def test_what_was_decided_is_said(tmp_path, members, said):
 def test_a_dataset_json_that_does_not_fit_is_refused(tmp_path, listed, says):
     with pytest.raises(UserError, match=says):
         find_source(str(write(tmp_path / "it", numbered("a", 2) | {"dataset.json": listed}, "zip")), split="all")
+
+
+def test_a_dataset_json_that_nobody_reads_is_counted(tmp_path):
+    members = numbered("cat/", 3) | numbered("dog/", 2) | {"cat/dataset.json": b"{}"}
+    for kind in ("folder", "zip", "tar"):
+        source = find_source(str(write(tmp_path / kind, members, kind)), split="all")
+        assert source.classes == ["cat", "dog"] and "ignored: .json 1" in source.remarks
+
+
+def test_a_dataset_json_that_cannot_be_read_is_refused_by_name(tmp_path):
+    document = json.dumps({"labels": [[f"a{i:02d}.png", 0] for i in range(9)]}).encode()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:  # nothing is packed
+        for name, data in (numbered("a", 9) | {"dataset.json": document}).items():
+            archive.writestr(name, data)
+    whole = (tmp_path / "a.zip").read_bytes()
+    damaged, encrypted = bytearray(whole), bytearray(whole)
+    damaged[whole.index(document) + 20] ^= 1
+    # the flags in the member's own head and in the directory
+    encrypted[whole.index(b"dataset.json") - 30 + 6] |= 1
+    encrypted[whole.rindex(b"dataset.json") - 46 + 8] |= 1
+    (tmp_path / "damaged.zip").write_bytes(damaged)
+    (tmp_path / "encrypted.zip").write_bytes(encrypted)
+    large = write(tmp_path / "large", numbered("a", 9), "folder")
+    with open(large / "dataset.json", "wb") as file:
+        file.truncate((1 << 30) + 1)
+    for path, says in (("damaged.zip", "CRC"), ("encrypted.zip", "encrypted"), ("large", "a file of 1.1 GB")):
+        with pytest.raises(UserError, match=f"{path}/dataset.json cannot be read: .*{says}") as caught:
+            find_source(str(tmp_path / path))
+        assert "\n" not in str(caught.value)
+
+
+def test_no_reader_lets_out_what_is_no_mistake_of_the_user(tmp_path):
+    """What any source raises while it opens and loads is a UserError, which ends the command with code 2."""
+    class Damaged(Source):
+        def open(self):
+            raise Unreadable("cut short")
+
+    with pytest.raises(UserError, match=r"it\.bin: cut short"):
+        Damaged("it.bin")

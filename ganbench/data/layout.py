@@ -1,10 +1,13 @@
 """What the names of pictures tell: splits and classes. The same for folders, zips and tars.
 
     cat/1.png dog/2.png                 classes
-    train/1.png test/2.png              splits; `val` and `valid` count as test
+    train/1.png test/2.png              splits; `val`, `eval` and `dev` count as test; also training_set/, val2017/ ...
     train/cat/1.png test/cat/2.png      splits with classes
+    cat/train/1.png cat/test/2.png      the same
     anything/...all of the above        one folder that holds everything else is looked through
-    00000/img00000000.png + dataset.json    StyleGAN2-ADA's: the folders are shards, the labels are in dataset.json
+    train/anything/... test/anything/...    also inside each split
+    00000/img00000000.png + dataset.json    StyleGAN2-ADA's: the folders are shards, the labels are in dataset.json;
+                                        one for all images, or one in each split
 
 What was decided is reported, a line each; so is why there are no classes.
 """
@@ -12,17 +15,26 @@ What was decided is reported, a line each; so is why there are no classes.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from ganbench.data.places import LABELS
+from ganbench.data.images import Unreadable
+from ganbench.data.places import LABELS, Place, one_spelling
 from ganbench.data.source import by_hash, class_numbers, shown
 from ganbench.errors import UserError
 
-SPLITS = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
+SPLITS = {"train": ("train", "training"),
+          "test": ("test", "testing", "val", "valid", "validation", "eval", "evaluation", "dev")}
+_WORD = "|".join(f"(?P<{part}>{'|'.join(words)})" for part, words in SPLITS.items())
+# a split's folder: the word, with no more around it than says that there are images in it, and a year or a number
+_FOLDER = re.compile(rf"(?:(?:seg|data|images?|imgs?)[_ -]?)?(?:{_WORD})"
+                     r"(?:[_ -]?(?:sets?|split|data|images?|imgs?))?(?:[_ -]?\d{1,4})?", re.IGNORECASE)
+# the word in a longer name, as in trainA: perhaps a split, which a person has to say
+_ALIKE = re.compile(rf"(?<![A-Za-z])(?:(?i:{_WORD}))(?![a-z])")
 SHARD = re.compile(r"(\d{5})/(?:img)?(\d+)\.\w+")
 
 
@@ -40,23 +52,22 @@ class Layout:
     remarks: list[str] = field(default_factory=list)
 
 
-def read_layout(names: Sequence[str], split: str, other: Callable[[str], bytes | None], where: str) -> Layout:
-    """Splits and classes from sorted names with forward slashes.
+def read_layout(place: Place, split: str) -> Layout:
+    """Splits and classes of the pictures in a place.
 
     Args:
-        split: "train", "test" or "all". other: gives the bytes of a file that is no picture, or None.
-        where: the folder or archive, for messages.
+        split: "train", "test" or "all".
     Raises:
         UserError: a dataset.json that is damaged, or does not cover all images.
     """
     # one folder around everything says nothing
-    top = _common_top(names)
-    inner = [name[len(top):] for name in names]
+    top = _common_top(place.names)
+    inner = [name[len(top):] for name in place.names]
     found = Layout([])
-    depth = _choose_split(inner, split, found, top)
+    groups = _choose_split(inner, split, found, top)
     # labels in a file go before labels by folder
-    decided = _labels_of_file(inner, other, top, where, found.remarks)
-    labels, found.classes = decided or _labels_of_folders(inner, depth, found.remarks)
+    decided = _labels_of_files(place, groups, found.remarks)
+    labels, found.classes = decided or _labels_of_folders(len(inner), groups, found.remarks)
     if labels is not None:
         found.labels = labels[found.chosen]
     return found
@@ -73,62 +84,122 @@ def _common_top(names: Sequence[str]) -> str:
     return top
 
 
-def _choose_split(inner: list[str], split: str, found: Layout, top: str) -> int:
-    """Set which images are taken. Returns how many folders of each name are spent on the split."""
-    tops = Counter(name.split("/")[0].lower() if "/" in name else "" for name in inner)
-    parts = {part: [top for top in tops if top in SPLITS[part]] for part in SPLITS}
-    if not all(parts.values()):
+@lru_cache
+def split_of(folder: str) -> str | None:
+    """The split that a folder's name says: "train", "test" or None."""
+    match = _FOLDER.fullmatch(folder)
+    return match.lastgroup if match else None
+
+
+def _like_split(folder: str) -> str | None:
+    """The same of a name that only may mean it."""
+    match = _ALIKE.search(folder)
+    return split_of(folder) or (match.lastgroup if match else None)
+
+
+def _choose_split(inner: list[str], split: str, found: Layout, top: str) -> dict[str, dict[int, str]]:
+    """Set which images are taken.
+
+    Returns of each folder of a split (one called "" where there are none) its images by number, and what is left of
+    their names without that folder. Images in no split are in none of them.
+    """
+    folders = Counter(name.rpartition("/")[0] for name in inner)
+    depth, doubt = _depth_of_splits(folders, top)
+    if depth is None:
         found.chosen = by_hash(inner, split)
-        named = {part for group in SPLITS.values() for part in group}
-        lone = [folder for folder in (*top.lower().split("/"), *tops) if folder in named]
-        found.remarks.append(f"splits: none of its own{f' ({lone[0]}/ is there alone)' if lone else ''}; "
+        found.remarks.append(f"splits: none of its own{doubt}; "
                              + ("all images are taken" if split == "all"
                                 else "a fixed tenth, by a hash of the names, is test"))
-        return 0
+        return {"": dict(enumerate(inner))}
     # splits of its own: who is in which, and who is in none
     found.own_splits = True
-    outside = sum(count for top, count in tops.items() if not any(top in parts[part] for part in parts))
-    counts = ", ".join(f"{part} {sum(tops[top] for top in parts[part]):,} "
-                       f"({', '.join(f'{top}/' for top in sorted(parts[part]))})"
-                       for part in parts)
+    groups: dict[str, dict[int, str]] = {}
+    outside = []
+    for i, name in enumerate(inner):
+        *parents, file = name.split("/")
+        if len(parents) > depth and split_of(parents[depth]):
+            folder = parents.pop(depth).lower()
+            groups.setdefault(folder, {})[i] = "/".join([*parents, file])
+        else:
+            outside.append(name)
+    parts = {part: sorted(folder for folder in groups if split_of(folder) == part) for part in SPLITS}
+    above = "*/" * depth
+    counts = ", ".join(f"{part} {sum(len(groups[folder]) for folder in inside):,} "
+                       f"({', '.join(f'{above}{shown(folder)}/' for folder in inside)})"
+                       for part, inside in parts.items())
     found.remarks.append(f"splits: {counts}")
-    wanted = [top for part in parts if split in (part, "all") for top in parts[part]]
-    found.chosen = [i for i, name in enumerate(inner) if "/" in name and name.split("/")[0].lower() in wanted]
+    found.chosen = sorted(i for part in parts if split in (part, "all") for folder in parts[part]
+                          for i in groups[folder])
     if outside:
-        lost = next(name for name in inner if "/" not in name or name.split("/")[0].lower() not in
-                    [top for part in parts for top in parts[part]])
-        found.remarks.append(f"left out: {outside:,} images that lie in neither split, the first is {shown(lost)}")
-    return 1
+        found.remarks.append(f"left out: {len(outside):,} images that lie in neither split, the first is "
+                             f"{shown(outside[0])}")
+    return _without_tops(groups)
 
 
-def _labels_of_folders(inner: list[str], depth: int, remarks: list[str]) -> tuple[np.ndarray | None, list[str]]:
-    """Classes by the folder below the split's; or none, and why."""
-    inside = [name for name in inner if not depth or _in_split(name)]
-    folders = [name.split("/")[depth] if name.count("/") > depth else None for name in inner]
-    used = {folder for name, folder in zip(inner, folders) if not depth or _in_split(name)}
-    bare = [name for name in inside if name.count("/") <= depth]
-    if not bare and len(used) > 1:
-        if all(_in_shard("/".join(name.split("/")[depth:])) for name in inside):
-            remarks.append(f"classes: none, the {len(used):,} folders are shards of numbered images")
-            return None, []
-        classes = sorted(folder for folder in used if folder is not None)
-        number = {folder: i for i, folder in enumerate(classes)}
-        remarks.append(f"classes: {len(classes):,}, by folder")
-        # what lies in no split has no class, and is not taken
-        labels = np.array([number.get(folder or "", 0) for folder in folders], dtype=np.int64)
-        return labels, [shown(folder) for folder in classes]
-    if len(used - {None}) > 0 and bare:
+def _depth_of_splits(folders: Counter[str], top: str) -> tuple[int | None, str]:
+    """How many folders lie above the splits' own; None where there are none, and then what may be mistaken for them.
+
+    Args:
+        folders: images by the folder that they lie in.
+    """
+    parents = {folder: folder.split("/") for folder in folders}
+    for depth in range(max(map(len, parents.values()), default=0)):
+        inside = {folder: part for folder, path in parents.items()
+                  if len(path) > depth and (part := split_of(path[depth]))}
+        if set(inside.values()) != set(SPLITS):
+            continue
+        # further down they are the splits of all images only if they hold most of them
+        if depth == 0 or 2 * sum(folders[folder] for folder in inside) >= folders.total():
+            return depth, ""
+        break
+    # what is called like a split
+    words = sorted({word for path in (*parents.values(), top.split("/")) for word in path})
+    alike = [next((f"{shown(word)}/" for word in words if _like_split(word) == part), "") for part in SPLITS]
+    if all(alike):
+        return None, (f" ({' and '.join(alike)} are not taken for splits: if they are, call them train/ and test/, "
+                      "with nothing beside them)")
+    lone = next((word for word in words if split_of(word)), None)
+    return None, f" ({shown(lone)}/ is there alone)" if lone else ""
+
+
+def _without_tops(groups: dict[str, dict[int, str]]) -> dict[str, dict[int, str]]:
+    """The names inside the splits, without folders that hold all of them, or all of one split: these are no classes."""
+    common = len(_common_top([name for members in groups.values() for name in members.values()]))
+    groups = {folder: {i: name[common:] for i, name in members.items()} for folder, members in groups.items()}
+    firsts = {folder: {name.partition("/")[0] for name in members.values()} for folder, members in groups.items()}
+    bare = {}
+    for folder, members in groups.items():
+        top = _common_top(list(members.values()))
+        # a folder that another split has too is a class, the only one here
+        others = set().union(*(firsts[other] for other in groups if other != folder))
+        cut = 0 if top.partition("/")[0] in others else len(top)
+        bare[folder] = {i: name[cut:] for i, name in members.items()}
+    # where some would then lie in folders and others in none, it is a class, too
+    return bare if len({"/" in name for members in bare.values() for name in members.values()}) == 1 else groups
+
+
+def _labels_of_folders(total: int, groups: dict[str, dict[int, str]], remarks: list[str],
+                       ) -> tuple[np.ndarray | None, list[str]]:
+    """Classes by the first folder of each name; or none, and why."""
+    inside = {i: name for members in groups.values() for i, name in members.items()}
+    bare = [name for _, name in sorted(inside.items()) if "/" not in name]
+    folders = {i: name.partition("/")[0] for i, name in inside.items() if "/" in name}
+    classes = sorted(set(folders.values()))
+    if not classes:
+        remarks.append("classes: none, the images lie in no folders of classes")
+    elif bare:
         remarks.append(f"classes: none, because {len(bare):,} of {len(inside):,} images lie beside the folders, "
                        f"the first is {shown(bare[0])}")
-    elif len(used) == 1 and not bare:
-        remarks.append("classes: none, all images lie in one folder")
+    elif all(map(_in_shard, inside.values())):
+        remarks.append(f"classes: none, the {len(classes):,} folders are shards of numbered images")
     else:
-        remarks.append("classes: none, the images lie in no folders")
+        remarks.append(f"classes: {len(classes):,}, by folder")
+        number = {folder: i for i, folder in enumerate(classes)}
+        # what lies in no split has no class, and is not taken
+        labels = np.zeros(total, np.int64)
+        labels[list(folders)] = [number[folder] for folder in folders.values()]
+        return labels, [shown(folder) for folder in classes]
     return None, []
-
-
-def _in_split(name: str) -> bool:
-    return "/" in name and any(name.split("/")[0].lower() in group for group in SPLITS.values())
 
 
 def _in_shard(name: str) -> bool:
@@ -140,51 +211,82 @@ def _in_shard(name: str) -> bool:
     return (len(image) == 8 and folder == image[:5]) or (len(image) == 5 and int(folder) == int(image) // 1000 * 1000)
 
 
-def _labels_of_file(inner: list[str], other: Callable[[str], bytes | None], top: str, where: str, remarks: list[str],
-                    ) -> tuple[np.ndarray | None, list[str]] | None:
-    """Labels from StyleGAN2-ADA's dataset.json: {"labels": [["00000/img00000000.png", 3], ...]}, or null for none.
+def _labels_of_files(place: Place, groups: dict[str, dict[int, str]], remarks: list[str],
+                     ) -> tuple[np.ndarray | None, list[str]] | None:
+    """Labels from StyleGAN2-ADA's dataset.json: one above all images, or one above those of each split.
 
     None where there is no such file, so that it decides nothing.
     """
-    found = next((name for name in (f"{top}{LABELS}", LABELS) if other(name) is not None), None)
-    if found is None:
+    # the nearest file above all images of a split is theirs
+    listed: dict[str, dict[str, Any] | None] = {}
+    nearest: dict[str, str | None] = {}
+    for folder, members in groups.items():
+        above = _common_top([place.names[i] for i in members]).split("/")[:-1]
+        files = ["/".join([*above[:depth], LABELS]) for depth in range(len(above), -1, -1)]
+        for file in files:
+            if file in place.label_files:
+                place.label_files.remove(file)
+                listed |= _listed(place, file, remarks)
+        nearest[folder] = next((file for file in files if file in listed), None)
+    used = {file: [i for folder in groups if nearest[folder] == file for i in groups[folder]]
+            for file in nearest.values() if file is not None}
+    without = [folder for folder, file in nearest.items() if file is None]
+    if not used:
         return None
-    path = f"{where}/{found}"
+    if without:
+        remarks.append(f"{shown(next(iter(used)))} is not used, because there is none for {shown(without[0])}/")
+        return None
+    # one list of labels, of all splits
+    labels, others = np.zeros(len(place.names), np.int64), 0
+    for file, images in used.items():
+        marks, begin = listed[file], file.removesuffix(LABELS)  # names in a file begin where it lies
+        if marks is None:
+            remarks.append(f"classes: none, {shown(file)} says that there are no labels")
+            return None, []
+        names = [place.names[i].removeprefix(begin) for i in images]
+        lost = [name for name in names if name not in marks]
+        if lost:
+            raise UserError(f"{shown(place.path / file)} has no label for {len(lost):,} of {len(names):,} images, the "
+                            f"first is {shown(lost[0])}")
+        numbers = [_number(marks[name]) for name in names]
+        if None in numbers:
+            remarks.append(f"classes: none, the labels in {shown(file)} are not numbers of classes")
+            return None, []
+        labels[images] = np.array(numbers, np.int64)
+        class_numbers(labels[images], shown(place.path / file))
+        others += len(marks.keys() - {name.removeprefix(begin) for name in place.names})
+    classes = class_numbers(labels, str(place.path))
+    remarks.append(f"classes: {len(classes):,}, from {' and '.join(map(shown, used))}")
+    if others:
+        remarks.append(f"{LABELS} also labels {others:,} images that are not here")
+    return labels, classes
+
+
+def _listed(place: Place, file: str, remarks: list[str]) -> dict[str, dict[str, Any] | None]:
+    """What a dataset.json says, {"labels": [["00000/img00000000.png", 3], ...]}, by the file's name: the label of each
+    image, or None where it says that there are no labels. Nothing where it is a file of another kind.
+    """
+    path = shown(place.path / file)
     try:
-        document = json.loads((other(found) or b"").decode("utf-8-sig"))
+        document = json.loads(place.other(file).decode("utf-8-sig"))
+    except Unreadable as error:
+        raise UserError(f"{path} cannot be read: {error}; get it again, or take it out") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:80]}): get it again") from None
     if not isinstance(document, dict) or "labels" not in document:
-        remarks.append(f"{LABELS} has no \"labels\" and is not used")
-        return None
-    listed = document["labels"]
-    if listed is None:
-        remarks.append(f"classes: none, {LABELS} says that there are no labels")
-        return None, []
+        remarks.append(f"{shown(file)} has no \"labels\" and is not used")
+        return {}
+    if document["labels"] is None:
+        return {file: None}
     marks: dict[str, Any] = {}
     try:
-        for name, mark in listed:
-            kept = marks.setdefault(str(name).replace("\\", "/"), mark)
+        for name, mark in document["labels"]:
+            kept = marks.setdefault(one_spelling(str(name)), mark)
             if kept is not mark and kept != mark:
                 raise UserError(f"{path} has two labels for {shown(str(name))}: get it again")
     except (TypeError, ValueError):
         raise UserError(f"{path}: \"labels\" is not a list of [name, label]: get it again") from None
-    # names in the file begin where the file lies
-    begin = found.removesuffix(LABELS)
-    lost = [name for name in inner if (top + name).removeprefix(begin) not in marks]
-    if lost:
-        raise UserError(f"{path} has no label for {len(lost):,} of {len(inner):,} images, the first is "
-                        f"{shown(lost[0])}")
-    numbers = [_number(marks[(top + name).removeprefix(begin)]) for name in inner]
-    if any(number is None for number in numbers):
-        remarks.append(f"classes: none, the labels in {LABELS} are not numbers of classes")
-        return None, []
-    labels = np.array(numbers, dtype=np.int64)
-    classes = class_numbers(labels, path)
-    remarks.append(f"classes: {len(classes):,}, from {LABELS}")
-    if len(marks) > len(inner):
-        remarks.append(f"{LABELS} also labels {len(marks) - len(inner):,} images that are not here")
-    return labels, classes
+    return {file: marks}
 
 
 def _number(mark: object) -> int | None:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ganbench.data.images import EXTENSIONS, HEIF, MAX_FILE, Unreadable
+from ganbench.data.images import EXTENSIONS, HEIF, MAX_FILE, Unreadable, file_bytes
 from ganbench.data.source import Source, digest, shown, states
 from ganbench.errors import UserError
 from ganbench.files import size_text
@@ -34,6 +34,7 @@ class Place:
     Attributes:
         path: the folder or archive. names: sorted, relative, with forward slashes.
         ignored: other files there, by ending. doubles: members that a later one of the same name replaces.
+        label_files: the files called dataset.json that nobody has read; who reads one takes it out.
     """
 
     path: Path
@@ -42,13 +43,14 @@ class Place:
     def __init__(self) -> None:
         self.ignored: Counter[str] = Counter()
         self.doubles = 0
+        self.label_files: list[str] = []
 
     def read(self, name: str) -> bytes | Path:
         """The file's bytes, or its path. Raises Unreadable if it is damaged."""
         raise NotImplementedError
 
-    def other(self, name: str) -> bytes | None:
-        """A file that is no picture, by its name; None where there is none. Raises Unreadable if it is damaged."""
+    def other(self, name: str) -> bytes:
+        """The bytes of one of the `label_files`. Raises Unreadable if it is damaged."""
         raise NotImplementedError
 
     def fresh(self) -> None:
@@ -61,8 +63,8 @@ class Place:
     def remarks(self) -> list[str]:
         """What was left out, a line each."""
         found = []
-        if self.ignored:
-            most = sorted(self.ignored.items(), key=lambda item: (-item[1], item[0]))[:12]
+        if others := self.ignored + Counter({".json": len(self.label_files)}):
+            most = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:12]
             counts = ", ".join(f"{ending} {count:,}" for ending, count in most)
             heif = " (pip install 'ganbench[heif]' reads .heic)" if HEIF & set(self.ignored) else ""
             found.append(f"ignored: {counts}{heif}")
@@ -77,7 +79,8 @@ class Place:
             return False
         if file.lower().endswith(endings):
             return True
-        if file == LABELS:  # it is read; the layout says what for
+        if file == LABELS:
+            self.label_files.append(name)
             return False
         ending = os.path.splitext(file)[1].lower()
         self.ignored[shown(ending) if 1 < len(ending) <= 12 else "no ending"] += 1
@@ -133,14 +136,9 @@ class FolderPlace(Place):
         """The path of a file in the folder."""
         return self.path / name
 
-    def other(self, name: str) -> bytes | None:
-        """The bytes of a file that is no picture; None where there is none of that name."""
-        path = self.path / name
-        if not path.is_file():
-            return None
-        if path.stat().st_size > MAX_FILE:
-            raise Unreadable(f"a file of {path.stat().st_size / 1e9:.1f} GB")
-        return path.read_bytes()
+    def other(self, name: str) -> bytes:
+        """The bytes of one of the `label_files`. Raises Unreadable."""
+        return file_bytes(self.path / name)
 
     def fingerprint(self) -> str:
         """What changes when the files do, as text."""
@@ -155,9 +153,13 @@ class Zip(Place):
         self.path = path
         self.fresh()
         self._members: dict[str, str] = {}  # our name -> the archive's own
+        self._others: dict[str, zipfile.ZipInfo] = {}
         for member in self._file.infolist():
             name = one_spelling(member.filename)
-            if member.is_dir() or name.endswith("/") or not self._takes(name, endings):
+            if member.is_dir() or name.endswith("/"):
+                continue
+            if not self._takes(name, endings):
+                self._others[name] = member
                 continue
             _refuse_climbing(path, member.filename)
             refuse_bomb(f"{path}: member {member.filename!r}", member.compress_size, member.file_size)
@@ -174,19 +176,19 @@ class Zip(Place):
 
     def read(self, name: str) -> bytes:
         """The bytes of a member. Raises Unreadable."""
+        return self._read(self._members[name])
+
+    def other(self, name: str) -> bytes:
+        """The bytes of one of the `label_files`. Raises Unreadable."""
+        member = self._others[name]
+        refuse_bomb(f"{self.path}: member {member.filename!r}", member.compress_size, member.file_size)
+        return self._read(member.filename)
+
+    def _read(self, member: str) -> bytes:
         try:
-            return self._file.read(self._members[name])
+            return self._file.read(member)
         except Exception as error:  # encrypted, a method of a later version, damage: each packing raises its own
             raise Unreadable(f"{' '.join(str(error).split()) or type(error).__name__} (in {self.path})") from None
-
-    def other(self, name: str) -> bytes | None:
-        """The bytes of a member that is no picture; None where there is none of that name."""
-        for member in self._file.infolist():
-            if one_spelling(member.filename) == name:
-                refuse_bomb(f"{self.path}: member {member.filename!r}", member.compress_size, member.file_size)
-                self._members[name] = member.filename
-                return self.read(name)
-        return None
 
 
 class Tar(Place):
@@ -239,9 +241,9 @@ class Tar(Place):
         """The bytes of a member. Raises Unreadable."""
         return self._read(*self._where[name])
 
-    def other(self, name: str) -> bytes | None:
-        """The bytes of a member that is no picture; None where there is none of that name."""
-        return self._read(*self._others[name]) if name in self._others else None
+    def other(self, name: str) -> bytes:
+        """The bytes of one of the `label_files`. Raises Unreadable."""
+        return self._read(*self._others[name])
 
     def _read(self, offset: int, size: int) -> bytes:
         if size > MAX_FILE:

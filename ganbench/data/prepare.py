@@ -23,7 +23,7 @@ from ganbench.files import atomic_write, cache_dir, lock_file, size_text
 from ganbench.plugins import canonical, load_plugin, names
 from ganbench.sides import parse_side, side_or_none
 
-RULES = 3  # version of the rules that turn pictures into pixels
+RULES = 4  # version of the rules that turn files into splits, labels and pixels
 MAX_SIDE = 4096
 CHANNELS = range(1, 9)
 LOOKED_AT = 16  # images that tell the side where nobody says it

@@ -40,8 +40,10 @@ def one_line(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, Unreadable):
+    except UserError:
         raise
+    except Unreadable as error:
+        raise UserError(f"{what}: {error}") from None
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{what} cannot be read: {type(error).__name__}{f' ({reason})' if reason else ''}") from error

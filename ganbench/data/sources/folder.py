@@ -11,9 +11,9 @@ from ganbench.errors import UserError
 class Folder(PlaceSource):
     """Any folder of images, or a zip or tar of one. If every image lies in a subfolder, those are the classes.
 
-    Splits: where there are folders `train` and `test` (or `val`), these; else a fixed tenth of the images, chosen by a
-    hash of their names, is the test split and the others are the train split. `--split all` takes all. Labels also from
-    StyleGAN2-ADA's dataset.json.
+    Splits: where there are folders `train` and `test` (or `val`, `eval`, `dev`; also `training_set`, `val2017` ..., or
+    such folders in each class), these; else a fixed tenth of the images, chosen by a hash of their names, is the test
+    split and the others are the train split. `--split all` takes all. Labels also from StyleGAN2-ADA's dataset.json.
     """
 
     title = "any folder, zip or tar of images; subfolders are classes"
@@ -42,7 +42,7 @@ class Folder(PlaceSource):
                 shards = f"; it has .tar files: if they are WebDataset shards, webdataset:{home}"
             raise UserError(f"{home} holds no images (looked for {', '.join(sorted(EXTENSIONS))}, in all subfolders)"
                             f"{''.join(f'; {line}' for line in self.place.remarks())}{shards}")
-        layout = read_layout(found, self.split, self.place.other, str(home))
+        layout = read_layout(self.place, self.split)
         self.names = [found[i] for i in layout.chosen]
         self.labels, self.classes, self.own_splits = layout.labels, layout.classes, layout.own_splits
         self.remarks += layout.remarks + self.place.remarks()
