@@ -170,6 +170,27 @@ def test_a_tar_that_was_cut_is_not_taken_for_a_short_one(tmp_path):
     refused(tmp_path / "a.tar", "goes on behind its end")
 
 
+def test_archives_are_known_by_their_first_bytes(tmp_path):
+    members = {f"{folder}/{i}.png": PICTURE for folder in ("cat", "dog") for i in range(4)}
+    write_zip(tmp_path / "z", members)
+    for mode in ("w", "w:gz", "w:bz2", "w:xz"):
+        write_tar(tmp_path / mode, members, mode)
+    for kind in ("z", "w", "w:gz", "w:bz2", "w:xz"):
+        for ending in (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"):
+            path = tmp_path / f"it{ending}"
+            path.write_bytes((tmp_path / kind).read_bytes())
+            source = find_source(str(path), split="all")
+            source.ready()
+            assert source.classes == ["cat", "dog"] and len(source) == 8
+            assert np.array_equal(source.picture(5), noise(8, 8))
+    write_zip(tmp_path / "s.tar", members)
+    with pytest.raises(UserError, match=r"s\.tar is a zip file: WebDataset shards are tar files"):
+        find_source(f"webdataset:{tmp_path / 's.tar'}")
+    (tmp_path / "r.zip").write_bytes(b"Rar!\x1a\x07\x01\0" + bytes(600))
+    with pytest.raises(UserError, match=r"r\.zip is really a RAR archive: unpack it and name the folder"):
+        find_source(str(tmp_path / "r.zip"))
+
+
 def test_zips_that_cannot_be_read_name_the_member(tmp_path):
     path = write_zip(tmp_path / "a.zip", {"a.png": PICTURE, "b.png": PICTURE})
     whole = path.read_bytes()

@@ -25,6 +25,9 @@ from ganbench.files import size_text
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 NOT_OURS = {"__MACOSX", "@eaDir", "lost+found"}  # folders that systems make beside people's files
 BLOCK = 512  # of a tar
+# how archives begin: those that are read, and others
+PACKINGS = {b"PK\3\4": ".zip", b"PK\5\6": ".zip", b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\0": ".xz"}
+UNREAD = {b"Rar!": "RAR", b"7z\xbc\xaf\x27\x1c": "7-Zip", b"\x28\xb5\x2f\xfd": "Zstandard"}
 LABELS = "dataset.json"  # StyleGAN2-ADA's labels; see ganbench.data.layout
 
 
@@ -94,11 +97,24 @@ def open_place(path: Path, endings: Sequence[str] | set[str] = EXTENSIONS) -> Pl
         return FolderPlace(path, wanted)
     if not path.exists():
         raise UserError(f"no such file or folder: {path}")
-    if str(path).lower().endswith(".zip"):
-        return Zip(path, wanted)
-    if str(path).lower().endswith(ARCHIVES):
-        return Tar(path, wanted)
-    raise UserError(f"{path} is neither a folder nor an archive ({', '.join(ARCHIVES)})")
+    if not str(path).lower().endswith(ARCHIVES):
+        raise UserError(f"{path} is neither a folder nor an archive ({', '.join(ARCHIVES)})")
+    packing = _packing(path)
+    return Zip(path, wanted) if packing == ".zip" else Tar(path, wanted, packing)
+
+
+def _packing(path: Path) -> str:
+    """How an archive is packed: by its first bytes, since endings are often wrong; where these say nothing, by its
+    ending.
+    """
+    with open(path, "rb") as file:
+        head = file.read(BLOCK)
+    if head[257:262] == b"ustar":
+        return ".tar"
+    for begins, name in UNREAD.items():
+        if head.startswith(begins):
+            raise UserError(f"{path} is really a {name} archive: unpack it and name the folder")
+    return next((packing for begins, packing in PACKINGS.items() if head.startswith(begins)), path.suffix.lower())
 
 
 class FolderPlace(Place):
@@ -194,11 +210,11 @@ class Zip(Place):
 class Tar(Place):
     """A packed tar is unpacked once into an unnamed temporary file, because only that can be read out of order."""
 
-    def __init__(self, path: Path, endings: tuple[str, ...]):
+    def __init__(self, path: Path, endings: tuple[str, ...], packing: str):
         super().__init__()
         self.path = path
         try:
-            self._bytes = open(path, "rb") if str(path).lower().endswith(".tar") else _unpacked(path)
+            self._bytes = open(path, "rb") if packing == ".tar" else _unpacked(path, packing)
             with tarfile.open(fileobj=self._bytes, mode="r:") as tar:
                 every = list(tar)
                 end = tar.offset
@@ -279,14 +295,14 @@ class PlaceSource(Source):
         self.remarks += self.place.remarks()
 
 
-def _unpacked(path: Path) -> "tempfile._TemporaryFileWrapper[bytes]":
+def _unpacked(path: Path, packing: str) -> "tempfile._TemporaryFileWrapper[bytes]":
     import bz2
     import lzma
     openers: dict[str, Any] = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     room = tempfile.NamedTemporaryFile()
     free = shutil.disk_usage(room.name).free
     try:
-        with openers[path.suffix.lower()](path, "rb") as packed:
+        with openers[packing](path, "rb") as packed:
             while block := packed.read(1 << 24):
                 if room.tell() + len(block) > free - (1 << 28):
                     raise UserError(f"{path} unpacks to more than the {size_text(free)} that are free in "
