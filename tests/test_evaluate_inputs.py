@@ -155,6 +155,21 @@ def test_every_option_for_a_store(place):
             assert path in str(caught.value)
 
 
+def test_a_store_of_another_shape_is_refused_with_what_to_do(place, tmp_path):
+    grey = str(open_dataset(str(place / "good" / "folder"), split="all", side=8).path)
+    np.savez(tmp_path / "large.npz", images=np.full((9, 16, 16, 3), 5, np.uint8))
+    with pytest.raises(UserError, match=r"was prepared as 1x8x8, and the other images are 3x16x16: --side 8 brings"):
+        evaluated(place, fake=str(tmp_path / "large.npz"), real=grey)
+    # as it says; and grey counts as three equal channels, as in pictures
+    found = [evaluated(place, fake=str(tmp_path / "large.npz"), real=real, side=8)[0]
+             for real in (grey, str(place / "good" / "folder"))]
+    assert found[0]["value"] == found[1]["value"] == pytest.approx(brightness(range(N), "centre") - 5)
+    assert found[0]["channels"] == found[1]["channels"] == 3
+    colour = str(open_dataset(str(place / "good" / "folder"), split="all", side=8, channels=3).path)
+    with pytest.raises(UserError, match=r"was prepared as 3x8x8, and the other images are 1x8x8: .* name its data set"):
+        evaluated(place, fake=str(place / "fakes.npz"), real=colour)
+
+
 def test_every_kind_of_generated_images(place, tmp_path):
     class Maker(torch.nn.Module):
         nz: int

@@ -364,7 +364,8 @@ def halves(reals: ImageSet, n: int) -> tuple[ImageSet, ImageSet] | None:
     if n < 2 or 2 * n > (reals.store.n if isinstance(reals, StoreSet) else reals.n):
         return None
     if isinstance(reals, StoreSet):
-        return StoreSet(reals.store, n), StoreSet(reals.store, n, part=1)
+        channels = reals.channels
+        return StoreSet(reals.store, n, channels=channels), StoreSet(reals.store, n, part=1, channels=channels)
     # other sets are read whole and divided at random
     pixels = torch.cat(list(reals.batches(256))).numpy()
     order = shuffled(len(pixels))

@@ -19,7 +19,7 @@ from ganbench.metrics.images.source_set import SourceSet
 from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.metrics.networks.weight_files import is_torchscript
 from ganbench.plugins import canonical, load_plugin, names
-from ganbench.sides import side_or_none
+from ganbench.sides import parse_side, side_or_none
 
 ARRAYS = (".npz", ".npy", ".safetensors", ".pt", ".pth")
 
@@ -118,12 +118,11 @@ def _open(spec: str, n: int | None, side: int | str | None, channels: int | None
     name = canonical(module)
     named = name in names("dataset") and not load_plugin("dataset", name, Source).unnamed
     in_levels = side is None or (isinstance(side, int) and side >= 4 and not side & (side - 1))
-    if is_store(path) or (named and in_levels):
+    if is_store(path):
+        return _prepared(spec, n, side, channels, split, crop)
+    if named and in_levels:
         store = open_dataset(spec, side=side, split=split or "train", channels=channels, crop=crop, root=root,
                              skip_bad=skip_bad)
-        if split not in (None, store.split):
-            raise UserError(f"--split {split} cannot be used for {spec}, which holds the split '{store.split}': "
-                            "name its data set instead")
         return StoreSet(store, min(n, store.n) if n else None)
 
     # everything else is read as the data room reads it
@@ -135,6 +134,23 @@ def _open(spec: str, n: int | None, side: int | str | None, channels: int | None
         store = open_dataset(spec, side=side, split=split or "train", channels=channels, crop=crop, root=root)
         return StoreSet(store, min(n, store.n) if n else None)
     return SourceSet(source, spec, n, side, channels, crop, skip_bad, native and crop is None)
+
+
+def _prepared(spec: str, n: int | None, side: int | str | None, channels: int | None, split: str | None,
+              crop: str | None) -> StoreSet:
+    """A store that was named by its folder, if it is as the other images are. Its grey counts as three equal channels.
+    """
+    store = open_dataset(spec, split=split or "train", crop=crop)
+    if split not in (None, store.split):
+        raise UserError(f"--split {split} cannot be used for {spec}, which holds the split '{store.split}': "
+                        "name its data set instead")
+    wanted = channels or store.channels
+    if side not in (None, store.written_side) or (wanted != store.channels and (store.channels, wanted) != (1, 3)):
+        height, width = parse_side(side or store.written_side)
+        raise UserError(f"{spec} was prepared as {store.spoken_shape}, and the other images are "
+                        f"{wanted}x{height}x{width}: --side {store.written_side} brings pictures to its side; or name "
+                        "its data set instead")
+    return StoreSet(store, min(n, store.n) if n else None, channels=wanted)
 
 
 def _source(spec: str, path: Path, split: str | None, root: str | None, whole: bool) -> Source:

@@ -106,16 +106,16 @@ class StoreSet(ImageSet):
 
     Args:
         n: how many; default all. Fewer than there are: a sample drawn with `seed`, the same for every model.
-        part: 1 takes n other images than part 0 does (for noise floors).
+        part: 1 takes n other images than part 0 does (for noise floors). channels: 3 hands grey out three times.
     """
 
     at_hand = True
     takes = frozenset({"split", "crop", "root", "skip_bad", "side"})
     kind = "a data set"
 
-    def __init__(self, store: Any, n: int | None = None, *, part: int = 0, seed: int = 0):
+    def __init__(self, store: Any, n: int | None = None, *, part: int = 0, seed: int = 0, channels: int | None = None):
         super().__init__(f"{store.name} {store.split}")
-        self.store, self.side, self.channels = store, store.side, store.channels
+        self.store, self.side, self.channels = store, store.side, channels or store.channels
         self.width = 0 if store.width == store.side else store.width
         self.n, self.available = min(n or store.n, store.n), store.n
         note_sample(self)
@@ -150,7 +150,8 @@ class StoreSet(ImageSet):
     def _batches(self, size: int) -> Iterator[Tensor]:
         pixels = self.store.level(self.side)
         for start in range(0, self.n, size):
-            yield torch.from_numpy(np.ascontiguousarray(pixels[self.indices[start:start + size]]))
+            batch = torch.from_numpy(np.ascontiguousarray(pixels[self.indices[start:start + size]]))
+            yield batch if batch.shape[1] == self.channels else batch.expand(-1, self.channels, -1, -1).contiguous()
 
 
 class GeneratedSet(ImageSet):
