@@ -205,3 +205,59 @@ def test_no_reader_lets_out_what_is_no_mistake_of_the_user(tmp_path):
 
     with pytest.raises(UserError, match=r"it\.bin: cut short"):
         Damaged("it.bin")
+
+
+# --- arrays and shards: the same, told by the names of arrays and of shards
+
+IMAGES = np.arange(12, dtype=np.uint8)[:, None, None] * np.ones((1, 8, 8), np.uint8)
+MARKS = np.arange(12) % 3
+
+
+# arrays -> (the first pixel of each image of a split, or of "all"; labels or none; a remark)
+@pytest.mark.parametrize("arrays, split, images, labels, said", [
+    ({"arr_0": IMAGES, "arr_1": MARKS}, "all", IMAGES, MARKS, "classes: 3, from arr_1"),
+    ({"images": IMAGES, "label": MARKS}, "all", IMAGES, MARKS, "classes: 3, from label"),
+    ({"X_train": IMAGES[:8], "Y_train": MARKS[:8], "X_test": IMAGES[8:], "Y_test": MARKS[8:]}, "test", IMAGES[8:],
+     MARKS[8:], "splits: train (X_train), test (X_test)"),
+    ({"arr_0": IMAGES, "arr_1": IMAGES[:3]}, "all", IMAGES, None,
+     "classes: none, because there are no labels of arr_0; ignored: arr_1"),
+    ({"images": IMAGES, "latents": IMAGES, "seed": MARKS}, "all", IMAGES, None,
+     "classes: none, because there are no labels of images; ignored: latents, seed"),
+    ({"x_train": IMAGES[:8], "y_train": MARKS[:8], "x_test": IMAGES[8:]}, "all", IMAGES, None,
+     "classes: none, because there are no labels of x_test; ignored: y_train"),
+    ({"x_train": IMAGES[:8], "y_train": MARKS[:8], "x_test": IMAGES[8:]}, "train", IMAGES[:8], MARKS[:8],
+     "classes: 3, from y_train"),
+    ({"x_train": IMAGES[:6], "y_train": MARKS[:6], "x_test": IMAGES[6:9], "y_test": MARKS[6:9], "x_val": IMAGES[9:],
+      "y_val": MARKS[9:]}, "test", IMAGES[6:], MARKS[6:], "splits: train (x_train), test (x_test, x_val)"),
+    ({"train_images": IMAGES[:6], "val_images": IMAGES[6:]}, "train", IMAGES[:6], None,
+     "splits: train (train_images), test (val_images)"),
+])
+def test_every_array_of_a_file_is_used_or_named(tmp_path, arrays, split, images, labels, said):
+    np.savez(tmp_path / "a.npz", **arrays)
+    source = find_source(str(tmp_path / "a.npz"), split=split)
+    source.ready()
+    assert [source.read(i)[0, 0] for i in range(len(source))] == images[:, 0, 0].tolist()
+    assert (source.labels is None) == (labels is None)
+    assert labels is None or source.labels.tolist() == labels.tolist()
+    remarks = "; ".join(source.remarks)
+    assert said in remarks and "splits: " in remarks and "classes: " in remarks
+
+
+@pytest.mark.parametrize("members, labels, said", [
+    (numbered("", 6) | {f"{i:02d}.json": b'{"class": %d}' % (i % 2) for i in range(6)}, [0, 1, 0, 1, 0, 1],
+     "classes: 2"),
+    (numbered("", 6) | {f"{i:02d}.json": b'{"class": "cat"}' for i in range(6)}, None,
+     "classes: none, because no example has a .cls file, or a number as label"),
+    (numbered("", 6), None, "classes: none, because no example has a .cls file"),
+])
+def test_what_shards_tell_of_classes_and_splits_is_said(tmp_path, members, labels, said):
+    write_tar(tmp_path / "one" / "a.tar", members)
+    for shard in ("train-0.tar", "dev-0.tar", "more-0.tar"):
+        write_tar(tmp_path / "parts" / shard, members)
+    source = find_source(f"webdataset:{tmp_path / 'one'}", split="all")
+    source.ready()
+    assert (None if source.labels is None else source.labels.tolist()) == labels
+    assert said in "; ".join(source.remarks) and "splits: none of its own; all images are taken" in source.remarks
+    source = find_source(f"webdataset:{tmp_path / 'parts'}", split="test")
+    assert {name.split("/")[0] for name in source.names} == {"dev-0.tar"} and len(source) == 6
+    assert "splits, by the shards' names: train 6, test 6, in neither 6" in source.remarks

@@ -75,7 +75,7 @@ class CIFAR10(Source):
 
     def _read_part(self, part: str, files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
         if files[0].suffix == ".npz":
-            images, labels, own = read_arrays(files[0], part)
+            images, labels, own, _ = read_arrays(files[0], part)
             if labels is None or images.shape[1:] != (32, 32, 3) or (files[0].name == "cifar10.npz" and not own):
                 raise UserError(f"{files[0]} has {images.shape} "
                                 f"images{'' if labels is not None else ' without labels'}; "

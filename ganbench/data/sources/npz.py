@@ -2,24 +2,40 @@
 
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from ganbench.data.layout import SPLITS
 from ganbench.data.places import refuse_bomb
-from ganbench.data.source import Source, by_hash, class_numbers
+from ganbench.data.source import Source, by_hash, class_numbers, shown
 from ganbench.errors import UserError
 
 IMAGES = ("images", "samples", "x", "data", "arr_0")
 CHANNELS = range(1, 9)
-LABELS = ("labels", "y", "targets")
+LABELS = ("labels", "label", "y", "targets")
+
+
+class Arrays(NamedTuple):
+    """What a file of arrays holds.
+
+    images: uint8 (N,H,W) or (N,H,W,C). labels: int64 (N,), or None. own_splits: the file itself has the split that was
+    asked for. remarks: which arrays were taken for what, and which were not, a line each.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    own_splits: bool = False
+    remarks: tuple[str, ...] = ()
 
 
 class Npz(Source):
     """uint8 images in a .npz: an array `images`, `samples`, `x`, `data` or `arr_0`,
-    (N,H,W), (N,H,W,C) or (N,C,H,W) with 1 to 8 channels; `labels`, `y` or `targets` if any. Or a .npy of images.
+    (N,H,W), (N,H,W,C) or (N,C,H,W) with 1 to 8 channels; `labels`, `label`, `y`, `targets` or, beside `arr_0`, `arr_1`
+    if any. Or a .npy of images.
 
-    Splits: where there are arrays x_train and x_test (images_train, ...), these; else a fixed tenth of the images is
-    the test split and the others are the train split.
+    Splits: where there are arrays x_train and x_test (images_train, val_images, ...; what counts as test is as for
+    folders), these; else a fixed tenth of the images is the test split and the others are the train split.
     """
 
     title = "a .npz (or .npy) with images (N,H,W[,C]) uint8 and, if any, labels"
@@ -41,7 +57,7 @@ class Npz(Source):
         if not path.is_file():
             raise UserError(f"no such file: {path}")
         self.path, self.files = path, [path]
-        images, labels, whole = self.arrays()
+        images, labels, whole, remarks = self.arrays()
         every = [f"image-{i:07d}" for i in range(len(images))]
         # numbers of the images that are taken, of all in the file
         self.numbers = by_hash(every, "all" if whole else self.split)
@@ -49,6 +65,7 @@ class Npz(Source):
         if not whole:
             self.remarks.append("splits: none of its own; " + ("all images are taken" if self.split == "all" else
                                                                "a fixed tenth, by a hash of the numbers, is test"))
+        self.remarks += remarks
         taken = slice(None) if len(self.numbers) == len(every) else self.numbers
         self.images, self.names = images[taken], [every[i] for i in self.numbers]
         self.channels = self.images.shape[3] if self.images.ndim == 4 else 1  # type: ignore[misc]
@@ -59,8 +76,8 @@ class Npz(Source):
             self.classes = class_numbers(labels, str(path))  # of all splits
             self.labels = labels[taken]
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray | None, bool]:
-        """Images, labels or None, and whether the file itself has the split that is asked for."""
+    def arrays(self) -> Arrays:
+        """What the file holds of the split that is asked for."""
         return read_arrays(self.path, self.split)
 
     def read(self, index: int) -> np.ndarray:
@@ -72,25 +89,28 @@ class Npz(Source):
         return f"{super().fingerprint()}-{len(self.names)}"
 
 
-def read_arrays(path: Path, split: str = "all") -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """Images uint8 (N,H,W) or (N,H,W,C), labels int64 or None, and whether the file itself has the split asked for.
+def read_arrays(path: Path, split: str = "all") -> Arrays:
+    """The images of a split, or all where the file has no splits, and their labels.
 
     Nothing pickled is read. Raises UserError that names what is wrong with the file.
     """
     try:
         if path.suffix.lower() == ".npy":
-            return as_images(np.load(path, mmap_mode="r", allow_pickle=False), str(path)), None, False
+            images = np.load(path, mmap_mode="r", allow_pickle=False)
+            return Arrays(as_images(images, str(path)), remarks=("classes: none, a .npy holds images alone",))
         _refuse_bombs(path)
         with np.load(path, allow_pickle=False) as arrays:
-            own = _pairs(arrays.files, split)
+            pairs = _pairs(arrays)
+            own = bool(pairs["train"] and pairs["test"])
             if own:
-                parts = [(arrays[i], arrays[m] if m else None) for i, m in own]
+                chosen = [pair for part in pairs if split in (part, "all") for pair in pairs[part]]
             else:
-                key = next((k for k in IMAGES if k in arrays.files), None)
-                if key is None:
-                    raise UserError(f"{path} has no array 'images' (it has {', '.join(arrays.files) or 'none'})")
-                mark = next((k for k in LABELS if k in arrays.files), None)
-                parts = [(arrays[key], arrays[mark] if mark else None)]
+                pairs = {"all": _named(arrays, "")}
+                chosen = pairs["all"]
+            if not chosen:
+                raise UserError(f"{path} has no array 'images' (it has {', '.join(arrays.files) or 'none'})")
+            keys = arrays.files
+            parts = [(arrays[i], arrays[m] if m else None) for i, m in chosen]
     except UserError:
         raise
     except Exception as error:  # a damaged file makes NumPy and zipfile raise nearly anything
@@ -102,7 +122,8 @@ def read_arrays(path: Path, split: str = "all") -> tuple[np.ndarray, np.ndarray 
                         "them to one shape")
     labels = [_as_labels(m, len(i), path) for (_, m), i in zip(parts, images)]
     kept = None if any(m is None for m in labels) else np.concatenate([m for m in labels if m is not None])
-    return np.concatenate(images) if len(images) > 1 else images[0], kept, bool(own)
+    return Arrays(np.concatenate(images) if len(images) > 1 else images[0], kept, own,
+                  _remarks(keys, pairs, chosen, kept))
 
 
 def as_images(images: np.ndarray, where: str) -> np.ndarray:
@@ -132,18 +153,49 @@ def _refuse_bombs(path: Path) -> None:
             refuse_bomb(f"{path}: {member.filename}", member.compress_size, member.file_size, most=1 << 62)
 
 
-def _pairs(keys: list[str], split: str) -> list[tuple[str, str | None]]:
-    """Names of the arrays of images and labels of a split, where the file keeps its splits apart."""
-    def pair(part: str) -> tuple[str, str | None] | None:
-        images = next((k for k in keys for i in IMAGES if k in (f"{i}_{part}", f"{part}_{i}")), None)
-        labels = next((k for k in keys for m in LABELS if k in (f"{m}_{part}", f"{part}_{m}")), None)
-        return (images, labels) if images else None
+Pair = tuple[str, str | None]  # the names of an array of images and of their labels
 
-    both = [pair("train"), pair("test")]
-    if None in both:
-        return []
-    chosen = {"train": both[:1], "test": both[1:], "all": both}[split]
-    return [p for p in chosen if p]
+
+def _pairs(arrays: "np.lib.npyio.NpzFile") -> dict[str, list[Pair]]:
+    """The arrays of each split."""
+    return {part: [pair for word in words for pair in _named(arrays, word)] for part, words in SPLITS.items()}
+
+
+def _named(arrays: "np.lib.npyio.NpzFile", word: str) -> list[Pair]:
+    """The arrays of images and labels whose names have this word before or behind them, x_train; at most one pair."""
+    keys = {key.lower(): key for key in reversed(arrays.files)}
+
+    def find(names: tuple[str, ...]) -> str | None:
+        spelled = [s for name in names for s in ((f"{name}_{word}", f"{word}_{name}") if word else (name,))]
+        return next((keys[s] for s in spelled if s in keys), None)
+
+    images, labels = find(IMAGES), find(LABELS)
+    # two arrays without names: the second holds labels if it looks like them
+    if images == "arr_0" and labels is None and "arr_1" in arrays:
+        second = arrays["arr_1"]
+        labels = "arr_1" if second.ndim == 1 and second.dtype.kind in "iu" else None
+    return [(images, labels)] if images else []
+
+
+def _remarks(keys: list[str], pairs: dict[str, list[Pair]], chosen: list[Pair], labels: np.ndarray | None,
+             ) -> tuple[str, ...]:
+    """Which arrays are whose, where labels are, and which arrays are not used."""
+    found = []
+    if len(pairs) > 1:
+        found.append("splits: " + ", ".join(f"{part} ({', '.join(shown(images) for images, _ in inside)})"
+                                            for part, inside in pairs.items()))
+    if labels is None:
+        bare = next(images for images, marks in chosen if marks is None)
+        found.append(f"classes: none, because there are no labels of {shown(bare)}")
+    else:
+        found.append(f"classes: {int(labels.max()) + 1:,}, from {', '.join(shown(marks) for _, marks in chosen)}")
+    used = {name for inside in pairs.values() for pair in inside for name in pair}
+    lost = [shown(key) for key in keys if key not in used]
+    # labels of some of the images alone are not used either
+    lost += [shown(marks) for _, marks in chosen if labels is None and marks]
+    if lost:
+        found.append(f"ignored: {', '.join(lost[:12])}{' ...' if len(lost) > 12 else ''}")
+    return tuple(found)
 
 
 def _as_labels(labels: np.ndarray | None, n: int, path: Path) -> np.ndarray | None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from ganbench.errors import UserError
 
 MARKS = (".cls", ".json")  # files that may hold an example's class
 SHARDS = (".tar", ".tar.gz", ".tgz")
-PARTS = {"train": ("train",), "test": ("test", "val")}
+PARTS = {"train": ("train",), "test": ("test", "val", "eval", "dev")}
 
 
 class WebDataset(Source):
@@ -22,10 +23,10 @@ class WebDataset(Source):
 
     An example is the files that have the same name up to its first dot, as the webdataset library has it: `key.jpg` (or
     another picture, but one only: `key.mask.png` beside it is left) is the image, `key.cls` its class as a number, or
-    `key.json` an object with the number as `label` or `cls`. Shards elsewhere are to be downloaded first.
+    `key.json` an object with the number as `label`, `cls` or `class`. Shards elsewhere are to be downloaded first.
 
-    Splits: where some shards' names begin with train and others' with test or val, these; else a fixed tenth of the
-    images, by a hash of their keys, is the test split.
+    Splits: where some shards' names begin with train and others' with test, val, eval or dev, these; else a fixed tenth
+    of the images, by a hash of their keys, is the test split.
     """
 
     title = "WebDataset shards (tar files of key.jpg and key.cls)"
@@ -44,7 +45,8 @@ class WebDataset(Source):
         self.spots: list[tuple[int, str]] = []  # of all splits
         for number, path in enumerate(self.files):
             tar = open_place(path, (*EXTENSIONS, *MARKS))
-            assert isinstance(tar, Tar)  # `_shards` lets nothing else through
+            if not isinstance(tar, Tar):
+                raise UserError(f"{path} is a zip file: WebDataset shards are tar files")
             self.tars.append(tar)
             marks = sorted((n for n in tar.names if n.lower().endswith(MARKS)),
                            key=lambda n: (n.lower().endswith(".json"), len(n)), reverse=True)
@@ -55,6 +57,7 @@ class WebDataset(Source):
             self.remarks.append("ignored: " + ", ".join(f"{ending} {n:,}" for ending, n in others.most_common(12)))
         inside = _of_split(self.files, self.split)
         self.own_splits = _of_split(self.files, "train") is not None
+        self.remarks.append(self._splits())
         if inside is None:
             self.chosen = by_hash([name for _, name in self.spots], self.split)
         else:
@@ -67,12 +70,15 @@ class WebDataset(Source):
         marks = [self._class_of(number, name) for number, name in self.spots]
         bare = [self._shown(i) for i, mark in enumerate(marks) if mark is None]
         if len(bare) == len(marks):
+            self.remarks.append("classes: none, because no example has a .cls file, or a number as label, cls or class "
+                                "in its .json")
             return
         if bare:
             raise UserError(f"{len(bare)} of {len(marks)} examples of {self.label()} have no class, e.g. {bare[0]}: "
                             "give every one a .cls file (or a label in its .json), or none")
         every = np.array(marks, dtype=np.int64)
         self.labels, self.classes = every[self.chosen], class_numbers(every, self.label())
+        self.remarks.append(f"classes: {len(self.classes):,}, by the examples' files")
 
     def encoded(self, index: int) -> bytes:
         """The file of one image: its path, or its bytes."""
@@ -82,6 +88,17 @@ class WebDataset(Source):
     def fingerprint(self) -> str:
         """What changes when the files do, as text."""
         return f"{states(self.files)}"
+
+    def _splits(self) -> str:
+        """What the shards' names tell of splits, in a line."""
+        if not self.own_splits:
+            return "splits: none of its own; " + ("all images are taken" if self.split == "all" else
+                                                  "a fixed tenth, by a hash of the names, is test")
+        parts = {part: set(_of_split(self.files, part) or ()) for part in PARTS}
+        counts = Counter(next((part for part in parts if self.files[number] in parts[part]), "in neither")
+                         for number, _ in self.spots)
+        return "splits, by the shards' names: " + ", ".join(f"{part} {n:,}" for part, n in sorted(counts.items(),
+                                                                                              reverse=True))
 
     def _shown(self, spot: int) -> str:
         number, name = self.spots[spot]
@@ -115,7 +132,7 @@ def _shards(where: str) -> list[Path]:
     return paths
 
 
-def _of_split(paths: list[Path], split: str) -> list[Path] | None:
+def _of_split(paths: Sequence[Path], split: str) -> Sequence[Path] | None:
     """The shards of a split; None where their names do not keep the splits apart."""
     parts = {name: [path for path in paths if path.name.lower().startswith(names)] for name, names in PARTS.items()}
     return parts.get(split, paths) if all(parts.values()) else None
@@ -155,6 +172,8 @@ def _number(tar: Tar, name: str) -> int | None:
             raise UserError(f"{tar.path}: {name!r} is not JSON ({' '.join(str(error).split())[:80]})") from None
         fields = document if isinstance(document, dict) else {}
         mark = next((fields[key] for key in ("label", "cls") if key in fields), None)
+        if mark is None and isinstance(fields.get("class"), int):  # it may also be a name, which is no number of ours
+            mark = fields["class"]
         if mark is None or (isinstance(mark, int) and not isinstance(mark, bool) and 0 <= mark < MAX_CLASSES):
             return mark
         raise UserError(f"{tar.path}: {name!r} has the label {str(mark)[:20]!r}, not the number of a class")

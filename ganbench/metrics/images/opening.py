@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from ganbench.data.prepare import check_spec, find_source, open_dataset
 from ganbench.data.source import MissingData, Source
-from ganbench.data.sources.npz import Npz, as_images
+from ganbench.data.sources.npz import Arrays, Npz, as_images
 from ganbench.data.store import is_store
 from ganbench.errors import UserError
 from ganbench.metrics.images import generators
@@ -170,10 +170,11 @@ def _source(spec: str, path: Path, split: str | None, root: str | None, whole: b
 class _TensorFile(Npz):
     """A .safetensors or .pt file with one array of images."""
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray | None, bool]:
-        """As `Npz.arrays`; these files keep neither labels nor splits."""
+    def arrays(self) -> Arrays:
+        """As `Npz.arrays`; neither labels nor splits are read from these files."""
         loaded = _safetensors(self.path) if self.path.suffix.lower() == ".safetensors" else _tensor_file(self.path)
-        return as_images(_only(loaded, self.path), str(self.path)), None, False
+        return Arrays(as_images(_only(loaded, self.path), str(self.path)),
+                      remarks=(f"classes: none, labels are read from .npz and not from {self.path.suffix.lower()}",))
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
