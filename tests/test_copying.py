@@ -2,12 +2,15 @@
 """
 
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from ganbench.data import open_dataset
 from ganbench.errors import UserError
 from ganbench.metrics.evaluate import Report, evaluate
 from ganbench.metrics.images.sets import ArraySet
@@ -16,6 +19,7 @@ from ganbench.metrics.measures.ct import Ct, copying_score, rank_score
 from ganbench.metrics.measures.fld import Fld
 from ganbench.metrics.metric import build_metric, find_metric
 from ganbench.metrics.networks.features import open_network
+from ganbench.records import append, read
 from ganbench.runs.eval_request import EvalRequest
 from ganbench.runs.nearest import nearest, nearest_sheet
 from ganbench.runs.scoring import run_request
@@ -180,6 +184,43 @@ def test_held_out_images_are_named_or_are_the_test_split(tmp_path, monkeypatch):
     assert "held-out=20;reals=50;fakes=40" in protocol(held_out=str(tmp_path / "others.npy"))
     with pytest.raises(UserError, match="with --held-out"):
         protocol(split="test")
+
+
+def test_rows_of_other_held_out_images_stand_beside_each_other(tmp_path):
+    """They were taken for one question asked twice: "by the same protocol from the same images"."""
+    warnings, protocols = [], []
+    for seed in (5, 6):
+        np.save(tmp_path / "others.npy", pictures(20, seed))
+        asked = EvalRequest(names=["ct", "ms_ssim"], real=pictures(50, 50), fake=pictures(40, 7), floor=False,
+                            network="random-vgg16", options={"ct": {"cells": 1}}, device="cpu",
+                            held_out=str(tmp_path / "others.npy"))
+        rows = run_request(asked).rows
+        append(tmp_path / "r.csv", rows, warn=warnings.append)
+        protocols.append({row["metric"]: row["protocol"] for row in rows})
+        content = ArraySet(pictures(20, seed), "others").content_hash
+        assert protocols[-1]["ct"].endswith(f";held-out=20;reals=50;fakes=40;held-out-hash={content[:8]}")
+    assert not warnings and len(read(tmp_path / "r.csv")) == 3
+    assert protocols[0]["ms_ssim"] == protocols[1]["ms_ssim"]
+
+
+def test_a_run_takes_the_held_out_images_that_are_named(tmp_path):
+    """--held-out was ignored for runs. What a model is measured by names its held-out images likewise."""
+    run = shutil.copytree(Path(__file__).parent / "golden" / "format-1" / "run", tmp_path / "run")
+
+    def found(**options):
+        asked = EvalRequest(names=["ct", "nnd"], run=str(run), network="random-vgg16", n=64, device="cpu", strict=True,
+                            options={"ct": {"cells": 1}}, floor=False, use_cache=False, **options)
+        return {row["metric"]: row["protocol"] for row in run_request(asked).rows if not row["level"]}
+    test = open_dataset("digits", side=16, split="test")
+    usual = found()
+    assert f"held-out={test.n};" in usual["ct"]
+    assert usual["ct"].endswith(f";held-out-hash={test.content_hash[:8]}")
+    assert usual["nnd"].endswith(f";held-out-hash={test.content_hash[:8]}")
+    others = np.random.default_rng(0).integers(0, 256, (30, 16, 16), dtype=np.uint8)
+    named = found(held_out=others)
+    assert "held-out=30;" in named["ct"]
+    assert named["ct"].endswith(f";held-out-hash={ArraySet(others, 'others').content_hash[:8]}")
+    assert named["nnd"] == usual["nnd"]  # a model is measured by its own test split
 
 
 # --- the picture ------------------------------------------------------------------------------------------------------

@@ -19,7 +19,16 @@ from ganbench.metrics import cache
 from ganbench.metrics.feature_metric import FeatureMetric
 from ganbench.metrics.images.ahead import ahead
 from ganbench.metrics.images.sets import ArraySet, ImageSet, Statistics, StoreSet, shuffled
-from ganbench.metrics.metric import ImageMetric, ModelMetric, Score, Subject, build_metric, check_settings, find_metric
+from ganbench.metrics.metric import (
+    ImageMetric,
+    MetricBase,
+    ModelMetric,
+    Score,
+    Subject,
+    build_metric,
+    check_settings,
+    find_metric,
+)
 from ganbench.metrics.networks import weight_files
 from ganbench.metrics.networks.features import FeatureNetwork, open_network
 from ganbench.plugins import canonical
@@ -135,7 +144,7 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
             if job.key is not None and not job.cached:
                 cache.save_entry(job.key, job.metric.real_state(), f"{job.name} of {reals.description}")
             scores = job.metric.scores()
-            protocol = _protocol(job.metric, fakes)
+            protocol = _protocol(job.metric, fakes, third)
             notes = ["; ".join(filter(None, (score.note, job.note))) for score in scores]
             outcomes[job.name] = [Result(job.name, protocol, replace(score, note=note))
                                   for score, note in zip(scores, notes)]
@@ -202,7 +211,8 @@ def _measure(metric: ModelMetric, name: str, subject: Subject | None) -> list[Re
     if reason := metric.refusal(name, subject.family.images.shape) or metric.applies(subject.family):
         raise UserError(reason)
     scores = metric.measure(subject)  # first: the protocol says what was measured
-    return [Result(name, metric.protocol(), score) for score in scores]
+    content = subject.held_out.content_hash if subject.held_out is not None else None
+    return [Result(name, ";".join([metric.protocol(), *_which_held_out(metric, content)]), score) for score in scores]
 
 
 def _job(name: str, metric: ImageMetric, fakes: Any, reals: Any) -> _Job:
@@ -244,13 +254,19 @@ def _job(name: str, metric: ImageMetric, fakes: Any, reals: Any) -> _Job:
     return job
 
 
-def _protocol(metric: ImageMetric, fakes: ImageSet | None) -> str:
+def _which_held_out(metric: MetricBase, content: str | None) -> list[str]:
+    """A part of the protocol, for no column of the results says which images were held out; none where none were."""
+    return [f"held-out-hash={content[:8]}"] if metric.needs_held_out and content else []
+
+
+def _protocol(metric: ImageMetric, fakes: ImageSet | None, held_out: ImageSet | None) -> str:
     """A metric's protocol, with what is done to the images before any metric sees them."""
     parts = [metric.protocol()]
     if metric.mirrored and "mirror=" not in parts[0]:
         parts.append("mirror=1")
     if fakes is not None and fakes.rounding not in ("", "nearest"):
         parts.append(f"rounding={fakes.rounding}")
+    parts += _which_held_out(metric, held_out.data_hash if held_out is not None else None)
     return ";".join(parts)
 
 

@@ -29,7 +29,6 @@ class FeatureMetric(ImageMetric):
 
     features: ClassVar[str] = "inception-v3-compat"  # the network where the caller names none
     kind: ClassVar[str] = "features"  # or "logits"
-    needs_held_out: ClassVar[bool] = False  # and real images that were not trained on: see ThreeSets
     states: ClassVar[str]  # what it keeps of a set; metrics that keep the same share it in the cache
     any_shape = True
     rectangles = True

@@ -60,6 +60,7 @@ class MetricBase:
     levels_are_sides: ClassVar[bool] = False  # its levels are sides of one image, so a line may join them in a chart
     rectangles: ClassVar[bool] = False  # images of one size need not be square
     any_channels: ClassVar[bool] = False  # images may have other numbers of channels than 1 and 3
+    needs_held_out: ClassVar[bool] = False  # it also looks at real images that were not trained on
     with_floor: ClassVar[bool] = False  # its value for real images against other real ones is shown beside it
 
     def protocol(self) -> str:

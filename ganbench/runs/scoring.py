@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,12 +48,14 @@ class Model:
     compat: str | Compat = "ganbench"
 
 
-def score_model(names: list[str], model: Model, reals: ImageSet, *, n: int, seed: int, **options: Any,
+def score_model(names: list[str], model: Model, reals: ImageSet, *, n: int, seed: int,
+                held_out: Callable[[], ImageSet | None] | None = None, **options: Any,
                 ) -> tuple[GeneratedSet, list[Result]] | None:
     """Score n images of a model against real ones, and the model itself.
 
     Args:
         names: metrics. n: generated images. seed: of the latents and of the metrics' own draws.
+        held_out: opens images for metrics of images that need some that were not trained on; default: the model's own.
         options: as of ganbench.metrics.evaluate.evaluate.
     Returns:
         The images and the numbers. Under several processes all call this; each makes its part of the images, the first
@@ -76,8 +79,8 @@ def score_model(names: list[str], model: Model, reals: ImageSet, *, n: int, seed
                       seed=seed, n=n, device=model.device)
     try:
         results = evaluate(names, fakes=fakes, reals=reals, side=images.side, channels=images.channels,
-                           held_out=lambda: StoreSet(model.held_out) if model.held_out else None, device=model.device,
-                           seed=seed, subject=subject, **options)
+                           held_out=held_out or (lambda: StoreSet(model.held_out) if model.held_out else None),
+                           device=model.device, seed=seed, subject=subject, **options)
     finally:
         distributed.release_helpers()  # after an error too, or they would wait for ever
     return fakes, results
@@ -171,6 +174,8 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
     if asked.fake is None:
         run, model, reals, n = _of_run(asked, device, say)
         _one_rounding(names, settings)
+        if asked.held_out is not None:
+            options["held_out"] = partial(_named, asked, asked.held_out, run.family.images)
         found = score_model(names, model, reals, n=n, seed=asked.seed, **options)
         if found is None:
             return None

@@ -20,6 +20,7 @@ class BitsPerDim(ModelMetric):
 
     rectangles = True
     any_channels = True
+    needs_held_out = True
     title = "Bits per dimension"
     paper = "van den Oord et al. 2016, arXiv 1601.06759; Kingma, Welling 2013, arXiv 1312.6114"
     summary = "Code length of real images under the model, in bits per pixel and channel; 8 knows nothing."

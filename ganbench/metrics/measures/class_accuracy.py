@@ -17,6 +17,7 @@ class ClassAccuracy(ModelMetric):
         n: samples; None = as many as the evaluation may use.
     """
 
+    needs_held_out = True
     title = "Class accuracy"
     paper = "as in Mirza, Osindero 2014, arXiv 1411.1784, judged by a classifier"
     summary = "Share of conditional samples recognised as the class asked for, by ganbench's evaluation classifier."

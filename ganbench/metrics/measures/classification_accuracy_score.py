@@ -29,6 +29,7 @@ class ClassificationAccuracyScore(ModelMetric):
         n: samples to train on; None = as many as the evaluation may use.
     """
 
+    needs_held_out = True
     title = "Classification accuracy score"
     paper = "Ravuri, Vinyals 2019, NeurIPS, arXiv 1905.10887"
     summary = ("Whether samples can replace the training set: classes that are missing, mixed up or of little variety "

@@ -22,6 +22,7 @@ class Nnd(ModelMetric):
 
     rectangles = True
     any_channels = True
+    needs_held_out = True
     title = "Nearest-neighbour distance"
     paper = "Radford, Metz, Chintala 2015, arXiv 1511.06434 (authors' code)"
     summary = "How close, in pixels, held-out images have a sample beside them. Low means that nothing is left out."

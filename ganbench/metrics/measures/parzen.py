@@ -34,6 +34,7 @@ class Parzen(ModelMetric):
 
     rectangles = True
     any_channels = True
+    needs_held_out = True
     title = "Parzen-window log-likelihood"
     paper = "Goodfellow et al. 2014, arXiv 1406.2661; Breuleux et al. 2011"
     summary = "Log-likelihood of held-out images under Gaussian windows around samples. Unreliable in many dimensions."

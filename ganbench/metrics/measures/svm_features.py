@@ -36,6 +36,7 @@ class SvmFeatures(ModelMetric):
         per_class, draws: also train on so many images a class, so many times (the paper: 400, 10 times).
     """
 
+    needs_held_out = True
     title = "Critic features with a linear SVM"
     paper = "Radford, Metz, Chintala 2015, arXiv 1511.06434"
     summary = "Held-out accuracy of a linear classifier on the critic's frozen features, beside a critic never trained."

@@ -25,6 +25,7 @@ class WassersteinGap(ModelMetric):
 
     rectangles = True
     any_channels = True
+    needs_held_out = True
     title = "Critic's train/held-out gap"
     paper = "Arjovsky, Chintala, Bottou 2017, arXiv 1701.07875; Gulrajani et al. 2017, arXiv 1704.00028"
     summary = "The critic's Wasserstein estimate on training and on held-out images; their gap is overfitting."
