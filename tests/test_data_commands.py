@@ -51,6 +51,43 @@ def test_what_is_missing_and_what_is_wrong_is_an_error_of_the_user(run, tmp_path
         assert isinstance(got.exception, UserError) and says in str(got.exception), got.output
 
 
+def test_options_that_a_data_set_cannot_use_are_refused_by_name(run, tmp_path):
+    """`--from` beside a path, and what was decided when a store was made, were ignored without a word."""
+    for i in range(2):
+        write_png(tmp_path / "plain" / f"{i}.png", noise(16, 16, i))
+    np.savez("x.npz", images=np.zeros((4, 8, 8), np.uint8))
+    assert run("prepare", "plain").exit_code == 0
+    store = str(next((tmp_path / "cache" / "stores").glob("folder-*")))
+    for command in ("prepare", "verify", "info"):
+        for spec in ("plain", "digits", "x.npz", "folder:plain", store):
+            got = run(command, spec, "--from", "/nowhere")
+            assert str(got.exception) == f"--root /nowhere cannot be used for {spec}: leave it out"
+        got = run(command, store, "--skip-bad")
+        assert str(got.exception) == f"--skip-bad cannot be used for {store}: leave it out"
+        assert "leave out --side" in str(run(command, store, "--side", "8").exception)
+    # a folder found below the root, and one that is named by it
+    for spec, root in (("folder:plain", tmp_path), ("folder", tmp_path / "plain")):
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(tmp_path / "elsewhere")
+            assert ", split train, crop centre" in run("prepare", spec, "--from", str(root)).output
+    assert "unknown data set 'mnsit'" in str(run("prepare", "mnsit", "--from", "/nowhere").exception)
+
+
+def test_a_run_refuses_them_when_it_begins_and_not_when_it_goes_on(run, tmp_path):
+    from pathlib import Path
+
+    from ganbench.errors import UserError
+    from ganbench.training.document import resolve
+    from ganbench.training.run_options import RunOptions
+    options = RunOptions(str(Path(__file__).parent / "toy.py"), dataset="digits", root="/nowhere", device="cpu",
+                         metrics=[], results=None)
+    with pytest.raises(UserError, match="--root /nowhere cannot be used for digits: leave it out"):
+        resolve(options)
+    options.resume, options.out = True, str(tmp_path / "former")  # one that was begun when it was ignored
+    assert resolve(options).store.name == "digits"
+
+
 def test_a_store_of_another_version_is_listed_as_unusable(run, tmp_path):
     run("prepare", "digits", "--side", "8")
     manifest = next((tmp_path / "cache" / "stores").glob("*/manifest.json"))

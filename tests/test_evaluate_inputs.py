@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_support import picture_bytes, write_tar, write_zip
+from data_support import picture_bytes, write_mnist, write_tar, write_zip
 
 from ganbench.data import open_dataset
 from ganbench.data.source import by_hash
@@ -18,6 +18,7 @@ from ganbench.metrics import metric
 from ganbench.metrics.images.opening import open_images
 from ganbench.metrics.metric import ImageMetric, Score
 from ganbench.records import KEY
+from ganbench.runs.run_folder import load_run
 from ganbench.runs.scoring import EvalRequest, run_request
 
 GOLDEN = Path(__file__).parent / "golden" / "format-1"
@@ -244,6 +245,43 @@ def test_options_that_an_input_cannot_use_are_refused_by_name(place, tmp_path):
             torch.nn.Tanh())).save(
             str(tmp_path / "g.pt"))
         evaluated(place, fake=str(tmp_path / "g.pt"), real=str(tmp_path / "statistics.npz"), skip_bad=True, latent=4)
+
+
+@pytest.mark.parametrize(("real", "option", "value"), [
+    ("./folder", "root", "/nowhere"), ("it.zip", "root", "/nowhere"), ("it.npz", "root", "/nowhere"),
+    ("digits", "root", "/nowhere"), ("store", "root", "/nowhere"), ("folder:folder", "root", "/nowhere"),
+    ("./folder", "which", "best"), ("./folder", "ema", 0.1), ("./folder", "trust", True),
+    ("./folder", "held_out", "/nowhere"), ("store", "skip_bad", True)])
+def test_options_that_say_nothing_are_refused_by_name(place, monkeypatch, real, option, value):
+    """Each was ignored without a word."""
+    monkeypatch.chdir(place / "good")
+    fake, store = str(place / "fakes.npz"), str(open_dataset(str(place / "good" / "folder"), side=8).path)
+    with pytest.raises(UserError, match=f"--{option.replace('_', '-')} .*leave it out") as caught:
+        evaluated(place, fake=store if option == "skip_bad" else fake, real=store if real == "store" else real,
+                  **({"side": 8} if real == "digits" else {}), **{option: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_so_are_those_of_a_run(place, tmp_path):
+    run = str(shutil.copytree(GOLDEN / "run", tmp_path / "run"))
+    store = str(open_dataset("digits", side=16).path)
+    with pytest.raises(UserError, match=r"--skip-bad cannot be used for .*data set"):
+        evaluated(place, run=run, real=store, skip_bad=True)
+    with pytest.raises(UserError, match="--held-out cannot be used for brightness"):
+        evaluated(place, run=run, held_out="/nowhere")
+    for option, value in (("which", "best"), ("ema", 0.1), ("trust", True)):
+        with pytest.raises(UserError, match=f"--{option} says how to load a run"):
+            evaluated(place, run=load_run(run), **{option: value})
+
+
+def test_a_root_that_finds_the_files_is_still_taken(place, tmp_path):
+    write_mnist(tmp_path / "files")
+    shutil.copytree(place / "good" / "folder", tmp_path / "below" / "pictures")
+    fake = str(place / "fakes.npz")
+    assert evaluated(place, fake=fake, real="folder:pictures", root=str(tmp_path / "below"))[0]["n_real"] == N
+    np.savez(tmp_path / "32.npz", images=np.zeros((4, 32, 32), np.uint8))
+    row, _ = evaluated(place, fake=str(tmp_path / "32.npz"), real="mnist", root=str(tmp_path / "files"))
+    assert row["n_real"] == 30
 
 
 def test_a_zip_with_a_name_that_climbs_is_refused_by_eval_too(tmp_path):

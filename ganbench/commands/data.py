@@ -41,9 +41,8 @@ def verify(spec: Annotated[str, typer.Argument(help="A store's folder (see `ganb
     from ganbench.data.store import Store
     from ganbench.data.store import verify_store as check
     if Path(spec).is_dir() and any(Path(spec).glob("[0-9]*.npy")):
-        store = Store(spec)
-    else:
-        store = _opened(spec, side=side, split=split, crop=crop, channels=channels, root=root, skip_bad=skip_bad)
+        Store(spec)  # says what is wrong with one that is damaged
+    store = _opened(spec, side=side, split=split, crop=crop, channels=channels, root=root, skip_bad=skip_bad)
     check(store)
     print(f"{store.path}: {store.n:,} images, {len(store.levels)} levels, all as the manifest says")
 
@@ -92,6 +91,8 @@ def _opened(spec: str, **arguments: object) -> "Store":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ganbench.data import open_dataset
+    from ganbench.data.prepare import refuse_unused
+    refuse_unused(spec, root=arguments["root"], skip_bad=arguments["skip_bad"])  # type: ignore[arg-type]
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                   TextColumn("{task.fields[rate]}"),
                   TimeRemainingColumn(), console=Console(file=sys.stderr), transient=True) as bar:

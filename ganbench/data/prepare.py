@@ -71,6 +71,28 @@ def find_source(spec: str, *, split: str = "train", root: str | None = None) -> 
                     f"Known: {', '.join(known)}; or folder:PATH, a .npz, a .zip")
 
 
+def unused_options(spec: str) -> set[str]:
+    """Which of the options "root" and "skip_bad" say nothing beside this name of a data set, folder or file."""
+    check_spec(spec)
+    if is_store(Path(spec)):
+        return {"root", "skip_bad"}
+    name, _, location = spec.partition(":")
+    if canonical(name) not in names("dataset") and not name.endswith(".py"):
+        return {"root"} if Path(spec).expanduser().exists() else set()
+    return set() if load_plugin("dataset", name, Source).uses_root(location or None) else {"root"}
+
+
+def refuse_unused(spec: str, *, root: str | None = None, skip_bad: bool = False) -> None:
+    """Raise UserError for options that this data set cannot use.
+
+    For what is typed now: `open_dataset` takes them, since config.json of a former run may hold such.
+    """
+    unused = unused_options(spec) if root is not None or skip_bad else set()
+    for option, given, written in (("root", root is not None, f"--root {root}"), ("skip_bad", skip_bad, "--skip-bad")):
+        if given and option in unused:
+            raise UserError(f"{written} cannot be used for {shown(spec)}: leave it out")
+
+
 def absolute_spec(spec: str) -> str:
     """The same data set's name from any folder: a path in it, after the colon or alone, becomes absolute."""
     check_spec(spec)

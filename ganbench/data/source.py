@@ -105,6 +105,13 @@ class Source:
         """Whether a path given without a source's name is for this source. Default: by its ending."""
         return str(path).lower().endswith(cls.suffixes) if cls.suffixes else False
 
+    @classmethod
+    def uses_root(cls, location: str | None) -> bool:
+        """Whether `--root` can say anything beside that location. Default: not beside a file or folder that is there,
+        of a source that is no one data set.
+        """
+        return not (cls.unnamed and location and Path(location).expanduser().exists())
+
     def open(self) -> None:
         """Find the files and set `names`. Raises UserError that says what is missing and how to get it."""
         raise NotImplementedError

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ganbench import distributed, records
 from ganbench.data import Store, absolute_spec, open_dataset
+from ganbench.data.prepare import unused_options
 from ganbench.data.source import NoSplit
 from ganbench.environment import choose_device, provenance
 from ganbench.errors import UserError
@@ -18,7 +19,7 @@ from ganbench.family import Family, ImageSpec, count_parameters
 from ganbench.metrics.evaluate import Progress, Report, Result, evaluate, noise_floor, obstacles
 from ganbench.metrics.images.opening import open_images
 from ganbench.metrics.images.sets import GeneratedSet, ImageSet, StoreSet
-from ganbench.metrics.metric import Subject, find_metric
+from ganbench.metrics.metric import ImageMetric, Subject, find_metric
 from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.plugins import canonical, plugin_label
 from ganbench.runs.checkpoint import checkpoint_hash
@@ -175,7 +176,7 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
         run, model, reals, n = _of_run(asked, device, say)
         _one_rounding(names, settings)
         if asked.held_out is not None:
-            options["held_out"] = partial(_named, asked, asked.held_out, run.family.images)
+            options["held_out"] = partial(_named_held_out, asked, run.family.images)
         found = score_model(names, model, reals, n=n, seed=asked.seed, **options)
         if found is None:
             return None
@@ -209,7 +210,10 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
 
 
 def _possible(asked: EvalRequest, report: Report) -> list[str]:
-    """The metrics asked for, without those that are known beforehand not to be had here; these go to the report."""
+    """The metrics asked for, without those that are known beforehand not to be had here; these go to the report.
+
+    Raises UserError for `held_out` where none of them looks at such images.
+    """
     names = list(dict.fromkeys(map(canonical, asked.names)))
     if asked.keep_going:  # misspelt names are passed over
         for name in names:
@@ -218,6 +222,9 @@ def _possible(asked: EvalRequest, report: Report) -> list[str]:
             except UserError as error:
                 report.failures[name] = str(error)
         names = [name for name in names if name not in report.failures]
+    if asked.held_out is not None and names and not any(_takes_held_out(name) for name in names):
+        raise UserError(f"--held-out cannot be used for {', '.join(names)}: leave it out, or ask for a metric that "
+                        "compares with such images, e.g. ct or fld")
     # what is known without opening an image, such as weights that are not here
     found = obstacles(names, asked.settings())
     if found and asked.strict:
@@ -227,6 +234,12 @@ def _possible(asked: EvalRequest, report: Report) -> list[str]:
     if not possible:
         raise UserError(f"nothing can be measured: {'; '.join(report.failures.values())}")
     return possible
+
+
+def _takes_held_out(name: str) -> bool:
+    """Whether a metric compares with held-out images that can be named; those of a model take its own test split."""
+    found = find_metric(name)
+    return issubclass(found, ImageMetric) and found.needs_held_out
 
 
 def _floor(asked: EvalRequest, results: list[Result], fakes: ImageSet, reals: ImageSet, device: torch.device,
@@ -266,7 +279,9 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
     if run is None:
         run = newest_run()
         say(f"no --run and no --fake given: scoring the newest run, {run}")
-    if not isinstance(run, Run):
+    if isinstance(run, Run):
+        _refuse_choices_of_loading(asked)
+    else:
         run = load_run(run, device=device, which=asked.which, strict=asked.strict, trust=asked.trust,
                        ema=asked.ema)
     images = run.family.images
@@ -286,6 +301,7 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
         reals.mirror = bool(data.get("mirror", store.mirror))
     else:
         reals = _named(asked, asked.real, images, n=asked.n, split=asked.split)
+        _refuse_skip_bad(asked, reals)
     # conditional families draw labels as often as the training set has them
     labels = torch.from_numpy(own.labels) if own.labels is not None else None
     held_out = held_out_split(own, data["spec"], root=data["root"], skip_bad=data["skip_bad"])
@@ -325,7 +341,7 @@ def _refuse_unused(asked: EvalRequest) -> None:
     """Raise UserError for options that a run's own images and data cannot use."""
     # its own generator and data are opened as config.json says
     settings: dict[str, Any] = {"--latent": asked.latent, "--range": asked.value_range}
-    if asked.real is None:
+    if asked.real is None and asked.held_out is None:
         settings |= {"--crop": asked.crop, "--root": asked.root, "--skip-bad": asked.skip_bad or None}
     for option, value in settings.items():
         if value is not None:
@@ -333,17 +349,32 @@ def _refuse_unused(asked: EvalRequest) -> None:
                             "leave it out, or name other images with --fake or --real")
 
 
+def _refuse_choices_of_loading(asked: EvalRequest) -> None:
+    """Raise UserError for options that say how a run's folder is loaded, where none is."""
+    choices = {"--which": asked.which != "last", "--ema": asked.ema is not None, "--trust": asked.trust}
+    for option, given in choices.items():
+        if given:
+            raise UserError(f"{option} says how to load a run, and none is loaded here: leave it out, or name a run's "
+                            "folder with --run")
+
+
+def _refuse_skip_bad(asked: EvalRequest, *opened: ImageSet) -> None:
+    """Raise UserError for --skip-bad where nothing that is opened can hold unreadable pictures."""
+    if asked.skip_bad and asked.held_out is None and not any("skip_bad" in images.takes for images in opened):
+        raise UserError(f"--skip-bad cannot be used for {' and '.join(images.kind for images in opened)}: leave it out")
+
+
 # --- images from elsewhere --------------------------------------------------------------------------------------------
 
 def _outside(asked: EvalRequest, device: torch.device) -> tuple[ImageSet, ImageSet]:
     """Images from elsewhere, and the reals brought to their side."""
     assert asked.fake is not None and asked.real is not None
+    _refuse_choices_of_loading(asked)
     compat = find_compat(asked.compat or "ganbench")
     fakes = open_images(asked.fake, n=asked.n, side=asked.side, seed=asked.seed, device=device, latent=asked.latent,
                         skip_bad=asked.skip_bad, whole=True, value_range=asked.value_range, compat=compat)
     reals = _named(asked, asked.real, fakes, n=asked.n, split=asked.split)
-    if asked.skip_bad and not any("skip_bad" in images.takes for images in (fakes, reals)):
-        raise UserError(f"--skip-bad cannot be used for {fakes.kind} and {reals.kind}: leave it out")
+    _refuse_skip_bad(asked, fakes, reals)
     if reals.channels and fakes.channels != reals.channels:
         fakes.warnings.append(f"the generated images have {fakes.channels} channel(s), the real ones {reals.channels}: "
                               "grey counts as three equal channels")
@@ -356,13 +387,20 @@ def _named(asked: EvalRequest, spec: Any, like: ImageSpec | ImageSet, **more: An
     # a library that resizes each picture by itself is given each as it is; a run's side is not asked for
     native = compat.native and (asked.side is None or asked.fake is None)
     return open_images(spec, side=None if native else like.written_side, channels=None if native else like.channels,
-                       skip_bad=asked.skip_bad, crop=asked.crop, root=asked.root, compat=compat, **more)
+                       skip_bad=asked.skip_bad, crop=asked.crop, compat=compat, **{"root": asked.root, **more})
+
+
+def _named_held_out(asked: EvalRequest, like: ImageSpec | ImageSet) -> ImageSet:
+    """The images of --held-out. --root is of the real data set, and goes on to these where they can use it."""
+    spec: Any = asked.held_out  # from Python whatever open_images takes
+    usable = isinstance(spec, str) and "root" not in unused_options(spec)
+    return _named(asked, spec, like, root=asked.root if usable else None)
 
 
 def _held_out(asked: EvalRequest, fakes: ImageSet, reals: ImageSet) -> ImageSet | None:
     """Real images that were not trained on: those that were named, or else the test split of the real data, or None."""
     if asked.held_out is not None:
-        return _named(asked, asked.held_out, fakes)
+        return _named_held_out(asked, fakes)
     if reals.split != "train":
         return None
     try:

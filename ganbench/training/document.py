@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ganbench import distributed, records
 from ganbench.data import Store, absolute_spec, open_dataset
+from ganbench.data.prepare import refuse_unused
 from ganbench.environment import choose_device, describe, now
 from ganbench.errors import UserError, nearest
 from ganbench.family import (
@@ -68,6 +69,8 @@ def resolve(options: RunOptions) -> Resolved:
     check_averaging(config)
 
     # the images, and whether preset, family and metrics can work with them
+    if not options.resume:
+        refuse_unused(options.dataset, root=options.root, skip_bad=options.skip_bad)
     with distributed.rank_zero_first():
         store = open_dataset(options.dataset, side=options.side or preset.side, split=options.split or preset.split,
                              crop=options.crop, channels=options.channels, root=options.root, skip_bad=options.skip_bad)

@@ -13,6 +13,11 @@ class Digits(Source):
     channels = 1
     classes = [str(i) for i in range(10)]
 
+    @classmethod
+    def uses_root(cls, location: str | None) -> bool:
+        """No: they are in the package."""
+        return False
+
     def open(self) -> None:
         """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
         every = [f"digit-{i:04d}" for i in range(1797)]

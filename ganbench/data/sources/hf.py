@@ -29,6 +29,11 @@ class HuggingFace(Source):
         """Whether this source reads what lies at that path."""
         return super().claims(path) if path.is_file() else _saved(path)
 
+    @classmethod
+    def uses_root(cls, location: str | None) -> bool:
+        """No: the location says it all."""
+        return False
+
     def open(self) -> None:
         """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
         if not self.location:

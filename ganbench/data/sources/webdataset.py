@@ -32,6 +32,11 @@ class WebDataset(Source):
     title = "WebDataset shards (tar files of key.jpg and key.cls)"
     unnamed = True
 
+    @classmethod
+    def uses_root(cls, location: str | None) -> bool:
+        """Only in place of a location."""
+        return not location
+
     def open(self) -> None:
         """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
         where = self.location or str(self.root or "")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from ganbench.data.prepare import check_spec, find_source, open_dataset
+from ganbench.data.prepare import check_spec, find_source, open_dataset, unused_options
 from ganbench.data.source import MissingData, Source
 from ganbench.data.sources.npz import Arrays, Npz, as_images
 from ganbench.data.store import is_store
@@ -63,6 +63,8 @@ def open_images(spec: Any, *, n: int | None = None, side: int | str | None = Non
         native = compat.native and side is None
         opened = _open(spec, n, side, channels, split, crop, root, seed, torch.device(device), latent, skip_bad, whole,
                        output, native)
+        if opened.takes & {"root", "skip_bad"}:  # of a data set; some of them have no use for these
+            opened.takes -= unused_options(spec)
     else:
         opened, spec = _of_object(spec, n, seed, output)
     for option, value in asked.items():

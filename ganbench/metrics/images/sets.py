@@ -40,7 +40,7 @@ class ImageSet:
     channels: int
     width: int = 0
     at_hand = False
-    takes: ClassVar[frozenset[str]] = frozenset()
+    takes: frozenset[str] = frozenset()
     kind: ClassVar[str] = "an array"
 
     def __init__(self, description: str):
