@@ -169,7 +169,7 @@ class EBGAN(Family):
     autoencoder_critic = True
     presets = {
         "paper": Preset("EBGAN-PT with the margin for CelebA at 64 px"),
-        "lsun64": Preset("margin 80, the paper's for LSUN bedrooms at 64 px", side=64, margin=80.0),
+        "lsun64": Preset("margin 80, the paper's for LSUN bedrooms at 64 px", side=64, split="all", margin=80.0),
         "imagenet128": Preset("margin 40, the paper's for ImageNet at 128 px (without its noise planes)", side=128,
                               margin=40.0),
         "imagenet128_noise": Preset("the same with the paper's noise planes at every layer of the generator", side=128,

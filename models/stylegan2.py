@@ -105,7 +105,7 @@ class StyleGAN2(Family):
     presets = {
         "paper": Preset("configuration F at whatever side the data has, with eight GPUs' minibatch; not measured here"),
         "paper-ffhq-1024": Preset("configuration F (published FID 2.84 on FFHQ): eight GPUs, more than a week; not "
-                                  "measured here", side=1024),
+                                  "measured here", side=1024, split="all"),
         "paper-256": Preset("the later code's settings for side 256: half the maps, minibatch 64, gamma 1; not "
                             "measured here", side=256, fmap_base=16384, stddev_group=8, rate=0.0025, r1_gamma=1.0,
                             ema_kimg=20.0, batch=64),
