@@ -11,6 +11,7 @@ from test_evaluate_images import write_pngs
 
 from ganbench.errors import Diverged, UserError
 from ganbench.metrics.functional import sliced_wasserstein_distance
+from ganbench.metrics.images.opening import open_images
 from ganbench.metrics.metric import find_metric
 from ganbench.metrics.networks.compat import MODES
 from ganbench.metrics.networks.features import open_network
@@ -89,7 +90,7 @@ def generators(tmp_path, monkeypatch):
 
 def test_floats_from_0_to_1_are_refused_until_their_range_is_named(call, generators):  # noqa: F811
     asked = ("eval", "--real", "reals", "--metric", "swd", "--n", "50", "--results", "r.csv", "--no-floor")
-    with pytest.raises(UserError, match=r"none of them below 0: say with --range 0,1 .* or with --range=-1,1"):
+    with pytest.raises(UserError, match=r"as if black were 0: say with --range 0,1 .* or with --range=-1,1"):
         call(*asked, "--fake", "made:unit")
     call(*asked, "--fake", "made:unit", "--range", "0,1")
     bytes_ = ((FLOATS / 256) * 255).round().to(torch.uint8)
@@ -108,6 +109,23 @@ def test_floats_from_0_to_1_are_refused_until_their_range_is_named(call, generat
         call(*asked, "--fake", "fakes", "--range", "0,1")
     with pytest.raises(UserError, match="give floats in"):
         call(*asked, "--fake", "made:unit", "--range", "0,0.25")
+
+
+@pytest.mark.parametrize(("low", "high", "value_range", "outcome"), [
+    (-0.02, 1, None, "refused"), (-0.2, 0.6, None, "refused"), (0, 0.4, None, "refused"),
+    (-0.5, 0.5, None, "pale"), (-0.1, 0.1, None, "pale"), (0, 1, (0.0, 255.0), "pale"),
+    (-0.02, 1, (0.0, 1.0), ""), (-0.02, 1, (-1.0, 1.0), ""), (-1, 1, None, ""), (-0.3, 1, None, "")])
+def test_a_range_that_is_not_clear_is_refused_or_named(low, high, value_range, outcome):
+    """uniform(-0.02, 1) and uniform(-0.5, 0.5) were taken as [-1,1] without a word."""
+    def made(n, seed):
+        return np.random.default_rng(seed).uniform(low, high, (n, 1, 8, 8)).astype(np.float32)
+    if outcome == "refused":
+        with pytest.raises(UserError, match=r"as if black were 0: say with --range 0,1 .* or with --range=-1,1"):
+            open_images(made, n=80, value_range=value_range)
+        return
+    images = open_images(made, n=80, value_range=value_range)
+    pale = [line for line in images.warnings if "less than half of [" in line and "--range" in line]
+    assert (len(pale), images.warnings) == (outcome == "pale", pale)
 
 
 @pytest.mark.parametrize("compat", sorted(MODES))

@@ -37,8 +37,8 @@ class Output:
     compat: Compat = MODES["ganbench"]
     value_range: tuple[float, float] | None = None
 
-    def as_bytes(self, images: Any, n: int, description: str, *, first: bool = False) -> Tensor:
-        """Checked images, uint8 (n,C,S,S) on the CPU. first: they are the first of their set.
+    def as_bytes(self, images: Any, n: int, description: str, *, warnings: list[str] | None = None) -> Tensor:
+        """Checked images, uint8 (n,C,S,S) on the CPU. warnings: given with the first of a set; takes what is doubtful.
 
         Raises UserError for other shapes, and for floats that are out of range, or in a range that is not clear.
         """
@@ -60,9 +60,13 @@ class Output:
         if not images.is_floating_point() or most > high + slack or least < low - slack:
             raise UserError(f"{seen}: give floats in [{low:g},{high:g}], or uint8, or say with --range BLACK,WHITE "
                             "what they are")
-        if first and self.value_range is None and least >= 0:
-            raise UserError(f"{seen}, none of them below 0: say with --range 0,1 that black is 0, or with --range=-1,1 "
-                            "that it is -1")
+        # images of [-1,1] have some black in 64 of them; those of [0,1] may dip a little below 0
+        if warnings is not None and self.value_range is None and (least >= 0 or (least > -0.25 and most > 0.5)):
+            raise UserError(f"{seen}, as if black were 0: say with --range 0,1 that it is, or with --range=-1,1 that it "
+                            "is -1")
+        if warnings is not None and most - least < (high - low) / 2:
+            warnings.append(f"{seen}, less than half of [{low:g},{high:g}]: the images are pale, unless --range "
+                            "BLACK,WHITE says otherwise")
         return self.compat.quantise((images.float() - low) * (2 / (high - low)) - 1 if self.value_range else images)
 
 
@@ -182,7 +186,8 @@ def _from_batches(make: Callable[[int, int], Any], n: int | None, description: s
     """
     n, chunk = n or DEFAULT_N, 64
     # the first batch tells the shape; it is handed out again at the beginning of each pass
-    first = output.as_bytes(make(min(chunk, n), 0), min(chunk, n), description, first=True)
+    warnings: list[str] = []
+    first = output.as_bytes(make(min(chunk, n), 0), min(chunk, n), description, warnings=warnings)
 
     def made() -> Iterator[Tensor]:
         yield first
@@ -194,8 +199,10 @@ def _from_batches(make: Callable[[int, int], Any], n: int | None, description: s
                                 f"{tuple(images.shape[1:])}")
             yield images
 
-    return GeneratedSet(lambda size: rebatched(made(), size), n=n, side=first.shape[-1], channels=first.shape[1],
-                        description=description, content_hash=content_hash, rounding=output.compat.rounding)
+    images = GeneratedSet(lambda size: rebatched(made(), size), n=n, side=first.shape[-1], channels=first.shape[1],
+                          description=description, content_hash=content_hash, rounding=output.compat.rounding)
+    images.warnings += warnings
+    return images
 
 
 def rebatched(batches: Iterator[Tensor], size: int) -> Iterator[Tensor]:
