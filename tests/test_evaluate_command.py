@@ -56,6 +56,24 @@ def test_two_folders(call, tmp_path):
     assert call("cache", "list").output.startswith("0 entries")
 
 
+@pytest.mark.parametrize("same", ["copy.npz", "renamed", "shuffled.npy"])
+def test_the_same_images_on_both_sides_are_named_whatever_their_files(call, tmp_path, same):
+    """It was said only where files and order were the same, too. Once more with the reals' statistics kept."""
+    pixels = smooth(100, 1)  # as in reals/
+    order = np.random.default_rng(0).permutation(100)
+    np.savez("copy.npz", images=pixels)
+    np.save("shuffled.npy", pixels[order])
+    write_pngs(tmp_path / "renamed", pixels[order])
+    pixels[7, 0, 3, 4] ^= 1
+    np.save("other.npy", pixels)
+    asked = ("eval", "--real", "reals", "--metric", "swd", "--results", "", "--no-floor", "--fake")
+    for _ in range(2):
+        assert "the same set on both sides" in " ".join(call(*asked, same).output.split())
+    assert "came from the cache for swd" in call(*asked, same).output
+    for other in ("other.npy", "fakes"):
+        assert "the same set on both sides" not in " ".join(call(*asked, other).output.split())
+
+
 def test_a_floor_at_fewer_images_is_not_shown(call):
     """At half the images it would be too high: it can stand above the score."""
     result = call("eval", "--real", "fakes", "--fake", "reals", "--metric", "swd", "--results", "r.csv", "--n", "40")

@@ -375,6 +375,9 @@ def _outside(asked: EvalRequest, device: torch.device) -> tuple[ImageSet, ImageS
                         skip_bad=asked.skip_bad, whole=True, value_range=asked.value_range, compat=compat)
     reals = _named(asked, asked.real, fakes, n=asked.n, split=asked.split)
     _refuse_skip_bad(asked, fakes, reals)
+    # as many images of one shape may be the same ones
+    if (fakes.n, fakes.channels, fakes.written_side) == (reals.n, reals.channels, reals.written_side):
+        fakes.summed = reals.summed = True
     if reals.channels and fakes.channels != reals.channels:
         fakes.warnings.append(f"the generated images have {fakes.channels} channel(s), the real ones {reals.channels}: "
                               "grey counts as three equal channels")
@@ -418,9 +421,21 @@ def _doubts(asked: EvalRequest, fakes: ImageSet, reals: ImageSet) -> list[str]:
     if 0 < min(fakes.n, reals.n or fakes.n) < 1000:
         found.append(f"only {min(fakes.n, reals.n or fakes.n):,} images on a side: intervals are wide, "
                      "and distances are biased upwards")
-    if reals.content_hash is not None and reals.content_hash == fakes.content_hash:
+    if _same_images(fakes, reals):
         found.append("the generated images are the real ones: the same set on both sides")
     return found
+
+
+def _same_images(fakes: ImageSet, reals: ImageSet) -> bool:
+    """Whether both sides are the same images: of the same files, or of the same pixels in any files and any order."""
+    if reals.content_hash is not None and reals.content_hash == fakes.content_hash:
+        return True
+    if not reals.summed or fakes.checksum is None:
+        return False
+    if reals.checksum is None:  # their statistics came from the cache
+        for _ in reals.batches():
+            pass
+    return fakes.checksum == reals.checksum
 
 
 def _short(spec: str) -> str:

@@ -4,6 +4,7 @@ Everything that metrics see comes through an `ImageSet`, so that each image is d
 """
 
 import hashlib
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
@@ -33,6 +34,7 @@ class ImageSet:
         dataset, split, crop: where they are known. takes: options of `eval` that this kind of input can use;
         kind: what it is, in messages.
         decoded: images handed out so far, over all passes. at_hand: reading them again costs next to nothing.
+        checksum: of the images of a whole pass, in whatever order; None before one, and where it is not `summed`.
     """
 
     n: int
@@ -54,6 +56,8 @@ class ImageSet:
         self.rounding = ""  # of a generator: how its floats became bytes
         self.native = False  # pictures are handed out in their own sizes, of any shape
         self.decoded = 0
+        self.summed = False
+        self.checksum: int | None = None
 
     def describe(self) -> str:
         """How many images were taken, of what, and what was left out and why, in one line."""
@@ -86,9 +90,13 @@ class ImageSet:
     def batches(self, size: int = BATCH) -> Iterator[Tensor]:
         """All images in order, uint8 (B,C,S,S) on the CPU; B = size but for the last. Of a `native` set (B,3,H,W),
         where images of one size follow each other, at most `size`."""
+        total = 0
         for batch in self._batches(size):
             self.decoded += len(batch)
+            if self.summed:
+                total += sum(map(zlib.crc32, batch.contiguous().numpy()))
             yield batch
+        self.checksum = total if self.summed else None
 
     def _batches(self, size: int) -> Iterator[Tensor]:
         raise NotImplementedError
