@@ -8,7 +8,7 @@ from ganbench.errors import UserError
 from ganbench.metrics import evaluate as evaluation
 from ganbench.metrics.evaluate import Report, evaluate
 from ganbench.metrics.functional import ms_ssim, sliced_wasserstein_distance
-from ganbench.metrics.images.sets import ArraySet, GeneratedSet, Statistics
+from ganbench.metrics.images.sets import ArraySet, GeneratedSet, Statistics, shuffled
 from ganbench.metrics.metric import ImageMetric, ModelMetric, Score
 
 
@@ -91,6 +91,18 @@ def test_unequal_counts_are_brought_to_the_common_number_and_said():
     assert "n=20" in found[0].protocol
     other = score(["swd"], ArraySet(reals.array[:20], "first"), fakes)
     assert found[-1].score.value != other[-1].score.value  # a sample, not the beginning
+
+
+@pytest.mark.parametrize("n_real, n_fake", [(5, 2000), (2000, 5)])
+def test_a_batch_of_which_the_common_sample_takes_nothing_is_passed_over(n_real, n_fake):
+    """The larger set's 5 images lie in at most 5 of its 8 batches; the number is the plain function's on these."""
+    reals, fakes = images(n_real, 1), images(n_fake, 2)
+    chosen = np.sort(shuffled(2000)[:5])
+    expected = sliced_wasserstein_distance(torch.from_numpy(reals[chosen] if n_real > 5 else reals),
+                                           torch.from_numpy(fakes[chosen] if n_fake > 5 else fakes))
+    found = score(["swd"], ArraySet(reals, "reals"), ArraySet(fakes, "fakes"))
+    assert {r.score.level: r.score.value for r in found} == pytest.approx(
+        {str(level): value for level, value in {**expected, "avg": expected.average}.items()})
 
 
 def test_batches_do_not_matter():

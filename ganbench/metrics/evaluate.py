@@ -322,6 +322,8 @@ def _feed(images: ImageSet, what: str, seed: int, jobs: list[_Job], networks: Ma
             # the metric's own sample of these images, where it takes one
             mask = None if third else job.take[real]
             keep = None if mask is None else torch.from_numpy(mask[done:done + len(batch)])
+            if keep is not None and not keep.any():
+                continue
             with guard(job.name):
                 if not isinstance(job.metric, FeatureMetric):
                     job.metric.update(batch if keep is None else batch[keep], real=real)
