@@ -102,6 +102,23 @@ def test_features_are_the_networks_in_the_order_of_the_images():
                        direct)
 
 
+@pytest.mark.parametrize("name, row", [
+    ("my 100% fakes_&#", r"my 100\% fakes\_\&\# & "),
+    ("a$b^{c}~", r"a\$b\textasciicircum{}\{c\}\textasciitilde{} & ")])
+def test_a_name_in_a_row_for_latex_is_escaped(tmp_path, name, row):
+    found = ganbench.evaluate(folder(tmp_path / name, FAKE), REAL, floor=False, device="cpu").latex().splitlines()
+    assert found[-1].startswith(row) and len(found) == 2
+    assert found[0].startswith(r"% & swd 16 $\downarrow$ & swd avg $\downarrow$")
+
+
+def test_the_macro_that_a_name_of_another_script_needs_is_before_the_row(tmp_path):
+    path = tmp_path / "\u753b\u50cf"
+    folder(path, FAKE)
+    macro, _, row = ganbench.evaluate(path, REAL, floor=False, device="cpu").latex().splitlines()
+    assert row.startswith("\\gbcjk{\u753b\u50cf}{U+753B U+50CF} & ")
+    assert macro.startswith(r"\DeclareRobustCommand{\gbcjk}[2]")
+
+
 def test_a_run_is_scored_and_shown(tmp_path, monkeypatch):
     from ganbench.training.run_options import RunOptions
     from ganbench.training.session import run

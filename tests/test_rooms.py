@@ -15,7 +15,7 @@ HOME = Path(__file__).resolve().parents[1]
 # The order of rooms, lowest first. Rooms on one line know nothing of each other.
 ORDER = [
     ["ganbench.errors"],
-    ["ganbench.files", "ganbench.platforms", "ganbench.sides"],
+    ["ganbench.files", "ganbench.platforms", "ganbench.sides", "ganbench.tex"],
     ["ganbench.random"],
     ["ganbench.environment", "ganbench.plugins", "ganbench.distributed"],
     ["ganbench.records"],

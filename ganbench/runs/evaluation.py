@@ -20,6 +20,7 @@ from ganbench.runs.eval_request import EvalRequest
 from ganbench.runs.run_folder import Run
 from ganbench.runs.scoring import EvalResult, run_request
 
+from ganbench.tex import needed_by, tex
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -64,14 +65,12 @@ class Evaluation(EvalResult):
         return records.append(results, self.rows + self.floor)
 
     def latex(self) -> str:
-        """One row of a LaTeX table, under a comment that names its columns."""
-        # names with arrows that say which way is better; LaTeX takes a bare underscore for a subscript
-        heads = [_name(row).replace("_", r"\_") + {True: r" $\uparrow$", False: r" $\downarrow$",
-                                                   None: ""}[row["higher_is_better"]]
-                 for row in self.rows]
+        """One row of a LaTeX table, under the macros that it needs and a comment that names its columns."""
+        arrows = {True: " ↑", False: " ↓", None: ""}
+        heads = [tex(_name(row) + arrows[row["higher_is_better"]]) for row in self.rows]
         cells = [f"{row['value']:.4g}" for row in self.rows]
-        name = str(self.rows[0]["run"]).replace("_", r"\_") if self.rows else ""
-        return f"% & {' & '.join(heads)} \\\\\n{name} & {' & '.join(cells)} \\\\"
+        name = tex(str(self.rows[0]["run"])) if self.rows else ""
+        return "\n".join([*needed_by(name), f"% & {' & '.join(heads)} \\\\", f"{name} & {' & '.join(cells)} \\\\"])
 
     def __getitem__(self, name: str) -> float:
         if name not in self.values:
