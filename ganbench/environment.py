@@ -86,7 +86,7 @@ def describe(device: Any) -> dict[str, Any]:
             "cuda": torch.version.cuda, "threads": torch.get_num_threads(), "git_commit": commit, "git_dirty": dirty}
 
 
-def choose_device(name: str) -> Any:
+def choose_device(name: Any) -> Any:
     """The device by name; "auto" is the CUDA GPU if there is one, else the CPU.
 
     "auto" never takes Apple's GPU ("mps"): it has no float64, which most metrics and some families need.

@@ -84,6 +84,24 @@ def test_what_is_called_the_same_is_one_line_each_in_the_report(tmp_path):
     (lambda: ganbench.evaluate(FAKE.astype(float), REAL, ["swd"]), "uint8"),
     (lambda: ganbench.evaluate(17, REAL, ["swd"]), "int cannot be scored"),
     (lambda: ganbench.features(FAKE, network="inseption"), "inception-v3-compat"),
+    (lambda: ganbench.evaluate(None, REAL), "nothing is given to be scored"),
+    (lambda: ganbench.evaluate("", REAL), "`fake` is empty"),
+    (lambda: ganbench.evaluate(FAKE, ""), "`real` is empty"),
+    *((lambda n=n: ganbench.evaluate(FAKE, REAL, n=n), f"n = .* is refused: {says}") for n, says in (
+        (0, "give 1 or more"), (-1, "give 1 or more"), (1.5, "input should be a valid integer"),
+        ("5", "input should be a valid integer"), (True, "input should be a valid integer"), (10**20, "give a numb"))),
+    (lambda: ganbench.evaluate(FAKE, REAL, seed=-1), "seed = -1 is refused: give 0 or more"),
+    (lambda: ganbench.evaluate(FAKE, REAL, side=16.5), "side = 16.5"),
+    (lambda: ganbench.evaluate(FAKE, REAL, split=3), "split = 3"),
+    (lambda: ganbench.evaluate(FAKE, REAL, floor="no"), "floor = 'no'"),
+    (lambda: ganbench.evaluate(FAKE, REAL, compat=5), "unknown compatibility mode '5'"),
+    (lambda: ganbench.evaluate(FAKE, REAL, which="bset"), "unknown checkpoint 'bset'. Did you mean 'best'"),
+    *((lambda given=given: ganbench.evaluate(lambda n, seed: FAKE[:n], REAL, n=9, value_range=given), "BLACK,WHITE")
+      for given in ("1,0", (1, 0), 3, (0, 1, 2), "0,inf")),
+    *((lambda given=given: ganbench.evaluate(FAKE, REAL, given), "names no metric") for given in (
+        None, [], "", ["swd", 3], 7)),
+    (lambda: ganbench.features(FAKE, network="random-vgg16", n=-3), "n = -3 is refused"),
+    (lambda: ganbench.features(FAKE, network="random-vgg16", seed="a"), "seed = 'a' is refused"),
 ])
 def test_what_the_caller_can_put_right_is_one_line(call, says):
     with pytest.raises(UserError, match=says) as caught:
@@ -100,6 +118,22 @@ def test_features_are_the_networks_in_the_order_of_the_images():
     assert torch.equal(ganbench.features(lambda n, seed: REAL[:n].transpose(0, 3, 1, 2), network="random-vgg16", n=9,
                                          device="cpu"),
                        direct)
+
+
+def test_a_metric_that_could_not_be_had_is_in_everything_that_is_shown():
+    found = ganbench.evaluate(FAKE, REAL, ["swd", "m_global"], strict=False, floor=False, device="cpu")
+    line = "m_global could not be measured: m_global measures a trained model"
+    assert "swd avg" in found.values and any(warning.startswith(line) for warning in found.warnings)
+    assert line in repr(found) and line in found._repr_html_()
+
+
+def test_a_range_is_taken_as_text_and_as_numbers():
+    def floats(n, seed):
+        return torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+
+    found = [ganbench.evaluate(floats, REAL, n=40, value_range=given, floor=False, device="cpu").values
+             for given in ("0,1", (0, 1), [0.0, 1.0], np.array([0, 1]))]
+    assert all(values == found[0] for values in found)
 
 
 @pytest.mark.parametrize("name, row", [
@@ -129,6 +163,14 @@ def test_a_run_is_scored_and_shown(tmp_path, monkeypatch):
     by_path = ganbench.evaluate(path, metrics=["swd"], floor=False, device="cpu")
     assert ganbench.evaluate(loaded, metrics="swd", floor=False).values == by_path.values
     assert by_path.rows[0]["family"] == "dcgan"
+    for call, says in ((lambda: loaded.sample(0), "n = 0 is refused: give 1 or more"),
+                       (lambda: loaded.sample(1.5), "n = 1.5 is refused"),
+                       (lambda: ganbench.load_run(path, which="bset"), "unknown checkpoint 'bset'. Did you mean 'be"),
+                       (lambda: ganbench.evaluate(path, which="worst"), "unknown checkpoint 'worst'"),
+                       (lambda: ganbench.evaluate(loaded, which="best"), "loaded already; give which to ganbench"),
+                       (lambda: ganbench.load_run(path, device="gpu"), "device 'gpu' cannot be used here")):
+        with pytest.raises(UserError, match=says):
+            call()
     samples = loaded.sample(5)
     assert samples._repr_png_().startswith(b"\x89PNG") and type(samples[:2]) is torch.Tensor
     assert "data:image/png;base64," in loaded._repr_html_() and "dcgan" in repr(loaded)

@@ -1,14 +1,26 @@
 """Options written once: the command line, the Python call and the record give the same values."""
 
+import math
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from typing import get_args, get_type_hints
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from ganbench.errors import UserError
-from ganbench.runs.options import argument, as_command, option, parse_metric_settings, parse_settings, split_names
+from ganbench.runs.options import (
+    argument,
+    as_command,
+    check_options,
+    option,
+    parse_metric_settings,
+    parse_settings,
+    split_names,
+)
+from ganbench.training.document import resolve
 from ganbench.training.run_options import ResumeOptions, RunOptions
 
 
@@ -93,3 +105,30 @@ def test_settings_are_parsed_by_one_rule():
             parse_settings([bad])
         with pytest.raises(UserError, match=r"METRIC\.SETTING=VALUE"):
             parse_metric_settings([bad])
+
+
+@pytest.mark.parametrize("bad, says", [
+    ({"seed": 10**23}, "seed = 1000.* is refused: give a number of at most 64 bits"),
+    ({"seed": 2**63}, "64 bits"), ({"seed": 1.5}, "seed = 1.5 is refused: input should be a valid integer"),
+    ({"eval_seed": -1}, "eval_seed = -1 is refused: give 0 or more"), ({"eval_seed": 2**63}, "64 bits"),
+    ({"kimg": math.nan}, "kimg = nan is refused: input should be a finite number"), ({"kimg": math.inf}, "finite"),
+    ({"seconds": math.inf}, "finite"), ({"checkpoint_every": math.nan}, "checkpoint_every = nan"),
+    ({"grid_every": math.nan}, "finite"), ({"eval_every": -math.inf}, "finite"),
+    ({"kimg": 1e300}, r"--kimg 1e\+300 is not a length: give a positive number up to 1e\+12"),
+    ({"steps": True}, "steps = True"), ({"steps": "2"}, "steps = '2'"), ({"log_every": 0}, "give 1 or more"),
+    ({"n_eval": -5, "metrics": []}, "n_eval = -5 is refused: give 2 or more"), ({"side": 1.5}, "side = 1.5"),
+    ({"metrics": "swd"}, "metrics = 'swd'"),
+])
+def test_values_that_no_training_can_have_are_refused_before_a_folder_is_made(bad, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=says) as caught:
+        resolve(RunOptions("dcgan", **{"preset": "smoke", "results": None, "device": "cpu", **bad}))
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_and_paths_are_taken_as_plain_ones():
+    options = RunOptions(Path("mine.py"), seed=np.int64(-2**63), kimg=np.float32(0.5), steps=np.int32(3),
+                         out=Path("a/b"))
+    check_options(options)
+    assert options == RunOptions("mine.py", seed=-2**63, kimg=0.5, steps=3, out="a/b")
+    assert type(options.seed) is int and type(options.out) is str

@@ -55,8 +55,6 @@ def sample(
     from ganbench.environment import choose_device
     from ganbench.runs.run_folder import load_run, newest_run
 
-    if which not in ("last", "best"):
-        raise UserError(f"--which {which}: choose last or best")
     run = load_run(path or newest_run(), device=choose_device(device), which=which, strict=strict, trust=trust,
                    ema=ema)
     wanted = {"walk": walk, f"interpolate-{interpolate}": interpolate is not None, "embed": embed, "classes": classes,

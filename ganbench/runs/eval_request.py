@@ -1,28 +1,29 @@
 """What `ganbench eval` can be asked to do. Written once: command line, Python call and record."""
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ganbench.errors import UserError
 from ganbench.runs.options import DEFAULT_RESULTS, option, parse_metric_settings, path_or_none, split_names
 from ganbench.sides import side_or_none
 
 
-def parse_range(text: str) -> tuple[float, float] | None:
-    """ "0,1" -> (0.0, 1.0); "" -> None. Raises UserError for what is no range.
+def parse_range(given: Any) -> tuple[float, float] | None:
+    """ "0,1", or two numbers, -> (0.0, 1.0); "" or None -> None. Raises UserError for what is no range.
 
     Examples:
         >>> parse_range("-1,1")
         (-1.0, 1.0)
     """
-    if not text:
+    if given is None or (isinstance(given, str) and not given):
         return None
     try:
-        low, high = map(float, text.split(","))
-    except ValueError:  # NaN is refused below, like a range that is upside down
+        low, high = map(float, given.split(",") if isinstance(given, str) else given)
+    except (TypeError, ValueError):  # NaN is refused below, like a range that is upside down
         low = high = float("nan")
-    if not low < high:
-        raise UserError(f"--range {text}: write BLACK,WHITE as two numbers, e.g. --range 0,1")
+    if not low < high or math.isinf(high - low):
+        raise UserError(f"--range {given}: write BLACK,WHITE as two numbers, e.g. --range 0,1")
     return low, high
 
 
@@ -32,6 +33,8 @@ class EvalRequest:
 
     From Python `run` may also be a Run, and `fake` and `real` whatever open_images takes.
     """
+
+    OBJECTS: ClassVar[tuple[str, ...]] = ("run", "fake", "real", "held_out", "network", "compat")  # if from Python
 
     names: list[str] = option("swd", "Metrics, a,b,c; see `ganbench list`", flag="--metric", parse=split_names)
 
@@ -45,12 +48,12 @@ class EvalRequest:
                                         "the test split of the real data")
     n: int | None = option(None, "Images on each side; default: all, of a run as when it trained", flag="--n",
                            minimum=1)
-    seed: int = option(0, "Seed of latents and of the metrics' own draws")
+    seed: int = option(0, "Seed of latents and of the metrics' own draws", minimum=0)
     side: int | str | None = option(None, "Bring pictures to this side, or height x width (64x96)", parse=side_or_none)
     split: str | None = option(None, "Split of the real data set; default: the one trained on")
     crop: str | None = option(None, "Crop of the real data set")
     root: str | None = option(None, "Where the real data set's files are")
-    latent: int | None = option(None, "Latents of a generator that does not say")
+    latent: int | None = option(None, "Latents of a generator that does not say", minimum=1)
     value_range: tuple[float, float] | None = option(
         "", "Black and white of a generator's floats, e.g. 0,1; default: -1,1", flag="--range", parse=parse_range)
     which: str = option("last", "Checkpoint of the run: last or best")

@@ -1,7 +1,7 @@
 """The same as `ganbench eval` for people who work in Python: `ganbench.evaluate` and `ganbench.features`."""
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,12 @@ from ganbench.family import sampling_batch
 from ganbench.metrics.images.opening import open_images
 from ganbench.metrics.images.sets import ImageSet
 from ganbench.metrics.networks.features import open_network
-from ganbench.runs.eval_request import EvalRequest
+from ganbench.runs.eval_request import EvalRequest, parse_range
+from ganbench.runs.options import checked_value, split_names
 from ganbench.runs.run_folder import Run
 from ganbench.runs.scoring import EvalResult, run_request
-
 from ganbench.tex import needed_by, tex
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -37,7 +38,8 @@ class Evaluation(EvalResult):
         title: what was compared with what.
         rows: the rows of a results table (see `ganbench.records.COLUMNS`), to be kept with `save`.
         floor: rows of the same metrics between two samples of real images, where that was measured.
-        warnings: what there is to know about the images and numbers, one line each.
+        warnings: what there is to know about the images and numbers, and which metrics could not be had, one line
+            each.
     """
 
     @property
@@ -107,8 +109,8 @@ def evaluate(fake: Images | Run, real: Images | None = None, metrics: str | Sequ
         metrics: names from `ganbench list`.
         settings: n (images on each side; default all), seed, device (of a `Run`: where it was loaded to), side, split,
             crop, root, which ("last" or "best" checkpoint), floor, skip_bad, use_cache, as `ganbench eval --help`
-            explains them; and settings of metrics: network="random-vgg16" for all that take it, kid={"subsets": 50} for
-            one.
+            explains them; strict=False, so that a metric that cannot be had is a line of `warnings` and no error; and
+            settings of metrics: network="random-vgg16" for all that take it, kid={"subsets": 50} for one.
     Raises:
         UserError: whatever the caller can put right: a misspelt metric or setting, images that cannot be scored.
 
@@ -123,27 +125,44 @@ def evaluate(fake: Images | Run, real: Images | None = None, metrics: str | Sequ
         True
     """
     # apart: the metrics, what a request is asked, and what is left for the metrics themselves
-    names = [name.strip() for name in metrics.split(",")] if isinstance(metrics, str) else list(metrics)
+    names = split_names(metrics) if isinstance(metrics, str) else metrics
+    names = list(names) if isinstance(names, Iterable) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        shown = " ".join(repr(metrics).split())
+        raise UserError(f"metrics = {shown[:60]} names no metric: write \"swd\" or [\"swd\", \"fid\"], say "
+                        "(see `ganbench list`)")
     asked = {key: settings.pop(key) for key in list(settings) if key in SETTINGS}
+    for name, images in (("fake", fake), ("real", real)):
+        if isinstance(images, str) and not images.strip():  # as a path it would be the current folder
+            raise UserError(f"`{name}` is empty: name images, or leave it out")
+    if fake is None:
+        raise UserError("nothing is given to be scored: name images, a generator or a run as `fake`")
     # a run comes loaded or as its folder, which config.json distinguishes from a folder of pictures
-    own: Any = fake
-    if isinstance(fake, str | Path) and (Path(fake) / "config.json").is_file():
-        own, fake = str(fake), ""
-    is_run = isinstance(own, Run) or (isinstance(fake, str) and fake == "")
-    if isinstance(own, Run):
-        # it is scored where it was loaded to
-        asked.setdefault("device", str(own.device))
+    is_folder = isinstance(fake, str | Path) and (Path(fake) / "config.json").is_file()
+    run: Any = str(fake) if is_folder else None
+    if isinstance(fake, Run):
+        run = fake
+        # it is scored where it was loaded to, and as it was loaded
+        asked.setdefault("device", str(fake.device))
+        for key in ("which", "ema"):
+            if key in asked:
+                raise UserError(f"{key} = {asked[key]!r} is refused: this run is loaded already; give {key} to "
+                                "ganbench.load_run, or the run's folder here")
     # a metric that cannot be had is an error here, not a line in the report
     asked.setdefault("strict", True)
-    if not is_run and real is None:
+    if run is None and real is None:
         raise UserError("these images need something to be compared with: name a data set, a folder or an array as "
                         "`real`")
+    if isinstance(asked.get("device"), torch.device):
+        asked["device"] = str(asked["device"])
+    asked["value_range"] = parse_range(asked.get("value_range"))
     # from here on the same as the command line
-    request = EvalRequest(names=names, run=own if is_run else None, fake=None if is_run else _plain(fake),
+    request = EvalRequest(names=names, run=run, fake=None if run is not None else _plain(fake),
                           real=_plain(real), options=settings, **asked)
     found = run_request(request)
     assert found is not None  # several processes are for the command line
-    return Evaluation(**vars(found))
+    failures = [f"{name} could not be measured: {reason}" for name, reason in found.report.failures.items()]
+    return Evaluation(**{**vars(found), "warnings": [*found.warnings, *failures]})
 
 
 def features(images: Images, network: str = "inception-v3-compat", *, layer: str | None = None, n: int | None = None,
@@ -157,7 +176,7 @@ def features(images: Images, network: str = "inception-v3-compat", *, layer: str
     Returns:
         (N,d) on the CPU, in the order of the images.
     Raises:
-        UserError: unknown network or layer, weights that are not here, images that cannot be read.
+        UserError: unknown network or layer, weights that are not here, images that cannot be read, an n below 1.
 
     Examples:
         >>> import numpy as np, ganbench
@@ -165,6 +184,7 @@ def features(images: Images, network: str = "inception-v3-compat", *, layer: str
         >>> ganbench.features(pictures, network="random-vgg16", device="cpu").shape
         torch.Size([2, 512])
     """
+    n, seed = checked_value("n", n, int | None, minimum=1), checked_value("seed", seed, int, minimum=0)
     place = choose_device(device)
     opened = open_images(_plain(images), n=n, seed=seed, device=place)
     model = open_network(network, [layer] if layer else [], device=place, dtype=dtype)

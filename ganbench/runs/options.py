@@ -19,6 +19,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from inspect import Parameter, Signature
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
@@ -29,6 +30,7 @@ from ganbench.plugins import plugin_label
 # The defaults that several commands share.
 DEFAULT_DATASET = "digits"
 DEFAULT_RESULTS = "results/results.csv"
+LONGEST = 10**12  # kimg, steps or seconds of a training; more would be a slip of the hand
 
 Options = TypeVar("Options")
 
@@ -111,6 +113,54 @@ def _parameters(options: type) -> list[Parameter]:
         found.append(Parameter(f.name, Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info],
                                default=Parameter.empty if default is MISSING else default))
     return found
+
+
+def check_options(options: Any, passed_over: Iterable[str] = ()) -> None:
+    """Check the values of a dataclass of options, which from Python or from a record nobody has parsed.
+
+    Args:
+        passed_over: fields that may hold more than their type says.
+    Raises:
+        UserError: as `checked_value`.
+    """
+    types = get_type_hints(type(options))
+    for f in fields(options):
+        if f.name not in passed_over:
+            value = checked_value(f.name, getattr(options, f.name), types[f.name], f.metadata["option"].minimum)
+            setattr(options, f.name, value)  # names are the dataclass's fields
+
+
+def checked_value(name: str, value: Any, kind: Any, minimum: float | None = None) -> Any:
+    """An option's value, if it is of its type; paths become text, and numbers of NumPy plain ones.
+
+    Raises:
+        UserError: it is of another type, below the minimum, not finite, or a whole number of more than 64 bits.
+
+    Examples:
+        >>> checked_value("n", 64, int | None, minimum=1)
+        64
+    """
+    from numpy import generic
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    if isinstance(value, Path):
+        value = str(value)
+    elif isinstance(value, generic):
+        value = value.item()
+    reason = ""
+    try:
+        TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+    else:
+        if minimum is not None and value is not None and value < minimum:
+            reason = f"Give {minimum:g} or more"
+        elif isinstance(value, int) and not -2**63 <= value < 2**63:
+            reason = "Give a number of at most 64 bits"
+    if reason:
+        shown = " ".join(repr(value).split())
+        raise UserError(f"{name} = {shown[:60]} is refused: {reason[0].lower()}{reason[1:]}")
+    return value
 
 
 def split_names(text: str) -> list[str]:

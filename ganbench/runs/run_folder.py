@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from ganbench.data import Store, open_dataset
 from ganbench.data.prepare import CHANNELS, MAX_SIDE
-from ganbench.errors import UserError, is_out_of_memory
+from ganbench.environment import choose_device
+from ganbench.errors import UserError, is_out_of_memory, unknown
 from ganbench.family import Family, ImageSpec, configure, find_family, sampling_batch, to_uint8
 from ganbench.files import Kinds, read_json
 from ganbench.pictures.grids import ImageTensor, magnified, png, tile
@@ -32,9 +33,11 @@ from ganbench.plugins import same_source, source_hash
 from ganbench.random import Random, derived_seed, seeded
 from ganbench.runs import checkpoint, posthoc
 from ganbench.runs.batch_norm import estimate_statistics
+from ganbench.runs.options import checked_value
 from ganbench.sides import side_of
 
 RUNS = Path("runs")
+WHICH = ("last", "best")  # checkpoints that can be asked for
 TRAINED: Mapping[str, Kinds] = {  # what config.json must say before networks can be made of it
     "run": str, "family_source": str, "preset": str, "config": dict, "dataset.spec": str, "dataset.side": int,
     "dataset.channels": int, "dataset.classes": list, "dataset.split": str, "dataset.content_hash": str}
@@ -83,8 +86,9 @@ class Run:
     def sample(self, n: int, seed: int = 0, labels: Tensor | None = None) -> Tensor:
         """n generated images, uint8 (n,C,S,S). Conditional families draw labels uniformly unless they are given.
 
-        The last value of a notebook's cell, they show themselves as a picture.
+        The last value of a notebook's cell, they show themselves as a picture. Raises UserError for an n below 1.
         """
+        n = checked_value("n", n, int, minimum=1)
         batches = sample_batches(self.family, self.generator, n, seed, self.device, labels=labels)
         return torch.cat(list(batches)).as_subclass(ImageTensor)
 
@@ -125,7 +129,7 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
         torch.Size([16, 1, 32, 32])
     """
     # config.json and the checkpoint; then code, once it is known to be trusted
-    path, device = Path(path), torch.device(device)
+    path, device = Path(path), choose_device(device)
     config = read_config(path, TRAINED)
     document, tensors, chosen = _chosen(path / "checkpoints", which, strict)
     check_code(path, config, "family", trust=trust)
@@ -152,8 +156,15 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
     return Run(path, config, family, generator, document, device, trust, chosen, ema)
 
 
+def check_which(which: str) -> None:
+    """Raise UserError for a word that names no checkpoint."""
+    if which not in WHICH:
+        raise unknown("unknown checkpoint", str(which), WHICH)
+
+
 def _chosen(folder: Path, which: str, strict: bool) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
     """The state and the tensors of the checkpoint to take, and where it lies."""
+    check_which(which)
     if which == "best":
         checkpoint.check_mark(folder)
         if (best := checkpoint.best_of(folder)) is not None:  # nothing else can replace the best one

@@ -25,8 +25,8 @@ from ganbench.plugins import canonical, plugin_label
 from ganbench.runs.checkpoint import checkpoint_hash
 from ganbench.runs.eval_request import EvalRequest
 from ganbench.runs.nearest import write_nearest
-from ganbench.runs.options import by_count, without_counts
-from ganbench.runs.run_folder import Run, load_run, newest_run, sample_batches
+from ganbench.runs.options import by_count, check_options, without_counts
+from ganbench.runs.run_folder import Run, check_which, load_run, newest_run, sample_batches
 from ganbench.sides import side_or_none
 
 # --- a model in memory ------------------------------------------------------------------------------------------------
@@ -165,6 +165,8 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
     torchrun the processes share the making of a run's images, and the first one scores them; the others get None.
     """
     # before anything is opened: a misspelt metric should not cost minutes
+    check_options(asked, EvalRequest.OBJECTS)
+    check_which(asked.which)
     report = Report()
     settings, names = asked.settings(), _possible(asked, report)
     device = choose_device(distributed.start(asked.device))

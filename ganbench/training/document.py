@@ -29,7 +29,7 @@ from ganbench.family import (
 )
 from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.plugins import source_hash
-from ganbench.runs.options import by_count, without_counts
+from ganbench.runs.options import LONGEST, by_count, check_options, without_counts
 from ganbench.runs.run_folder import changed_code, check_code, code_hashes, new_run_folder, read_config
 from ganbench.sides import side_or_none
 from ganbench.training.augment import check_augmentation
@@ -58,7 +58,8 @@ class Resolved:
 
 def resolve(options: RunOptions) -> Resolved:
     """Look everything up and check that it fits together. Raises UserError; writes nothing but a prepared store."""
-    # what needs no images: device, precision, family, settings
+    # what needs no images: values, device, precision, family, settings
+    check_options(options)
     device = choose_device(distributed.start(options.device))
     options = replace(options, precision=resolve_precision(options.precision, device), side=side_or_none(options.side))
     cls = find_family(options.family)
@@ -144,8 +145,8 @@ def _plan(options: RunOptions, cls: type[Family], preset: Preset, scored: int) -
     for name, value in (("--kimg", kimg), ("--steps", options.steps), ("--seconds", options.seconds),
                         ("--grid-every", options.grid_every), ("--eval-every", options.eval_every),
                         ("--checkpoint-every", options.checkpoint_every)):
-        if value is not None and value <= 0:
-            raise UserError(f"{name} {value} is not a length: give a positive number")
+        if value is not None and not 0 < value <= LONGEST:
+            raise UserError(f"{name} {value} is not a length: give a positive number up to {LONGEST:g}")
     # ten grids, scores and checkpoints; a length in steps or seconds alone says nothing of kimg. Scores are rarer where
     # that would mean more images scored than shown: a training of seconds is scored once, at its end
     tenth = kimg / 10 if kimg else 10.0

@@ -48,8 +48,8 @@ class RunOptions:
 
     # --- scores, grids, checkpoints
     metrics: list[str] = option("swd", "Metrics to score with, a,b,c; '' for none", flag="--metric", parse=split_names)
-    n_eval: int = option(DEFAULT_N, "Images on each side of an evaluation")
-    eval_seed: int = option(0, "Seed of the evaluation")
+    n_eval: int = option(DEFAULT_N, "Images on each side of an evaluation", minimum=2)
+    eval_seed: int = option(0, "Seed of the evaluation", minimum=0)
     metric_settings: dict[str, Any] = option([], "A metric's setting, e.g. kid.subsets=50, or its images, kid.n=5000; "
                                              "repeatable", flag="--eval-set", parse=parse_metric_settings)
     grid_every: float | None = option(None, "kimg between sample grids; default: a tenth")

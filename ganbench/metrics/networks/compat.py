@@ -77,6 +77,6 @@ def find_compat(name: "str | Compat") -> Compat:
     """The mode of that name. Raises UserError for an unknown one."""
     if isinstance(name, Compat):
         return name
-    if name not in MODES:
-        raise unknown("unknown compatibility mode", name, MODES)
+    if str(name) not in MODES:
+        raise unknown("unknown compatibility mode", str(name), MODES)
     return MODES[name]
