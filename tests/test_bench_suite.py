@@ -126,6 +126,12 @@ MISTAKES = {
     "preset and presets": (('preset = "fast"', 'preset = "fast"\npresets = ["paper"]'), 17, "either preset or presets",
                            ""),
     "a cell twice": (('presets = ["paper", "fast"]', 'presets = ["paper", "paper"]'), None, "is listed twice", ""),
+    "an endless budget": (("kimg = 0.1", "kimg = 1e300"), 3, "budget.kimg = 1e+300 is refused", "1000000000000"),
+    "true for a number": (("kimg = 0.1", "steps = true"), 3, "budget.steps = True is refused", "integer"),
+    "text for a number": (("kimg = 0.1", 'kimg = "2"'), 3, "budget.kimg = '2' is refused", "number"),
+    "true for a seed": (("seeds = [0, 1]", "seeds = [true]"), 2, "seeds = True is refused", "integer"),
+    "too large a seed": (("seeds = [0, 1]", "seeds = [100000000000000000000]"), 2, "seeds = 1000", "less than"),
+    "a count among settings": (("n = 100", "n = 100\nset = { swd = { n = 50 } }"), 5, "set.swd.n is refused", "n_of"),
     "not TOML": (("seeds = [0, 1]", "seeds = [0, 1"), None, "not TOML", "line"),
     "a side that is none": (("side = 16", "side = 24"), None, "24", ""),
 }
@@ -376,6 +382,28 @@ def test_more_mistakes_are_named_before_anything_runs(write, change, line, says)
     with pytest.raises(UserError, match=says) as caught:
         plan(write(change))
     assert f"line {line}:" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("setting, says", [
+    ("patch = 1", "swd has no setting 'patch'. Did you mean 'patches'"),
+    ("patches = nan", "swd.patches=NaN is refused"), ("size = inf", "swd.size=Infinity is refused"),
+    ("seed = -1", "swd.seed=-1 is refused"),
+    ("n = -5", r"set\.swd\.n is refused"),
+])
+@pytest.mark.parametrize("dry", [False, True])
+def test_settings_of_metrics_are_checked_in_a_dry_run_too(write, setting, says, dry):
+    with pytest.raises(UserError, match=says) as caught:
+        plan(write(("n = 100", f"n = 100\nset = {{ swd = {{ {setting} }} }}")), dry=dry)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dry_run_needs_no_weights_and_finds_too_few_images(write, monkeypatch, tmp_path):
+    monkeypatch.setenv("GANBENCH_CACHE", str(tmp_path / "empty"))
+    assert plan(write(('["swd"]', '["fid"]')), dry=True).cells
+    with pytest.raises(UserError, match="ganbench weights get"):
+        plan(write(('["swd"]', '["fid"]')))
+    with pytest.raises(UserError, match="subset"):
+        plan(write(('["swd"]', '["kid"]')), dry=True)
 
 
 def test_a_suite_decides_the_split_and_says_where_a_preset_means_another(write, tmp_path):

@@ -200,6 +200,11 @@ def test_every_metric_sees_the_mirrored_reals_and_says_so():
     ("swd", "patches", None, r"--set swd\.patches=null is refused"),
     ("fid", "layer", 3, r"--set fid\.layer=3 is refused"),
     ("ppl", "path", "round", r"--set ppl\.path=round is refused"),
+    ("swd", "seed", -1, r"--set swd\.seed=-1 is refused: input should be greater than or equal to 0"),
+    ("fid", "seed", 2**63, r"--set fid\.seed=9223372036854775808 is refused"),
+    ("inception_score", "seed", -1, r"--set inception_score\.seed=-1 is refused"),
+    ("inception_score", "shuffle_seed", 2**32, r"--set inception_score\.shuffle_seed=4294967296 is refused"),
+    ("kid", "subset_seed", -1, r"--set kid\.subset_seed=-1 is refused"),
 ])
 def test_settings_of_a_wrong_type_are_one_line(name, setting, value, says):
     from ganbench.metrics.evaluate import check

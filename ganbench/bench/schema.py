@@ -1,23 +1,28 @@
 """What a suite's file holds, key by key. What becomes of it: ganbench.bench.suite."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ganbench.runs.options import LONGEST
+
+Seed = Annotated[int, Field(ge=-2**63, lt=2**63)]  # as torch takes them
+
 
 class _Table(BaseModel):
-    """Any table of a suite: unknown keys are refused, and so are numbers that are not finite."""
+    """Any table of a suite: unknown keys are refused, and so are values of another type, and numbers not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class Budget(_Table):
     """How long a cell trains: exactly one of the three, or `budget = "preset"` for each preset's own length."""
 
-    kimg: float | None = Field(None, gt=0, description="thousands of real images shown")
-    steps: int | None = Field(None, gt=0, description="generator updates")
-    seconds: float | None = Field(None, gt=0, description="training seconds (results then depend on the machine)")
+    kimg: float | None = Field(None, gt=0, le=LONGEST, description="thousands of real images shown")
+    steps: int | None = Field(None, gt=0, le=LONGEST, description="generator updates")
+    seconds: float | None = Field(None, gt=0, le=LONGEST,
+                                  description="training seconds (results then depend on the machine)")
 
     preset: bool = Field(False, description="as long as each preset says")
 
@@ -54,7 +59,8 @@ class Evaluation(_Table):
 
     metrics: list[str] = Field(min_length=1, description="metrics by name")
     n: int = Field(10_000, ge=2, description="generated images an evaluation uses")
-    every: float | None = Field(None, gt=0, description="kimg between evaluations; without it only the end is scored")
+    every: float | None = Field(None, gt=0, le=LONGEST,
+                                description="kimg between evaluations; without it only the end is scored")
     references: bool = Field(True, description="add rows for reals against reals and for noise images")
     n_of: dict[str, int] = Field({}, description="n of single metrics, by name")
     set: dict[str, dict[str, Any]] = Field({}, description="settings of metrics: { kid = { subsets = 50 } }")
@@ -66,6 +72,8 @@ class Evaluation(_Table):
             for metric in given:
                 if metric not in self.metrics:
                     raise ValueError(f"'{metric}' is in {name}, and not in metrics")
+        if counted := next((metric for metric, given in self.set.items() if "n" in given), None):
+            raise ValueError(f"set.{counted}.n is refused: the images of a single metric are said in n_of")
         if few := next((metric for metric, n in self.n_of.items() if n < 2), None):
             raise ValueError(f"n_of.{few} = {self.n_of[few]} is refused: at least 2 images")
         return self
@@ -118,7 +126,7 @@ class Suite(_Table):
 
     title: str
     about: str = ""
-    seeds: list[int] = Field([0], min_length=1)
+    seeds: list[Seed] = Field([0], min_length=1)
     budget: Budget
     evaluation: Evaluation
     precision: str = "auto"

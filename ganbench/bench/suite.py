@@ -149,16 +149,12 @@ def plan(path: str | Path, *, dry: bool = False) -> Planned:
 
 
 def _check_metrics(path: Path, suite: Suite, lines: dict[tomlfile.Place, int], dry: bool) -> None:
-    """Refuse metrics that are unknown, cannot run here, have not those settings, or need more images."""
+    """Refuse metrics that are unknown, have not those settings, need more images, or, unless `dry`, weights."""
     for index, name in enumerate(suite.evaluation.metrics):
-        with _at(path, lines, "evaluation", "metrics", index):
-            if dry:
-                metrics.find_metric(name)
         given = suite.evaluation.metric_settings.get(name, {})
         with _at(path, lines, "evaluation", *(("set", name) if given else ("metrics", index))):
-            if not dry:
-                own = {key: value for key, value in given.items() if key != "n"}
-                check_metrics([name], {plugin_label(name): own}, n=given.get("n", suite.evaluation.n))
+            own = {key: value for key, value in given.items() if key != "n"}
+            check_metrics([name], {plugin_label(name): own}, n=given.get("n", suite.evaluation.n), weights=not dry)
 
 
 def _check_families(path: Path, suite: Suite, lines: dict[tomlfile.Place, int]) -> dict[str, str]:

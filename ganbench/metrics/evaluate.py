@@ -153,19 +153,19 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
 
 
 def check(names: Sequence[str], options: Mapping[str, Any] | None = None, n: int | None = None,
-          shape: tuple[int, int, int] | None = None) -> None:
+          shape: tuple[int, int, int] | None = None, *, weights: bool = True) -> None:
     """Raise UserError for what `obstacles` finds, or raises itself."""
-    for reason in obstacles(names, options, n, shape).values():
+    for reason in obstacles(names, options, n, shape, weights=weights).values():
         raise UserError(reason)
 
 
 def obstacles(names: Sequence[str], options: Mapping[str, Any] | None = None, n: int | None = None,
-              shape: tuple[int, int, int] | None = None) -> dict[str, str]:
+              shape: tuple[int, int, int] | None = None, *, weights: bool = True) -> dict[str, str]:
     """What can be known before any image is opened.
 
     Args:
         names: metrics. options: their settings. n: images on each side, if that is known. shape: theirs,
-            (C,H,W), likewise.
+            (C,H,W), likewise. weights: whether those of the networks have to be here.
     Returns:
         Why metrics cannot be measured here (missing weights, too few images, images of another shape), by name.
     Raises:
@@ -182,7 +182,7 @@ def obstacles(names: Sequence[str], options: Mapping[str, Any] | None = None, n:
                 raise UserError(reason)
             if n is not None and isinstance(metric, ImageMetric):
                 metric.check_counts(n, n)
-            if isinstance(metric, FeatureMetric) and metric.network_name in weight_files.ASSETS:
+            if weights and isinstance(metric, FeatureMetric) and metric.network_name in weight_files.ASSETS:
                 weight_files.require(metric.network_name)
         except UserError as error:
             found[name] = str(error)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ganbench.errors import UserError
 from ganbench.metrics.maths import moments
 from ganbench.metrics.maths.frechet import Gaussian
-from ganbench.metrics.metric import ImageMetric
+from ganbench.metrics.metric import ImageMetric, Seed
 from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.metrics.networks.features import FeatureNetwork, check_precision, default_layer, open_network
 from ganbench.random import Random, derived_seed
@@ -34,7 +34,7 @@ class FeatureMetric(ImageMetric):
     rectangles = True
 
     def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, **kwargs: Any):
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: Seed = 0, **kwargs: Any):
         super().__init__(**kwargs)
         self.compat, self.precision, self.seed = find_compat(compat), check_precision(dtype), seed
         # the network: one that is open, a name, or the class's own

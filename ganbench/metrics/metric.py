@@ -9,11 +9,11 @@ import inspect  # for `settings`, which reads a metric's own constructor
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, PositiveInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torchmetrics import Metric as TorchMetric
 
@@ -23,6 +23,8 @@ from ganbench.metrics.maths.uncertainty import of_share
 from ganbench.plugins import load_plugin, plugin_label
 
 Kind = TypeVar("Kind", bound="MetricBase")
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # of a metric's own draws, by whatever library
+Seed32 = Annotated[int, Field(ge=0, lt=2**32)]  # of numpy.random.RandomState
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from ganbench.metrics.feature_metric import StoredFeatures
 from ganbench.metrics.maths.split_scores import split_scores
 from ganbench.metrics.maths.uncertainty import of_parts
-from ganbench.metrics.metric import Score
+from ganbench.metrics.metric import Score, Seed, Seed32
 from ganbench.metrics.networks.compat import Compat
 from ganbench.metrics.networks.features import FeatureNetwork
 
@@ -35,9 +35,9 @@ class InceptionScore(StoredFeatures):
     kind = "logits"
 
     def __init__(self, network: "str | FeatureNetwork | None" = None, layer: str | None = None,
-                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: int = 0, *,
+                 compat: str | Compat = "ganbench", dtype: str = "float32", seed: Seed = 0, *,
                  splits: PositiveInt | None = None,
-                 shuffle: bool | None = None, shuffle_seed: int = SEED, **kwargs: Any):
+                 shuffle: bool | None = None, shuffle_seed: Seed32 = SEED, **kwargs: Any):
         super().__init__(network, layer, compat, dtype, seed, **kwargs)
         self.splits = self.compat.splits if splits is None else splits
         self.split_size = self.compat.split_size if splits is None else 0

@@ -10,7 +10,7 @@ from ganbench.errors import UserError
 from ganbench.metrics.feature_metric import StoredFeatures
 from ganbench.metrics.maths.kernel import components, subset_distances
 from ganbench.metrics.maths.uncertainty import around
-from ganbench.metrics.metric import Score
+from ganbench.metrics.metric import Score, Seed32
 from ganbench.random import derived_seed
 
 ENOUGH = 2000  # images of each set from which the variance is estimated
@@ -33,7 +33,7 @@ class Kid(StoredFeatures):
     higher_is_better = False  # type: ignore[misc]
 
     def __init__(self, *args: Any, subsets: PositiveInt | None = None, subset_size: PositiveInt | None = None,
-                 shrink: bool | None = None, subset_seed: int = SEED, **kwargs: Any):
+                 shrink: bool | None = None, subset_seed: Seed32 = SEED, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.subsets = self.compat.kid_subsets if subsets is None else subsets
         self.subset_size = self.compat.kid_subset_size if subset_size is None else subset_size

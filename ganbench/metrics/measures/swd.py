@@ -10,7 +10,7 @@ from ganbench.errors import UserError
 from ganbench.metrics.feature_metric import rows
 from ganbench.metrics.maths.sliced_wasserstein import SeededDraws, SlicedWasserstein, checked, swd
 from ganbench.metrics.maths.sliced_wasserstein_interval import FEWEST_IMAGES, METHOD, Jackknife
-from ganbench.metrics.metric import ImageMetric, Score
+from ganbench.metrics.metric import ImageMetric, Score, Seed
 
 
 class SWD(ImageMetric):
@@ -39,7 +39,7 @@ class SWD(ImageMetric):
     real_images: list[Tensor]
     fake_images: list[Tensor]
 
-    def __init__(self, seed: int = 0, patches: PositiveInt = 128, size: PositiveInt = 7, repeats: PositiveInt = 4,
+    def __init__(self, seed: Seed = 0, patches: PositiveInt = 128, size: PositiveInt = 7, repeats: PositiveInt = 4,
                  directions: PositiveInt = 128, **kwargs: Any):
         super().__init__(**kwargs)
         self._n = 0
