@@ -71,6 +71,14 @@ def atomic_write(path: Path, content: str | bytes, *, remedy: str = "", sync: bo
         scratch.write_bytes(data)
 
 
+def check_ending(flag: str, path: str | Path | None, ending: str) -> None:
+    """Raise UserError if a file that is to be written as `ending` is called otherwise. A device or a pipe may be."""
+    if path is None or (Path(path).exists() and not Path(path).is_file()):
+        return
+    if Path(path).suffix.lower() != ending:
+        raise UserError(f"{flag} {path}: what is written is {ending}: give the file that ending")
+
+
 @contextmanager
 def atomic_folder(path: Path, *, remedy: str = "", sync: bool = False) -> Iterator[Path]:
     """Give a scratch folder beside `path` to be filled; afterwards it becomes `path` in one step, or vanishes.

@@ -217,7 +217,7 @@ def load_results(*paths: str | Path) -> "pd.DataFrame":
 
     files: list[Path] = []
     for path in map(Path, paths or ("results",)):
-        files += [f for f in sorted(path.glob("*.csv")) if _is_results(f)] if path.is_dir() else [path]
+        files += [f for f in sorted(path.glob("*.csv")) if is_results(f)] if path.is_dir() else [path]
     rows = [row for file in files for row in read(file)]
     if not rows:
         raise UserError(f"no results in {', '.join(map(str, paths or ('results',)))}: "
@@ -329,7 +329,7 @@ def _key(row: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(row[column] for column in KEY)
 
 
-def _is_results(path: Path) -> bool:
+def is_results(path: Path) -> bool:
     """Whether a folder's file is to be read: its header begins as ours do, or reading it will say what is wrong."""
     try:
         with open(path, "rb") as file:

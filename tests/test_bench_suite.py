@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 from ganbench.bench import tomlfile
 from ganbench.bench.suite import Suite, plan
+from ganbench.commands import bench
 from ganbench.errors import UserError
 from ganbench.plugins import names
 
@@ -431,3 +434,14 @@ def test_every_metric_is_in_a_suite_or_it_is_written_why_not():
     used = {metric for suite in SUITES for metric in tomllib.loads(suite.read_text())["evaluation"]["metrics"]}
     missing = [metric for metric in names("metric") if metric not in used and metric not in header]
     assert not missing and used <= set(names("metric"))
+
+
+@pytest.mark.parametrize("arguments", [["--html", "suite.toml"], ["--results", "t.csv", "--html", "./t.csv"]])
+def test_the_page_of_a_suite_replaces_neither_suite_nor_table(write, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    before = write().read_bytes()
+    app = typer.Typer()
+    bench.register(app)
+    result = CliRunner().invoke(app, ["suite.toml", *arguments])
+    assert isinstance(result.exception, UserError) and "is read, and would be replaced" in str(result.exception)
+    assert Path("suite.toml").read_bytes() == before and not Path("runs").exists()

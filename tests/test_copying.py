@@ -261,6 +261,14 @@ def test_the_picture_is_written_beside_the_numbers(tmp_path):
     found = run_request(asked)
     assert np.asarray(Image.open(tmp_path / "near.png")).shape == (12 * 18 - 2, 2 * (5 * 18 - 2) + 8, 3)
     assert any("left by pixels, right by random-vgg16" in note for note in found.warnings)
+    (tmp_path / "config.json").write_text("{}")
+    for place, says in (("config.json", r"--nearest .*config\.json: what is written is \.png"),
+                        ("fakes/near.png", "--nearest .* would lie among the images of .*fakes")):
+        (tmp_path / "fakes").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=says):
+            run_request(EvalRequest(names=["swd"], real=reals, fake=str(tmp_path / "fakes"), device="cpu",
+                                    nearest=tmp_path / place))
+    assert (tmp_path / "config.json").read_text() == "{}"
     with pytest.raises(UserError, match="--nearest needs images of one size"):
         nearest_sheet(ArraySet(reals, "a"), ArraySet(reals[..., :8, :8], "b"))
 

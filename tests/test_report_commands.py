@@ -1,6 +1,7 @@
 """`ganbench report` and `ganbench reproduce` as a person types them, and the published figures they show."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -234,3 +235,28 @@ def test_only_some_metrics(app: typer.Typer, folder: Path) -> None:
     assert set(pd.read_csv("t.csv").metric) == {"swd"}
     with pytest.raises(UserError, match="no 'sdw' in these results"):
         _run(app, "report", "results/results.csv", "--metric", "sdw")
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (("results/results.csv", "--csv", "results/results.csv"), "--csv results/results.csv is read"),
+    (("--html", "results/results.csv"), "--html results/results.csv is a table of results"),
+    (("--latex", "results/../results/published.csv"), "is a table of results"),
+    (("--csv", "same.txt", "--markdown", "same.txt"), "--csv and --markdown both name same.txt"),
+    (("--html", "x/../same.txt", "--latex", "same.txt"), "--html and --latex both name same.txt"),
+    (("mine.toml", "--markdown", "mine.toml"), "--markdown mine.toml is read"),
+    (("--picture", "config.json"), "--picture config.json: what is written is .svg"),
+])
+def test_no_output_replaces_what_is_read_or_another_one(app: typer.Typer, folder: Path, arguments: tuple[str, ...],
+                                                        says: str) -> None:
+    for name in ("config.json", "mine.toml"):
+        Path(name).write_text("mine")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=re.escape(says)):
+        _run(app, "report", *arguments)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_an_earlier_report_is_replaced(app: typer.Typer, folder: Path) -> None:
+    for _ in range(2):
+        output = _run(app, "report", "--csv", "t.csv", "--html", "t.html", "--picture", "t.svg").output
+        assert all(f"wrote t.{kind}" in output for kind in ("csv", "html", "svg"))

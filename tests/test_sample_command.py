@@ -162,3 +162,13 @@ def test_a_label_that_would_change_nothing_is_refused_by_name(run: Path, tmp_pat
     for kind in ("filters", "classes", "guided"):
         with pytest.raises(UserError, match=f"--label 3 cannot be used with --{kind}"):
             sample(labelled, "--label", 3, f"--{kind}")
+
+
+@pytest.mark.parametrize("arguments, says", [((), "is .png"), (("--video", "--walk"), "is .mp4")])
+def test_a_picture_replaces_no_file_of_another_kind(run: Path, arguments: tuple[str, ...], says: str) -> None:
+    before = (run / "config.json").read_bytes()
+    with pytest.raises(UserError, match=f"--out .*config.json: what is written {says}: give the file that ending"):
+        sample(run, "--n", 4, *arguments, "--out", run / "config.json")
+    assert (run / "config.json").read_bytes() == before
+    with pytest.raises(UserError, match="unknown checkpoint 'bset'"):
+        sample(run, "--which", "bset")

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ganbench.commands import print_table
+from ganbench.commands import check_outputs, print_table
 from ganbench.environment import cell_threads, usable_cores
 from ganbench.files import atomic_write
 
@@ -61,6 +61,8 @@ def bench(
     from ganbench.bench.driver import drive
     from ganbench.bench.manifest import Manifest
     table = results or Path("results") / f"{planned.name}.csv"
+    page = None if no_html else html or table.with_suffix(".html")
+    check_outputs({"--html": page}, inputs=[suite, table])
     folder = out or Path("runs") / planned.name
     jobs = jobs or min(_default_jobs(), len(chosen.cells))
     manifest = Manifest(folder, suite=str(suite), threads=cell_threads(jobs))
@@ -77,7 +79,7 @@ def bench(
     if tally.failed:
         _print(console, "call it again to give what crashed or was killed another try")
     if tally.rows:
-        _report(planned.suite, table, None if no_html else html or table.with_suffix(".html"), folder, console)
+        _report(planned.suite, table, page, folder, console)
     if tally.failed:
         raise typer.Exit(1)  # so that scripts notice; the other cells were run all the same
 

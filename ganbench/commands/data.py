@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ganbench.commands import check_outputs
+
 if TYPE_CHECKING:
     from ganbench.data.store import Store
 
@@ -53,6 +55,7 @@ def info(spec: Spec, side: Side = None, split: Split = "train", crop: Crop = Non
          html: Annotated[Path | None, typer.Option(help="Write a page with a contact sheet and statistics")] = None,
          ) -> None:
     """What a data set holds: counts, classes, statistics."""
+    check_outputs({"--html": html}, inputs=[Path(spec)])
     store = _opened(spec, side=side, split=split, crop=crop, channels=channels, root=root, skip_bad=skip_bad)
     _describe(store)
     if html is not None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ganbench.commands import check_outputs
 from ganbench.errors import UserError, nearest
-from ganbench.files import atomic_write
+from ganbench.files import atomic_write, check_ending
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +56,9 @@ def report(
         raise UserError(f"--published {published}: choose one of {', '.join(PUBLISHED)}."
                         f"{nearest(published, PUBLISHED)}")
     check_roots(runs or ())
+    check_ending("--picture", picture, ".svg")
+    check_outputs({"--html": html, "--csv": csv, "--markdown": markdown, "--latex": latex, "--picture": picture},
+                  inputs=results or ())
     console = Console()
     frame = load_results(*map(_table_of, results or ()))
     targets = _targets(results or ())

@@ -53,8 +53,10 @@ def sample(
 ) -> None:
     """Draw images from a run: a grid, single files, or a picture that shows how its latent space is made."""
     from ganbench.environment import choose_device
+    from ganbench.files import check_ending
     from ganbench.runs.run_folder import load_run, newest_run
 
+    check_ending("--out", out, ".mp4" if video else ".png")
     run = load_run(path or newest_run(), device=choose_device(device), which=which, strict=strict, trust=trust,
                    ema=ema)
     wanted = {"walk": walk, f"interpolate-{interpolate}": interpolate is not None, "embed": embed, "classes": classes,

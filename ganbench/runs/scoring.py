@@ -24,7 +24,7 @@ from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.plugins import canonical, plugin_label
 from ganbench.runs.checkpoint import checkpoint_hash
 from ganbench.runs.eval_request import EvalRequest
-from ganbench.runs.nearest import write_nearest
+from ganbench.runs.nearest import check_place, write_nearest
 from ganbench.runs.options import by_count, check_options, without_counts
 from ganbench.runs.run_folder import Run, check_which, load_run, newest_run, sample_batches
 from ganbench.sides import side_or_none
@@ -167,6 +167,7 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
     # before anything is opened: a misspelt metric should not cost minutes
     check_options(asked, EvalRequest.OBJECTS)
     check_which(asked.which)
+    check_place(asked)
     report = Report()
     settings, names = asked.settings(), _possible(asked, report)
     device = choose_device(distributed.start(asked.device))
