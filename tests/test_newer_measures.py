@@ -8,11 +8,12 @@ import scipy.linalg
 import torch
 
 from ganbench.errors import UserError
+from ganbench.metrics.measures import cmmd
 from ganbench.metrics.measures.authenticity import Authenticity, authentic
 from ganbench.metrics.measures.mifid import Mifid
 from ganbench.metrics.measures.mind import Mind
 from ganbench.metrics.measures.power_spectrum import PowerSpectrum, log_spectra
-from ganbench.metrics.measures.rke import gaussian_kernel, median_distance, mode_count, relative_entropy
+from ganbench.metrics.measures.rke import RKE, gaussian_kernel, median_distance, mode_count, relative_entropy
 from ganbench.metrics.measures.vendi import vendi_score
 from ganbench.metrics.measures.wavelet_frechet import WaveletFrechet, packets
 from ganbench.random import Random, derived_seed
@@ -176,6 +177,45 @@ def test_renyi_scores_equal_the_authors_package():
     assert mode_count(torch.from_numpy(x), 0.8) == pytest.approx(1 / theirs.compute_rke_mc_frobenius_norm(x)[0.8])
     ours = relative_entropy(torch.from_numpy(x), torch.from_numpy(y), 0.8)
     assert ours == pytest.approx(theirs.compute_rrke(x, y)[0.8])
+
+
+def test_renyi_scores_of_sets_sorted_by_class_are_those_of_the_whole():
+    # ten tight modes far apart: the cross kernel is 1 within a mode and 0 elsewhere, so that its nuclear norm is the
+    # sum of sqrt(p_i q_i) over modes
+    rng, modes = np.random.default_rng(0), 50 * np.eye(10)
+    labels = {"all": rng.integers(0, 10, 3000), "two": rng.integers(0, 2, 3000)}
+    for name, share, tolerance in (("all", 0.1, 0.05), ("two", 0.5, 0.1)):
+        metric = RKE(sigma=1.0)
+        metric.update_features(torch.from_numpy(modes[np.arange(10).repeat(300)]), real=True)
+        metric.update_features(torch.from_numpy(modes[np.sort(labels[name])]))
+        expected = -2 * math.log(round(1 / share) * math.sqrt(share * 0.1))
+        assert float(metric.compute()["relative"]) == pytest.approx(expected, abs=tolerance)
+    assert "relative=500;seed=0" in metric.protocol()
+
+
+def test_the_kernels_width_is_of_all_classes_where_reals_are_sorted():
+    # three points at one distance d, the first one half of the rows: of all pairs 3/8 are at 0, so the median is d, and
+    # mean k^2 = 3/8 + 5/8 exp(-d^2/d^2)
+    reals = torch.eye(3, dtype=torch.float64).repeat_interleave(torch.tensor([2048, 1024, 1024]), 0)
+    metric = RKE()
+    metric.update_features(reals, real=True)
+    metric.update_features(reals)
+    assert float(metric.compute()["real modes"]) == pytest.approx(1 / (3 / 8 + 5 / 8 * math.exp(-1)), rel=1e-6)
+
+
+def test_the_interval_of_cmmd_holds_for_sets_sorted_by_class(monkeypatch):
+    monkeypatch.setattr(cmmd, "ENOUGH", 100)
+    values, errors, centres = [], [], np.random.default_rng(7).normal(size=(6, 4))
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        metric = cmmd.Cmmd(sigma=0.5)
+        for real, shares in ((True, [1 / 6] * 6), (False, [0.3, 0.3, 0.1, 0.1, 0.1, 0.1])):
+            of = np.sort(rng.choice(6, 400, p=shares))
+            metric.update_features(torch.from_numpy(centres[of] + 0.1 * rng.normal(size=(400, 4))), real=real)
+        found = metric.scores()[1]
+        values.append(found.value)
+        errors.append((found.ci_high - found.ci_low) / 2 / 1.96)
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(values), rel=0.2)
 
 
 # --- measures of features, on features that are given -----------------------------------------------------------------

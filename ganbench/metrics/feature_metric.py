@@ -265,6 +265,15 @@ def rows(parts: "list[Tensor] | Tensor") -> int:
     return len(parts) if isinstance(parts, Tensor) else sum(len(p) for p in parts)
 
 
+def random_rows(table: Tensor, most: int, seed: int) -> Tensor:
+    """`most` random rows, or all where there are no more. Sets are often sorted by class: their beginning is no sample.
+    """
+    if len(table) <= most:
+        return table
+    chosen = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))[:most]
+    return table[chosen.to(table.device)]
+
+
 def least(parts: list[Tensor]) -> Tensor:
     """The SAMPLE rows with the least first column."""
     table = torch.cat(list(parts))

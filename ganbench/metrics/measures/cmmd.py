@@ -6,10 +6,11 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from ganbench.metrics.feature_metric import StoredFeatures
+from ganbench.metrics.feature_metric import StoredFeatures, random_rows
 from ganbench.metrics.maths.kernel import components, gaussian, gaussian_mmd
 from ganbench.metrics.maths.uncertainty import around
 from ganbench.metrics.metric import Score
+from ganbench.random import derived_seed
 
 SCALE = 1000.0  # the paper reports the squared distance times this
 ENOUGH = 2000  # images of each set from which the variance is estimated
@@ -55,7 +56,8 @@ class Cmmd(StoredFeatures):
         interval: tuple[float | None, float | None, str] = (None, None, "none: it takes at least 4 images of each set")
         unbiased = interval
         if min(n, m) >= 4:
-            parts = components(fakes[:ENOUGH], reals[:ENOUGH], gaussian(self.sigma))
+            x, y = (random_rows(part, ENOUGH, derived_seed(self.seed, "cmmd")) for part in (fakes, reals))
+            parts = components(x, y, gaussian(self.sigma))
             error = SCALE * parts.variance(n, m) ** 0.5
             method = "variance components of the U-statistic"
             interval = around(value, error, f"{method}; of the value at these counts, bias included", floor=0.0)

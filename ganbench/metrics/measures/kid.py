@@ -3,11 +3,10 @@
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import PositiveInt
 
 from ganbench.errors import UserError
-from ganbench.metrics.feature_metric import StoredFeatures
+from ganbench.metrics.feature_metric import StoredFeatures, random_rows
 from ganbench.metrics.maths.kernel import components, subset_distances
 from ganbench.metrics.maths.uncertainty import around
 from ganbench.metrics.metric import Score, Seed32
@@ -57,7 +56,8 @@ class Kid(StoredFeatures):
         reals, fakes, values = self.reals(), self.fakes(), self._values()
         value, n, m = float(values.mean()), len(fakes), len(reals)
         # the variance over images, and that of averaging over so many random subsets
-        variance = components(_some(fakes, self.seed), _some(reals, self.seed)).variance(n, m)
+        x, y = (random_rows(part, ENOUGH, derived_seed(self.seed, "kid")) for part in (fakes, reals))
+        variance = components(x, y).variance(n, m)
         variance += float(values.var()) / len(values)
         interval = around(value, variance ** 0.5, "variance components of the U-statistic, and of the subsets")
         return [Score(value, "", *interval, n_real=m, n_fake=n, higher_is_better=False,
@@ -76,11 +76,3 @@ class Kid(StoredFeatures):
 
     def _choices(self) -> list[str]:
         return [f"subsets={self.subsets}x{self._size()}", f"subset_seed={self.subset_seed}"]
-
-
-def _some(features: torch.Tensor, seed: int) -> torch.Tensor:
-    """ENOUGH random rows, or all."""
-    if len(features) <= ENOUGH:
-        return features
-    chosen = torch.randperm(len(features), generator=torch.Generator().manual_seed(derived_seed(seed, "kid")))
-    return features[chosen[:ENOUGH].to(features.device)]

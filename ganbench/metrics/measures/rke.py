@@ -7,11 +7,13 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.feature_metric import StoredFeatures
+from ganbench.metrics.feature_metric import StoredFeatures, random_rows
 from ganbench.metrics.metric import Score
+from ganbench.random import derived_seed
 
 PART = 1024  # rows of the kernel matrix at a time
-RELATIVE = 500  # images of each set for the relative entropy, as the authors' code takes them
+RELATIVE = 500  # random images of each set for the relative entropy, as many as the authors' code takes
+MEDIAN = 2048  # random real images whose median distance is the kernel's width
 
 
 class RKE(StoredFeatures):
@@ -41,9 +43,11 @@ class RKE(StoredFeatures):
     def compute(self) -> dict[str, float]:
         """{"modes", "real modes", "relative"}."""
         reals, fakes = self.reals().double(), self.fakes().double()
-        sigma = self.sigma or median_distance(reals)
+        sigma = self.sigma or median_distance(random_rows(reals, MEDIAN, derived_seed(self.seed, "rke", "sigma")))
+        some_fakes, some_reals = (random_rows(part, RELATIVE, derived_seed(self.seed, "rke", name))
+                                  for name, part in (("fakes", fakes), ("reals", reals)))
         return {"modes": mode_count(fakes, sigma), "real modes": mode_count(reals, sigma),
-                "relative": relative_entropy(fakes[:RELATIVE], reals[:RELATIVE], sigma)}
+                "relative": relative_entropy(some_fakes, some_reals, sigma)}
 
     def scores(self) -> list[Score]:
         """The numbers as rows of a table, with their intervals where honest ones are known."""
@@ -55,7 +59,8 @@ class RKE(StoredFeatures):
                       False)]
 
     def _choices(self) -> list[str]:
-        return [f"sigma={self.sigma:g}" if self.sigma else "sigma=median-of-reals", f"relative={RELATIVE}"]
+        return [f"sigma={self.sigma:g}" if self.sigma else "sigma=median-of-reals", f"relative={RELATIVE}",
+                f"seed={self.seed}"]
 
 
 def gaussian_kernel(x: Tensor, y: Tensor, sigma: float) -> Tensor:
@@ -76,10 +81,8 @@ def relative_entropy(x: Tensor, y: Tensor, sigma: float) -> float:
 
 
 def median_distance(rows: Tensor) -> float:
-    """Median distance between different rows, of the first 2,048. Raises UserError where more than half of them
-    agree.
-    """
-    distances = torch.pdist(rows[:2048])
+    """Median distance between different rows. Raises UserError where more than half of them agree."""
+    distances = torch.pdist(rows)
     median = float(distances.median()) if len(distances) else 0.0
     if median == 0:
         raise UserError("rke: the median distance between real images is 0, so it gives no width for the kernel: "
