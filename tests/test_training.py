@@ -249,6 +249,42 @@ def test_an_occupied_or_changed_folder_is_refused(elsewhere):
         run(options(out="file/run"))
 
 
+@pytest.mark.parametrize("refused, says", [
+    ({"overrides": {"accumulate": 2}}, "accumulate"), ({"overrides": {"train_images": 100_000}}, "train_images"),
+    ({"init_from": "other"}, "none of its"),
+])
+def test_a_refused_run_leaves_nothing_and_its_folder_to_the_corrected_one(elsewhere, refused, says):
+    if "init_from" in refused:
+        run(options("vae", out="other", steps=1, metrics=[]))
+    small = {"preset": "smoke", "steps": 1, "metrics": []}
+    for out in ("new", None):
+        with pytest.raises(UserError, match=says):
+            run(options("dcgan", out=out, **small, **refused))
+        assert not os.path.exists("new") and not list(elsewhere.glob("runs/*"))
+    # what lay there before stays, and a lock that a killed process left is no content
+    os.mkdir("new")
+    Path("new/.lock").write_text("")
+    with pytest.raises(UserError, match=says):
+        run(options("dcgan", out="new", **small, **refused))
+    assert os.listdir("new") == [".lock"]
+    assert run(options("dcgan", out="new", **small)).status == "ok"
+    # nor does a refused resumption take anything from the run
+    there = set(os.listdir("new"))
+    with pytest.raises(UserError):
+        run(options("dcgan", out="new", resume=True, **small, **refused))
+    assert set(os.listdir("new")) == there
+
+
+def test_files_of_others_outlast_a_refused_run(elsewhere):
+    os.mkdir("mine")
+    for name in ("notes.txt", "metrics.jsonl"):
+        Path("mine", name).write_text("keep")
+    with pytest.raises(UserError, match="accumulate"):
+        run(options("dcgan", out="mine", preset="smoke", resume=True, overrides={"accumulate": 2}))
+    assert {path.name: path.read_text() for path in Path("mine").iterdir()} == dict.fromkeys(
+        ("notes.txt", "metrics.jsonl"), "keep")
+
+
 def test_out_of_memory_says_side_and_batch(elsewhere, monkeypatch):
     def out_of_memory(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -258,7 +258,8 @@ def _folder(resolved: Resolved) -> Path:
         if not options.force and (changed := changed_code(former, find_family(document["family_source"]).__module__)):
             raise UserError(f"{folder}: {changed}: add --force to go on with the code as it is now, "
                             "or choose another folder")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not options.resume:
+    elif folder.exists() and not options.resume and (
+            not folder.is_dir() or any(entry.name != ".lock" for entry in folder.iterdir())):
         raise UserError(f"{folder} is not empty: choose another --out")
 
     # it is ours: make it, with room for a checkpoint

@@ -1,9 +1,10 @@
 """One training run: options resolved, networks built, trained, scored; the way from the command line to the loop."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,9 @@ def run(options: RunOptions, look: Callable[[Resolved], Resolved] = lambda resol
     """
     resolved = look(resolve(options))
     options = resolved.options
+    before = _names(Path(options.out)) if options.out is not None else None
     folder = claim_folder(resolved)
-    with _sole_use(folder):
+    with _sole_use(folder), _undone_if_refused(folder, before):
         # build everything, then take over the newest checkpoint if there is one
         trainer, recorder = _build(resolved, folder)
         trainer.restore(strict=options.strict, force=options.force)
@@ -156,6 +158,35 @@ def _sole_use(folder: Path) -> Iterator[None]:
         for place in (folder, folder / "grids"):  # what a killed process had half written
             remove_abandoned(place)
         yield
+
+
+def _names(folder: Path) -> set[str] | None:
+    """What lies in a folder; None where there is none."""
+    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else None
+
+
+@contextmanager
+def _undone_if_refused(folder: Path, before: set[str] | None) -> Iterator[None]:
+    """Where the run fails before its config.json is there, take away what it made, so that the corrected command can
+    have the folder.
+
+    Args:
+        before: what lay there before the run claimed it, which stays; None: the folder is the run's own.
+    """
+    try:
+        yield
+    except BaseException:
+        if distributed.rank() == 0 and not (folder / "config.json").exists():
+            for name in {".lock", "metrics.jsonl", "tensorboard"} - (before or set()):
+                if (folder / name).is_dir():
+                    shutil.rmtree(folder / name, ignore_errors=True)
+                else:
+                    with suppress(OSError):  # Windows removes no file that is open
+                        (folder / name).unlink(missing_ok=True)
+            if before is None:
+                with suppress(OSError):  # somebody else put something there meanwhile
+                    folder.rmdir()
+        raise
 
 
 def _held_out(options: RunOptions, family: Family, store: Store, place: dict[str, Any]) -> Stream | None:
