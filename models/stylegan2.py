@@ -210,11 +210,11 @@ class StyleGAN2(Family):
 
     def share(self, optimizer: str) -> float:
         """The share of an optimizer's updates that are not those of its penalty (section 3.1)."""
-        # A lazy penalty is an update of its own: with it there are (k + 1)/k updates a step.
+        # A lazy penalty is an update of its own: with it there are (k + 1)/k updates a step. The authors' code slows
+        # both optimizers whenever penalties are lazy, also where one has no weight and is never taken.
         c = self.config
-        weight, every = (c.r1_gamma, c.r1_every) if optimizer == "critic" else (c.path_weight, c.path_every)
-        every = c.interval(every) if weight else 1
-        return every / (every + 1) if every > 1 else 1.0
+        every = c.r1_every if optimizer == "critic" else c.path_every
+        return every / (every + 1) if c.lazy else 1.0
 
     def stage(self, clock: Clock) -> Regularised:
         """Side, batch and learning rates of the next step."""

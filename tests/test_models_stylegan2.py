@@ -186,8 +186,23 @@ def test_lazy_penalties_slow_the_optimizers():
     for name, share in (("critic", 16 / 17), ("generator", 4 / 5)):
         group = made[name].param_groups[0]
         assert group["lr"] == pytest.approx(0.002 * share) and group["betas"] == (0.0, pytest.approx(0.99 ** share))
-    made = build("stylegan2", "paper-cifar10", fmap_max=4, r1_every=1).make_optimizers()
-    assert all(o.param_groups[0]["lr"] == 0.0025 for o in made.values()), "nothing lazy, nothing slowed"
+
+
+@pytest.mark.parametrize("preset, rate, k", [
+    ("paper-cifar10", 0.0025, 4), ("paper-cifar10-ada", 0.0025, 4), ("config-c", 0.001, 4), ("config-b", 0.001, None),
+    ("laptop", 0.002, 4), ("smoke", 0.002, 2), ("smoke-grow-b", 0.002, None)])
+def test_the_generator_is_slowed_by_the_code_s_rule_also_without_path_length(preset, rate, k):
+    """The authors' code: rate * k / (k + 1) and beta2 ** (k / (k + 1)) with k = G_reg_interval (4), if lazy."""
+    family = build("stylegan2", preset, fmap_max=4)
+    group = family.make_optimizers()["generator"].param_groups[0]
+    share = k / (k + 1) if k else 1.0
+    assert group["lr"] == pytest.approx(rate * share) and group["betas"][1] == pytest.approx(0.99 ** share)
+    assert family.stage(Clock()).rates["generator"] == pytest.approx(rate * share)  # also those that differ by side
+
+
+def test_a_lazy_penalty_of_every_step_is_still_an_update_of_its_own():
+    made = build("stylegan2", "smoke", r1_every=1, path_every=1).make_optimizers()
+    assert all(o.param_groups[0]["lr"] == pytest.approx(0.002 / 2) for o in made.values())
 
 
 def test_the_average():

@@ -167,7 +167,7 @@ def test_sizes_of_growing_networks(preset, side):
 
 def test_schedule_of_the_authors_code():
     """FFHQ at 1024: side, minibatch, rate and lod after so many kimg, worked out by hand."""
-    for preset, critic, generator in (("config-b", 1, 1), ("config-c", 16 / 17, 1), ("config-d", 16 / 17, 0.8)):
+    for preset, critic, generator in (("config-b", 1, 1), ("config-c", 16 / 17, 0.8), ("config-d", 16 / 17, 0.8)):
         family = build("stylegan2", preset, side=1024, channels=3, fmap_max=4)
         for kimg, side, fade, batch, rate in ((0, 8, 0, 256, 0.001), (599, 8, 0, 256, 0.001),
                                               (900, 16, 0.5, 128, 0.001), (1500, 16, 0, 128, 0.001),
