@@ -132,6 +132,21 @@ def test_tensorflows_resize():
     assert resize(ramp, 8, "tf1-bilinear")[0, 0, 0].tolist() == [0, 5, 10, 15, 20, 25, 30, 30]
 
 
+def test_dgm_evals_kid_of_few_images_has_smaller_subsets():
+    """min(1000, both counts): of two sets of one size each subset is all of them, so that the draw does not matter."""
+    from sklearn.metrics.pairwise import polynomial_kernel
+    real, fake = (rows.astype(np.float64) for rows in features(n=250, m=250))
+    within = [polynomial_kernel(rows, degree=3, coef0=1) for rows in (real, fake)]
+    expected = sum(k.sum() - np.trace(k) for k in within) / (250 * 249)
+    expected -= 2 * polynomial_kernel(real, fake, degree=3, coef0=1).mean()
+    found = ours("kid", "dgm-eval", real, fake)
+    assert found["mean"] == pytest.approx(expected, rel=1e-6) and found["std"] < 1e-9
+    metric = find_metric("kid")("inception-v3-compat", "2048", "dgm-eval")
+    metric.update_features(torch.from_numpy(real), real=True)
+    metric.update_features(torch.from_numpy(fake[:200]))
+    assert "subsets=100x200" in metric.protocol()
+
+
 def test_dgm_evals_precision_and_recall_are_those_of_prdc():
     """Balls to the fifth neighbour, their edge outside: a slow count over pairs."""
     real, fake = features(n=40, m=30, d=4)

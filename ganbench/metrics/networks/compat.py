@@ -67,7 +67,7 @@ MODES = {mode.name: mode for mode in (
     # the evaluator of Dhariwal and Nichol 2021: TensorFlow's graph; splits of 5,000 images in their order
     Compat("guided-diffusion", rounding="byte", shuffle=False, split_size=5000),
     # Stein et al. 2023: each network's own preparation (for DINOv2 and CLIP Pillow's bicubic); Inception as pytorch-fid
-    Compat("dgm-eval", native=True, resize="torch-bilinear", pr_k=5, pr_strict=True),
+    Compat("dgm-eval", native=True, resize="torch-bilinear", kid_smaller=True, pr_k=5, pr_strict=True),
     # Karras et al. 2024: DINOv2 behind PyTorch's antialiased bicubic, not rounded; Inception and bytes as in StyleGAN3
     Compat("edm2", rounding="stylegan", transformer_resize="torch-bicubic-antialias"),
 )}
