@@ -31,9 +31,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the closest known word, or "" if none is close."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    """Return " Did you mean 'x'?" for the closest known word, in whichever case, or "" if none is close."""
+    lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), list(lower), n=1, cutoff=0.5)
+    return f" Did you mean '{lower[close[0]]}'?" if close else ""
 
 
 def unknown(wrong: str, word: str, known: Iterable[str]) -> UserError:

@@ -21,6 +21,7 @@ from ganbench.training.ada import ADA
 from ganbench.training.augment import make_augmentation, parse_augmentation
 from ganbench.training.augmentation import Augmentation
 from ganbench.training.diffaugment import DiffAugment
+from ganbench.training.document import resolve
 from ganbench.training.recorded import Steps
 from ganbench.training.run_options import RunOptions
 from ganbench.training.scheduled import Scheduled
@@ -277,9 +278,25 @@ def test_what_cannot_be_augmented_is_refused_in_one_line():
         with pytest.raises(UserError, match=why) as caught:
             make_augmentation(kind, build(name, smallest(name)), CPU)
         assert "\n" not in str(caught.value)
-    for text in ("adda", "ada,kims=3", "ada,kimg=x", "ada,kimg=0", "diffaugment,p=1"):
-        with pytest.raises(UserError, match="--augment"):
+    for text, why in (("adda", "mean 'ada'"), ("ADA", "mean 'ada'"), ("ada,kims=3", "no setting 'kims'"),
+                      ("ada,kimg=x", "is no number"), ("ada,kimg=0", "a positive number"), ("diffaugment,p=1", "none"),
+                      ("ada,target=2", "above 0 and below 1"), ("ada,target=1", "above 0 and below 1"),
+                      ("scheduled,p=1.5,kimg=0.016", "above 0 and at most 1"), ("scheduled,colour=3", "at most 1"),
+                      ("ada,kimg=1,kimg=2", "kimg is given twice"), ("ada,target=nan", "a positive number")):
+        with pytest.raises(UserError, match=f"--augment {text}: .*{why}") as caught:
             parse_augmentation(text)
+        assert "\n" not in str(caught.value)
+    assert parse_augmentation("scheduled,p=1,colour=1") == ("scheduled", {"p": 1.0, "colour": 1.0})
+
+
+def test_two_augmentations_are_refused_and_one_said_twice_is_taken():
+    options = RunOptions("dcgan", dataset="digits", preset="smoke", side=32, augment="ada", device="cpu", results=None,
+                         overrides={"augment": "diffaugment"})
+    with pytest.raises(UserError, match="--augment ada and --set augment=diffaugment") as caught:
+        resolve(options)
+    assert "\n" not in str(caught.value)
+    options.overrides["augment"] = "ada"
+    assert resolve(options).config.augment == "ada"
 
 
 def test_a_run_that_cannot_be_augmented_leaves_no_folder(tmp_path):

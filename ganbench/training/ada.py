@@ -52,6 +52,7 @@ class ADA(Bgc):
     """Augmentation whose strength p follows how far the critic overfits. The settings are the code's."""
 
     defaults: ClassVar[dict[str, float]] = {"target": 0.6, "kimg": 500.0}
+    limits = {"target": ("below", 1.0)}  # r_t is never above 1
     quantities: ClassVar[dict[str, str]] = {
         "augment_p": "probability of each transformation, after this step",
         "augment_r": "r_t: mean sign of the critic's scores on augmented reals, -1 to 1, over the last four steps that "

@@ -27,18 +27,23 @@ def parse_augmentation(text: str) -> tuple[str, dict[str, float]]:
     if name not in KINDS:
         raise UserError(f"--augment {text}: unknown augmentation '{name}'.{nearest(name, KINDS)} "
                         f"Known: {', '.join(KINDS)}")
-    settings = {}
+    settings: dict[str, float] = {}
     for pair in pairs:
         key, _, value = pair.partition("=")
         if key not in KINDS[name].defaults:
             raise UserError(f"--augment {text}: {name} has no setting '{key}'. Known: "
                             f"{', '.join(KINDS[name].defaults) or 'none'}")
+        if key in settings:
+            raise UserError(f"--augment {text}: {key} is given twice: leave one out")
         try:
             settings[key] = float(value)
         except ValueError:
             raise UserError(f"--augment {text}: {key} = '{value}' is no number: write it as {key}=0.5") from None
         if not 0 < settings[key] < float("inf"):
             raise UserError(f"--augment {text}: {key} = {value} is refused: give a positive number")
+        word, limit = KINDS[name].limits.get(key, ("below", float("inf")))
+        if settings[key] > limit or (word == "below" and settings[key] == limit):
+            raise UserError(f"--augment {text}: {key} = {value} is refused: give a number above 0 and {word} {limit:g}")
     return name, settings
 
 

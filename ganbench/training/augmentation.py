@@ -8,7 +8,7 @@ augmentation, as its images are seen through the same one.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,13 @@ class Augmentation(nn.Module):
     """One way of augmenting. State that a checkpoint must hold lies in buffers.
 
     Attributes:
-        quantities: what it logs, explained. defaults: its settings, with their values where none is given.
+        quantities: what it logs, explained. defaults: its settings, with their values where none is given; all are
+        positive. limits: how large they may be, where that is limited: "below" or "at most" a number.
     """
 
     quantities: ClassVar[dict[str, str]] = {}
     defaults: ClassVar[dict[str, float]] = {}
+    limits: ClassVar[dict[str, tuple[Literal["below", "at most"], float]]] = {}
 
     def __init__(self, settings: Mapping[str, float]):
         super().__init__()

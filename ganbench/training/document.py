@@ -64,6 +64,10 @@ def resolve(options: RunOptions) -> Resolved:
     options = replace(options, precision=resolve_precision(options.precision, device), side=side_or_none(options.side))
     cls = find_family(options.family)
     if options.augment is not None:  # a setting as any other, with a flag of its own
+        other = options.overrides.get("augment", options.augment)
+        if other != options.augment:
+            raise UserError(f"--augment {options.augment} and --set augment={other} contradict each other: give one of "
+                            "them")
         options = replace(options, augment=None, overrides={**options.overrides, "augment": options.augment})
     check_metrics(options.metrics, without_counts(options.metric_settings, options.metrics))
     config, preset, origin = configure(cls, options.preset, options.overrides)

@@ -25,6 +25,7 @@ class Scheduled(Bgc):
     CIFAR-10; FFHQ has p=0.3."""
 
     defaults: ClassVar[dict[str, float]] = {"p": 0.55, "kimg": 20_000.0, "colour": 0.5}
+    limits = {"p": ("at most", 1.0), "colour": ("at most", 1.0)}
     quantities: ClassVar[dict[str, str]] = {"augment_p": "probability of each transformation, after this step"}
     p: Tensor
     shown: Tensor
