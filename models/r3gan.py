@@ -117,9 +117,11 @@ def borrowed(config: R3GANConfig, images: ImageSpec) -> tuple[nn.Module, nn.Modu
 # --- the family -----------------------------------------------------------------------------------------------------
 
 # Lengths are twice those of the paper's table 9, whose images are the critic's: as many are drawn for the generator.
+# The published commands mirror reals, of all five data sets.
 _IMAGENET: dict[str, Any] = {"fmap_base": 98304, "fmap_max": 1536, "group_width": 16, "conditional": True,
-                             "batch": 4096, "schedule_kimg": 200000.0, "ema_kimg": 50000.0, "kimg": 2_000_000.0}
-_FFHQ: dict[str, Any] = {"batch": 256, "ema_kimg": 500.0, "split": "all"}
+                             "batch": 4096, "schedule_kimg": 200000.0, "ema_kimg": 50000.0, "kimg": 2_000_000.0,
+                             "mirror": True}
+_FFHQ: dict[str, Any] = {"batch": 256, "ema_kimg": 500.0, "split": "all", "mirror": True}
 # table 2: what is not said of a configuration is as in A, whose settings are those of StyleGAN2's later code for 256
 # pixels; B lowers the rate. 5000 kimg of critic updates, with as many reals for the generator
 _LADDER: dict[str, Any] = {"kimg": 10000.0, "side": 256, "split": "all", "schedule_kimg": 0.0, "rate": 5e-5,
@@ -147,7 +149,7 @@ class R3GAN(Family):
         "paper": Preset("the code's CIFAR-10 network and schedules without labels, at any side; not measured here. "
                         "gamma belongs to 32 pixels: the code has 2 at 64 and 150 at 256"),
         "paper-cifar10": Preset("the code's CIFAR-10 run with labels (published FID 1.96): a GPU, days; not measured "
-                                "here", side=32, conditional=True, augment="scheduled,p=0.55"),
+                                "here", side=32, mirror=True, conditional=True, augment="scheduled,p=0.55"),
         "paper-ffhq-64": Preset("the code's FFHQ-64 run (published FID 1.95); not measured here", side=64,
                                 kimg=200_000.0, gamma=2.0, gamma_end=0.2, augment="scheduled,p=0.3", **_FFHQ),
         "paper-ffhq-256": Preset("the code's FFHQ-256 run, configuration E of the paper's ladder (published FID 2.75); "

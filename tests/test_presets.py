@@ -4,8 +4,12 @@ import re
 
 import pytest
 
+from ganbench.commands.show import differences
 from ganbench.family import configure, find_family
 from ganbench.plugins import names
+from ganbench.training import session
+from ganbench.training.document import resolve
+from ganbench.training.run_options import RunOptions
 
 LENGTHS = re.compile(r"(?P<epochs>[\d,]+) epochs? of (?P<images>[\d,]+) images|(?P<updates>[\d,]+) generator updates"
                      r"|(?P<kimg>[\d,]+) kimg")
@@ -72,3 +76,26 @@ def of_one_data_set():
 @pytest.mark.parametrize(("name", "preset"), of_one_data_set())
 def test_presets_for_a_data_set_train_on_all_of_it_as_their_publications_do(name, preset):
     assert find_family(name).presets[preset].split == "all"
+
+
+def test_r3gan_mirrors_where_the_published_commands_do():
+    """README of brownvc/R3GAN: all five of its commands have --mirror=1."""
+    mirrored = {name for name, preset in find_family("r3gan").presets.items() if preset.mirror}
+    assert mirrored == {"paper-cifar10", "paper-ffhq-64", "paper-ffhq-256", "paper-imagenet-32", "paper-imagenet-64"}
+    assert ("mirror", "True", "as the data", "reals are mirrored") in differences("r3gan", "paper-cifar10", "paper")
+
+
+def test_a_preset_says_whether_reals_are_mirrored_where_nothing_else_is_asked(tmp_path):
+    def resolved(**options):
+        return resolve(RunOptions("r3gan", dataset="digits", side=32, results=None, metrics=[], device="cpu",
+                                  quiet=True, **options))
+
+    small = {"fmap_base": "64", "fmap_max": "16", "batch": "8"}
+    asked = resolved(preset="paper-cifar10", overrides=small)
+    assert asked.document["dataset"]["mirror"] is True and "mirror" not in asked.document["flags"]
+    trainer, _ = session._build(asked, tmp_path)
+    assert trainer.stream.mirror is True
+    against = resolved(preset="paper-cifar10", overrides=small, mirror=False)
+    assert against.document["dataset"]["mirror"] is False
+    assert against.document["config_hash"] != asked.document["config_hash"]
+    assert resolved(preset="smoke").document["dataset"]["mirror"] is False  # as the data

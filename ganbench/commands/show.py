@@ -119,8 +119,9 @@ def page(name: str) -> str:
 
 
 def _sets(preset: "Preset") -> dict[str, Any]:
-    """The settings that a preset gives, the split among them where it is not the usual one."""
-    return preset.values if preset.split == "train" else {"split": preset.split, **preset.values}
+    """The settings that a preset gives, split and mirroring among them where they are not the usual ones."""
+    own = {} if preset.split == "train" else {"split": preset.split}
+    return own | ({} if preset.mirror is None else {"mirror": preset.mirror}) | preset.values
 
 
 def differences(name: str, first: str, second: str) -> list[tuple[str, str, str, str]]:
@@ -133,10 +134,15 @@ def differences(name: str, first: str, second: str) -> list[tuple[str, str, str,
             for key, field in family.Config.model_fields.items() if getattr(a, key) != getattr(b, key)]
     for key, x, y, about in (("kimg", one.kimg or family.kimg, other.kimg or family.kimg, "length of training"),
                              ("split", one.split, other.split, "the images trained on"),
+                             ("mirror", *(_mirrored(preset) for preset in (one, other)), "reals are mirrored"),
                              ("side", one.side or "any", other.side or "any", "the side it was made for")):
         if x != y:
             rows.append((key, _short(x), _short(y), about))
     return rows
+
+
+def _mirrored(preset: "Preset") -> str:
+    return "as the data" if preset.mirror is None else str(preset.mirror)
 
 
 def _short(value: Any) -> str:

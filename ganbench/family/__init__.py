@@ -64,11 +64,12 @@ class Preset:
     """A named set of configuration values. `about` says what it should reach and about how long it takes."""
 
     def __init__(self, about: str, *, side: int | None = None, kimg: float | None = None, split: str = "train",
-                 **values: Any):
+                 mirror: bool | None = None, **values: Any):
         self.about = about  # what to expect, and how long
         self.side = side  # the side the preset was made for, or None for any
         self.kimg = kimg  # length of training in thousands of real images, or None for the family's default
         self.split = split  # the images to train on where nothing else is asked: "all" where the publication took all
+        self.mirror = mirror  # whether reals are mirrored where nothing else is asked; None: as the data set says
         self.values = values
 
 

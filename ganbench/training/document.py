@@ -97,7 +97,8 @@ def resolve(options: RunOptions) -> Resolved:
     plan = _plan(options, cls, preset, scored=max((min(count, store.n) for count, _ in groups), default=0))
     if options.results and distributed.rank() == 0:
         records.append(options.results, [])  # a table that cannot take rows is better known now than at the end
-    document, decided = _document(options, cls, config, origin, store, plan, device)
+    mirror = next(asked for asked in (options.mirror, preset.mirror, store.mirror) if asked is not None)
+    document, decided = _document(options, cls, config, origin, store, plan, device, mirror)
     return Resolved(options, cls, config, options.preset or cls.default_preset, store, images, plan, device, document,
                     decided)
 
@@ -161,7 +162,7 @@ def _plan(options: RunOptions, cls: type[Family], preset: Preset, scored: int) -
 
 
 def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, origin: dict[str, str], store: Store,
-              plan: Plan, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]]:
+              plan: Plan, device: torch.device, mirror: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """config.json, and what its configuration hash is made of.
 
     It has every resolved value with its origin, so that the run can be made again.
@@ -176,7 +177,7 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
             **({"width": store.width} if store.width != store.side else {}),
             "split": store.split, "channels": store.channels, "classes": list(store.classes), "n": store.n,
             "root": recorded["root"], "content_hash": store.content_hash, "skip_bad": options.skip_bad,
-            "mirror": store.mirror if options.mirror is None else options.mirror}
+            "mirror": mirror}
     # what the hash is made of decides what is trained; budget, seed, metrics and places are not part of it
     decided = {"family": short_name(cls), "config": hashed_settings(config), "data": store.content_hash,
                "side": store.side, "mirror": data["mirror"], "precision": options.precision}

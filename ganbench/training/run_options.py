@@ -35,7 +35,7 @@ class RunOptions:
     channels: int | None = option(None, "1 or 3; of arrays also 2 to 8; default: as the data")
     split: str | None = option(None, "Split to train on; default: train, or as the preset says")
     root: str | None = option(None, "Where the data set's files are")
-    mirror: bool | None = option(None, "Mirror reals; default: as the data", flag="--mirror/--no-mirror")
+    mirror: bool | None = option(None, "Mirror reals; default: as the preset or the data", flag="--mirror/--no-mirror")
     skip_bad: bool = option(False, "Leave out unreadable images, listed by name")
 
     # --- how long, and where to

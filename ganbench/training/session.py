@@ -97,7 +97,7 @@ def _build(resolved: Resolved, folder: Path) -> tuple[Trainer, Recorder]:
     labels = None if store.labels is None else torch.tensor(store.labels[chosen])
     engine = TrainingEngine(family, clock, device=device, seed=options.seed, precision=options.precision, labels=labels)
     place: dict[str, Any] = {"device": device, "rank": engine.rank, "world": engine.world}
-    stream = Stream(store, options.seed, mirror=options.mirror, limit=limit, **place)
+    stream = Stream(store, options.seed, mirror=resolved.document["dataset"]["mirror"], limit=limit, **place)
     held_out = _held_out(options, family, store, place)
 
     # one process writes and speaks
