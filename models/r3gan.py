@@ -125,7 +125,8 @@ _FFHQ: dict[str, Any] = {"batch": 256, "ema_kimg": 500.0, "split": "all", "mirro
 # table 2: what is not said of a configuration is as in A, whose settings are those of StyleGAN2's later code for 256
 # pixels; B lowers the rate. 5000 kimg of critic updates, with as many reals for the generator
 _LADDER: dict[str, Any] = {"kimg": 10000.0, "side": 256, "split": "all", "schedule_kimg": 0.0, "rate": 5e-5,
-                           "rate_end": 5e-5, "beta2": 0.99, "gamma": 1.0, "gamma_end": 1.0, "ema_kimg": 20.0, "batch": 64}
+                           "rate_end": 5e-5, "beta2": 0.99, "gamma": 1.0, "gamma_end": 1.0, "ema_kimg": 20.0,
+                           "batch": 64}
 _STRIPPED: dict[str, Any] = {**_LADDER, "net": "stripped", "fmap_base": 16384, "fmap_max": 512}
 # section 3: three times the maps of A, in the 3x3 layers a quarter of that, not grouped
 _D: dict[str, Any] = {**_LADDER, "fmap_base": 49152, "fmap_max": 1536, "expansion": 1, "compression": 4,

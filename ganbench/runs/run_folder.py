@@ -129,11 +129,11 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
         torch.Size([16, 1, 32, 32])
     """
     # config.json and the checkpoint; then code, once it is known to be trusted
-    path, device = Path(path), choose_device(device)
+    path, chip = Path(path), choose_device(device)
     config = read_config(path, TRAINED)
     document, tensors, chosen = _chosen(path / "checkpoints", which, strict)
     check_code(path, config, "family", trust=trust)
-    family = build_family(config, device)
+    family = build_family(config, chip)
     if changed := changed_code(config, type(family).__module__):
         warnings.warn(f"{path}: {changed}; its images and scores may differ from those of the training", stacklevel=2)
 
@@ -146,14 +146,14 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", which: str
             generator.load_state_dict(averaged)
         if ema is not None:
             generator.load_state_dict(posthoc.reconstruct(path, ema, document["images"]), strict=False)
-            estimate_statistics(family, generator, derived_seed(config.get("seed", 0), "batch norm"), device)
+            estimate_statistics(family, generator, derived_seed(config.get("seed", 0), "batch norm"), chip)
     except RuntimeError as error:
         raise UserError(f"{chosen} does not fit the networks of {path / 'config.json'}: "
                         f"{str(error).splitlines()[-1].strip()}") from None
     # evaluation mode, but for the generator that in which its family samples
     family.eval()
     family.sample_mode(generator)
-    return Run(path, config, family, generator, document, device, trust, chosen, ema)
+    return Run(path, config, family, generator, document, chip, trust, chosen, ema)
 
 
 def check_which(which: str) -> None:

@@ -62,8 +62,8 @@ class Output:
                             "what they are")
         # images of [-1,1] have some black in 64 of them; those of [0,1] may dip a little below 0
         if warnings is not None and self.value_range is None and (least >= 0 or (least > -0.25 and most > 0.5)):
-            raise UserError(f"{seen}, as if black were 0: say with --range 0,1 that it is, or with --range=-1,1 that it "
-                            "is -1")
+            raise UserError(f"{seen}, as if black were 0: say with --range 0,1 that it is, or with --range=-1,1 that "
+                            "it is -1")
         if warnings is not None and most - least < (high - low) / 2:
             warnings.append(f"{seen}, less than half of [{low:g},{high:g}]: the images are pale, unless --range "
                             "BLACK,WHITE says otherwise")
