@@ -7,9 +7,12 @@ import io
 import json
 import os
 import pickle
+import shutil
 import struct
 import subprocess
+import sys
 import tarfile
+import types
 import zipfile
 import zlib
 from pathlib import Path
@@ -54,6 +57,11 @@ def refused(spec, says, **options):
         open_dataset(str(spec), side=8, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def remarks(spec, **options):
+    """What is said of what was left out."""
+    return "; ".join(find_source(str(spec), **options).remarks)
 
 
 # --- pixels, at the depth of the file
@@ -366,6 +374,123 @@ def test_celeba_tables_as_people_have_them(tmp_path):
     refused(spec, "'maybe' of .*not 1, -1 or 0")
     attributes.with_suffix(".csv").write_text("one line")
     refused(spec, "list_attr_celeba")
+
+
+@pytest.mark.parametrize("head, row", [
+    ('"image_id","partition"\n', '"{}.jpg","{}"\n'), ("image_id;partition\n", "{}.jpg;{}\n"), ("", "{}.jpg,{}\n"),
+    ('image_id, "partition"\n', '{}.jpg, "{}"\n'), ("image_id,partition\r\n\n", "{}.jpg,{}\r\n"),
+])
+def test_celeba_csv_tables_as_programs_write_them(tmp_path, head, row):
+    write_celeba(tmp_path, 6)
+    (tmp_path / "list_eval_partition.txt").unlink()
+    table = head + "".join(row.format(f"{i:06d}", part) for i, part in enumerate([0, 0, 1, 0, 2, 0], start=1))
+    (tmp_path / "list_eval_partition.csv").write_text(table)
+    names = {split: [name[-5:-4] for name in find_source(f"celeba:{tmp_path}", split=split).names]
+             for split in ("train", "valid", "test")}
+    assert names == {"train": ["1", "2", "4", "6"], "valid": ["3"], "test": ["5"]}
+    assert "left out" not in remarks(f"celeba:{tmp_path}")
+
+
+def test_a_celeba_table_with_its_count_but_no_names_loses_no_line(tmp_path):
+    write_celeba(tmp_path, 6)
+    partition = tmp_path / "list_eval_partition.txt"
+    partition.write_text("6\n" + partition.read_text())
+    assert [name[-5:-4] for name in find_source(f"celeba:{tmp_path}").names] == ["1", "2", "3"]
+
+
+def test_celeba_tables_that_decide_nothing_or_two_things_are_refused(tmp_path):
+    write_celeba(tmp_path, 6)
+    partition, attributes = tmp_path / "list_eval_partition.txt", tmp_path / "list_attr_celeba.txt"
+    whole, spec = partition.read_text(), f"celeba:{tmp_path}"
+    partition.write_text(whole + "000003.jpg 1\n")
+    refused(spec, "list_eval_partition.txt has two lines for 000003.jpg: 0, and 1")
+    partition.write_text(whole + "000003.jpg 0\n")  # said twice, but the same
+    assert len(find_source(spec)) == 3
+    for text in (whole.replace(" ", ","), whole.replace(".jpg ", ".jpg 0 "), whole.replace("0000", "1000")):
+        partition.write_text(text)
+        refused(spec, "list_eval_partition.txt puts none of the 6 images in a split, the first is 000001.jpg")
+    partition.write_text(whole)
+    attributes.write_text(attributes.read_text() + "000002.jpg 1 1 1\n")
+    refused(spec, "list_attr_celeba.txt has two lines for 000002.jpg")
+    attributes.unlink()
+    attributes.with_suffix(".csv").write_text('image_id,Bald\n"000001.jpg,1\n')
+    refused(spec, r"list_attr_celeba\.csv is damaged")
+
+
+def test_celeba_hq_takes_every_picture_and_says_what_it_leaves(tmp_path):
+    for i, ending in enumerate((".png", ".bmp", ".tif", ".webp", ".jpeg")):
+        write_png(tmp_path / "images" / f"{i:05d}{ending}", noise(8, 8))
+    (tmp_path / "images" / "00009.raw").write_bytes(b"x")
+    spec = f"celeba-hq:{tmp_path}"
+    assert len(find_source(spec, split="all")) == 5 and remarks(spec) == "ignored: .raw 1"
+    # a file with all images goes before single ones
+    np.save(tmp_path / "all.npy", noise(16, 8).reshape(2, 8, 8, 3))
+    shutil.move(tmp_path / "images" / "00000.png", tmp_path / "00000.png")
+    assert remarks(spec) == "left out: .png 1, beside all.npy, which is read instead"
+    for level in (2, 3):
+        data = example({"shape": [3, 1 << level, 1 << level], "data": bytes(3 << 2 * level)})
+        write_tfrecords(tmp_path / f"c-r{level:02d}.tfrecords", [data])
+    said = remarks(spec)
+    assert said.startswith("left out: ") and said.endswith(", beside c-r03.tfrecords, which is read instead")
+    assert all(part in said for part in (".npy 1", ".png 1", ".tfrecords 1"))
+
+
+def test_celeba_hq_from_the_wild_says_what_it_leaves(tmp_path):
+    write_png(tmp_path / "img_celeba" / "000001.png", noise(8, 8))
+    write_png(tmp_path / "img_celeba" / "cover.png", noise(8, 8))
+    (tmp_path / "list_landmarks_celeba.txt").write_text("1\nx\n000001.png 1 1 5 1 3 3 1 5 5 5\n")
+    assert "left out: 1 pictures whose names are no numbers" in remarks(f"celeba-hq:{tmp_path}")
+
+
+def test_sets_of_files_that_are_not_whole_are_refused(tmp_path, monkeypatch):
+    for number in (0, 2, 3):
+        write_tfrecords(tmp_path / f"a-train.tfrecord-{number:05d}-of-00004", [example({"image": PICTURE})])
+    refused(f"celeba-hq:{tmp_path}", r"3 of the 4 files that .* is one of, number 1 is not there: get the others")
+    write_tfrecords(tmp_path / "a-train.tfrecord-00001-of-00004", [example({"image": PICTURE})])
+    assert len(find_source(f"celeba-hq:{tmp_path}", split="all")) == 4
+    # shards of WebDataset, and Hugging Face's, whose names may also have a hash
+    for number in (1, 2):
+        write_tar(tmp_path / "tars" / f"x-{number}-of-3.tar", {"a.png": PICTURE})
+    refused(f"webdataset:{tmp_path / 'tars'}", "2 of the 3 files that .* number 0 is not there")
+    write_tar(tmp_path / "tars" / "x-3-of-3.tar", {"b.png": PICTURE})  # counted from 1
+    assert len(find_source(f"webdataset:{tmp_path / 'tars'}", split="all")) == 3
+    monkeypatch.setitem(sys.modules, "datasets", types.ModuleType("datasets"))
+    for number, mark in ((0, "-8c1a"), (1, "-77fe")):
+        (tmp_path / "hub" / "data").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hub" / "data" / f"train-{number:05d}-of-00003{mark}.parquet").touch()
+    refused(f"hf:{tmp_path / 'hub'}", "data has 2 of the 3 files that .* number 2 is not there")
+
+
+def test_imagenet32_with_batches_missing_is_refused(tmp_path):
+    for batch in (1, 2, 5):
+        np.savez(tmp_path / f"train_data_batch_{batch}.npz", data=noise(1, 3072, channels=1), labels=np.array([1]))
+    np.savez(tmp_path / "val_data.npz", data=noise(1, 3072, channels=1), labels=np.array([1]))
+    for split in ("train", "all"):
+        refused(f"imagenet32:{tmp_path}", r"lacks train_data_batch_3.npz, train_data_batch_4.npz, train_data_batch_6",
+                split=split)
+    assert len(find_source(f"imagenet32:{tmp_path}", split="test")) == 1
+
+
+def test_webdataset_says_what_it_leaves(tmp_path):
+    home = tmp_path / "set"
+    whole = {key: value for i in range(3) for key, value in ((f"{i}.png", PICTURE), (f"{i}.cls", b"%d" % (i % 2)))}
+    write_tar(home / "s-000000.tar", {**whole, "1.mask.png": PICTURE, "7.cls": b"1", "8.jxl": b""})
+    with tarfile.open(home / "s-000000.tar", "a") as tar:  # a second member under one name
+        member = tarfile.TarInfo("2.png")
+        member.size = len(PICTURE)
+        tar.addfile(member, io.BytesIO(PICTURE))
+    write_tar(home / "s-000003.TAR", {f"x{key}": value for key, value in whole.items()})
+    write_tar(home / "more" / "b-0.tar", whole)
+    (home / "index.json").write_text("{}")
+    spec = f"webdataset:{home}"
+    assert len(find_source(spec, split="all")) == 6
+    assert remarks(spec).split("; ") == [
+        "left out: 1 shards in subfolders, the first is more/b-0.tar", "beside the shards, ignored: .json 1",
+        "2 numbers between s-0 and 3 have no shard", "ignored: .jxl 1",
+        "ignored: 1 members whose name a later one has too",
+        "left out: 1 .cls or .json files without a picture, the first is s-000000.tar/7.cls",
+        "left out: 1 pictures beside their example's image, the first is s-000000.tar/1.mask.png"]
+    refused(f"webdataset:{tmp_path}", "holds no .tar files, but 'set' in it does")
 
 
 def test_tfrecords_that_are_not_images(tmp_path):

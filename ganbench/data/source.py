@@ -6,6 +6,7 @@ alike by ganbench.data.prepare.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from ganbench.errors import shown as shown
 from ganbench.files import cache_dir
 
 MAX_CLASSES = 1_000_000
+ONE_OF = re.compile(r"(\d+)-of-(\d+)")  # in the name of a file that is one of a set
 
 
 class MissingData(UserError):
@@ -269,6 +271,20 @@ def states(files: Iterable[Path]) -> list[list[object]]:
     """Path, size and time of change of each file."""
     found = [(file, file.stat()) for file in files]
     return [[str(file), state.st_size, state.st_mtime_ns] for file, state in found]
+
+
+def refuse_gaps(files: Iterable[Path]) -> None:
+    """Raise UserError where names such as a-00002-of-00004 tell of files of their set that are not there."""
+    sets: dict[tuple[Path, str, int], dict[int, Path]] = {}
+    for file in files:
+        if match := ONE_OF.search(file.name):
+            sets.setdefault((file.parent, file.name[:match.start()], int(match[2])), {})[int(match[1])] = file
+    for (folder, _, total), found in sets.items():
+        if len(found) < total:
+            first = 1 if total in found else 0  # some count from 1
+            lost = next(number for number in range(first, total + first) if number not in found)
+            raise UserError(f"{folder} has {len(found):,} of the {total:,} files that {next(iter(found.values())).name} "
+                            f"is one of, number {lost} is not there: get the others")
 
 
 def by_hash(names: Sequence[str], split: str, tenth: int = 0) -> list[int]:

@@ -1,6 +1,7 @@
 """CelebA (Liu, Luo, Wang, Tang 2015), the aligned and cropped images of 178x218; and what its relatives share with it.
 """
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,10 @@ class CelebASource(PlaceSource):
             rows = table[1]
             self.names = [name for name in self.every if rows.get(Path(name).stem) == [PARTITION[self.split]]]
             known = [[part] for part in PARTITION.values()]
-            unlisted = [name for name in self.every if rows.get(Path(name).stem, [])[:1] not in known]
+            unlisted = [name for name in self.every if rows.get(Path(name).stem) not in known]
+            if len(unlisted) == len(self.every):
+                raise UserError(f"{self._table_path('list_eval_partition')} puts none of the {len(unlisted):,} images "
+                                f"in a split, the first is {unlisted[0]}: get it again, or move it away")
             if unlisted:
                 self.remarks.append(f"left out: {len(unlisted):,} images that list_eval_partition puts in no split, "
                                     f"the first is {unlisted[0]}")
@@ -142,12 +146,30 @@ def read_table(path: Path) -> tuple[list[str], dict[str, list[str]]]:
         raise UserError(f"{path} is a web page, not the table: download the file itself")
     if not lines:
         raise UserError(f"{path} is empty: get it again")
+    # rows of words, and the line that names the columns, if there is one
     if path.suffix == ".csv":
-        rows = [[word.strip() for word in line.split(",")] for line in lines]
-        header, rows = rows[0][1:], rows[1:]
+        mark = ";" if ";" in lines[0] and "," not in lines[0] else ","
+        try:
+            rows = [[word.strip() for word in row]
+                    for row in csv.reader(lines, delimiter=mark, skipinitialspace=True, strict=True)]
+        except csv.Error as error:
+            raise UserError(f"{path} is damaged ({error}): get it again") from None
+        named, columns = True, rows[0][1:]
     else:
-        start = 2 if lines[0].strip().isdigit() else 0
-        if start and len(lines) < start:
+        rows = [line.split() for line in lines]
+        named = lines[0].strip().isdigit()  # the number of images, then the columns
+        if named and len(rows) < 2:
             raise UserError(f"{path} has one line, not a table: get it again")
-        header, rows = lines[1].split() if start else [], [line.split() for line in lines[start:]]
-    return header, {Path(row[0]).stem: row[1:] for row in rows}
+        rows = rows[1:] if named else rows
+        columns = rows[0]
+    if named and image_number(rows[0][0]) is None:
+        rows = rows[1:]
+    else:
+        columns = []
+    # each image has one row
+    table: dict[str, list[str]] = {}
+    for name, *words in rows:
+        if table.setdefault(Path(name).stem, words) != words:
+            raise UserError(f"{path} has two lines for {shown(name)}: {shown(' '.join(table[Path(name).stem])[:40])}, "
+                            f"and {shown(' '.join(words)[:40])}: get it again")
+    return columns, table

@@ -4,15 +4,16 @@ import base64
 import hashlib
 import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ganbench.data import tfrecord
-from ganbench.data.images import Unreadable, decode, note_rule
-from ganbench.data.places import Place, open_place
-from ganbench.data.source import Source, by_hash, image_number
+from ganbench.data.images import EXTENSIONS, Unreadable, decode, note_rule
+from ganbench.data.places import Place, open_place, refuse_bomb
+from ganbench.data.source import Source, by_hash, image_number, refuse_gaps
 from ganbench.data.sources._face_crop import SIDE, cut_out
 from ganbench.data.sources.celeba import PAGE, read_table
 from ganbench.data.sources.celeba_wild import CelebAWild
@@ -21,7 +22,7 @@ from ganbench.errors import UserError
 
 FOLDERS = ("", "CelebA-HQ-img", "CelebAMask-HQ/CelebA-HQ-img", "celeba-hq", "celeba_hq", "celebahq", "celeba-1024",
            "celeba_hq_256", "data1024x1024", "images")
-ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".webp")
+ENDINGS = (*EXTENSIONS, ".npy")
 
 
 class CelebAHQ(Source):
@@ -85,12 +86,15 @@ class CelebAHQ(Source):
         files = [f for f in files if ".tfrecord" in f.name]
         if not files:
             return False
+        if home.is_dir():
+            refuse_gaps(files)
         levels = [int(m[1]) for f in files if (m := re.search(r"-r(\d\d)\.tfrecords$", f.name))]
         if levels:
             files = [f for f in files if f.name.endswith(f"-r{max(levels):02d}.tfrecords")]
         spots = [(file, *spot) for file in files for spot in tfrecord.positions(file)]
         self.spots = {f"{file.name}-{i:05d}": (file, offset, length) for i, (file, offset, length) in enumerate(spots)}
         self.files, self.every, self.reader = files, list(self.spots), self._read_record
+        self._note_others(home)
         return True
 
     def _read_record(self, name: str) -> Image.Image | np.ndarray:
@@ -123,7 +127,16 @@ class CelebAHQ(Source):
         self.array = as_images(self.array, str(files[0]))
         self.every = [f"image-{i:05d}" for i in range(len(self.array))]
         self.files, self.reader = files, lambda name: np.asarray(self.array[int(name[6:])])
+        self._note_others(home)
         return True
+
+    def _note_others(self, home: Path) -> None:
+        """Have it reported what else could have been read in the folder."""
+        others = Counter(path.suffix.lower() for path in (home.iterdir() if home.is_dir() else ())
+                         if path not in self.files and path.name.lower().endswith((*ENDINGS, ".tfrecords")))
+        if others:
+            counts = ", ".join(f"{ending} {count:,}" for ending, count in others.most_common())
+            self.remarks.append(f"left out: {counts}, beside {self.files[0].name}, which is read instead")
 
     # --- one file each
 
@@ -134,6 +147,7 @@ class CelebAHQ(Source):
             place = open_place(folder, ENDINGS)
             if place.names and (folder != home or len({str(Path(n).parent) for n in place.names}) == 1):
                 self.place, self.every, self.reader = place, place.names, self._read_picture
+                self.remarks += place.remarks()
                 return True
         return False
 
@@ -152,6 +166,7 @@ class CelebAHQ(Source):
         if table is None:
             raise self.missing(f"list_landmarks_celeba.txt beside img_celeba in {home}", PAGE)
         self.wild, self.place, self.landmarks = wild, wild.place, table[1]
+        self.remarks += wild.remarks
         self.deltas = _Deltas.find([home / "deltas", home / "celeba" / "deltas", home / "celeba-hq-deltas", home])
         beside = (self.deltas.folder / "image_list.txt") if self.deltas else None
         listed = wild.table("image_list") or (read_table(beside) if beside and beside.is_file() else None)
@@ -246,7 +261,9 @@ class _Deltas:
         path = self.folder / f"deltas{number - number % 1000:05d}.zip"
         try:
             with zipfile.ZipFile(path) as archive:
-                token = archive.read(f"delta{number:05d}.dat")
+                member = archive.getinfo(f"delta{number:05d}.dat")
+                refuse_bomb(member.filename, member.compress_size, member.file_size)
+                token = archive.read(member)
         except Exception as error:
             raise Unreadable(f"no delta{number:05d}.dat in {path} ({' '.join(str(error).split())[:80]})") from None
         jpeg = original.read_bytes() if isinstance(original, Path) else original

@@ -8,6 +8,8 @@ import numpy as np
 from ganbench.data.source import Source
 from ganbench.errors import UserError
 
+BATCHES = 10  # files of the training images
+
 
 class ImageNet32(Source):
     """1,281,167 training and 50,000 validation images, from the .npz files train_data_batch_1 to 10 and val_data.
@@ -37,6 +39,10 @@ class ImageNet32(Source):
         if not self.files:
             return False
         self.own_splits = True
+        lost = sorted({*range(1, BATCHES + 1)} - {int(re.sub(r"\D", "", file.stem) or 0) for file in train})
+        if lost and self.split != "test":
+            raise UserError(f"{folder} lacks {', '.join(f'train_data_batch_{number}.npz' for number in lost)}: get the "
+                            "rest of the training images")
         counts = [_count(file) for file in self.files]
         self.names = [f"{file.stem}-{i:06d}" for file, count in zip(self.files, counts) for i in range(count)]
         return True

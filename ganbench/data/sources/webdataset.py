@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from ganbench.data.images import EXTENSIONS, Unreadable
-from ganbench.data.places import Tar, open_place
-from ganbench.data.source import MAX_CLASSES, Source, by_hash, class_numbers, states
+from ganbench.data.places import Place, Tar, open_place
+from ganbench.data.source import MAX_CLASSES, Source, by_hash, class_numbers, refuse_gaps, shown, states
 from ganbench.errors import UserError
 
 MARKS = (".cls", ".json")  # files that may hold an example's class
 SHARDS = (".tar", ".tar.gz", ".tgz")
+NUMBERED = re.compile(r"(.*?)(\d+)\.(?:tar|tgz)", re.IGNORECASE)
 PARTS = {"train": ("train",), "test": ("test", "val", "eval", "dev")}
 
 
@@ -44,7 +45,7 @@ class WebDataset(Source):
             raise UserError("webdataset needs shards: webdataset:FOLDER, or webdataset:PATH-{000000..000012}.tar")
         if "://" in where:
             raise UserError(f"webdataset reads local shards: download {where} first, then name its folder")
-        self.files = _shards(where)
+        self.files = _shards(where, self.remarks)
         self.tars: list[Tar] = []
         self.marks: list[dict[str, str]] = []  # of each shard: key -> the file that tells its class
         self.spots: list[tuple[int, str]] = []  # of all splits
@@ -58,8 +59,7 @@ class WebDataset(Source):
             # .cls before .json, the shorter name before the longer
             self.marks.append({_key(name): name for name in marks})
             self.spots += [(number, name) for name in _pictures(tar)]
-        if others := sum((tar.ignored for tar in self.tars), Counter()):
-            self.remarks.append("ignored: " + ", ".join(f"{ending} {n:,}" for ending, n in others.most_common(12)))
+        self._note_left_out()
         inside = _of_split(self.files, self.split)
         self.own_splits = _of_split(self.files, "train") is not None
         self.remarks.append(self._splits())
@@ -105,6 +105,27 @@ class WebDataset(Source):
         return "splits, by the shards' names: " + ", ".join(f"{part} {n:,}" for part, n in sorted(counts.items(),
                                                                                               reverse=True))
 
+    def _note_left_out(self) -> None:
+        """Have it reported what of the shards is not among the images, nor tells a class."""
+        # files of other kinds, and members under one name
+        every = Place()
+        every.ignored = sum((tar.ignored for tar in self.tars), Counter())
+        every.doubles = sum(tar.doubles for tar in self.tars)
+        self.remarks += every.remarks()
+        # classes without a picture, and pictures that are not their example's image
+        taken = set(self.spots)
+        pictured = {(number, _key(name)) for number, name in taken}
+        lone = [(number, name) for number, marks in enumerate(self.marks) for key, name in sorted(marks.items())
+                if (number, key) not in pictured]
+        beside = [(number, name) for number, tar in enumerate(self.tars) for name in tar.names
+                  if not name.lower().endswith(MARKS) and (number, name) not in taken]
+        for what, some in ((".cls or .json files without a picture", lone),
+                           ("pictures beside their example's image", beside)):
+            if some:
+                number, name = some[0]
+                where = f"{self.files[number].name}/{shown(name)}"
+                self.remarks.append(f"left out: {len(some):,} {what}, the first is {where}")
+
     def _shown(self, spot: int) -> str:
         number, name = self.spots[spot]
         return f"{self.files[number].name}/{name}"
@@ -117,7 +138,7 @@ class WebDataset(Source):
             raise UserError(f"{tar.path}: {mark!r} cannot be read ({error}): get the shard again") from None
 
 
-def _shards(where: str) -> list[Path]:
+def _shards(where: str, remarks: list[str]) -> list[Path]:
     span = re.search(r"\{(\d+)\.\.(\d+)\}", where)
     if span:
         width, first, last = len(span[1]), int(span[1]), int(span[2])
@@ -127,14 +148,37 @@ def _shards(where: str) -> list[Path]:
                  for i in range(first, last + 1)]
     else:
         path = Path(where).expanduser()
-        paths = sorted(p for p in path.iterdir() if p.name.endswith(SHARDS)) if path.is_dir() else [path]
+        paths = _in_folder(path, remarks) if path.is_dir() else [path]
     lost = [path for path in paths if not path.is_file()]
     if lost or not paths:
         raise UserError(f"no shard {lost[0]}" if lost else f"{where} holds no .tar files")
-    other = [path for path in paths if not path.name.endswith(SHARDS)]
+    other = [path for path in paths if not path.name.lower().endswith(SHARDS)]
     if other:
         raise UserError(f"{other[0]} is no shard: WebDataset shards are {', '.join(SHARDS)} files")
     return paths
+
+
+def _in_folder(folder: Path, remarks: list[str]) -> list[Path]:
+    """The shards in a folder; what else is there, and numbers that are not, go to the remarks."""
+    place = open_place(folder, SHARDS)
+    shards = [name for name in place.names if "/" not in name]
+    deeper = [name for name in place.names if "/" in name]
+    if deeper and not shards:
+        inside = str(Path(min(deeper, key=lambda name: name.count("/"))).parent)
+        raise UserError(f"{folder} holds no .tar files, but {shown(inside)!r} in it does: name that")
+    if deeper:
+        remarks.append(f"left out: {len(deeper):,} shards in subfolders, the first is {shown(deeper[0])}")
+    remarks += [f"beside the shards, {line}" for line in place.remarks()]
+    # sets of shards, by what stands before their numbers
+    sets: dict[str, set[int]] = {}
+    for name in shards:
+        if match := NUMBERED.match(name):
+            sets.setdefault(match[1], set()).add(int(match[2]))
+    for start, numbers in sets.items():
+        if lost := max(numbers) - min(numbers) + 1 - len(numbers):
+            remarks.append(f"{lost:,} numbers between {start}{min(numbers)} and {max(numbers)} have no shard")
+    refuse_gaps(folder / name for name in shards)
+    return [folder / name for name in shards]
 
 
 def _of_split(paths: Sequence[Path], split: str) -> Sequence[Path] | None:
@@ -153,8 +197,8 @@ def _pictures(tar: Tar) -> list[str]:
     for key, names in examples.items():
         plain = [name for name in names if name.rpartition(".")[0] == key] if len(names) > 1 else names
         if len(plain) != 1:
-            shown = ", ".join(name[len(key):] for name in names[:4]) + (" ..." if len(names) > 4 else "")
-            raise UserError(f"{tar.path}: the example {key!r} has {len(names)} pictures ({shown}): WebDataset takes "
+            endings = ", ".join(name[len(key):] for name in names[:4]) + (" ..." if len(names) > 4 else "")
+            raise UserError(f"{tar.path}: the example {key!r} has {len(names)} pictures ({endings}): WebDataset takes "
                             "what follows the first dot for the kind of a file; leave one picture an example, or "
                             "unpack the shards and name their folder")
         chosen += plain
