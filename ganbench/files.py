@@ -153,6 +153,22 @@ def read_json_lines(path: Path, *, remedy: str, keys: Mapping[str, Kinds] | None
     return [_checked(f"{path} line {number}", line, remedy, dict, keys) for number, line in enumerate(lines, start=1)]
 
 
+def is_run_folder(path: Path) -> bool:
+    """Whether a folder is a run's, rather than one of pictures with a config.json of its own: by what only a run has.
+
+    That is our keys in config.json, or checkpoints of ours beside it, so that a run whose config.json is damaged is
+    still taken for one.
+    """
+    if not (path / "config.json").is_file():
+        return False
+    try:
+        document = json.loads((path / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        document = None
+    ours = isinstance(document, dict) and {"run", "family"} <= document.keys()
+    return ours or any((path / "checkpoints").glob("images-*"))
+
+
 def size_text(size: float) -> str:
     """Bytes as one would say them: 1.25 GB, 340 MB, 12 kB."""
     for unit, bytes in (("GB", 1e9), ("MB", 1e6)):

@@ -165,6 +165,19 @@ def test_a_picture_folder_may_have_a_manifest_of_its_own(tmp_path):
         assert open_dataset(str(tmp_path / f"it{i}"), split="all").n == open_images(str(tmp_path / f"it{i}")).n == 1
 
 
+@pytest.mark.parametrize("text", ['{"format": 1, "files": []}', '{"format": 2, "levels": 3}', "not JSON"])
+def test_pictures_and_arrays_may_lie_beside_a_manifest_of_their_own(tmp_path, text):
+    for i in range(2):
+        write_png(tmp_path / "it" / f"{i}.png", noise(8, 8, i))
+        np.save(tmp_path / "it" / f"{i}.npy", np.zeros(3))
+    (tmp_path / "it" / "manifest.json").write_text(text)
+    assert open_dataset(str(tmp_path / "it"), split="all").n == open_images(str(tmp_path / "it")).n == 2
+    # without pictures it is a damaged store, as before
+    for i in range(2):
+        (tmp_path / "it" / f"{i}.png").unlink()
+    refused(tmp_path / "it", "manifest.json is damaged")
+
+
 def test_a_tar_that_was_cut_is_not_taken_for_a_short_one(tmp_path):
     whole = write_tar(tmp_path / "a.tar", {f"{i}.png": PICTURE for i in range(6)}).read_bytes()
     block = 512 * (1 + -(-len(PICTURE) // 512))

@@ -6,6 +6,7 @@ import typer
 from test_evaluate_images import FakeStore, write_pngs
 from typer.testing import CliRunner
 
+from ganbench import evaluate
 from ganbench.commands import eval as commands
 from ganbench.errors import UserError
 from ganbench.metrics import evaluate as evaluation
@@ -110,6 +111,28 @@ def test_keep_going_measures_the_rest(call):
 def test_what_is_refused(call, arguments, says):
     with pytest.raises(UserError, match=says):
         call("eval", *arguments, "--results", "")
+
+
+@pytest.mark.parametrize("text", ['{"cfg": 7.5}', "[1]", "no JSON", '{"run": "mine"}'])
+def test_pictures_may_lie_beside_a_config_json_of_their_own(call, tmp_path, text):
+    asked = ("--real", "reals", "--metric", "swd", "--no-floor", "--results", "r.csv")
+    call("eval", "--fake", "fakes", *asked)
+    (tmp_path / "fakes" / "config.json").write_text(text)
+    (tmp_path / "fakes" / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "fakes" / "checkpoints").mkdir()
+    assert "0 rows added" in call("eval", "--fake", "fakes", *asked).output
+    assert evaluate("fakes", "reals", "swd", floor=False).values["swd 16"] == load_results("r.csv").value[0]
+
+
+@pytest.mark.parametrize("text, checkpoint", [('{"run": "0001", "family": "gan"}', False), ("no JSON", True)])
+def test_a_run_whose_config_json_is_damaged_is_not_taken_for_pictures(call, tmp_path, text, checkpoint):
+    (tmp_path / "fakes" / "config.json").write_text(text)
+    if checkpoint:
+        (tmp_path / "fakes" / "checkpoints" / "images-000000512").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"fakes/config\.json is damaged"):
+        call("eval", "--fake", "fakes", "--real", "reals", "--metric", "swd")
+    with pytest.raises(UserError, match="fakes is the folder of a run"):
+        call("eval", "--fake", "reals", "--real", "fakes", "--metric", "swd")
 
 
 def test_settings_reach_the_metric(call):

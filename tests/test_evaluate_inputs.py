@@ -229,8 +229,7 @@ def test_a_run_with_its_own_splits(place, tmp_path, monkeypatch):
 def test_options_that_an_input_cannot_use_are_refused_by_name(place, tmp_path):
     np.savez(tmp_path / "statistics.npz", mu=np.zeros(3), sigma=np.eye(3))
     (tmp_path / "run").mkdir()
-    for name in ("config.json", "metrics.jsonl"):
-        (tmp_path / "run" / name).write_text("{}")
+    (tmp_path / "run" / "config.json").write_text('{"run": "0001", "family": "gan"}')
     with pytest.raises(UserError, match="is the folder of a run"):
         open_images(str(tmp_path / "run"))
     for option, value in (("split", "test"), ("crop", "fit"), ("root", "somewhere"), ("latent", 7)):

@@ -7,6 +7,7 @@ import typer
 
 from ganbench.commands import note, print_table, show_progress
 from ganbench.errors import EXIT_INCOMPLETE, UserError
+from ganbench.files import is_run_folder
 from ganbench.runs.eval_request import EvalRequest
 from ganbench.runs.options import as_command
 
@@ -36,7 +37,7 @@ def evaluate(asked: EvalRequest, given: set[str]) -> None:
     # what is to be scored
     if not asked.names:
         raise UserError("--metric names no metric: write --metric swd,ms_ssim, say (see `ganbench list`)")
-    if asked.fake is not None and asked.run is None and (Path(asked.fake) / "config.json").is_file():
+    if asked.fake is not None and asked.run is None and is_run_folder(Path(asked.fake)):
         asked.run, asked.fake = asked.fake, None  # a run's folder
     if asked.run is not None and asked.fake is not None:
         raise UserError("--run and --fake both say what to score: give one of them")

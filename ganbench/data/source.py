@@ -283,8 +283,9 @@ def refuse_gaps(files: Iterable[Path]) -> None:
         if len(found) < total:
             first = 1 if total in found else 0  # some count from 1
             lost = next(number for number in range(first, total + first) if number not in found)
-            raise UserError(f"{folder} has {len(found):,} of the {total:,} files that {next(iter(found.values())).name} "
-                            f"is one of, number {lost} is not there: get the others")
+            known = next(iter(found.values())).name
+            raise UserError(f"{folder} has {len(found):,} of the {total:,} files that {known} is one of, number {lost} "
+                            "is not there: get the others")
 
 
 def by_hash(names: Sequence[str], split: str, tenth: int = 0) -> list[int]:

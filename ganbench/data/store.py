@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ganbench.data.images import EXTENSIONS
 from ganbench.data.source import Source
 from ganbench.errors import UserError
 from ganbench.files import Kinds, read_json
@@ -161,15 +162,18 @@ class Store:
 def is_store(path: Path) -> bool:
     """Whether a folder is a prepared store, by what only a store has: files of levels, and a manifest of our format.
 
-    A manifest that cannot be read counts where the files of levels are there: it is damaged, and refused.
+    A damaged manifest counts where the files of levels are there and no pictures beside them: it is refused.
     """
     if not (path / MANIFEST).is_file() or not any(LEVEL.fullmatch(file.name) for file in path.glob("*.npy")):
         return False
     try:
         document = json.loads((path / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError):
-        return True
-    return isinstance(document, dict) and type(document.get("format")) is int
+        document = {"format": FORMAT}
+    if not isinstance(document, dict) or type(document.get("format")) is not int:
+        return False
+    pictures = any(file.suffix.lower() in EXTENSIONS for file in path.iterdir())
+    return {"levels", "content_hash"} <= document.keys() or not pictures
 
 
 def content_hash(pixels: np.ndarray, labels: np.ndarray | None) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ganbench.environment import choose_device
 from ganbench.errors import UserError
 from ganbench.family import sampling_batch
+from ganbench.files import is_run_folder
 from ganbench.metrics.images.opening import open_images
 from ganbench.metrics.images.sets import ImageSet
 from ganbench.metrics.networks.features import open_network
@@ -137,9 +138,8 @@ def evaluate(fake: Images | Run, real: Images | None = None, metrics: str | Sequ
             raise UserError(f"`{name}` is empty: name images, or leave it out")
     if fake is None:
         raise UserError("nothing is given to be scored: name images, a generator or a run as `fake`")
-    # a run comes loaded or as its folder, which config.json distinguishes from a folder of pictures
-    is_folder = isinstance(fake, str | Path) and (Path(fake) / "config.json").is_file()
-    run: Any = str(fake) if is_folder else None
+    # a run comes loaded or as its folder
+    run: Any = str(fake) if isinstance(fake, str | Path) and is_run_folder(Path(fake)) else None
     if isinstance(fake, Run):
         run = fake
         # it is scored where it was loaded to, and as it was loaded

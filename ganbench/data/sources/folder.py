@@ -6,6 +6,7 @@ from ganbench.data.images import EXTENSIONS
 from ganbench.data.layout import read_layout
 from ganbench.data.places import ARCHIVES, PlaceSource, open_place
 from ganbench.errors import UserError
+from ganbench.files import is_run_folder
 
 
 class Folder(PlaceSource):
@@ -32,7 +33,7 @@ class Folder(PlaceSource):
         home = Path(self.location or self.root or "").expanduser()
         if self.location and self.root and not home.is_absolute() and not home.exists():
             home = self.root / home
-        if (home / "config.json").is_file() and (home / "metrics.jsonl").is_file():
+        if is_run_folder(home):
             raise UserError(f"{home} is the folder of a run, not of images: a run is scored with --run {home}")
         self.place = open_place(home)
         found = self.place.names
