@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ganbench.data.images import Unreadable, decode, plain
+from ganbench.data.places import open_place
 from ganbench.data.source import NoSplit, Source, by_hash, refuse_gaps, shown
 from ganbench.errors import UserError
 
@@ -44,8 +45,8 @@ class HuggingFace(Source):
         except ImportError:
             raise UserError("Hugging Face data sets need the package datasets: pip install 'ganbench[hf]'") from None
         place = Path(self.location).expanduser()
-        if place.is_dir():
-            refuse_gaps(place.rglob("*-of-*"))
+        if place.is_dir() and not _saved(place):  # save_to_disk keeps a list of its files
+            refuse_gaps(place / name for name in open_place(place, ("",)).names)
         try:
             found: Any = _opened(datasets, place) if place.exists() else datasets.load_dataset(self.location)
         except Exception as error:  # whatever the library meets: no network, no such name, a damaged file
