@@ -2,6 +2,7 @@
 
 import base64
 import bz2
+import gzip
 import hashlib
 import io
 import json
@@ -12,6 +13,8 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
+import tracemalloc
 import types
 import zipfile
 import zlib
@@ -243,10 +246,78 @@ def test_bombs_are_refused_before_they_are_unpacked_by_eval_too(tmp_path):
         archive.writestr("a.png", bytes(1 << 28))
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images.npy", bytes(1 << 28))
+    shutil.copy(tmp_path / "a.npz", tmp_path / "val_data.npz")
+    refused(f"imagenet32:{tmp_path}", "decompression bomb", split="test")
     for name in ("a.zip", "a.npz"):
         refused(tmp_path / name, "decompression bomb")
         with pytest.raises(UserError, match="decompression bomb"):
             open_images(str(tmp_path / name))
+
+
+class Zeros(io.RawIOBase):
+    """A file of zeros without end."""
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        buffer[:] = bytes(len(buffer))
+        return len(buffer)
+
+
+@pytest.mark.parametrize("packing, sizes", [
+    ("gz", {"a.png": 1 << 28}), ("gz", {f"{i}.png": 1 << 16 for i in range(3000)}),
+    ("bz2", {"a.png": 1 << 24}), ("xz", {"a.png": 1 << 24}),
+])
+def test_tars_that_are_bombs_are_not_unpacked(tmp_path, monkeypatch, packing, sizes):
+    path = tmp_path / f"a.tar.{packing}"
+    with tarfile.open(path, f"w:{packing}", **{"preset" if packing == "xz" else "compresslevel": 1}) as tar:
+        for name, size in sizes.items():
+            member = tarfile.TarInfo(name)
+            member.size = size
+            tar.addfile(member, Zeros())
+    packed = path.stat().st_size
+    written = 0
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda: room)
+
+    class Room(io.BytesIO):
+        def write(self, block):
+            nonlocal written
+            written += len(block)
+            return super().write(block)
+
+    room = Room()
+    for spec in (path, *([f"webdataset:{path}"] if packing == "gz" else [])):
+        written = 0
+        refused(spec, "would unpack from .* decompression bomb")
+        # one large member is refused by its head, many small ones once they are a hundred times the archive
+        assert written <= (1 << 20 if len(sizes) == 1 else max(100 * packed, 1 << 27) + (1 << 20))
+    with pytest.raises(UserError, match="decompression bomb"):
+        open_images(str(path))
+
+
+def test_idx_bombs_are_refused_by_their_heads(tmp_path):
+    write_mnist(tmp_path)
+    images, spec = tmp_path / "train-images-idx3-ubyte.gz", f"mnist:{tmp_path}"
+    # labels of other images
+    write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.zeros(29))
+    refused(spec, f"30 images but 29 labels in {tmp_path}")
+    # small files that claim much: 204,800 images are 161 MB, the least that is too much for 1.2 MB
+    for count, packed in ((204_800, 1_200_000), (2_000_000, 1_600_000)):
+        head = struct.pack(">HBBIII", 0, 8, 3, count, 28, 28)
+        images.write_bytes(gzip.compress(head, 0) + gzip.compress(np.random.default_rng(0).bytes(packed), 0))
+        write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.zeros(count))
+        refused(spec, f"to {count * 784:,} bytes: refused as a decompression bomb")
+
+
+def test_idx_files_take_no_more_memory_than_their_images(tmp_path):
+    write_mnist(tmp_path, n_train=40_000, ending="-ubyte")
+    source = find_source(f"mnist:{tmp_path}")
+    tracemalloc.start()
+    source.ready()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.2 * 40_000 * 784  # twice as much where the bytes are copied
 
 
 def test_folders_with_loops_depth_and_odd_names(tmp_path):
@@ -471,6 +542,8 @@ def test_sets_of_files_that_are_not_whole_are_refused(tmp_path, monkeypatch):
     for number, mark in ((0, "-8c1a"), (1, "-77fe")):
         (tmp_path / "hub" / "data").mkdir(parents=True, exist_ok=True)
         (tmp_path / "hub" / "data" / f"train-{number:05d}-of-00003{mark}.parquet").touch()
+    (tmp_path / "hub" / ".cache").mkdir()
+    (tmp_path / "hub" / ".cache" / "x-00001-of-00009.parquet.metadata").touch()
     refused(f"hf:{tmp_path / 'hub'}", "data has 2 of the 3 files that .* number 2 is not there")
 
 

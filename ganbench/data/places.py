@@ -14,8 +14,9 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ganbench.data.images import EXTENSIONS, HEIF, MAX_FILE, Unreadable, file_bytes
 from ganbench.data.source import Source, digest, shown, states
@@ -214,7 +215,7 @@ class Tar(Place):
         super().__init__()
         self.path = path
         try:
-            self._bytes = open(path, "rb") if packing == ".tar" else _unpacked(path, packing)
+            self._bytes = open(path, "rb") if packing == ".tar" else _unpacked(path, packing, endings)
             with tarfile.open(fileobj=self._bytes, mode="r:") as tar:
                 every = list(tar)
                 end = tar.offset
@@ -295,19 +296,39 @@ class PlaceSource(Source):
         self.remarks += self.place.remarks()
 
 
-def _unpacked(path: Path, packing: str) -> "tempfile._TemporaryFileWrapper[bytes]":
+class _Copying:
+    """A file that is read once, from its beginning: what was read is in `copy`."""
+
+    def __init__(self, path: Path, packed: Any, copy: IO[bytes]):
+        self.path, self._packed, self._copy = path, packed, copy
+        self._size, self._free = path.stat().st_size, shutil.disk_usage(tempfile.gettempdir()).free
+
+    def read(self, size: int) -> bytes:
+        block: bytes = self._packed.read(size)
+        whole = self._copy.tell() + len(block)
+        refuse_bomb(str(self.path), self._size, whole, most=1 << 62)
+        if whole > self._free - (1 << 28):
+            raise UserError(f"{self.path} unpacks to more than the {size_text(self._free)} that are free in "
+                            f"{tempfile.gettempdir()}: unpack it yourself, or set TMPDIR")
+        self._copy.write(block)
+        return block
+
+
+def _unpacked(path: Path, packing: str, endings: tuple[str, ...]) -> "tempfile._TemporaryFileWrapper[bytes]":
     import bz2
     import lzma
     openers: dict[str, Any] = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     room = tempfile.NamedTemporaryFile()
-    free = shutil.disk_usage(room.name).free
     try:
         with openers[packing](path, "rb") as packed:
-            while block := packed.read(1 << 24):
-                if room.tell() + len(block) > free - (1 << 28):
-                    raise UserError(f"{path} unpacks to more than the {size_text(free)} that are free in "
-                                    f"{tempfile.gettempdir()}: unpack it yourself, or set TMPDIR")
-                room.write(block)
+            copying = _Copying(path, packed, room)
+            # a member's size is known before it is unpacked; what is wrong with the tar itself is said later
+            with suppress(tarfile.TarError), tarfile.open(fileobj=copying, mode="r|", bufsize=1 << 16) as members:
+                for member in members:
+                    if member.name.lower().endswith(endings):
+                        refuse_bomb(f"{path}: member {member.name!r}", path.stat().st_size, member.size)
+            while copying.read(1 << 24):
+                pass
     except (lzma.LZMAError, zlib.error, EOFError) as error:
         raise UserError(f"{path} is damaged ({error}): get it again") from None
     room.flush()
@@ -325,7 +346,8 @@ def refuse_bomb(what: str, packed: int, unpacked: int, most: int = MAX_FILE) -> 
     """Raise UserError for what would unpack to very much more than it is, before it is unpacked. Sizes in bytes."""
     ratio = unpacked / max(1, packed)
     if unpacked > most or (unpacked > 1 << 20 and ratio > 1000) or (unpacked > 1 << 27 and ratio > 100):
-        raise UserError(f"{what} would unpack from {packed:,} to {unpacked:,} bytes: refused as a decompression bomb")
+        raise UserError(f"{what} would unpack from {packed:,} to {unpacked:,} bytes: refused as a decompression bomb; "
+                        "unpack it by other means if you trust it")
 
 
 def _refuse_climbing(archive: Path, name: str) -> None:

@@ -1,11 +1,13 @@
 """Downsampled ImageNet (Chrabaszcz, Loshchilov, Hutter 2017, arXiv 1707.08819), 32x32."""
 
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from ganbench.data.source import Source
+from ganbench.data.sources.npz import refuse_bombs
 from ganbench.errors import UserError
 
 BATCHES = 10  # files of the training images
@@ -43,6 +45,9 @@ class ImageNet32(Source):
         if lost and self.split != "test":
             raise UserError(f"{folder} lacks {', '.join(f'train_data_batch_{number}.npz' for number in lost)}: get the "
                             "rest of the training images")
+        for file in self.files:
+            if zipfile.is_zipfile(file):  # what is none is refused by name as it is read
+                refuse_bombs(file)
         counts = [_count(file) for file in self.files]
         self.names = [f"{file.stem}-{i:06d}" for file, count in zip(self.files, counts) for i in range(count)]
         return True

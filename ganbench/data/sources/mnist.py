@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ganbench.data.places import refuse_bomb
 from ganbench.data.source import Source
 from ganbench.errors import UserError
 
-MAX_BYTES = 1 << 32  # unpacked; above that a file is refused
+MAX_BYTES = 1 << 30  # unpacked; above that a file is refused
 
 
 class IdxSource(Source):
@@ -29,17 +30,21 @@ class IdxSource(Source):
         parts = {"train": ["train"], "test": ["t10k"], "all": ["train", "t10k"]}[self.split]
         self.pairs = self._found(parts) or self._fetched(parts)
         self.files = [file for pair in self.pairs for file in pair]
-        counts = [_shape(pair[0], 3)[0] for pair in self.pairs]
+        counts = []
+        for images, labels in self.pairs:
+            n, marks = _shape(images, 3)[0], _shape(labels, 1)[0]
+            if n != marks:
+                raise UserError(f"{self.name()}: {n:,} images but {marks:,} labels in {images.parent}: get the files "
+                                "again")
+            counts.append(n)
         self.own_splits = True
         self.names = [f"{part}-{i:05d}" for part, count in zip(parts, counts) for i in range(count)]
 
     def load(self) -> None:
         """Read what is read whole, once, before the first image."""
-        self.images = np.concatenate([read_idx(images, 3) for images, _ in self.pairs])
+        parts = [read_idx(images, 3) for images, _ in self.pairs]
+        self.images = np.concatenate(parts) if len(parts) > 1 else parts[0]
         self.labels = np.concatenate([read_idx(labels, 1) for _, labels in self.pairs]).astype(np.int64)
-        if len(self.images) != len(self.labels):
-            raise UserError(f"{self.name()}: {len(self.images)} images but {len(self.labels)} labels in "
-                            f"{self.pairs[0][0].parent}: get the files again")
 
     def read(self, index: int) -> np.ndarray:
         """One image, uint8 (28,28)."""
@@ -83,17 +88,19 @@ def _locate(folders: list[Path], part: str) -> tuple[Path, Path] | None:
 def read_idx(path: Path, axes: int) -> np.ndarray:
     """An IDX file of bytes as uint8 array with so many axes. Raises UserError if it is not one, or not whole."""
     shape = _shape(path, axes)
-    size = math.prod(shape)
+    size, read = math.prod(shape), 0
+    values = np.empty(size, np.uint8)
     try:
         with _opened(path) as file:
             file.read(4 + 4 * len(shape))
-            values = np.frombuffer(file.read(size), np.uint8)
+            while count := file.readinto(values[read:read + (1 << 24)]):
+                read += count
             longer = bool(file.read(1))
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is not a whole IDX file ({error}): get it again") from None
-    if len(values) != size or longer:
-        raise UserError(f"{path} is not a whole IDX file: {len(values):,} bytes{' and more' if longer else ''} where "
-                        f"its head says {size:,}: get it again")
+    if read != size or longer:
+        raise UserError(f"{path} is not a whole IDX file: {read:,} bytes{' and more' if longer else ''} where its head "
+                        f"says {size:,}: get it again")
     return values.reshape(shape)
 
 
@@ -111,10 +118,10 @@ def _shape(path: Path, axes: int) -> tuple[int, ...]:
         raise UserError(f"{path} holds {' x '.join(map(str, shape)) or 'nothing'}, where {axes} axes are needed: get "
                         "it again")
     # deflate packs at most 1,032 to 1
-    most = path.stat().st_size * (1032 if path.suffix == ".gz" else 1)
-    if math.prod(shape) > min(most, MAX_BYTES):
-        raise UserError(f"{path} is not a whole IDX file: it claims {math.prod(shape):,} bytes and has "
-                        f"{path.stat().st_size:,}: get it again")
+    size, packed = math.prod(shape), path.stat().st_size
+    if size > packed * (1032 if path.suffix == ".gz" else 1):
+        raise UserError(f"{path} is not a whole IDX file: it claims {size:,} bytes and has {packed:,}: get it again")
+    refuse_bomb(str(path), packed, size, most=MAX_BYTES)
     return shape
 
 

@@ -98,7 +98,7 @@ def read_arrays(path: Path, split: str = "all") -> Arrays:
         if path.suffix.lower() == ".npy":
             images = np.load(path, mmap_mode="r", allow_pickle=False)
             return Arrays(as_images(images, str(path)), remarks=("classes: none, a .npy holds images alone",))
-        _refuse_bombs(path)
+        refuse_bombs(path)
         with np.load(path, allow_pickle=False) as arrays:
             pairs = _pairs(arrays)
             own = bool(pairs["train"] and pairs["test"])
@@ -147,7 +147,8 @@ def _channels_last(shape: tuple[int, ...]) -> bool:
     return last in CHANNELS
 
 
-def _refuse_bombs(path: Path) -> None:
+def refuse_bombs(path: Path) -> None:
+    """Raise UserError for a .npz whose arrays would unpack to very much more than they are."""
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             refuse_bomb(f"{path}: {member.filename}", member.compress_size, member.file_size, most=1 << 62)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from ganbench.data.source import one_line
+from ganbench.data.sources.npz import refuse_bombs
 from ganbench.errors import UserError, nearest
 from ganbench.family import sampling_batch
 from ganbench.files import atomic_file, cache_dir
@@ -166,6 +167,7 @@ def _arrays(path: Path) -> Any:
     """A file's arrays by name; None where it cannot be read as such (it may be images, which others open)."""
     try:
         if path.suffix == ".npz":
+            refuse_bombs(path)
             return np.load(path, allow_pickle=False)
         if path.suffix == ".safetensors":
             return load_file(path)
