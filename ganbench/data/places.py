@@ -321,7 +321,7 @@ def _unpacked(path: Path, packing: str, endings: tuple[str, ...]) -> "tempfile._
     room = tempfile.NamedTemporaryFile()
     try:
         with openers[packing](path, "rb") as packed:
-            copying = _Copying(path, packed, room)
+            copying: Any = _Copying(path, packed, room)
             # a member's size is known before it is unpacked; what is wrong with the tar itself is said later
             with suppress(tarfile.TarError), tarfile.open(fileobj=copying, mode="r|", bufsize=1 << 16) as members:
                 for member in members:
