@@ -279,10 +279,9 @@ def word(count):
 
 def remake(suite, runs):
     """The page with its samples, and the sheet of samples: of each family the first seed's newest grid."""
-    drawn = ["--picture", f"docs/pictures/{suite}.svg"] if suite == ZOO else []
     # from the root: the page says by which command it was made
     subprocess.run([sys.executable, "-m", "ganbench", "report", f"results/{suite}.csv", "--runs", str(runs),
-                    "--html", f"results/{suite}.html", *drawn], check=True, cwd=ROOT)
+                    "--html", f"results/{suite}.html"], check=True, cwd=ROOT)
     frame = ganbench.load_results(RESULTS / f"{suite}.csv")
     trained = frame[frame["origin"] == "ganbench"].sort_values(["seed", "run"])
     pictures = {}

@@ -449,3 +449,14 @@ def test_the_small_picture_is_a_whole_svg_file_with_its_own_colours(frame: pd.Da
     assert "--c0:" in text and "prefers-color-scheme: dark" in text and "body" not in text
     with pytest.raises(UserError, match="nothing to draw"):
         picture([])
+
+
+def test_a_long_title_of_the_small_picture_is_not_cut() -> None:
+    title = "fashion-mnist, 32×32, grey, split train, crop centre: precision_recall f_score"
+    chart = '<svg class="chart" viewBox="0 0 460 300"></svg>'
+    text = plots.side_by_side([("Last values", chart)], title=title, style=":root{} * {} /* charts */ /* pictures")
+    lines = re.findall(r'y="(\d+)" font-size="16" font-weight="600">([^<]*)<', text)
+    assert " ".join(line for _, line in lines) == title
+    # about 10 pixels a letter in 500, and what is below moves down
+    assert max(len(line) for _, line in lines) <= 50
+    assert int(re.search(r'<svg x="20" y="(\d+)"', text)[1]) > int(lines[-1][0]) > int(lines[0][0])

@@ -5,6 +5,7 @@ in page.css, for light and dark) are apart for the colour-blind too; entries of 
 """
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -188,17 +189,22 @@ def side_by_side(charts: Sequence[tuple[str, str]], *, title: str, style: str) -
     rules = (style[style.index(":root"):style.index("* {")]
              + style[style.index("/* charts */"):style.index("/* pictures")])
     heights = [float(svg.split('viewBox="0 0 ', 1)[1].split('"')[0].split()[1]) for _, svg in charts]
-    width, height = (WIDTH + 20) * len(charts) + 20, max(heights) + 70
+    width = (WIDTH + 20) * len(charts) + 20
+    lines = textwrap.wrap(title, width // 10)  # a bold letter takes about ten pixels
+    top = 6 + 20 * len(lines)  # where the headings of the charts begin
+    height = top + max(heights) + 44
     font = 'font-family="system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif"'
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:g}" width="{width}" '
              f'height="{height:g}" {font}><title>{escape(title)}</title>'
              f'<style>{rules}.name,.head{{fill:var(--ink)}}</style>'
-             f'<rect width="100%" height="100%" fill="var(--paper)"/>'
-             f'<text class="head" x="20" y="26" font-size="16" font-weight="600">{escape(title)}</text>']
+             f'<rect width="100%" height="100%" fill="var(--paper)"/>',
+             *(f'<text class="head" x="20" y="{26 + 20 * index}" font-size="16" font-weight="600">{escape(line)}</text>'
+               for index, line in enumerate(lines))]
     for index, ((heading, svg), tall) in enumerate(zip(charts, heights)):
         x = 20 + index * (WIDTH + 20)
-        parts.append(f'<text class="head" x="{x}" y="52" font-size="13" font-weight="600">{escape(heading)}</text>')
-        parts.append(svg.replace("<svg ", f'<svg x="{x}" y="62" width="{WIDTH}" height="{tall:g}" ', 1))
+        parts.append(f'<text class="head" x="{x}" y="{top + 26}" font-size="13" font-weight="600">'
+                     f'{escape(heading)}</text>')
+        parts.append(svg.replace("<svg ", f'<svg x="{x}" y="{top + 36}" width="{WIDTH}" height="{tall:g}" ', 1))
     return "".join([*parts, "</svg>\n"])
 
 
