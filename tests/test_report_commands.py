@@ -134,6 +134,23 @@ def test_reproduce_from_the_runs_folder(app: typer.Typer, folder: Path) -> None:
     assert "configuration hash" not in result.stderr
 
 
+def test_reproduce_says_in_which_arithmetic_features_were(app: typer.Typer, folder: Path) -> None:
+    afterwards = ROW | {"metric": "kid", "protocol": "kid;network=x;dtype=bf16;subsets=2x8", "n_fake": 32, "n_real": 32}
+    records.append("results/results.csv", [afterwards])
+    alone = _run(app, "reproduce", "0001")
+    assert "--metric swd,fid,kid --eval-set kid.dtype=bf16\n" in alone.stdout
+    # the run's folder knows what the training was scored by; the rest was scored afterwards
+    run = folder / "runs" / "suite" / "0001-dcgan-digits-s3"
+    run.mkdir(parents=True)
+    options = {"family": "dcgan", "dataset": "digits", "seed": 3, "kimg": 2.048, "metrics": ["swd"]}
+    (run / "config.json").write_text(json.dumps({"options": options, "preset": "small", "dataset": {"side": 32}}))
+    beside = _run(app, "reproduce", "0001")
+    assert beside.stdout.endswith("--metric swd\n")
+    lines = [line for line in beside.stderr.replace("# ", "").splitlines() if "scored afterwards" in line]
+    assert [line.partition("ganbench ")[2] for line in lines] == [
+        "eval --run RUN --metric kid --n 32 --feature-precision bf16", "eval --run RUN --metric fid --n 64"]
+
+
 def test_reproduce_can_run_the_command(app: typer.Typer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[list[str]] = []
 

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ FLAGS = {
     "kimg": "--kimg", "steps": "--steps", "seconds": "--seconds",
     "n_eval": "--n-eval", "eval_seed": "--eval-seed", "eval_every": "--eval-every", "precision": "--precision",
 }
+USUAL = "float32"  # arithmetic of features, where nothing else is asked
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def recipe(rows: pd.DataFrame, folder: RunFolder | None = None) -> Reproduction:
     length, why = _length(row, folder)
     remarks += why + _averages(rows)
     if folder is not None and "options" in folder.config:
+        remarks += _scored_afterwards(rows, folder.config["options"].get("metrics") or [])
         return Reproduction(_from_options(folder.config, length), remarks)
     arguments = ["run", str(row["family"])]
     columns = {"dataset": row["dataset"], "preset": row["preset"], "side": side_of(row), "crop": row["crop"],
@@ -65,6 +67,9 @@ def recipe(rows: pd.DataFrame, folder: RunFolder | None = None) -> Reproduction:
             arguments += [FLAGS[name], _text(value)]
     metrics = list(dict.fromkeys(rows.loc[rows["metric"].fillna("") != "", "metric"]))
     arguments += ["--metric", ",".join(metrics)] if metrics else []
+    for metric, protocol in rows[["metric", "protocol"]].dropna().drop_duplicates().itertuples(index=False):
+        if (precision := _feature_precision(protocol)) != USUAL:
+            arguments += ["--eval-set", f"{metric}.dtype={precision}"]
     for pair in str(row["settings"] or "").split():
         if not pair.startswith(EMA_OPTION):
             arguments += ["--set", pair]
@@ -75,6 +80,24 @@ def recipe(rows: pd.DataFrame, folder: RunFolder | None = None) -> Reproduction:
         remarks.append("the run's folder was not found, so settings beyond the preset (--set) are unknown; the row's "
                        f"configuration hash is {row['config_hash'] or '(none)'}")
     return Reproduction(arguments, remarks)
+
+
+def _feature_precision(protocol: str) -> str:
+    """The arithmetic that features were computed in, as a row's protocol says it."""
+    return dict(part.partition("=")[::2] for part in protocol.split(";")).get("dtype", USUAL)
+
+
+def _scored_afterwards(rows: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
+    """What scores the run by metrics that its training did not have, one line for each arithmetic of features."""
+    # averages that were made afterwards have lines of their own
+    others = rows[rows["metric"].notna() & rows["protocol"].notna() & ~rows["metric"].isin([*metrics, ""])
+                  & ~rows["settings"].fillna("").str.contains(EMA_OPTION, regex=False)]
+    lines = []
+    for precision, those in others.groupby(others["protocol"].map(_feature_precision)):
+        names, option = ",".join(dict.fromkeys(those["metric"])), f" --feature-precision {precision}"
+        lines.append(f"then, for what was scored afterwards: ganbench eval --run RUN --metric {names} "
+                     f"--n {int(those['n_fake'].iloc[-1])}{option if precision != USUAL else ''}")
+    return lines
 
 
 def _averages(rows: pd.DataFrame) -> list[str]:
