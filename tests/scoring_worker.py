@@ -35,7 +35,7 @@ def main():
         torch.manual_seed(distributed.rank())  # the processes' own states may differ by then, and must not matter
         rows = score(family, distributed.convert(run.generator), store, ["swd", "ms_ssim", "kid"], n=N, seed=4,
                      device=torch.device("cpu"), labels=torch.from_numpy(store.labels), mirror=True,
-                     options={"kid": {"network": "scoring_worker:features", "subset_size": 50, "subsets": 5}})
+                     settings={"kid": {"network": "scoring_worker:features", "subset_size": 50, "subsets": 5}})
         if distributed.rank() == 0:
             (Path(sys.argv[1]) / f"{Path(path).name}.json").write_text(json.dumps(rows, default=float))
         else:
