@@ -148,7 +148,8 @@ def test_reproduce_says_in_which_arithmetic_features_were(app: typer.Typer, fold
     assert beside.stdout.endswith("--metric swd\n")
     lines = [line for line in beside.stderr.replace("# ", "").splitlines() if "scored afterwards" in line]
     assert [line.partition("ganbench ")[2] for line in lines] == [
-        "eval --run RUN --metric kid --n 32 --feature-precision bf16", "eval --run RUN --metric fid --n 64"]
+        "eval --run RUN --metric kid --n 32 --feature-precision bf16",
+        "eval --run RUN --metric fid --n 64 --feature-precision float32"]
 
 
 def test_reproduce_can_run_the_command(app: typer.Typer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

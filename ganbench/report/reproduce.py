@@ -94,9 +94,9 @@ def _scored_afterwards(rows: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
                   & ~rows["settings"].fillna("").str.contains(EMA_OPTION, regex=False)]
     lines = []
     for precision, those in others.groupby(others["protocol"].map(_feature_precision)):
-        names, option = ",".join(dict.fromkeys(those["metric"])), f" --feature-precision {precision}"
+        names = ",".join(dict.fromkeys(those["metric"]))
         lines.append(f"then, for what was scored afterwards: ganbench eval --run RUN --metric {names} "
-                     f"--n {int(those['n_fake'].iloc[-1])}{option if precision != USUAL else ''}")
+                     f"--n {int(those['n_fake'].iloc[-1])} --feature-precision {precision}")
     return lines
 
 
