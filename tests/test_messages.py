@@ -16,7 +16,8 @@ SPEAKERS = {
     "training/document.py": ["run"], "training/run_options.py": ["run"],  # resume asks for what was recorded
     "runs/checkpoint.py": ["resume", "sample", "eval"],
     "runs/run_folder.py": ["resume", "sample", "eval"],
-    "runs/scoring.py": ["eval"], "runs/evaluation.py": ["eval"], "runs/eval_request.py": ["eval"],
+    "runs/scoring.py": ["eval"], "runs/refusals.py": ["eval"],
+    "runs/evaluation.py": ["eval"], "runs/eval_request.py": ["eval"],
     "runs/options.py": ["run"],
     "records.py": ["run", "resume", "eval", "bench", "report"],
     "bench/": ["bench"],

@@ -26,6 +26,12 @@ from ganbench.runs.checkpoint import checkpoint_hash
 from ganbench.runs.eval_request import EvalRequest
 from ganbench.runs.nearest import check_place, write_nearest
 from ganbench.runs.options import by_count, check_options, without_counts
+from ganbench.runs.refusals import (
+    refuse_choices_of_loading,
+    refuse_other_rounding,
+    refuse_skip_bad,
+    refuse_unused,
+)
 from ganbench.runs.run_folder import Run, check_which, load_run, newest_run, sample_batches
 from ganbench.sides import side_or_none
 
@@ -177,7 +183,7 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
     # the images, and the numbers
     if asked.fake is None:
         run, model, reals, n = _of_run(asked, device, say)
-        _one_rounding(names, settings)
+        refuse_other_rounding(names, settings)
         if asked.held_out is not None:
             options["held_out"] = partial(_named_held_out, asked, run.family.images)
         found = score_model(names, model, reals, n=n, seed=asked.seed, **options)
@@ -190,7 +196,7 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
     else:
         fakes, reals = _outside(asked, device)
         if fakes.rounding:
-            _one_rounding(names, settings)
+            refuse_other_rounding(names, settings)
         results = evaluate(names, fakes=fakes, reals=reals, side=fakes.side, channels=fakes.channels,
                            held_out=lambda: _held_out(asked, fakes, reals), device=device, seed=asked.seed, **options)
         context = {"run": _short(asked.fake if isinstance(asked.fake, str) else fakes.description),
@@ -260,19 +266,6 @@ def _floor(asked: EvalRequest, results: list[Result], fakes: ImageSet, reals: Im
              "fake_hash": reals.data_hash, **as_row(r)} for r in found]
 
 
-def _one_rounding(names: list[str], settings: dict[str, Any]) -> None:
-    """Raise UserError where single metrics would want a generator's floats rounded in other ways than the rest."""
-    common = find_compat(settings.get("compat") or "ganbench")
-    for name in names:
-        own = settings.get(plugin_label(name))
-        # a metric's own choice, or that of all
-        wanted = find_compat((own.get("compat") if isinstance(own, dict) else None) or common)
-        if wanted.rounding != common.rounding:
-            raise UserError(f"--set {name}.compat={wanted.name}: it rounds generated images otherwise than "
-                            f"{common.name}, and all metrics see the same ones: give it to all with --compat "
-                            f"{wanted.name}")
-
-
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]) -> tuple[Run, Model, ImageSet, int]:
@@ -283,7 +276,7 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
         run = newest_run()
         say(f"no --run and no --fake given: scoring the newest run, {run}")
     if isinstance(run, Run):
-        _refuse_choices_of_loading(asked)
+        refuse_choices_of_loading(asked)
     else:
         run = load_run(run, device=device, which=asked.which, strict=asked.strict, trust=asked.trust,
                        ema=asked.ema)
@@ -291,7 +284,7 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
     side = images.written_side
     if side_or_none(asked.side) not in (None, side):
         raise UserError(f"{run.path} makes images of side {side}, not {asked.side}: leave out --side")
-    _refuse_unused(asked)
+    refuse_unused(asked)
 
     # its own data, or the reals that were named
     data, trained = run.config["dataset"], run.config.get("options", {})
@@ -304,7 +297,7 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
         reals.mirror = bool(data.get("mirror", store.mirror))
     else:
         reals = _named(asked, asked.real, images, n=asked.n, split=asked.split)
-        _refuse_skip_bad(asked, reals)
+        refuse_skip_bad(asked, reals)
     # conditional families draw labels as often as the training set has them
     labels = torch.from_numpy(own.labels) if own.labels is not None else None
     held_out = held_out_split(own, data["spec"], root=data["root"], skip_bad=data["skip_bad"])
@@ -340,44 +333,17 @@ def _columns(run: Run) -> dict[str, Any]:
     return columns | ({column: counted[-1][column] for column in ("flops_g", "flops_train")} if counted else {})
 
 
-def _refuse_unused(asked: EvalRequest) -> None:
-    """Raise UserError for options that a run's own images and data cannot use."""
-    # its own generator and data are opened as config.json says
-    settings: dict[str, Any] = {"--latent": asked.latent, "--range": asked.value_range}
-    if asked.real is None and asked.held_out is None:
-        settings |= {"--crop": asked.crop, "--root": asked.root, "--skip-bad": asked.skip_bad or None}
-    for option, value in settings.items():
-        if value is not None:
-            raise UserError(f"{option} cannot be used for a run{' and its own data' if asked.real is None else ''}: "
-                            "leave it out, or name other images with --fake or --real")
-
-
-def _refuse_choices_of_loading(asked: EvalRequest) -> None:
-    """Raise UserError for options that say how a run's folder is loaded, where none is."""
-    choices = {"--which": asked.which != "last", "--ema": asked.ema is not None, "--trust": asked.trust}
-    for option, given in choices.items():
-        if given:
-            raise UserError(f"{option} says how to load a run, and none is loaded here: leave it out, or name a run's "
-                            "folder with --run")
-
-
-def _refuse_skip_bad(asked: EvalRequest, *opened: ImageSet) -> None:
-    """Raise UserError for --skip-bad where nothing that is opened can hold unreadable pictures."""
-    if asked.skip_bad and asked.held_out is None and not any("skip_bad" in images.takes for images in opened):
-        raise UserError(f"--skip-bad cannot be used for {' and '.join(images.kind for images in opened)}: leave it out")
-
-
 # --- images from elsewhere --------------------------------------------------------------------------------------------
 
 def _outside(asked: EvalRequest, device: torch.device) -> tuple[ImageSet, ImageSet]:
     """Images from elsewhere, and the reals brought to their side."""
     assert asked.fake is not None and asked.real is not None
-    _refuse_choices_of_loading(asked)
+    refuse_choices_of_loading(asked)
     compat = find_compat(asked.compat or "ganbench")
     fakes = open_images(asked.fake, n=asked.n, side=asked.side, seed=asked.seed, device=device, latent=asked.latent,
                         skip_bad=asked.skip_bad, whole=True, value_range=asked.value_range, compat=compat)
     reals = _named(asked, asked.real, fakes, n=asked.n, split=asked.split)
-    _refuse_skip_bad(asked, fakes, reals)
+    refuse_skip_bad(asked, fakes, reals)
     # as many images of one shape may be the same ones
     if (fakes.n, fakes.channels, fakes.written_side) == (reals.n, reals.channels, reals.written_side):
         fakes.summed = reals.summed = True
