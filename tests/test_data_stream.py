@@ -37,6 +37,14 @@ def test_values_are_exactly_those_of_the_store(store):
     assert Stream(store, seed=1).next(4, 5).images.shape == (5, 3, 4, 4)
 
 
+def test_what_a_family_looks_at_first_is_a_sample_and_not_the_stores_beginning(store):
+    stream = Stream(store, seed=1, rank=1, world=2)  # the store is sorted by its numbers
+    some = stream.first(8, 6)
+    assert stream.images == 0 and torch.equal(some, Stream(store, seed=1, mirror=False).next(8, 6).images)
+    assert not torch.equal(some[:, 0, 0, 0], some[:, 0, 0, 0].sort().values) and len(stream.first(8, 99)) == 23
+    assert torch.equal(stream.next(8, 4).images, Stream(store, seed=1, rank=1, world=2).next(8, 4).images)
+
+
 def test_each_epoch_shows_every_image_once_in_another_order(store):
     stream = Stream(store, seed=1)
     drawn = torch.cat([stream.next(8, 6).labels for _ in range(23)])  # six epochs, batches reach over their borders

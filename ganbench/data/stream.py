@@ -69,6 +69,13 @@ class Stream:
             images = torch.empty_like(pixels, dtype=torch.float32)
         return Batch(images.copy_(pixels).div_(127.5).sub_(1), labels)
 
+    def first(self, side: int, n: int) -> Tensor:
+        """The first n images of the first epoch, or all, as they are stored: float32 (n,C,side,side) in [-1,1], for
+        every process the same. Draws nothing. Stores are often sorted by class: their own beginning is no sample.
+        """
+        pixels = self.store.level(side)[self._permutation(0)[:n]]
+        return torch.from_numpy(pixels).to(self.device).float() / 127.5 - 1
+
     def state(self) -> dict[str, dict[str, Any]]:
         """The position, as JSON and tensors."""
         return {"json": {"images": self.images, "seed": self.seed, "content_hash": self.store.content_hash},

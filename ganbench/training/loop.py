@@ -140,8 +140,7 @@ class Trainer:
         engine.enter(self.family.stage(clock))
         if not self.restored:
             self.log.restart()
-            some = self.stream.store.level(engine.stage.side)[self.stream.chosen[:LOOKED_AT]]
-            self.family.before_training(torch.from_numpy(some).to(engine.device).float() / 127.5 - 1)
+            self.family.before_training(self.stream.first(engine.stage.side, LOOKED_AT))
             if self.begin is not None:
                 self.begin()
         self.watch.start()
