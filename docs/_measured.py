@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -279,9 +280,10 @@ def word(count):
 
 def remake(suite, runs):
     """The page with its samples, and the sheet of samples: of each family the first seed's newest grid."""
+    title = tomllib.loads((ROOT / "benchmarks" / f"{suite}.toml").read_text(encoding="utf-8"))["title"]
     # from the root: the page says by which command it was made
-    subprocess.run([sys.executable, "-m", "ganbench", "report", f"results/{suite}.csv", "--runs", str(runs),
-                    "--html", f"results/{suite}.html"], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-m", "ganbench", "report", f"results/{suite}.csv", "--title", title,
+                    "--runs", str(runs), "--html", f"results/{suite}.html"], check=True, cwd=ROOT)
     frame = ganbench.load_results(RESULTS / f"{suite}.csv")
     trained = frame[frame["origin"] == "ganbench"].sort_values(["seed", "run"])
     pictures = {}
