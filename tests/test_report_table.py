@@ -488,7 +488,7 @@ def test_failed_runs_count_as_worst_and_their_share_stands_beside_the_value(tmp_
     assert [e.label for e in block.entries] == ["steady (paper)", "lucky (paper)"]
     steady, lucky = (e.cells[block.columns[0]] for e in block.entries)
     assert steady.standing.mark == "best" and lucky.standing.mark == "worse"  # type: ignore[union-attr]
-    assert lucky.median(False) is None and lucky.failures == "8 of 10 failed"
+    assert lucky.median(False) is None and lucky.shortfall == "8 of 10 failed"
     assert re.search(r"10\.05 ± 0\.64▾ \(8 of 10 failed\)", _text(frame))
     assert "10.05 ± 0.64▾ (8 of 10 failed)" in export.to_markdown([block])
     # on the page the mark is behind, in an element of its own; the levels' table has the value a second time
@@ -497,6 +497,20 @@ def test_failed_runs_count_as_worst_and_their_share_stands_beside_the_value(tmp_
     assert 'title="95% interval 9.41 to 10.69 over 2 seeds; 8 of 10 failed; worse than the leading entry"' in page
     line = export.long_table([block]).set_index("label").loc["lucky (paper)"]
     assert line["failed_here"] == 8 and pd.isna(line["last_median"])
+
+
+def test_a_value_of_some_of_an_entrys_seeds_says_so(tmp_path: Path) -> None:
+    rows = [_row(name, s, value + s, metric=metric) for name in ("a", "b") for s in range(3)
+            for metric, value in (("swd", 20.0), ("fid", 50.0)) if (name, metric) != ("a", "fid") or s == 0]
+    rows[0]["value"] = rows[0]["value"] - 0.5
+    frame = _frame(tmp_path, rows)
+    block, = comparison.build_table(frame)
+    cells = {c.metric: _entry(block, "a (paper)").cells[c] for c in block.columns}
+    assert (cells["fid"].shortfall, cells["swd"].shortfall) == ("1 of 3 seeds", "")
+    assert "50.00≈ (1 of 3 seeds)" in _text(frame) and "50.00≈ (1 of 3 seeds)" in export.to_markdown([block])
+    page = render(frame)
+    assert ">50.00 (1 of 3 seeds)<" in page and "leads with 50.00 (1 of 3 seeds)" in page
+    assert "(1 of 3 seeds)" in to_latex([block])
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", ""])

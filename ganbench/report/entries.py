@@ -84,6 +84,11 @@ def entry_of(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFr
         label += f" ({configuration['preset']})"
     if settings:
         label += f" {settings[-1]}"
+    seeds = sorted({int(s) for s in at_end["seed"].dropna()})
+    cells = _cells(group, columns, sum(failed.values()))
+    for cell in cells.values():
+        # one metric of several can be missing: what was measured of it alone is not the entry's mean
+        cell.unmeasured = max(0, len(seeds) - len(cell.last) - cell.not_a_number) if cell.last else 0
     return TableEntry(
         label=label, **configuration, settings=settings[-1] if settings else "",
         budget=next((_kind(text) for text in everything["budget"] if text), ""),
@@ -91,12 +96,11 @@ def entry_of(configuration: dict[str, str], group: pd.DataFrame, lost: pd.DataFr
         seconds=optional(at_end.drop_duplicates("run")["seconds"].mean()),
         params_g=optional(everything["params_g"].max()), params_d=optional(everything["params_d"].max()),
         flops_g=optional(everything["flops_g"].max()), flops_train=optional(everything["flops_train"].max()),
-        seeds=sorted({int(s) for s in at_end["seed"].dropna()}),
-        failed=failed, runs=list(dict.fromkeys(everything["run"])),
+        seeds=seeds, failed=failed, runs=list(dict.fromkeys(everything["run"])),
         devices=sorted({device_kind(device) for device in at_end["device"] if device}),
         commits=sorted({f"{commit[:8]}{'+' if optional(dirty) else ''}"
                         for commit, dirty in zip(at_end["git_commit"], at_end["git_dirty"]) if commit}),
-        cells=_cells(group, columns, sum(failed.values())))
+        cells=cells)
 
 
 def device_kind(device: str) -> str:

@@ -139,16 +139,16 @@ def _line(entry: TableEntry, columns: list[Column], colour: int | None) -> dict[
 def _cell(entry: TableEntry, column: Column) -> dict[str, Any]:
     cell = entry.cells[column]
     last, best, standing, mark = cell.last_summary, cell.best_summary, cell.standing, mark_of(entry, column)
-    failures = "" if entry.reference else cell.failures
+    shortfall = "" if entry.reference else cell.shortfall
     borrowed = f"measured on {cell.borrowed} images" if cell.borrowed else ""
     interval = "one seed: no interval" if last and not entry.reference else ""
     if last and last.low is not None:
         interval = f"95% interval {number(last.low, last.half)} to {number(last.high, last.half)} over {last.n} seeds"
     shown = number(best.mean, best.half) if best else "–"
     return {
-        "last": spread(last) + ("†" if cell.borrowed else "") + (f" ({failures})" if failures else ""),
+        "last": spread(last) + ("†" if cell.borrowed else "") + (f" ({shortfall})" if shortfall else ""),
         "last_value": last.mean if last else None, "mark": mark,
-        "description": "; ".join(t for t in (borrowed, interval, failures, VERDICTS[mark]) if t),
+        "description": "; ".join(t for t in (borrowed, interval, shortfall, VERDICTS[mark]) if t),
         "best": "" if entry.reference else shown,
         "best_value": best.mean if best and not entry.reference else None, "best_description": _best_description(cell),
         "noise": "" if cell.noise is None else f"± {number(cell.noise, cell.noise)}", "noise_value": cell.noise,
@@ -175,7 +175,7 @@ def _verdict(block: TableBlock, column: Column) -> str:
     if first is None:
         return f"{column.title}: every entry has runs that failed, so none leads."
     leader, cell, standing = first
-    value = spread(cell.last_summary)
+    value = spread(cell.last_summary) + (f" ({cell.shortfall})" if cell.shortfall else "")
     if len(placed) == 1:
         return f"{column.title}: {leader.label} has {value}; there is nothing to compare it with."
     if standing and standing.mark == "best":

@@ -86,4 +86,4 @@ def _cell(entry: TableEntry, column: Column) -> str:
         text = rf"\textbf{{{text}}}"
     text += {"tied": r"$^{\approx}$", "worse": r"$^{-}$", "untested": "$^{?}$"}.get(mark, "")
     text += r"$^{\dagger}$" if cell.borrowed else ""
-    return text + (f" ({tex(cell.failures)})" if cell.failures and not entry.reference else "")
+    return text + (f" ({tex(cell.shortfall)})" if cell.shortfall and not entry.reference else "")

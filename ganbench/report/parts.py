@@ -58,6 +58,7 @@ class TableCell:
     best_kimg: dict[int, float] = field(default_factory=dict)
     failed: int = 0  # runs that have no value here because they failed, or because it is not a number
     not_a_number: int = 0  # those of `failed` that ended well and were measured, with a value that is not finite
+    unmeasured: int = 0  # seeds of the entry that ended well and were not measured in this column
     noise: float | None = None  # half the 95% interval of one evaluation, over evaluation noise
     noise_method: str = ""
     noise_sd: float | None = None  # the same as a standard deviation
@@ -75,9 +76,12 @@ class TableCell:
         return summarise(list(self.best.values())) if self.best else None
 
     @property
-    def failures(self) -> str:
-        """ "8 of 10 failed", or nothing."""
-        return f"{self.failed} of {self.failed + len(self.last)} failed" if self.failed else ""
+    def shortfall(self) -> str:
+        """ "8 of 10 failed", "1 of 3 seeds" where the others were not measured; or nothing."""
+        measured = len(self.last)
+        parts = [f"{self.failed} of {self.failed + measured} failed" if self.failed else "",
+                 f"{measured} of {measured + self.unmeasured} seeds" if self.unmeasured else ""]
+        return ", ".join(filter(None, parts))
 
     def median(self, higher_is_better: bool) -> float | None:
         """Median over all runs, those that failed worst; None where that is a failed one."""

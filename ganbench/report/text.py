@@ -82,10 +82,10 @@ def published_label(row: Mapping[str, Any]) -> str:
 
 
 def cell_texts(entry: TableEntry, column: Column) -> tuple[str, str]:
-    """The last value with its mark and the share of failures, and the best one."""
+    """The last value with its mark and what it falls short of its runs by, and the best one."""
     cell = entry.cells[column]
     last = spread(cell.last_summary) + MARKS[mark_of(entry, column)] + ("†" if cell.borrowed else "")
-    last += f" ({cell.failures})" if cell.failures and not entry.reference else ""
+    last += f" ({cell.shortfall})" if cell.shortfall and not entry.reference else ""
     best = cell.best_summary
     if entry.reference or best is None:
         return last, "" if entry.reference else "–"
