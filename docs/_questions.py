@@ -6,6 +6,7 @@ Every answer is computed from a file in results/ that a suite in benchmarks/ wro
 suite that has no file yet is left out, and named at the end.
 """
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,9 +35,7 @@ def main() -> None:
         rows = ROOT / "results" / f"{suite}.csv"
         if rows.is_file():
             frame = load_results(rows)
-            seeds = frame.loc[frame["origin"] != "reference", "seed"].nunique()
-            parts.append(f"{answer(frame)}\n`ganbench bench {suite}`: {seeds} training seed{'s' if seeds > 1 else ''}, "
-                         f"rows in `results/{suite}.csv`.\n")
+            parts.append(f"{answer(frame)}\n{measured_on(suite, trained(frame))}\n")
         else:
             missing.append(f"`{suite}`")
     modes = ROOT / "results" / "mixtures.csv"
@@ -45,6 +44,19 @@ def main() -> None:
     if missing:
         parts.append("## Not measured yet\n\nPrepared, and without rows: " + ", ".join(missing) + ".\n")
     print("\n".join(parts), end="")
+
+
+def measured_on(suite: str, runs: pd.DataFrame) -> str:
+    """The data, lengths, seeds and numbers of images behind an answer, and where its rows are."""
+    seeds, shown = runs["seed"].nunique(), runs["kimg"].max()
+    # of metrics without generated images, the real ones
+    n = {metric: max(rows["n_fake"].max(), rows["n_real"].max() if not rows["n_fake"].max() else 0)
+         for metric, rows in runs.groupby("metric")}
+    about = (f"`ganbench bench {suite}`: {', '.join(runs['dataset'].unique())} at {runs['side'].max()} px, "
+             f"{round(shown) * 1000:,} real images shown, {seeds} training seed{'s' if seeds > 1 else ''}, "
+             f"{', '.join(f'{metric} on {count:,} images' for metric, count in n.items())}. "
+             f"Rows in `results/{suite}.csv`, code at commit {', '.join(runs['git_commit'].str[:7].unique())}.")
+    return textwrap.fill(about, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def wgan_loss(frame: pd.DataFrame) -> str:
