@@ -20,7 +20,7 @@ from ganbench import plugins
 from ganbench.errors import UserError
 from ganbench.family import FamilyConfig, find_family
 from ganbench.runs import checkpoint
-from ganbench.training import session
+from ganbench.training import loop, session
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.run_options import RunOptions
 from ganbench.training.session import resume, run
@@ -191,6 +191,24 @@ def test_a_longer_budget_goes_on_where_the_run_ended(elsewhere):
     run(options(out="a", steps=6))
     assert resume("a", steps=10).status == "ok"
     assert [line["step"] for line in logged("a")] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("begun, asked", [
+    ({"steps": 4}, {"kimg": 0.08}), ({"seconds": 1e-6, "kimg": 0.08}, {"steps": 10}), ({"steps": 4}, {"seconds": 1.0}),
+])
+def test_a_length_takes_the_place_of_the_former_one_whatever_its_unit(elsewhere, begun, asked):
+    """What comes out is what one training of that length makes; no former limit is left in config.json."""
+    none = {"kimg": None, "steps": None, "seconds": None, "metrics": []}
+    run(options(out="a", **none | begun))
+    assert resume("a", **asked).status == "ok"
+    recorded = json.loads(Path("a/config.json").read_text())
+    assert {unit: recorded["training"][unit] for unit in loop.UNITS} == dict.fromkeys(loop.UNITS) | asked
+    assert {unit: recorded["options"][unit] for unit in loop.UNITS} == dict.fromkeys(loop.UNITS) | asked
+    if "seconds" not in asked:
+        run(options(out="straight", **none | asked))
+        assert logged("a") == logged("straight") and len(logged("a")) == 10
+    else:
+        assert len(logged("a")) > 4
 
 
 def test_divergence_is_a_row_and_an_exit_code(elsewhere):

@@ -36,7 +36,10 @@ def run(options: RunOptions, given: set[str]) -> None:
 
 
 def resume(options: ResumeOptions, given: set[str]) -> None:
-    """Go on with a run that was stopped, exactly from its newest checkpoint."""
+    """Go on with a run that was stopped, exactly from its newest checkpoint.
+
+    A length that is given takes the place of the one it was begun with, whatever its unit.
+    """
     from ganbench.training import session
     _finish(session.resume(**asdict(options)))
 

@@ -31,6 +31,7 @@ from ganbench.training.recorded import Steps
 LOOKED_AT = 4096  # images that a family may look at before training
 HELD_OUT_EVERY = 100  # generator steps between two looks at held-out images
 LONGEST = 15 * 60.0  # seconds of training that may be lost: a checkpoint is written at least so often
+UNITS = ("kimg", "steps", "seconds")  # a training's length may be given in
 # what a checkpoint must hold for training to go on from it
 STATE = {**checkpoint.POSITION, "engine.optimizers": dict, "engine.streams": list, "due": dict, "score_pending": bool,
          "log.bytes": int, "stream": dict}

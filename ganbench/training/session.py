@@ -26,7 +26,7 @@ from ganbench.training.document import Resolved, claim_folder, recorded_options,
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.init_from import Start
 from ganbench.training.log import Log
-from ganbench.training.loop import Hooks, Trainer, seed_everything
+from ganbench.training.loop import UNITS, Hooks, Trainer, seed_everything
 from ganbench.training.progress import ProgressLine, duration
 from ganbench.training.recorder import Recorder
 from ganbench.training.run_options import RunOptions
@@ -70,12 +70,17 @@ def run(options: RunOptions, look: Callable[[Resolved], Resolved] = lambda resol
 def resume(path: str | Path, *, trust: bool = False, **changes: Any) -> Outcome:
     """Go on with a run from its folder alone; `changes` may lengthen its budget or move it to another device.
 
+    A length (kimg, steps, seconds) that is given takes the place of the former one, whatever its unit.
+
     Args:
         trust: run a family's file that lies in the folder, or that is not the one the run was begun with.
     Raises:
         UserError: as `run` does, and for a folder that holds no run.
     """
     options = recorded_options(Path(path), trust=trust)
+    if any(changes.get(unit) is not None for unit in UNITS):
+        for unit in UNITS:  # else the former limit would go on to count, and end the run where it ended before
+            setattr(options, unit, None)
     for key, value in changes.items():
         if value is not None:
             setattr(options, key, value)  # keywords are the dataclass's fields
