@@ -211,6 +211,30 @@ def test_a_length_takes_the_place_of_the_former_one_whatever_its_unit(elsewhere,
         assert len(logged("a")) > 4
 
 
+@pytest.mark.parametrize("asked, says", [
+    ({"kimg": 0.03}, "trained 0.048 kimg already: nothing to do; give more than that with --kimg"),
+    ({"steps": 6}, "trained 6 steps already: nothing to do; give more than that with --steps"),
+    ({"seconds": 1e-3}, "seconds already: nothing to do; give more than that with --seconds"),
+    ({"steps": 60, "kimg": 0.04}, "trained 0.048 kimg already"),
+])
+def test_a_length_that_leaves_nothing_to_train_is_refused_and_not_recorded(elsewhere, asked, says):
+    run(options(out="a", kimg=0.048, steps=None, metrics=[]))
+    before = {path: path.read_bytes() for path in Path("a").glob("*.json*")}
+    with pytest.raises(UserError, match=says) as caught:
+        resume("a", **asked)
+    with pytest.raises(UserError, match=says):
+        run(options(out="a", metrics=[], resume=True, **{"kimg": None, "steps": None, "seconds": None} | asked))
+    assert "\n" not in str(caught.value) and len(before) == 2
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_finished_run_that_is_resumed_says_that_nothing_is_left(elsewhere, capsys):
+    run(options(out="a", steps=4, metrics=[]))
+    assert run(options(out="a", steps=4, metrics=[], resume=True, quiet=False)).status == "ok"  # as a suite may do
+    assert "resumed at 0.03 kimg, step 4\nnothing is left to train: with --kimg" in capsys.readouterr().err
+    assert len(logged("a")) == 4
+
+
 def test_divergence_is_a_row_and_an_exit_code(elsewhere):
     outcome = run(options(steps=40, overrides={"fail_at": 3}, results="results/r.csv"))
     assert outcome.status == "diverged" and "not finite" in outcome.reason

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ganbench.data.prepare import refuse_unused
 from ganbench.environment import choose_device, describe, now
 from ganbench.errors import UserError, nearest
 from ganbench.family import (
+    Clock,
     Family,
     FamilyConfig,
     ImageSpec,
@@ -35,7 +36,7 @@ from ganbench.sides import side_or_none
 from ganbench.training.augment import check_augmentation
 from ganbench.training.engine import resolve_precision
 from ganbench.training.init_from import find_start
-from ganbench.training.loop import Plan
+from ganbench.training.loop import UNITS, Plan
 from ganbench.training.power_average import check_averaging
 from ganbench.training.run_options import RunOptions
 
@@ -54,6 +55,7 @@ class Resolved:
     device: torch.device
     document: dict[str, Any]  # what config.json will hold
     decided: dict[str, Any]  # what its configuration hash is made of
+    former: dict[str, Any] = field(default_factory=dict)  # the config.json that lies in the folder of a resumed run
 
 
 def resolve(options: RunOptions) -> Resolved:
@@ -111,6 +113,30 @@ def claim_folder(resolved: Resolved) -> Path:
     folder = Path(distributed.broadcast(chosen))
     document["run"], document["options"]["out"] = folder.name, _absolute(str(folder))
     return folder
+
+
+def check_length(resolved: Resolved, clock: Clock, seconds: float) -> None:
+    """Whether a run can go on from a checkpoint to the length asked for, where it had another one.
+
+    Args:
+        clock, seconds: how far it is trained.
+    Raises:
+        UserError: nothing would be left to train.
+    """
+    former, now = (_length(document.get("training")) for document in (resolved.former, resolved.document))
+    if not former or former == now:
+        return
+    if resolved.plan.fraction(clock.images, clock.steps, seconds) >= 1:
+        trained = {"kimg": clock.kimg, "steps": clock.steps, "seconds": round(seconds, 2)}
+        unit = max(now, key=lambda unit: trained[unit] / now[unit])
+        raise UserError(f"{resolved.options.out}: trained {trained[unit]:.12g} {unit} already: nothing to do; give "
+                        f"more than that with --{unit}")
+
+
+def _length(training: Any) -> dict[str, float]:
+    """What ends a training, by its unit, from the "training" of a config.json, which a hand may have changed."""
+    given = training if isinstance(training, dict) else {}
+    return {unit: given[unit] for unit in UNITS if isinstance(given.get(unit), int | float) and given[unit] > 0}
 
 
 def recorded_options(path: Path, *, trust: bool = False) -> RunOptions:
@@ -252,7 +278,7 @@ def _folder(resolved: Resolved) -> Path:
     if (folder / "config.json").exists():
         if not options.resume:
             raise UserError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
-        former = read_config(folder, {"config_hash": str, "seed": int})
+        former = resolved.former = read_config(folder, {"config_hash": str, "seed": int})
         # changed code has a refusal of its own below, which --force lifts
         of_its_code = {"source": former.get("source_hash")} if "source" in decided else {}
         asked = {"config_hash": _digest(decided | of_its_code), "seed": document["seed"]}

@@ -18,7 +18,7 @@ from torch import Tensor
 from ganbench import distributed
 from ganbench.data import Stream
 from ganbench.errors import Stopped
-from ganbench.family import Stage
+from ganbench.family import Clock, Stage
 from ganbench.runs import checkpoint, posthoc
 from ganbench.training import preemption
 from ganbench.training.augmentation import Augmentation
@@ -194,14 +194,16 @@ class Trainer:
             self._score()
         return total
 
-    def restore(self, *, strict: bool = False, force: bool = False) -> None:
+    def restore(self, *, strict: bool = False, force: bool = False,
+                check: Callable[[Clock, float], None] = lambda clock, seconds: None) -> None:
         """Go on from the newest checkpoint that can be used, if there is any. Until all of it has been taken over,
         nothing changes on the disk.
 
         Args:
             strict: refuse if that is not the newest one. force: take it although the log has lost lines since.
+            check: called on the first process with the clock and the seconds of training of the checkpoint; may raise.
         Raises:
-            UserError: no checkpoint is sound, or it is of other networks or images.
+            UserError: no checkpoint is sound, or it is of other networks or images; or as `check` does.
         """
         found = self._checkpoint(strict, force)
         if found is None:
@@ -222,6 +224,7 @@ class Trainer:
 
         # what was written after that checkpoint is about to be done again
         if self.engine.rank == 0:
+            check(self.clock, self.watch.before)
             for reason in found.skipped:
                 warnings.warn(f"{reason}: training goes on from {found.path.name}", stacklevel=2)
             checkpoint.rename_newer(self.checkpoints.parent / posthoc.FOLDER, found.path)
@@ -230,6 +233,8 @@ class Trainer:
         self.log.restore(document["log"])
         self.restored = True
         self.progress.say(f"resumed at {self.clock.kimg:.2f} kimg, step {self.clock.steps}")
+        if self.plan.fraction(self.clock.images, self.clock.steps, self.watch.before) >= 1:
+            self.progress.say("nothing is left to train: with --kimg, --steps or --seconds it can be made longer")
 
     def _checkpoint(self, strict: bool, force: bool) -> checkpoint.Loaded | None:
         """The checkpoint to go on from, the same on all processes: the first one chooses."""

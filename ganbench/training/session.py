@@ -22,7 +22,7 @@ from ganbench.pictures.sheets import growth_strip
 from ganbench.runs.scoring import held_out_split
 from ganbench.training import preemption
 from ganbench.training.augment import make_augmentation
-from ganbench.training.document import Resolved, claim_folder, recorded_options, resolve
+from ganbench.training.document import Resolved, check_length, claim_folder, recorded_options, resolve
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.init_from import Start
 from ganbench.training.log import Log
@@ -57,7 +57,8 @@ def run(options: RunOptions, look: Callable[[Resolved], Resolved] = lambda resol
     with _sole_use(folder), _undone_if_refused(folder, before):
         # build everything, then take over the newest checkpoint if there is one
         trainer, recorder = _build(resolved, folder)
-        trainer.restore(strict=options.strict, force=options.force)
+        trainer.restore(strict=options.strict, force=options.force,
+                        check=lambda clock, seconds: check_length(resolved, clock, seconds))
         if not trainer.restored and resolved.document["init_from"]:
             start = Start(resolved.document["init_from"], trainer.engine)
             resolved.document["init_from"], trainer.begin = start.describe(), start.apply
