@@ -235,6 +235,37 @@ def test_a_finished_run_that_is_resumed_says_that_nothing_is_left(elsewhere, cap
     assert len(logged("a")) == 4
 
 
+def test_another_length_is_refused_where_the_schedule_follows_it(elsewhere):
+    """The reference is one training of the new length: what `resume` makes must be that, or say that it is not."""
+    def wgan(out, kimg, **changes):
+        return options("wgan", out=out, kimg=kimg, steps=None, n_eval=32, **changes)
+
+    def weights(folder):
+        newest = checkpoint.list_checkpoints(Path(folder) / "checkpoints")[-1]
+        return checkpoint.load_checkpoint(newest)[1]
+
+    falling = {"rate_decay": "linear", "optimizer": "adam"}
+    run(wgan("straight", 0.256, overrides=falling))
+    run(wgan("parts", 0.128, overrides=falling))
+    before = Path("parts/config.json").read_bytes()
+    for length in ({"kimg": 0.256}, {"steps": 7}):
+        with pytest.raises(UserError, match=r"parts: its schedule follows .* \(kimg 0.128\).*--force") as caught:
+            resume("parts", **length)
+    assert "\n" not in str(caught.value) and Path("parts/config.json").read_bytes() == before
+    assert resume("parts", kimg=0.256, force=True).status == "ok"
+    resume("parts", kimg=0.3, force=True)
+    assert not same(weights("straight"), weights("parts"))
+    notes = rows("parts").fillna({"note": ""}).groupby("kimg").note.last()
+    first = "schedule of a training of kimg 0.128 up to 0.128 kimg, then of kimg 0.256"
+    assert "schedule" not in notes[0.128] and first in notes[0.256]
+    assert f"{first}; schedule of a training of kimg 0.256 up to 0.256 kimg, then of kimg 0.3" in notes.iloc[-1]
+    # a rate that stays: nothing to refuse, and the same weights
+    run(wgan("straight2", 0.256))
+    run(wgan("parts2", 0.128))
+    resume("parts2", kimg=0.256)
+    assert same(weights("straight2"), weights("parts2"))
+
+
 def test_divergence_is_a_row_and_an_exit_code(elsewhere):
     outcome = run(options(steps=40, overrides={"fail_at": 3}, results="results/r.csv"))
     assert outcome.status == "diverged" and "not finite" in outcome.reason

@@ -115,14 +115,18 @@ def claim_folder(resolved: Resolved) -> Path:
     return folder
 
 
-def check_length(resolved: Resolved, clock: Clock, seconds: float) -> None:
+def check_length(resolved: Resolved, family: Family, clock: Clock, seconds: float) -> None:
     """Whether a run can go on from a checkpoint to the length asked for, where it had another one.
+
+    With --force it may where its schedule follows the length; the document then says so, for the notes of its rows.
 
     Args:
         clock, seconds: how far it is trained.
     Raises:
-        UserError: nothing would be left to train.
+        UserError: nothing would be left to train, or what is trained is not the beginning of a training of that length.
     """
+    if "rescheduled" in resolved.former:
+        resolved.document["rescheduled"] = str(resolved.former["rescheduled"])
     former, now = (_length(document.get("training")) for document in (resolved.former, resolved.document))
     if not former or former == now:
         return
@@ -131,6 +135,24 @@ def check_length(resolved: Resolved, clock: Clock, seconds: float) -> None:
         unit = max(now, key=lambda unit: trained[unit] / now[unit])
         raise UserError(f"{resolved.options.out}: trained {trained[unit]:.12g} {unit} already: nothing to do; give "
                         f"more than that with --{unit}")
+    if not _scheduled_alike(family, clock, round(1000 * former.get("kimg", 0))):
+        was, becomes = (" or ".join(f"{unit} {limit:.12g}" for unit, limit in length.items())
+                        for length in (former, now))
+        if not resolved.options.force:
+            raise UserError(f"{resolved.options.out}: its schedule follows the length of the training ({was}), and "
+                            f"what is trained is not how one of {becomes} begins: leave the length as it was, or add "
+                            "--force to go on all the same, which its rows will say in their note")
+        change = f"schedule of a training of {was} up to {clock.kimg:.12g} kimg, then of {becomes}"
+        resolved.document["rescheduled"] = "; ".join(filter(None, [resolved.document.get("rescheduled"), change]))
+
+
+def _scheduled_alike(family: Family, clock: Clock, total: int) -> bool:
+    """Whether the stages trained so far would be the same with so many images in total."""
+    for part in range(1001):
+        then = replace(clock, images=clock.images * part // 1000, steps=clock.steps * part // 1000)
+        if family.stage(then) != family.stage(replace(then, total_images=total)):
+            return False
+    return True
 
 
 def _length(training: Any) -> dict[str, float]:

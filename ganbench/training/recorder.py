@@ -125,7 +125,8 @@ class Recorder:
                 "dataset": data["name"], "split": data["split"], "crop": data["crop"], "side": data["side"],
                 "width": data.get("width"), "channels": data["channels"], "data_hash": data["content_hash"],
                 "eval_seed": self.options.eval_seed, "status": "ok",
-                "note": "; ".join(filter(None, [begun_from(self.document), engine.skipped_note()])),
+                "note": "; ".join(filter(None, [begun_from(self.document), self.document.get("rescheduled"),
+                                                engine.skipped_note()])),
                 "flops_g": flops and flops.sample, "flops_train": flops and flops.train,
                 **provenance(engine.device)}
 

@@ -70,7 +70,7 @@ class RunOptions:
 
     # --- of one call, not of the run: they are not recorded
     strict: bool = option(False, "With --resume: refuse a damaged checkpoint; else the one before is taken")
-    force: bool = option(False, "With --resume: go on although code or log are not what they were")
+    force: bool = option(False, "With --resume: go on although code, log or schedule are not what they were")
 
     OF_ONE_CALL: ClassVar[tuple[str, ...]] = ("strict", "force")
 
@@ -85,5 +85,5 @@ class ResumeOptions:
     seconds: float | None = same_option(RunOptions, "seconds")
     device: str | None = same_option(RunOptions, "device")
     strict: bool = option(False, "Refuse a damaged checkpoint; else the one before is taken")
-    force: bool = option(False, "Go on although the family's code or the log are not what they were")
+    force: bool = option(False, "Go on although the family's code, the log or the schedule are not what they were")
     trust: bool = option(False, "Run code that lies in the run's folder, or is not what it was")

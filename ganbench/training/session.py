@@ -58,7 +58,7 @@ def run(options: RunOptions, look: Callable[[Resolved], Resolved] = lambda resol
         # build everything, then take over the newest checkpoint if there is one
         trainer, recorder = _build(resolved, folder)
         trainer.restore(strict=options.strict, force=options.force,
-                        check=lambda clock, seconds: check_length(resolved, clock, seconds))
+                        check=lambda clock, seconds: check_length(resolved, trainer.family, clock, seconds))
         if not trainer.restored and resolved.document["init_from"]:
             start = Start(resolved.document["init_from"], trainer.engine)
             resolved.document["init_from"], trainer.begin = start.describe(), start.apply
