@@ -134,7 +134,8 @@ class Log:
         if self.path is None or self.path.stat().st_size >= state["bytes"]:
             return ""
         size = self.path.stat().st_size
-        return f"{self.path.name} has {size:,} bytes, and had {state['bytes']:,} when it was written"
+        return (f"{self.path.name} has {size:,} bytes, and had {state['bytes']:,} when it was written; "
+                "with --force it is, without those lines")
 
     def restore(self, state: dict[str, Any]) -> None:
         """Forget what was written after the checkpoint: those steps are about to be done again.
