@@ -409,6 +409,15 @@ def test_a_resume_that_fails_leaves_config_json_as_it_was(elsewhere):
     assert Path("a/config.json").read_bytes() == before
 
 
+def test_a_full_disk_is_one_line_that_names_no_option_which_resume_has_not(elsewhere, monkeypatch):
+    run(options(out="a", steps=2, metrics=[]))
+    monkeypatch.setattr("ganbench.training.document.shutil.disk_usage", lambda path: types.SimpleNamespace(free=0))
+    with pytest.raises(UserError, match=r"the disk of a is full \(less than 50 MB free\): make room$"):
+        resume("a", steps=4)
+    with pytest.raises(UserError, match="make room, or choose another --out$"):
+        run(options(out="b", steps=2, metrics=[]))
+
+
 def test_a_recorded_option_of_the_wrong_kind_is_named(elsewhere):
     run(options(out="a", steps=2))
     config = json.loads(Path("a/config.json").read_text())

@@ -321,5 +321,6 @@ def _folder(resolved: Resolved) -> Path:
     except OSError as error:
         raise UserError(f"cannot make {folder}: {error.strerror}; choose another --out") from None
     if shutil.disk_usage(folder).free < 50_000_000:
-        raise UserError(f"the disk of {folder} is full (less than 50 MB free): make room, or choose another --out")
+        other = "" if options.resume else ", or choose another --out"  # a run goes on where it is
+        raise UserError(f"the disk of {folder} is full (less than 50 MB free): make room{other}")
     return folder
