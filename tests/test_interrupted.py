@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ganbench.errors import Stopped, UserError
 from ganbench.family import find_family
 from ganbench.plugins import same_source, source_hash, without_comments
 from ganbench.runs import checkpoint
-from ganbench.training import loop, preemption
+from ganbench.training import document, loop, preemption
 from ganbench.training.engine import TrainingEngine
 from ganbench.training.session import resume, run
 
@@ -101,7 +102,7 @@ def test_a_log_shorter_than_its_checkpoint_goes_back_to_one_that_fits(elsewhere)
     states = [checkpoint.load_checkpoint(path)[0]["log"]["bytes"] for path in checkpoints()]
     assert states[-1] > states[-2]
     log.write_bytes(log.read_bytes()[:states[-1] - 3])
-    with pytest.warns(UserWarning, match=r"cannot be used \(metrics.jsonl has .*--force.*training goes on from images-"):
+    with pytest.warns(UserWarning, match=r"cannot be used \(metrics.jsonl has .*--force.*goes on from images-"):
         resume("run")
     assert_same_run("straight", "run")
     assert list(Path("run/checkpoints").glob("unused-*"))
@@ -111,6 +112,53 @@ def test_a_log_shorter_than_its_checkpoint_goes_back_to_one_that_fits(elsewhere)
     assert resume("run", steps=12, force=True).status == "ok"
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [11, 12]
     assert "force" not in json.loads(Path("run/config.json").read_text())["options"]  # of one call
+
+
+@pytest.mark.parametrize("metrics, left", [([], "metrics.jsonl"), (["swd"], "results.csv")])
+def test_a_run_whose_checkpoints_are_gone_is_refused_and_keeps_its_log(elsewhere, metrics, left):
+    run(options(out="run", metrics=metrics))
+    shutil.rmtree("run/checkpoints")
+    if left == "results.csv":
+        Path("run/metrics.jsonl").unlink()
+    before = {path: path.read_bytes() for path in Path("run").iterdir() if path.suffix in (".json", ".jsonl", ".csv")}
+    for again in (lambda: resume("run", steps=12), lambda: run(options(out="run", metrics=metrics, resume=True))):
+        with pytest.raises(UserError, match=rf"run has no checkpoint to go on from.*{left}.*s/ back") as caught:
+            again()
+        assert "\n" not in str(caught.value)
+    assert len(before) >= 2 and {path: path.read_bytes() for path in before} == before
+    os.mkdir("run/checkpoints")  # an empty folder is none either
+    with pytest.raises(UserError, match="no checkpoint to go on from"):
+        resume("run")
+
+
+@pytest.mark.parametrize("where", ["before", "inside"])
+def test_a_run_killed_before_its_first_checkpoint_begins_anew_and_says_so(elsewhere, monkeypatch, capsys, where):
+    """As a suite's cell, which is begun with --resume; also where the first one is half written and its step logged."""
+    run(options(out="straight"))
+    with monkeypatch.context() as patch:
+        killed = pytest.raises(SystemExit)
+        if where == "before":
+            at_step(patch, 4, lambda: (_ for _ in ()).throw(SystemExit("killed")))
+        else:
+            patch.setattr(checkpoint, "_file_hash", lambda path: (_ for _ in ()).throw(SystemExit("killed")))
+        with killed:
+            run(options(out="run", resume=True))
+    steps = [json.loads(line)["step"] for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4] + [5] * (where == "inside") and not checkpoints()
+    capsys.readouterr()
+    run(options(out="run", resume=True, quiet=False))
+    assert "stopped before its first checkpoint: training begins anew" in capsys.readouterr().err
+    assert_same_run("straight", "run")
+
+
+def test_a_log_goes_back_a_quarter_of_an_hour_only_where_there_was_a_checkpoint(tmp_path):
+    """With rare checkpoints as with none due yet: two lines from after 15 minutes are of a run that wrote one."""
+    training = {"checkpoint_every": 1000.0, "score_every": 1e6}
+    for seconds, lost in ((899.0, False), (901.0, True)):
+        for last in (1, 2):
+            lines = [{"images": 64, "seconds": 5.0}] + [{"images": 640, "seconds": seconds}] * last
+            (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            assert bool(document._lost_checkpoints(tmp_path, training)) == (lost and last == 2)
 
 
 def test_the_log_is_on_the_disk_before_the_checkpoint_that_counts_on_it(elsewhere, monkeypatch):

@@ -414,7 +414,7 @@ def test_a_full_disk_is_one_line_that_names_no_option_which_resume_has_not(elsew
     monkeypatch.setattr("ganbench.training.document.shutil.disk_usage", lambda path: types.SimpleNamespace(free=0))
     with pytest.raises(UserError, match=r"the disk of a is full \(less than 50 MB free\): make room$"):
         resume("a", steps=4)
-    with pytest.raises(UserError, match="make room, or choose another --out$"):
+    with pytest.raises(UserError, match=r"make room, or choose another --out$"):
         run(options(out="b", steps=2, metrics=[]))
 
 

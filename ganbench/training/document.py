@@ -30,12 +30,14 @@ from ganbench.family import (
 )
 from ganbench.metrics.evaluate import check as check_metrics
 from ganbench.plugins import source_hash
+from ganbench.runs import checkpoint
 from ganbench.runs.options import LONGEST, by_count, check_options, without_counts
 from ganbench.runs.run_folder import changed_code, check_code, code_hashes, new_run_folder, read_config
 from ganbench.sides import side_or_none
 from ganbench.training.augment import check_augmentation
 from ganbench.training.engine import resolve_precision
 from ganbench.training.init_from import find_start
+from ganbench.training.loop import LONGEST as MAX_UNSAVED
 from ganbench.training.loop import UNITS, Plan
 from ganbench.training.power_average import check_averaging
 from ganbench.training.run_options import RunOptions
@@ -287,6 +289,28 @@ def _absolute(path: str | None) -> str | None:
     return os.path.abspath(Path(path).expanduser()) if path else path
 
 
+def _lost_checkpoints(folder: Path, training: Any) -> str:
+    """What in a folder without a checkpoint says that there was one; "" where a run was stopped before its first.
+
+    training: of its config.json, how often checkpoints were due.
+    """
+    if checkpoint.list_checkpoints(folder / "checkpoints"):
+        return ""
+    # what is scored is in a checkpoint
+    table, log = folder / "results.csv", folder / "metrics.jsonl"
+    if table.is_file() and any(row["status"] == "ok" for row in records.read(table)):
+        return f"{table.name} holds scores of it"
+    # a line of a step behind the one that wrote it: the last line may be that step's own
+    every = [training.get(name) for name in ("checkpoint_every", "score_every")] if isinstance(training, dict) else []
+    due = min((round(kimg * 1000) for kimg in every if isinstance(kimg, int | float)), default=0)
+    try:
+        line = json.loads(log.read_bytes().splitlines()[-2])
+        late = line["images"] >= due or line["seconds"] > MAX_UNSAVED
+    except (OSError, LookupError, TypeError, ValueError):
+        return ""  # too short a log, or none
+    return f"{log.name} goes on behind it" if late else ""
+
+
 def _folder(resolved: Resolved) -> Path:
     """The folder to train in. Raises UserError if it holds something that is not this run."""
     options, document, decided = resolved.options, resolved.document, resolved.decided
@@ -314,6 +338,10 @@ def _folder(resolved: Resolved) -> Path:
     elif folder.exists() and not options.resume and (
             not folder.is_dir() or any(entry.name != ".lock" for entry in folder.iterdir())):
         raise UserError(f"{folder} is not empty: choose another --out")
+
+    if lost := _lost_checkpoints(folder, resolved.former.get("training")):
+        raise UserError(f"{folder} has no checkpoint to go on from, and had one ({lost}): put its checkpoints/ back, "
+                        "or give this folder another name to begin anew")
 
     # it is ours: make it, with room for a checkpoint
     try:

@@ -124,10 +124,12 @@ class Log:
             os.fsync(self.file.fileno())
         return {"bytes": self.file.tell(), "smoother": self.smoother.state() if self.smoother else None}
 
-    def restart(self) -> None:
-        """Forget what a process wrote that was stopped before its first checkpoint."""
-        if self.path is not None:
+    def restart(self) -> bool:
+        """Forget what a process wrote that was stopped before its first checkpoint. Returns whether there was any."""
+        written = self.path is not None and self.path.stat().st_size > 0
+        if written:
             self.file.truncate(0)
+        return written
 
     def unfit(self, state: dict[str, Any]) -> str:
         """Why this log cannot be continued from a checkpoint with that state; "" if it can."""

@@ -140,7 +140,8 @@ class Trainer:
         engine, clock, plan, due = self.engine, self.clock, self.plan, self.due
         engine.enter(self.family.stage(clock))
         if not self.restored:
-            self.log.restart()
+            if self.log.restart():
+                self.progress.say("it was stopped before its first checkpoint: training begins anew")
             self.family.before_training(self.stream.first(engine.stage.side, LOOKED_AT))
             if self.begin is not None:
                 self.begin()
