@@ -8,6 +8,8 @@
 The trainer (ganbench.training) knows families through this class alone.
 """
 
+import hashlib
+import json
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -58,6 +60,22 @@ def hashed_settings(config: FamilyConfig) -> dict[str, Any]:
         extra = field.json_schema_extra
         return isinstance(extra, dict) and bool(extra.get("later")) and getattr(config, name) == field.default
     return {name: value for name, value in config.model_dump(mode="json").items() if not untouched(name)}
+
+
+def deciding(family: "type[Family]", config: FamilyConfig, data_hash: str, side: int, mirror: bool, precision: str,
+             ) -> dict[str, Any]:
+    """What decides what is trained, of which a configuration's hash is made: budget, seed, metrics and places are not
+    part of it. data_hash: of the images' content. side: theirs, or their height."""
+    decided = {"family": short_name(family), "config": hashed_settings(config), "data": data_hash, "side": side,
+               "mirror": mirror, "precision": precision}
+    # the code, too, where it is not ganbench's own: other code by the same name is another entry of a table
+    own = family.__module__.partition(".")[0] == "ganbench"
+    return decided if own else decided | {"source": source_hash(family.__module__)}
+
+
+def configuration_hash(decided: Mapping[str, Any]) -> str:
+    """The `config_hash` of what `deciding` gave, and of what a training begins with, if anything."""
+    return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Preset:

@@ -1,7 +1,5 @@
 """From the options of a run to everything that they resolve to, and to config.json. Nothing is trained here."""
 
-import hashlib
-import json
 import os
 import shutil
 import sys
@@ -23,9 +21,10 @@ from ganbench.family import (
     FamilyConfig,
     ImageSpec,
     Preset,
+    configuration_hash,
     configure,
+    deciding,
     find_family,
-    hashed_settings,
     short_name,
 )
 from ganbench.metrics.evaluate import check as check_metrics
@@ -228,15 +227,10 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
             "split": store.split, "channels": store.channels, "classes": list(store.classes), "n": store.n,
             "root": recorded["root"], "content_hash": store.content_hash, "skip_bad": options.skip_bad,
             "mirror": mirror}
-    # what the hash is made of decides what is trained; budget, seed, metrics and places are not part of it
-    decided = {"family": short_name(cls), "config": hashed_settings(config), "data": store.content_hash,
-               "side": store.side, "mirror": data["mirror"], "precision": options.precision}
+    decided = deciding(cls, config, store.content_hash, store.side, mirror, options.precision)
     # what a training begins with decides what comes of it
     start = _start(options)
     decided |= {"init_from": start["sha256"]} if start else {}
-    # so does the code, where it is not ganbench's own: other code by the same name is another entry of a table
-    own = cls.__module__.partition(".")[0] == "ganbench"
-    decided |= {} if own else {"source": source_hash(cls.__module__)}
     code = code_hashes({"options": recorded})
     return {"run": "",
             "family": short_name(cls),
@@ -248,7 +242,7 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
             "config": config.model_dump(mode="json"),
             "origin": origin,
             "flags": [name for name, value in asdict(options).items() if value != defaults[name]],
-            "config_hash": _digest(decided),
+            "config_hash": configuration_hash(decided),
             "seed": options.seed,
             "init_from": start,  # the weights that it begins with
             # on which images, how long
@@ -259,10 +253,6 @@ def _document(options: RunOptions, cls: type[Family], config: FamilyConfig, orig
             "environment": describe(device),
             "command": " ".join(sys.argv),
             "created": now()}, decided
-
-
-def _digest(decided: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _start(options: RunOptions) -> dict[str, Any] | None:
@@ -327,7 +317,7 @@ def _folder(resolved: Resolved) -> Path:
         former = resolved.former = read_config(folder, {"config_hash": str, "seed": int})
         # changed code has a refusal of its own below, which --force lifts
         of_its_code = {"source": former.get("source_hash")} if "source" in decided else {}
-        asked = {"config_hash": _digest(decided | of_its_code), "seed": document["seed"]}
+        asked = {"config_hash": configuration_hash(decided | of_its_code), "seed": document["seed"]}
         for key, name in (("config_hash", "settings or images"), ("seed", "a seed")):
             if former[key] != asked[key]:
                 raise UserError(f"{folder} was begun with other {name} than asked for now ({key} {former[key]}, now "
