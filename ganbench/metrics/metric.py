@@ -8,6 +8,7 @@ path length). What the bench wants to know of a metric is an attribute here, wit
 import inspect  # for `settings`, which reads a metric's own constructor
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
@@ -20,7 +21,9 @@ from torchmetrics import Metric as TorchMetric
 from ganbench.errors import UserError, unknown
 from ganbench.family import Family
 from ganbench.metrics.maths.uncertainty import of_share
+from ganbench.metrics.networks.compat import compatible
 from ganbench.plugins import load_plugin, plugin_label
+from ganbench.records import setting_text
 
 Kind = TypeVar("Kind", bound="MetricBase")
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # of a metric's own draws, by whatever library
@@ -66,7 +69,10 @@ class MetricBase:
     with_floor: ClassVar[bool] = False  # its value for real images against other real ones is shown beside it
 
     def protocol(self) -> str:
-        """All that must agree for two values to be compared, e.g. "swd;patches=128;size=7;repeats=4;directions=128"."""
+        """All that must agree for two values to be compared, e.g. "swd;patches=128;size=7;repeats=4;directions=128".
+
+        It can be asked before anything was measured; then it states the settings.
+        """
         raise NotImplementedError
 
     @classmethod
@@ -85,6 +91,48 @@ class MetricBase:
             if all(p.kind is not p.VAR_KEYWORD for p in taken):
                 break
         return found
+
+    @classmethod
+    def settings_in(cls, protocol: str) -> dict[str, str]:
+        """The settings that a protocol states, by name, as they are typed: the parts that are called as a setting is.
+
+        A metric whose protocol says a setting in other words adds it. Counts of images (`n`) are not among them.
+        """
+        known = cls.settings()
+        return {name: text for name, text in parts_of(protocol).items() if name in known and name != "n"}
+
+    @classmethod
+    def settings_for(cls, protocol: str, seed: int = 0) -> dict[str, str]:
+        """What has to be set, as it is typed, so that a metric states this protocol; {} where the defaults do.
+
+        Args:
+            seed: of the evaluation, which is every metric's own seed where none is set.
+        Raises:
+            UserError: no settings do.
+
+        Examples:
+            >>> find_metric("kid").settings_for("kid;network=vgg16;layer=fc2_relu;subsets=50x1000;dtype=bf16")
+            {'network': 'vgg16', 'subsets': '50', 'dtype': 'bf16'}
+        """
+        defaults, stated, candidates = cls.settings_with_defaults(), cls.settings_in(protocol), []
+
+        def states(found: Mapping[str, str]) -> dict[str, str]:
+            own = {key: value for key, value in found.items() if key in defaults}
+            return cls.settings_in(build_metric(cls, "own", {"seed": seed, "own": own}).protocol())
+
+        for mode in compatible(parts_of(protocol)):
+            found: dict[str, str] = {} if mode == "ganbench" else {"compat": mode}
+            with suppress(UserError):  # of this mode, which then does not make it
+                for name, text in stated.items():
+                    # beside what was found so far: a layer's default is another for another network
+                    if text != states(found).get(name, setting_text(defaults[name][1])):
+                        found[name] = text
+                made = states(found)
+                if all(made.get(name, text) == text for name, text in stated.items()):
+                    candidates.append(found)
+        if not candidates:
+            raise UserError(f"no settings make '{protocol}' of {cls.title or cls.__name__}")
+        return min(candidates, key=len)  # the first of equal ones is ganbench's own
 
     @classmethod
     def refusal(cls, name: str, shape: tuple[int, int, int]) -> str:
@@ -216,6 +264,16 @@ class ModelMetric(MetricBase):
     def measure(self, subject: Subject) -> list[Score]:
         """The numbers as rows of a table."""
         raise NotImplementedError
+
+
+def parts_of(protocol: str) -> dict[str, str]:
+    """The parts of a protocol that are written name=value.
+
+    Examples:
+        >>> parts_of("swd;patches=128;mirror=0;x1000")
+        {'patches': '128', 'mirror': '0'}
+    """
+    return {name: value for name, equals, value in (part.partition("=") for part in protocol.split(";")) if equals}
 
 
 def find_metric(name: str) -> type[MetricBase]:

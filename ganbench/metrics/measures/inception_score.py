@@ -70,6 +70,14 @@ class InceptionScore(StoredFeatures):
             logits = logits[torch.from_numpy(order).to(logits.device)]
         return split_scores(logits, self.splits, self.split_size)
 
+    @classmethod
+    def settings_in(cls, protocol: str) -> dict[str, str]:
+        """As of any metric; `shuffle` holds the seed, or says no."""
+        found = super().settings_in(protocol)
+        if found.get("shuffle", "no") == "no":
+            return {**found, "shuffle": "false"} if "shuffle" in found else found
+        return {**found, "shuffle": "true", "shuffle_seed": found["shuffle"]}
+
     def _choices(self) -> list[str]:
         splits = f"{self.split_size}-each" if self.split_size else str(self.splits)
         return [f"splits={splits}", f"shuffle={self.shuffle_seed if self.shuffle else 'no'}"]

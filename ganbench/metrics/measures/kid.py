@@ -39,6 +39,13 @@ class Kid(StoredFeatures):
         self.shrink = self.compat.kid_smaller if shrink is None else shrink
         self.subset_seed = subset_seed
 
+    @classmethod
+    def settings_in(cls, protocol: str) -> dict[str, str]:
+        """As of any metric; `subsets` holds both number and size."""
+        found = super().settings_in(protocol)
+        count, times, size = found.get("subsets", "").partition("x")
+        return {**found, "subsets": count, "subset_size": size} if times else found
+
     def check_counts(self, n_real: int, n_fake: int) -> None:
         """Raise UserError if there are fewer images than a subset takes, unless it may shrink."""
         few = min(n_real, n_fake)

@@ -1,5 +1,6 @@
 """Perceptual path length: how far the picture moves, perceptually, for a small step in latent space."""
 
+import json
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -11,7 +12,7 @@ from ganbench.errors import UserError
 from ganbench.family import Family, full_side
 from ganbench.metrics.maths.arrays import tf32
 from ganbench.metrics.maths.uncertainty import of_trimmed_mean
-from ganbench.metrics.metric import ModelMetric, Score, Subject
+from ganbench.metrics.metric import ModelMetric, Score, Subject, parts_of
 from ganbench.metrics.networks.classifier import averaged
 from ganbench.metrics.subjects import draw_labels, sampling, stream
 from ganbench.pictures.walks import Path, between, lerp, natural_path
@@ -52,6 +53,15 @@ class Ppl(ModelMetric):
             raise UserError(f"ppl: epsilon = {epsilon} is not a step: use a small positive number such as 1e-4")
         self.n, self.epsilon, self.crop, self.batch, self.path = n, epsilon, crop, batch, path
         self.distance, self.distance_name = distance, distance_name
+
+    @classmethod
+    def settings_in(cls, protocol: str) -> dict[str, str]:
+        """As of any metric; the path is called z, and the crop by its name."""
+        found, parts = super().settings_in(protocol), parts_of(protocol)
+        found.pop("distance", None)  # its name: another one cannot be typed
+        crop = next((key for key, name in CROPS.items() if found.get("crop") == name), None)
+        found |= {"crop": json.dumps(crop)} if "crop" in found else {}
+        return found | ({"path": parts["z"]} if parts.get("z", "natural") != "natural" else {})
 
     def applies(self, family: Family) -> str:
         """"" if the measure applies to this family; otherwise one line that says why not."""

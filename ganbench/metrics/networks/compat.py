@@ -5,6 +5,7 @@ generator, and the numbers of subsets, splits and neighbours. A network that cam
 DINOv2, SwAV) keeps that, unless the mode's library is known to do otherwise.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from ganbench.errors import Diverged, unknown
 from ganbench.family import full_side, to_uint8
+
+TRANSFORMER_RESIZE = "pil-bicubic-bytes"  # of CLIP and DINOv2, where a mode has no other
 
 
 @dataclass(frozen=True)
@@ -80,3 +83,24 @@ def find_compat(name: "str | Compat") -> Compat:
     if str(name) not in MODES:
         raise unknown("unknown compatibility mode", str(name), MODES)
     return MODES[name]
+
+
+def compatible(parts: Mapping[str, str]) -> list[str]:
+    """The modes that agree with what a protocol says of resize, rounding and covariances, ganbench's own first.
+
+    Args:
+        parts: of the protocol, by name. A network that has a way of its own to resize is the same in all modes, and so
+            is the rounding of images that are bytes already.
+
+    Examples:
+        >>> compatible({"resize": "tf1-bilinear-299", "ddof": "0", "rounding": "stylegan"})
+        ['stylegan3']
+    """
+    def rules(mode: Compat) -> set[str]:
+        return {mode.resize, mode.transformer_resize or TRANSFORMER_RESIZE}
+
+    rule = parts.get("resize", "").rpartition("-")[0]  # the rest is the side
+    chosen = rule in set().union(*map(rules, MODES.values()))
+    return [name for name, mode in MODES.items() if (rule in rules(mode) or not chosen)
+            and parts.get("ddof", str(mode.ddof)) == str(mode.ddof)
+            and parts.get("rounding", mode.rounding) == mode.rounding]

@@ -30,7 +30,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from ganbench.errors import UserError, nearest, unknown
 from ganbench.metrics.maths.arrays import tf32
 from ganbench.metrics.networks import weight_files as weights
-from ganbench.metrics.networks.compat import Compat, find_compat
+from ganbench.metrics.networks.compat import TRANSFORMER_RESIZE, Compat, find_compat
 from ganbench.metrics.networks.inception import LAYERS, SIDE, Inception
 from ganbench.metrics.networks.replay import Replayed
 from ganbench.metrics.networks.resize import resize
@@ -206,7 +206,7 @@ def _vgg16(name: str, layers: Sequence[str], device: torch.device, dtype: str, c
 
 
 def _clip_resnet(name: str, layers: Sequence[str], device: torch.device, dtype: str, compat: Compat) -> FeatureNetwork:
-    where, rule = weights.path(name), compat.transformer_resize or "pil-bicubic-bytes"
+    where, rule = weights.path(name), compat.transformer_resize or TRANSFORMER_RESIZE
     from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the published files are TorchScript, which is deprecated
@@ -235,7 +235,7 @@ def _dinov2(name: str, layers: Sequence[str], device: torch.device, dtype: str, 
 def _transformer(name: str, layers: Sequence[str], network: VisionTransformer, side: int,
                  statistics: tuple[tuple[float, ...], tuple[float, ...]], device: torch.device, dtype: str,
                  compat: Compat) -> FeatureNetwork:
-    rule = compat.transformer_resize or "pil-bicubic-bytes"
+    rule = compat.transformer_resize or TRANSFORMER_RESIZE
     run = _normalised(network.to(device, DTYPES[dtype]).eval(), side, rule, dtype, statistics)
 
     def body(images: Tensor) -> Mapping[str, Tensor]:
