@@ -117,7 +117,10 @@ def test_bad_input_gets_one_line(app: typer.Typer, folder: Path) -> None:
 def test_reproduce_from_the_row_alone(app: typer.Typer, folder: Path) -> None:
     result = _run(app, "reproduce", "0001")
     assert result.stdout == ("ganbench run dcgan --dataset digits --preset small --side 32 --crop none --channels 1 "
-                             "--seed 3 --kimg 2.048 --n-eval 64 --eval-seed 0 --precision fp32 --metric swd,fid\n")
+                             "--split train --seed 3 --kimg 2.048 --n-eval 64 --eval-seed 0 --precision fp32 "
+                             "--metric swd\n")
+    # the other evaluation has no FID
+    assert "then, for what was scored afterwards: ganbench eval --run RUN --metric fid --n 64\n" in result.stderr
     assert "git checkout abc" in result.stderr and "configuration hash is c1" in result.stderr
 
 
@@ -135,21 +138,21 @@ def test_reproduce_from_the_runs_folder(app: typer.Typer, folder: Path) -> None:
 
 
 def test_reproduce_says_in_which_arithmetic_features_were(app: typer.Typer, folder: Path) -> None:
-    afterwards = ROW | {"metric": "kid", "protocol": "kid;network=x;dtype=bf16;subsets=2x8", "n_fake": 32, "n_real": 32}
-    records.append("results/results.csv", [afterwards])
+    kid = "kid;network=inception-v3-compat;dtype=bf16;subsets=2x8"
+    records.append("results/results.csv", [ROW | {"metric": "kid", "protocol": kid, "n_fake": 32, "n_real": 32}])
+    expected = ["eval --run RUN --metric kid --n 32 --feature-precision bf16 --set kid.subsets=2 "
+                "--set kid.subset_size=8", "eval --run RUN --metric fid --n 64"]
     alone = _run(app, "reproduce", "0001")
-    assert "--metric swd,fid,kid --eval-set kid.dtype=bf16\n" in alone.stdout
     # the run's folder knows what the training was scored by; the rest was scored afterwards
     run = folder / "runs" / "suite" / "0001-dcgan-digits-s3"
     run.mkdir(parents=True)
     options = {"family": "dcgan", "dataset": "digits", "seed": 3, "kimg": 2.048, "metrics": ["swd"]}
     (run / "config.json").write_text(json.dumps({"options": options, "preset": "small", "dataset": {"side": 32}}))
     beside = _run(app, "reproduce", "0001")
-    assert beside.stdout.endswith("--metric swd\n")
-    lines = [line for line in beside.stderr.replace("# ", "").splitlines() if "scored afterwards" in line]
-    assert [line.partition("ganbench ")[2] for line in lines] == [
-        "eval --run RUN --metric kid --n 32 --feature-precision bf16",
-        "eval --run RUN --metric fid --n 64 --feature-precision float32"]
+    assert alone.stdout.endswith("--metric swd\n") and beside.stdout.endswith("--metric swd\n")
+    for result in (alone, beside):
+        lines = [line for line in result.stderr.splitlines() if "scored afterwards" in line]
+        assert sorted(line.partition("ganbench ")[2] for line in lines) == sorted(expected)
 
 
 def test_reproduce_can_run_the_command(app: typer.Typer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +196,7 @@ def test_an_average_made_afterwards_is_no_setting_of_the_training(folder: Path, 
     row = ROW | {"budget": "kimg 2", "settings": "ngf=16 --ema=0.15", "metric": "swd"}
     command, remarks = _recipe(folder, row, config if with_folder else None)
     assert command.endswith("--set ngf=16") and "--ema" not in command
-    assert "ganbench eval --run RUN --metric swd --ema 0.15" in remarks
+    assert "ganbench eval --run RUN --metric swd --ema 0.15 --n 64" in remarks
 
 
 def test_an_own_family_is_made_again_by_its_path(folder: Path) -> None:
