@@ -1,5 +1,6 @@
 """From the options of a run to everything that they resolve to, and to config.json. Nothing is trained here."""
 
+import json
 import os
 import shutil
 import sys
