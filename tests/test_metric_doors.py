@@ -9,8 +9,10 @@ import torch
 
 from ganbench.errors import UserError
 from ganbench.metrics import functional
+from ganbench.metrics.feature_metric import FeatureMetric
 from ganbench.metrics.metric import find_metric
-from ganbench.metrics.networks.features import open_network
+from ganbench.metrics.networks.features import FeatureNetwork, open_network
+from ganbench.plugins import names
 
 X = np.random.default_rng(0).normal(size=(30, 4))
 BYTES = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
@@ -72,6 +74,46 @@ def test_features_that_are_none_are_refused():
     for strange in (torch.zeros(5), torch.zeros(5, 3, dtype=torch.int64), X):
         with pytest.raises(UserError, match="expected features"):
             metric.update_features(strange)
+
+
+FEATURE_METRICS = [name for name in names("metric") if issubclass(find_metric(name), FeatureMetric)]
+
+
+@pytest.mark.parametrize("name", FEATURE_METRICS)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(name, value):
+    strange = torch.from_numpy(X).clone()
+    strange[3, 1] = value
+    for real in (True, False):
+        with pytest.raises(UserError, match=f"^{name}: features: some values are not finite; look at"):
+            find_metric(name)().update_features(strange, real=real)
+    if find_metric(name).needs_held_out:
+        with pytest.raises(UserError, match="not finite"):
+            find_metric(name)().update_held_out_features(strange)
+
+
+@pytest.mark.parametrize("name", FEATURE_METRICS)
+def test_features_of_two_widths_are_refused(name):
+    """Some measures failed inside torch, and Vendi compared what cannot be compared."""
+    metric = find_metric(name)()
+    metric.update_features(torch.from_numpy(X), real=True)
+    for real in (True, False):
+        with pytest.raises(UserError, match=f"^{name}: the sets have different features, 4 and 3 numbers an image"):
+            metric.update_features(torch.from_numpy(X[:, :3]), real=real)
+    metric.reset()
+    metric.update_features(torch.from_numpy(X[:, :3]))
+
+
+def test_a_network_whose_features_are_not_finite_is_named():
+    def body(images):
+        rows = images.float().mean((2, 3))
+        rows[-1, 0] = torch.nan
+        return {"spatial": rows[:, 1:], "features": rows}
+
+    layers = ["spatial", "features"]
+    network = FeatureNetwork("mine", layers, body, weights_hash="0", device=torch.device("cpu"), dtype="float32")
+    with pytest.raises(UserError, match="^features of mine, layer features: some values are not finite; look at"):
+        network(BYTES)
 
 
 # --- few and repeated images ------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.metrics.maths import moments
+from ganbench.metrics.maths.arrays import check_finite
 from ganbench.metrics.maths.frechet import Gaussian
 from ganbench.metrics.metric import ImageMetric, Seed
 from ganbench.metrics.networks.compat import Compat, find_compat
@@ -46,6 +47,7 @@ class FeatureMetric(ImageMetric):
         usual = chosen if self.network_name == name else ""
         self.layer = layer or usual or default_layer(self.network_name, self.kind)
         self._network: FeatureNetwork | None = None
+        self._width: int | None = None  # numbers a row of the features so far
         if isinstance(network, FeatureNetwork):
             self.bind(network)
 
@@ -74,7 +76,7 @@ class FeatureMetric(ImageMetric):
             self.bind(open_network(self.network_name, [self.layer], dtype=self.precision, compat=self.compat,
                                    device=self.device))
         assert self._network is not None
-        return self._network(images)[self.layer]
+        return self._of_one_width(self._network(images)[self.layer])
 
     def update_features(self, features: Tensor, real: bool = False) -> None:
         """Add features (N,d) that were computed elsewhere, with the network this metric is bound to (if any)."""
@@ -85,9 +87,24 @@ class FeatureMetric(ImageMetric):
         if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
             shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise UserError(f"{self._name}: expected features as a tensor of floats (N,d), and got {shape}")
+        check_finite(features, f"{self._name}: features")
+        self._of_one_width(features)
         self._update_count += 1
         self._computed = None
         return features
+
+    def _of_one_width(self, features: Tensor) -> Tensor:
+        """The same features. Raises UserError where they are not as wide as those before."""
+        if self._width not in (None, features.shape[1]):
+            raise UserError(f"{self._name}: the sets have different features, {self._width} and {features.shape[1]} "
+                            "numbers an image: take all of them from one network and layer, and images of one size")
+        self._width = features.shape[1]
+        return features
+
+    def reset(self) -> None:
+        """Forget all sets."""
+        super().reset()
+        self._width = None
 
     def update_held_out_features(self, features: Tensor) -> None:
         """Add features (N,d) of real images that were not trained on, for metrics that need such."""

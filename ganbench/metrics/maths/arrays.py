@@ -55,10 +55,15 @@ def as_matrix(values: Any, what: str, least: int = 1) -> Tensor:
         raise UserError(f"{what}: {len(tensor)} samples are too few, at least {least} are needed")
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.double()
+    check_finite(tensor, what)
+    return tensor
+
+
+def check_finite(tensor: Tensor, what: str) -> None:
+    """Raise UserError where values are not finite: what is computed of them may look like a number."""
     # a sum is finite only if its terms are; the exact test is made only where the cheap one objects (or overflows)
     if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
         raise UserError(f"{what}: some values are not finite; look at the images or the network they come from")
-    return tensor
 
 
 def as_pair(x: Any, y: Any, least: int = 1) -> tuple[Tensor, Tensor]:

@@ -42,10 +42,11 @@ class Parzen(ModelMetric):
 
     def __init__(self, n: PositiveInt | None = None, validation: PositiveInt = 1000):
         self.n, self.validation = n, validation
+        self.used = validation  # images that chose the width: asked for, then those that there were
 
     def protocol(self) -> str:
         """All that must agree for two values to be compared."""
-        return (f"parzen;samples={self.n or 'all'};sigma=logspace(-1,0,10);validation={self.validation};pixels=0-1;"
+        return (f"parzen;samples={self.n or 'all'};sigma=logspace(-1,0,10);validation={self.used};pixels=0-1;"
                 "split=held-out")
 
     def measure(self, subject: Subject) -> list[Score]:
@@ -54,7 +55,8 @@ class Parzen(ModelMetric):
         if test.n < 4:
             raise UserError(f"parzen needs held-out images, and the test split of {test.name} has {test.n}")
         order = np.random.default_rng(subject.seed).permutation(choose(test, n + self.validation, subject.seed))
-        valid, rest = np.split(order, [min(self.validation, len(order) // 2)])
+        self.used = min(self.validation, len(order) // 2)
+        valid, rest = np.split(order, [self.used])
 
         def scale(images: Tensor) -> Tensor:
             return images.flatten(1).to(subject.device).double() / 255

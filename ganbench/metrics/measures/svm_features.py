@@ -44,6 +44,7 @@ class SvmFeatures(ModelMetric):
 
     def __init__(self, n: PositiveInt | None = None, per_class: PositiveInt = 400, draws: NonNegativeInt = 0):
         self.n, self.per_class, self.draws = n, per_class, draws
+        self.used = n or 5000  # training images: asked for, then those that there were
 
     def applies(self, family: Family) -> str:
         """"" if the measure applies to this family; otherwise one line that says why not."""
@@ -58,8 +59,7 @@ class SvmFeatures(ModelMetric):
     def protocol(self) -> str:
         """All that must agree for two values to be compared."""
         return (f"svm_features;grid={GRID};svm=LinearSVC-squared-hinge;C=0.01..10;scale=standard;"
-                f"train={self.n or 5000};"
-                "test=held-out")
+                f"train={self.used};test=held-out")
 
     def measure(self, subject: Subject) -> list[Score]:
         """The numbers as rows of a table. Raises UserError where this model or its data has none."""
@@ -67,6 +67,7 @@ class SvmFeatures(ModelMetric):
         test = held_out(subject, "svm_features")
         labels, n = labels_of(subject.reals, "svm_features"), self.n or min(subject.n, 5000)
         train_at, test_at = choose(subject.reals, n, subject.seed), choose(test, subject.n, subject.seed)
+        self.used = len(train_at)
         answers, truth = labels[train_at], labels_of(test, "svm_features")[test_at]
         if len(np.unique(answers)) < 2:
             raise UserError("svm_features needs images of two classes at least: let the evaluation use more images")
