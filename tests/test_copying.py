@@ -78,7 +78,9 @@ def test_c_t_is_low_for_copies_and_high_for_noise():
     values = {name: filled(Ct(), train, held_out, fakes).scores()[0].value for name, fakes in made.items()}
     assert values["copies"] < -5 and abs(values["real"]) < 3 and values["noise"] > 5
     assert filled(Ct(), *sets()).compute() == filled(Ct(), *sets()).compute()  # its draws are seeded
-    assert "cells=3;components=64;seed=0;held-out=120;reals=300;fakes=150" in filled(Ct(), *sets()).protocol()
+    assert "cells=3;components=6;seed=0;held-out=120;reals=300;fakes=150" in filled(Ct(), *sets()).protocol()
+    # of 300 rows of 6 numbers 4 components can be taken, and of none yet 64
+    assert "components=4" in filled(Ct(components=4), *sets()).protocol() and "components=64" in Ct().protocol()
     with pytest.raises(UserError, match=r"ct: 400 cells of 300 training images"):
         filled(Ct(cells=400), *sets()).compute()
 

@@ -160,6 +160,18 @@ def test_fid_infinity_wants_more_images_than_features_in_every_subset():
         find_metric("fid_infinity")().check_counts(5000, 5000)
 
 
+@pytest.mark.parametrize(("width", "n", "options", "says"), [
+    (32, 400, {}, "points=15;least=64;"), (32, 400, {"least": 80}, "points=15;least=80;"),
+    (8, 400, {}, "points=15;least=tenth;"), (4, 16, {}, "points=9;least=8;"),  # 8, 9 ... 16
+    (8, 400, {"least": 40}, "points=15;least=40;")])
+def test_fid_infinity_says_the_subsets_it_took(width, n, options, says):
+    metric = find_metric("fid_infinity")(**options)
+    assert f"points=15;least={options.get('least', 'tenth')};" in metric.protocol()
+    for real in (True, False):
+        metric.update_features(torch.zeros(n, width), real=real)
+    assert says in metric.protocol()
+
+
 def test_cmmd_says_what_of_it_is_bias():
     rng = np.random.default_rng(4)
     real, fake = rng.normal(size=(30, 5)), rng.normal(size=(30, 5))

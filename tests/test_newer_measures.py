@@ -190,7 +190,11 @@ def test_renyi_scores_of_sets_sorted_by_class_are_those_of_the_whole():
         metric.update_features(torch.from_numpy(modes[np.sort(labels[name])]))
         expected = -2 * math.log(round(1 / share) * math.sqrt(share * 0.1))
         assert float(metric.compute()["relative"]) == pytest.approx(expected, abs=tolerance)
-    assert "relative=500;seed=0" in metric.protocol()
+    assert "relative=500;seed=0" in metric.protocol() and "relative=500" in RKE().protocol()
+    metric = RKE(sigma=1.0)
+    metric.update_features(torch.from_numpy(modes), real=True)
+    metric.update_features(torch.from_numpy(modes[:7]))
+    assert "relative=10;" in metric.protocol() and metric.scores()[2].n_real == 10
 
 
 def test_the_kernels_width_is_of_all_classes_where_reals_are_sorted():

@@ -42,6 +42,8 @@ def test_measure_chooses_the_width_on_other_images_than_it_scores():
     got = {s.level: s for s in measure.measure(subject_of(family, near(50, scale), near(300, scale)))}
     assert got["sigma"].value == pytest.approx(SIGMAS[1])
     assert (got["sigma"].n_real, got[""].n_real, got[""].n_fake) == (52, 53, 5)  # 105 images, half for the width
+    assert ";validation=52;" in measure.protocol()  # it said 100
+    assert ";validation=100;" in Parzen(n=5, validation=100).protocol()
     expected = -64 * (np.log(SIGMAS[1] * np.sqrt(2 * np.pi)) + 0.5)
     assert got[""].value == pytest.approx(expected, abs=1.2)
     assert got[""].ci_low < got[""].value < got[""].ci_high

@@ -68,6 +68,8 @@ def test_a_seeing_critic_beats_the_control_with_fresh_weights():
     measure = SvmFeatures(per_class=20, draws=3)
     got = levels(measure.measure(subject_of(family, halves(120, 0), halves(100, 1), n=120)))
     assert got[""].value == 1 and got[""].n_real == 120 and "16 features" in got[""].note
+    assert ";train=120;" in measure.protocol()  # it said 5000, whatever there was
+    assert ";train=5000;" in SvmFeatures().protocol() and ";train=50;" in SvmFeatures(n=50).protocol()
     assert got["random"].value < 0.75
     assert got["per_class"].value > 0.95
     assert got[""].ci_low < 1 and got[""].ci_high == 1

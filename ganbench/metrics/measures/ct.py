@@ -53,7 +53,13 @@ class Ct(ThreeSets):
                       len(self.reals()), len(self.fakes()), None, note if left_out else "")]
 
     def _choices(self) -> list[str]:
-        return [f"cells={self.cells}", f"components={self.components}", f"seed={self.seed}", *super()._choices()]
+        reals = self.counts()[0]
+        components = self._components(reals, self.real_features[0].shape[-1]) if reals else self.components
+        return [f"cells={self.cells}", f"components={components}", f"seed={self.seed}", *super()._choices()]
+
+    def _components(self, n: int, width: int) -> int:
+        """Numbers that are left of each row: all of them, where there are no more features or images to take fewer."""
+        return self.components if min(n, width) > self.components else width
 
     def _score(self) -> tuple[float, int]:
         """The value, and how many cells were left out."""
@@ -65,8 +71,9 @@ class Ct(ThreeSets):
             raise UserError(f"ct: {self.cells} cells of {len(sets[0])} training images are not possible: give more "
                             "images, or set ct.cells lower")
         # the directions in which the training images vary most, then cells among them
-        if sets[0].shape[1] > self.components and len(sets[0]) > self.components:
-            reduced = PCA(self.components, random_state=seed).fit(sets[0])
+        components = self._components(*sets[0].shape)
+        if components < sets[0].shape[1]:
+            reduced = PCA(components, random_state=seed).fit(sets[0])
             sets = [reduced.transform(part) for part in sets]
         grouped = KMeans(self.cells, n_init=10, random_state=seed).fit(sets[0])
         return copying_score(*sets, *(grouped.predict(part) for part in sets))

@@ -84,9 +84,12 @@ class FidInfinity(StoredFeatures):
     def _subsets(self, n_fake: int, width: int) -> list[torch.Tensor]:
         """Indices of the random subsets, smallest first."""
         self._check(n_fake, width)
-        sizes = np.unique(np.linspace(self._least(n_fake, width), n_fake, self.points).astype(int))
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "fid_infinity", "subsets"))
-        return [torch.randperm(n_fake, generator=generator)[:size] for size in sizes]
+        return [torch.randperm(n_fake, generator=generator)[:size] for size in self._sizes(n_fake, width)]
+
+    def _sizes(self, n_fake: int, width: int) -> np.ndarray:
+        """Images in each subset; of few images there are fewer sizes than points."""
+        return np.unique(np.linspace(self._least(n_fake, width), n_fake, self.points).astype(int))
 
     def _extrapolated(self, reals: torch.Tensor, fakes: torch.Tensor, subsets: list[torch.Tensor]) -> float:
         """The line's value at 1/N = 0."""
@@ -97,4 +100,10 @@ class FidInfinity(StoredFeatures):
         return intercept(np.array([1 / len(chosen) for chosen in subsets]), np.array(values))[0]
 
     def _choices(self) -> list[str]:
-        return [f"ddof={self.compat.ddof}", f"points={self.points}", f"least={self.least or 'tenth'}"]
+        least, points, n_fake = self.least, self.points, self.counts()[1]
+        if n_fake:  # what is used: twice the features may be more than a tenth, few images have few sizes
+            width = self.fake_features[0].shape[-1]
+            points = len(self._sizes(n_fake, width))
+            if least is None and self._least(n_fake, width) > n_fake // 10:
+                least = 2 * width
+        return [f"ddof={self.compat.ddof}", f"points={points}", f"least={least or 'tenth'}"]

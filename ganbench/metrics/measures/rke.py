@@ -59,7 +59,8 @@ class RKE(StoredFeatures):
                       False)]
 
     def _choices(self) -> list[str]:
-        return [f"sigma={self.sigma:g}" if self.sigma else "sigma=median-of-reals", f"relative={RELATIVE}",
+        relative = min(RELATIVE, max(self.counts()) or RELATIVE)
+        return [f"sigma={self.sigma:g}" if self.sigma else "sigma=median-of-reals", f"relative={relative}",
                 f"seed={self.seed}"]
 
 
