@@ -132,6 +132,66 @@ def test_sides_and_levels_that_do_not_fit_are_named():
         WaveletFrechet().update(torch.zeros(2, 3, 12, 12, dtype=torch.uint8))
 
 
+@pytest.mark.parametrize("border", [0, 240, 253])
+def test_the_distance_of_pictures_on_a_flat_background_is_had(border):
+    """Rounding left variances of -1e-17 where nothing changes, and many backgrounds were refused."""
+    rng, sets = np.random.default_rng(0), []
+    for scale in (1.0, 0.6):
+        pixels = np.full((40, 1, 64, 64), border, dtype=np.uint8)
+        pixels[..., 16:48, 16:48] = (128 + scale * 40 * rng.standard_normal((40, 1, 32, 32))).clip(0, 255)
+        sets.append(torch.from_numpy(pixels))
+    # packets of the border alone agree to the bit; the others hold what the centre has, beside zeros
+    x, y = (packets(part.double() / 255, 4).numpy() for part in sets)
+    expected = np.mean([by_square_root(x[:, p], y[:, p]) for p in range(256)])
+    assert filled(WaveletFrechet(), *sets).compute() == pytest.approx(expected, rel=1e-6)
+
+
+def by_square_root(x, y):
+    a, b = np.cov(x.T), np.cov(y.T)
+    values, vectors = np.linalg.eigh(a)
+    root = (vectors * values.clip(0) ** 0.5) @ vectors.T
+    cross = np.linalg.eigvalsh(root @ b @ root).clip(0)
+    return ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a + b) - 2 * (cross[cross > 1e-12] ** 0.5).sum()
+
+
+def test_the_distance_of_a_collapsed_generator_is_had():
+    """One image over and over: no covariance, so the distance is that of the means and the variance of the reals."""
+    real, one = images(40, side=16), images(1, side=16, seed=1)
+    x, y = (packets(part.double() / 255, 4).numpy() for part in (real, one))
+    expected = np.mean([((x[:, p].mean(0) - y[0, p]) ** 2).sum() + np.trace(np.cov(x[:, p].T)) for p in range(256)])
+    for number in (2, 50):
+        found = filled(WaveletFrechet(), real, one.expand(number, -1, -1, -1)).compute()
+        assert found == pytest.approx(expected, rel=1e-9)
+    for grey in range(256):  # one constant against another: a step in one packet of four, twice that of a pixel
+        flat, white = (torch.full((3, 1, 2, 2), value, dtype=torch.uint8) for value in (grey, 255))
+        found = filled(WaveletFrechet(levels=1), flat, white).compute()
+        assert found == pytest.approx((1 - grey / 255) ** 2, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", [WaveletFrechet, PowerSpectrum])
+def test_what_are_no_bytes_is_refused(metric):
+    """Floats on [0,1] gave 5e-6 where 0.3 is right."""
+    for strange in (images(3).float() / 255, images(3).long() * 3):
+        for real in (True, False):
+            with pytest.raises(UserError, match="images are (float32|int64), not uint8: round them"):
+                metric().update(strange, real=real)
+    with pytest.raises(UserError, match=r"expected \(N,C,H,W\)"):
+        metric().update(images(3)[0])
+
+
+def test_sets_of_two_shapes_are_named():
+    metric = filled(WaveletFrechet(), images(3), images(0))
+    with pytest.raises(UserError, match=r"shapes \(3, 16, 16\) and \(1, 16, 16\) \(channels, height, width\)"):
+        metric.update(images(3, channels=1))
+    spectrum = filled(PowerSpectrum(), images(3), images(3, channels=1))  # grey is the mean of channels
+    assert spectrum.compute()["all"] > 0
+    with pytest.raises(UserError, match="power_spectrum got images of sides 16 and 32"):
+        spectrum.update(images(3, side=32))
+    spectrum.reset()
+    metric.reset()
+    filled(metric, images(3, channels=1), images(3, channels=1)).compute()
+
+
 # --- Vendi and Rényi --------------------------------------------------------------------------------------------------
 
 def test_vendi_of_groups_of_equal_rows_is_the_number_of_groups():

@@ -33,6 +33,17 @@ def as_numbers(values: Any, what: str) -> Tensor:
     return torch.from_numpy(array)
 
 
+def as_bytes(images: Any, what: str) -> Tensor:
+    """Images as a tensor (N,C,H,W) of bytes. Raises UserError for any other numbers or shape."""
+    images = as_numbers(images, what)
+    if images.dtype != torch.uint8:
+        raise UserError(f"{what} are {str(images.dtype).removeprefix('torch.')}, not uint8: "
+                        "round them as ganbench.to_uint8 does (reals are bytes, so fakes must be)")
+    if images.ndim != 4:
+        raise UserError(f"{what} have shape {tuple(images.shape)}: expected (N,C,H,W)")
+    return images
+
+
 def as_count(value: Any, what: str, least: int) -> int:
     """A whole number of at least `least`. Raises UserError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:

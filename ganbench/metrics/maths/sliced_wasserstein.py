@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.maths.arrays import as_numbers, exact_matmul
+from ganbench.metrics.maths.arrays import as_bytes, exact_matmul
 from ganbench.metrics.maths.pyramid import BLOCK, enlarge, level_sides, shrink
 
 KEPT_BUDGET = 1 << 28  # bytes a set may keep of what its next level is made of
@@ -248,11 +248,8 @@ def _workers(device: torch.device, threads: int | None) -> Iterator[Callable]:
 
 def checked(images: Tensor, what: str) -> Tensor:
     """Raise UserError unless the images are uint8 (N,1 or 3,S,S) with N > 0."""
-    images = as_numbers(images, f"the {what} images")
-    if images.dtype != torch.uint8:
-        raise UserError(f"the {what} images are {str(images.dtype).removeprefix('torch.')}, not uint8: "
-                        "round them as ganbench.to_uint8 does (reals are bytes, so fakes must be)")
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3] or not len(images):
+    images = as_bytes(images, f"the {what} images")
+    if images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3] or not len(images):
         raise UserError(f"the {what} images have shape {tuple(images.shape)}: expected (N,1,S,S) or (N,3,S,S), N > 0")
     return images
 

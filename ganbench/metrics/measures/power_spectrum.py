@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ganbench.errors import UserError
 from ganbench.metrics.feature_metric import rows, stacked
+from ganbench.metrics.maths.arrays import as_bytes
 from ganbench.metrics.maths.uncertainty import around
 from ganbench.metrics.metric import ImageMetric, Score
 
@@ -40,9 +41,16 @@ class PowerSpectrum(ImageMetric):
         return "power_spectrum;grey=mean;range=0,1;rings=1;log=per-image;unit=dB"
 
     def update(self, images: Tensor, real: bool = False) -> None:
-        """Add uint8 images (N,C,S,S)."""
-        if len(images):
-            (self.real_spectra if real else self.fake_spectra).append(log_spectra(images))
+        """Add uint8 images (N,C,S,S). Raises UserError for other numbers, and for another side than before."""
+        images = as_bytes(images, f"power_spectrum: the {'real' if real else 'generated'} images")
+        if not len(images):
+            return
+        added = log_spectra(images)
+        for kept in (*self.real_spectra[:1], *self.fake_spectra[:1]):
+            if kept.shape[-1] != added.shape[-1]:
+                raise UserError(f"power_spectrum got images of sides {2 * kept.shape[-1]} and {images.shape[-1]}: bring "
+                                "them to one")
+        (self.real_spectra if real else self.fake_spectra).append(added)
 
     def compute(self) -> dict[str, float]:
         """{"all", "high"}, decibels, >= 0. Raises UserError without images of both kinds."""

@@ -7,7 +7,9 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from ganbench.errors import UserError
-from ganbench.metrics.maths.frechet import frechet_distance_from_statistics
+from ganbench.metrics.maths import moments
+from ganbench.metrics.maths.arrays import as_bytes
+from ganbench.metrics.maths.frechet import Gaussian, compare
 from ganbench.metrics.metric import ImageMetric, Score
 
 
@@ -29,58 +31,71 @@ class WaveletFrechet(ImageMetric):
                "textures, noise and colours of any kind of picture, alike in all domains.")
     higher_is_better = False  # type: ignore[misc]
 
-    kept_states = {"real_sums": None, "fake_sums": None}
-    real_sums: list[Tensor]
-    fake_sums: list[Tensor]
+    kept_states = {"real_moments": None, "fake_moments": None}  # of each packet, (P,d+2,d)
+    real_moments: list[Tensor]
+    fake_moments: list[Tensor]
 
     def __init__(self, levels: PositiveInt = 4, **kwargs: Any):
         super().__init__(**kwargs)
         self.levels = levels
+        self._shape: tuple[int, ...] | None = None  # of the images so far, (C,H,W)
 
     def protocol(self) -> str:
         """All that must agree for two values to be compared."""
-        reals, fakes = self._count(self.real_sums), self._count(self.fake_sums)
+        reals, fakes = _count(self.real_moments), _count(self.fake_moments)
         return f"wavelet_frechet;wavelet=haar;levels={self.levels};range=0,1;ddof=1;reals={reals};fakes={fakes}"
 
     def update(self, images: Tensor, real: bool = False) -> None:
-        """Add uint8 images (N,C,S,S); S must be divisible by 2^levels."""
+        """Add uint8 images (N,C,H,W); both sides must be divisible by 2^levels."""
+        images = as_bytes(images, f"wavelet_frechet: the {'real' if real else 'generated'} images")
         if not len(images):
             return
-        # one matrix a packet: the sums of 1, x and x x^T, so that memory does not grow with the images
+        shape = tuple(images.shape[1:])
+        if self._shape is not None and self._shape != shape:
+            raise UserError(f"wavelet_frechet got images of shapes {self._shape} and {shape} (channels, height, width): "
+                            "bring them to one")
         rows = packets(images.double() / 255, self.levels).transpose(0, 1)
-        rows = torch.cat([rows.new_ones(*rows.shape[:2], 1), rows], 2)
-        added = rows.transpose(1, 2) @ rows
+        self._shape = shape
+        # the moments of each packet, so that memory does not grow with the images; they are centred, so that what never
+        # changes has a variance of 0, and not of rounding
+        added = torch.stack([moments.of_rows(packet) for packet in rows])
         if real:
-            self.real_sums = [sum(self.real_sums, added)]
+            self.real_moments = [_union([*self.real_moments, added])]
         else:
-            self.fake_sums = [sum(self.fake_sums, added)]
+            self.fake_moments = [_union([*self.fake_moments, added])]
+
+    def reset(self) -> None:
+        """Forget both sets."""
+        super().reset()
+        self._shape = None
 
     def compute(self) -> float:
         """The distance, >= 0. Raises UserError without two images of each kind."""
-        mu_real, cov_real = _statistics(self.real_sums, "real")
-        mu_fake, cov_fake = _statistics(self.fake_sums, "generated")
-        distances = [frechet_distance_from_statistics(*of_packet)
-                     for of_packet in zip(mu_real, cov_real, mu_fake, cov_fake)]
+        sets = _gaussians(self.real_moments, "real"), _gaussians(self.fake_moments, "generated")
+        distances = [compare(real, fake) for real, fake in zip(*sets)]
         return float(sum(distances)) / len(distances)
 
     def scores(self) -> list[Score]:
         """The numbers as rows of a table, with their intervals where honest ones are known."""
         return [Score(self.compute(), "", None, None, "none: the mean of dependent distances, of which only sums are "
                                                       "kept",
-                      self._count(self.real_sums), self._count(self.fake_sums), False)]
-
-    @staticmethod
-    def _count(sums: list[Tensor]) -> int:
-        return sum(int(part[0, 0, 0]) for part in sums)
+                      _count(self.real_moments), _count(self.fake_moments), False)]
 
 
-def _statistics(sums: list[Tensor], kind: str) -> tuple[Tensor, Tensor]:
-    """Means (P,d) and covariances (P,d,d) of packets, from sums (P,1+d,1+d) of products of [1, x] with itself."""
-    total = sum(sums[1:], sums[0]) if sums else None
-    if total is None or (n := int(total[0, 0, 0])) < 2:
+def _count(parts: list[Tensor]) -> int:
+    return sum(moments.count(part[0]) for part in parts)
+
+
+def _union(parts: list[Tensor]) -> Tensor:
+    """Moments (P,d+2,d) of all images of several parts."""
+    return torch.stack([moments.combine(packet) for packet in zip(*parts)])
+
+
+def _gaussians(parts: list[Tensor], kind: str) -> list[Gaussian]:
+    """Mean and covariance of each packet."""
+    if _count(parts) < 2:
         raise UserError(f"wavelet_frechet needs at least two {kind} images")
-    mean = total[:, 0, 1:] / n
-    return mean, (total[:, 1:, 1:] - n * mean[:, :, None] * mean[:, None]) / (n - 1)
+    return [Gaussian.of_moments(packet) for packet in _union(parts)]
 
 
 def packets(images: Tensor, levels: int) -> Tensor:
