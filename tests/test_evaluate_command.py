@@ -103,7 +103,7 @@ def test_keep_going_measures_the_rest(call):
 def test_features_that_are_not_finite_cost_only_the_metrics_that_see_them(call, tmp_path, monkeypatch):
     """A generator or a network that fails leaves NaN: authenticity was 0.0, and FID's failure lost SWD too."""
     (tmp_path / "nets_with_nan.py").write_text(
-        "def means(x):\n    found = x.float().mean((2, 3))\n    found[3 % len(x), 0] = float('nan')\n    return found\n")
+        "def means(x):\n    rows = x.float().mean((2, 3))\n    rows[3 % len(x), 0] = float('nan')\n    return rows\n")
     monkeypatch.syspath_prepend(tmp_path)
     result = call("eval", "--real", "reals", "--fake", "fakes", "--metric", "authenticity,fid,rke,swd", "--network",
                   "nets_with_nan:means", "--results", "r.csv", "--keep-going")

@@ -85,7 +85,7 @@ def test_features_that_are_not_finite_are_refused(name, value):
     strange = torch.from_numpy(X).clone()
     strange[3, 1] = value
     for real in (True, False):
-        with pytest.raises(UserError, match=f"^{name}: features: some values are not finite; look at"):
+        with pytest.raises(UserError, match=rf"^{name}: features: some values are not finite; look at"):
             find_metric(name)().update_features(strange, real=real)
     if find_metric(name).needs_held_out:
         with pytest.raises(UserError, match="not finite"):
@@ -158,6 +158,38 @@ def test_fid_infinity_wants_more_images_than_features_in_every_subset():
     assert "jackknife" in found.ci_method
     with pytest.raises(UserError, match="with 2,048 features"):  # known before anything is computed
         find_metric("fid_infinity")().check_counts(5000, 5000)
+
+
+@pytest.mark.parametrize("name", ["fid", "kid", "cmmd"])
+def test_few_images_have_a_value_and_no_interval(name):
+    """Simulated, 95% intervals of FID held 70% at 2 images, 90% at 10; KID of 2 or 3 images was refused."""
+    rng = np.random.default_rng(6)
+    for few, many in ((2, 2), (3, 30), (30, 3), (19, 19), (19, 20), (20, 20)):
+        real, fake = rng.normal(size=(few, 6)), rng.normal(size=(many, 6)) + 0.5
+        found = scores(name, real, fake, **({"subsets": 1, "subset_size": min(few, many)} if name == "kid" else {}))[""]
+        if min(few, many) == 20:
+            assert found.ci_low < found.value < found.ci_high
+        else:
+            assert (found.ci_low, found.ci_high) == (None, None)
+            assert found.ci_method == "none: it takes at least 20 images of each set"
+        if name == "fid":
+            assert found.value == pytest.approx(functional.frechet_distance(fake, real))
+        if name == "kid" and few == many:
+            assert found.value == pytest.approx(functional.kernel_distance(fake, real))
+
+
+def test_statistics_count_as_exact_however_few_images_they_are_of():
+    metric = find_metric("fid")()
+    metric.update_features(torch.from_numpy(X))
+    metric.load_reference(np.zeros(4), np.eye(4), n=10)
+    assert metric.scores()[0].ci_low is not None
+
+
+def test_kid_advises_only_what_helps():
+    with pytest.raises(UserError, match=r"kid: subsets of 2 .* there are 1 and 5: give more images$"):
+        find_metric("kid")(subset_size=2).check_counts(1, 5)
+    with pytest.raises(UserError, match=r"there are 3 and 5: give more images, or --set kid.subset_size=2$"):
+        find_metric("kid")(subset_size=4).check_counts(3, 5)
 
 
 @pytest.mark.parametrize(("width", "n", "options", "says"), [

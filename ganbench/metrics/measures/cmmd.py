@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ganbench.metrics.feature_metric import StoredFeatures, random_rows
 from ganbench.metrics.maths.kernel import components, gaussian, gaussian_mmd
-from ganbench.metrics.maths.uncertainty import around
+from ganbench.metrics.maths.uncertainty import FEWEST, TOO_FEW, around
 from ganbench.metrics.metric import Score
 from ganbench.random import derived_seed
 
@@ -52,10 +52,8 @@ class Cmmd(StoredFeatures):
         reals, fakes, value = self.reals(), self.fakes(), float(self.compute())
         n, m = len(fakes), len(reals)
         bias = value - SCALE * gaussian_mmd(reals, fakes, self.sigma, biased=False)
-        # below four images the variance cannot be estimated, and there is no interval
-        interval: tuple[float | None, float | None, str] = (None, None, "none: it takes at least 4 images of each set")
-        unbiased = interval
-        if min(n, m) >= 4:
+        interval = unbiased = TOO_FEW
+        if min(n, m) >= FEWEST:
             x, y = (random_rows(part, ENOUGH, derived_seed(self.seed, "cmmd")) for part in (fakes, reals))
             parts = components(x, y, gaussian(self.sigma))
             error = SCALE * parts.variance(n, m) ** 0.5

@@ -7,7 +7,7 @@ from torch import Tensor
 from ganbench.errors import UserError
 from ganbench.metrics.feature_metric import StreamedMoments
 from ganbench.metrics.maths.frechet import Gaussian, compare
-from ganbench.metrics.maths.uncertainty import around, fid_error
+from ganbench.metrics.maths.uncertainty import FEWEST, TOO_FEW, around, fid_error
 from ganbench.metrics.metric import Score
 
 SAME = 1e-9  # of the traces: a distance below that is rounding
@@ -51,7 +51,9 @@ class Fid(StreamedMoments):
         method = "delta method (influence functions), second order corrected"
         if self.reference is not None:
             method += ", reference taken as exact"
-        interval = around(value, fid_error(p, q, fakes, reals), method, floor=0.0)
+        interval = TOO_FEW
+        if min(g.n for g in (p, q) if g is not self.reference) >= FEWEST:
+            interval = around(value, fid_error(p, q, fakes, reals), method, floor=0.0)
         few, d = min(c for c in (p.n, q.n) if c), len(p.mean)
         notes = [f"{few} images for {d} features: far above its value for many images"] if few < d else []
         if value <= SAME * float(p.covariance.trace() + q.covariance.trace()):

@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 from ganbench.errors import UserError
 from ganbench.metrics.feature_metric import StoredFeatures, random_rows
 from ganbench.metrics.maths.kernel import components, subset_distances
-from ganbench.metrics.maths.uncertainty import around
+from ganbench.metrics.maths.uncertainty import FEWEST, TOO_FEW, around
 from ganbench.metrics.metric import Score, Seed32
 from ganbench.random import derived_seed
 
@@ -50,8 +50,9 @@ class Kid(StoredFeatures):
         """Raise UserError if there are fewer images than a subset takes, unless it may shrink."""
         few = min(n_real, n_fake)
         if few < self.subset_size and not self.shrink:
+            smaller = f", or --set kid.subset_size={max(2, few // 2)}" if few >= 2 else ""
             raise UserError(f"kid: subsets of {self.subset_size} need as many real and generated images, and there are "
-                            f"{n_real} and {n_fake}: give more images, or --set kid.subset_size={max(2, few // 2)}")
+                            f"{n_real} and {n_fake}: give more images{smaller}")
 
     def compute(self) -> dict[str, float]:
         """{"mean": the KID, "std": spread of single subsets (not the error of the mean)}."""
@@ -62,11 +63,13 @@ class Kid(StoredFeatures):
         """The numbers as rows of a table, with their intervals where honest ones are known."""
         reals, fakes, values = self.reals(), self.fakes(), self._values()
         value, n, m = float(values.mean()), len(fakes), len(reals)
-        # the variance over images, and that of averaging over so many random subsets
-        x, y = (random_rows(part, ENOUGH, derived_seed(self.seed, "kid")) for part in (fakes, reals))
-        variance = components(x, y).variance(n, m)
-        variance += float(values.var()) / len(values)
-        interval = around(value, variance ** 0.5, "variance components of the U-statistic, and of the subsets")
+        interval = TOO_FEW
+        if min(n, m) >= FEWEST:
+            # the variance over images, and that of averaging over so many random subsets
+            x, y = (random_rows(part, ENOUGH, derived_seed(self.seed, "kid")) for part in (fakes, reals))
+            variance = components(x, y).variance(n, m)
+            variance += float(values.var()) / len(values)
+            interval = around(value, variance ** 0.5, "variance components of the U-statistic, and of the subsets")
         return [Score(value, "", *interval, n_real=m, n_fake=n, higher_is_better=False,
                       note=f"std over subsets {values.std():.6g}")]
 

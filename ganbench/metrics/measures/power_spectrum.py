@@ -48,8 +48,8 @@ class PowerSpectrum(ImageMetric):
         added = log_spectra(images)
         for kept in (*self.real_spectra[:1], *self.fake_spectra[:1]):
             if kept.shape[-1] != added.shape[-1]:
-                raise UserError(f"power_spectrum got images of sides {2 * kept.shape[-1]} and {images.shape[-1]}: bring "
-                                "them to one")
+                raise UserError(f"power_spectrum got images of sides {2 * kept.shape[-1]} and {images.shape[-1]}: "
+                                "bring them to one")
         (self.real_spectra if real else self.fake_spectra).append(added)
 
     def compute(self) -> dict[str, float]:

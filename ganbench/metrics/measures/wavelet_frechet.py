@@ -52,8 +52,8 @@ class WaveletFrechet(ImageMetric):
             return
         shape = tuple(images.shape[1:])
         if self._shape is not None and self._shape != shape:
-            raise UserError(f"wavelet_frechet got images of shapes {self._shape} and {shape} (channels, height, width): "
-                            "bring them to one")
+            raise UserError(f"wavelet_frechet got images of shapes {self._shape} and {shape} (channels, height, width)"
+                            ": bring them to one")
         rows = packets(images.double() / 255, self.levels).transpose(0, 1)
         self._shape = shape
         # the moments of each packet, so that memory does not grow with the images; they are centred, so that what never
