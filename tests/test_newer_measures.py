@@ -173,7 +173,7 @@ def test_what_are_no_bytes_is_refused(metric):
     """Floats on [0,1] gave 5e-6 where 0.3 is right."""
     for strange in (images(3).float() / 255, images(3).long() * 3):
         for real in (True, False):
-            with pytest.raises(UserError, match="images are (float32|int64), not uint8: round them"):
+            with pytest.raises(UserError, match=r"images are (float32|int64), not uint8: round them"):
                 metric().update(strange, real=real)
     with pytest.raises(UserError, match=r"expected \(N,C,H,W\)"):
         metric().update(images(3)[0])
@@ -330,6 +330,21 @@ def test_authenticity_finds_copies_and_equals_a_loop():
     metric.update_features(torch.from_numpy(fakes), real=False)
     score = metric.scores()[0]
     assert score.value == pytest.approx(np.mean(expected)) and score.ci_low < score.value < score.ci_high
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_mifid_of_copies_is_infinite(kind):
+    """Rounding left a distance of 4e-17, and a value of 1e16."""
+    reals = torch.from_numpy(np.random.default_rng(0).standard_normal((150, 6)) + 1).to(kind)
+    for fakes in (reals[:50], 3 * reals[:50], reals.flip(0)):
+        metric = Mifid()
+        metric.update_features(reals, real=True)
+        metric.update_features(fakes)
+        assert metric.compute() == {"mifid": math.inf, "distance": 0}
+    near = Mifid()
+    near.update_features(torch.eye(3, dtype=torch.float64), real=True)
+    near.update_features(torch.eye(3, dtype=torch.float64) + 1e-3)  # |cos| = 1.001 / (1.001^2 + 2e-6)^0.5
+    assert near.compute()["distance"] == pytest.approx(1 - 1.001 / (1.001**2 + 2e-6) ** 0.5, rel=1e-6)
 
 
 @pytest.mark.parametrize("noise", [0.05, 2.0])

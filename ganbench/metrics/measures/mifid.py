@@ -12,6 +12,7 @@ from ganbench.metrics.maths.frechet import frechet_distance
 from ganbench.metrics.metric import Score
 
 PART = 1024  # rows of the matrix of cosines at a time
+SAME = 1e-12  # cosine distance below which only rounding tells two directions apart
 
 
 class Mifid(StoredFeatures):
@@ -40,7 +41,7 @@ class Mifid(StoredFeatures):
         """{"mifid", "distance"}; mifid is infinite where every generated image has a real one's very direction."""
         reals, fakes = self.reals(), self.fakes()
         fid, distance = frechet_distance(fakes, reals, self.compat.ddof), memorisation_distance(fakes, reals)
-        if distance < self.threshold and fid:
+        if distance < self.threshold:
             fid = fid / distance if distance else float("inf")
         return {"mifid": fid, "distance": distance}
 
@@ -65,4 +66,5 @@ def memorisation_distance(fakes: Tensor, reals: Tensor) -> float:
     if not len(unit[0]) or not len(unit[1]):
         raise UserError("mifid: all features of one set are 0, so they have no direction")
     least = [1 - (part @ unit[1].T).abs().amax(1) for part in unit[0].split(PART)]
-    return float(torch.cat(least).clamp_min(0).mean())
+    distance = float(torch.cat(least).clamp_min(0).mean())
+    return distance if distance >= SAME else 0.0
