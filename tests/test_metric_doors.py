@@ -82,14 +82,21 @@ FEATURE_METRICS = [name for name in names("metric") if issubclass(find_metric(na
 @pytest.mark.parametrize("name", FEATURE_METRICS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_features_that_are_not_finite_are_refused(name, value):
-    strange = torch.from_numpy(X).clone()
-    strange[3, 1] = value
-    for real in (True, False):
-        with pytest.raises(UserError, match=rf"^{name}: features: some values are not finite; look at"):
-            find_metric(name)().update_features(strange, real=real)
-    if find_metric(name).needs_held_out:
-        with pytest.raises(UserError, match="not finite"):
-            find_metric(name)().update_held_out_features(strange)
+    rng = np.random.default_rng(7)
+    kinds = ["generated", *(["real"] if find_metric(name).needs_reals else []),
+             *(["held-out"] if find_metric(name).needs_held_out else [])]
+    for kind in kinds:
+        strange = torch.from_numpy(rng.normal(size=(150, 4)))
+        sets = dict.fromkeys(("real", "generated", "held-out"), strange.clone())
+        strange[3, 1] = value
+        sets[kind] = strange
+        metric = find_metric(name)(**({"subset_size": 20} if name == "kid" else {}))
+        metric.update_features(sets["real"], real=True)
+        metric.update_features(sets["generated"])
+        if metric.needs_held_out:
+            metric.update_held_out_features(sets["held-out"])
+        with pytest.raises(UserError, match=f"^{name}, {kind} images: some values are not finite; look at"):
+            metric.scores()
 
 
 @pytest.mark.parametrize("name", FEATURE_METRICS)
@@ -112,7 +119,7 @@ def test_a_network_whose_features_are_not_finite_is_named():
 
     layers = ["spatial", "features"]
     network = FeatureNetwork("mine", layers, body, weights_hash="0", device=torch.device("cpu"), dtype="float32")
-    with pytest.raises(UserError, match="^features of mine, layer features: some values are not finite; look at"):
+    with pytest.raises(UserError, match=r"^features of mine, layer features: some values are not finite; look at"):
         network(BYTES)
 
 

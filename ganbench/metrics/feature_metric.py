@@ -87,7 +87,6 @@ class FeatureMetric(ImageMetric):
         if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
             shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise UserError(f"{self._name}: expected features as a tensor of floats (N,d), and got {shape}")
-        check_finite(features, f"{self._name}: features")
         self._of_one_width(features)
         self._update_count += 1
         self._computed = None
@@ -157,12 +156,19 @@ class StoredFeatures(FeatureMetric):
         (self.real_features if real else self.fake_features).append(features.detach())
 
     def reals(self) -> Tensor:
-        """The real features so far, (N,d). Raises UserError where there are none."""
-        return stacked(self.real_features, f"{self._name}: no real images were given")
+        """The real features so far, (N,d). Raises UserError where there are none, or some are not finite."""
+        return self._finite_rows(self.real_features, "real")
 
     def fakes(self) -> Tensor:
-        """The generated features so far, (M,d). Raises UserError where there are none."""
-        return stacked(self.fake_features, f"{self._name}: no generated images were given")
+        """The generated features so far, (M,d). Raises UserError where there are none, or some are not finite."""
+        return self._finite_rows(self.fake_features, "generated")
+
+    def _finite_rows(self, parts: list[Tensor], kind: str) -> Tensor:
+        """All rows of one set. Raises UserError where there are none, or some are not finite: it is asked here and not
+        with each batch, so that a GPU need not be waited for."""
+        found = stacked(parts, f"{self._name}: no {kind} images were given")
+        check_finite(found, f"{self._name}, {kind} images")
+        return found
 
     def counts(self) -> tuple[int, int]:
         """(real, generated) images so far."""
@@ -195,7 +201,7 @@ class ThreeSets(StoredFeatures):
 
     def held_out(self) -> Tensor:
         """All held-out rows (N,D). Raises UserError where none were given."""
-        return stacked(self.held_out_features, f"{self._name}: no held-out images were given")
+        return self._finite_rows(self.held_out_features, "held-out")
 
     def _choices(self) -> list[str]:
         return [f"held-out={rows(self.held_out_features)}"]
@@ -241,10 +247,12 @@ class StreamedMoments(FeatureMetric):
 
     def gaussian(self, real: bool) -> Gaussian:
         """Mean, covariance and count of one set."""
-        parts = self.real_moments if real else self.fake_moments
+        parts, kind = (self.real_moments, "real") if real else (self.fake_moments, "generated")
         if not parts:
-            raise UserError(f"{self._name}: no {'real' if real else 'generated'} images were given")
-        return Gaussian.of_moments(moments.combine(parts), self.compat.ddof)
+            raise UserError(f"{self._name}: no {kind} images were given")
+        state = moments.combine(parts)
+        check_finite(state, f"{self._name}, {kind} images")
+        return Gaussian.of_moments(state, self.compat.ddof)
 
     def sample(self, real: bool) -> Tensor:
         """At most SAMPLE features of one set, (M,d); (0,d) where only statistics are known."""
