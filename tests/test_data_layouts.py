@@ -71,8 +71,9 @@ for train, test, beside in (
         ("train_images/{}", "test-images/{}", ()), ("TrainSet/{}", "TestSet/{}", ()), ("train/{}", "eval/{}", ()),
         ("train/{}", "dev/{}", ()), ("data/train/{}", "data/test/{}", ["preview.png"]),
         ("train/images/{}", "test/images/{}", ()), ("train/images/{}", "test/{}", ()),
-        ("images/train/{}", "images/val/{}", ["labels/1.png"]), ("{}/train", "{}/test", ()),
-        ("top/{}/train", "top/{}/val", ["top/fish/1.png"]), ("a/train/photos/{}", "a/test/photos/{}", ["a/b.png"])):
+        ("images/train/{}", "images/val/{}", ["overview.png"]), ("{}/train", "{}/test", ()),
+        ("top/{}/train", "top/{}/val", ()), ("a/train/photos/{}", "a/test/photos/{}", ["a/b.png"]),
+        ("train/x/{}", "test/y/{}", ())):
     LAYOUTS[f"{train} and {test}"] = (two_classes(train, test, beside), ["cat", "dog"],
                                       {"train": {0: 4, 1: 5}, "test": {0: 2, 1: 1}, "all": {0: 6, 1: 6}}, True)
 LAYOUTS |= {
@@ -82,6 +83,31 @@ LAYOUTS |= {
                              ["cat", "dog"], {"train": {0: 3, 1: 4}, "test": {1: 2}}, True),
     "a class called train": (two_classes("train/{}", "test/{}") | numbered("train/train/", 3), ["cat", "dog", "train"],
                              {"train": {0: 4, 1: 5, 2: 3}, "test": {0: 2, 1: 1}}, True),
+    "one class in each split": (numbered("train/cat/", 3) | numbered("test/dog/", 2), ["cat", "dog"],
+                                {"train": {0: 3}, "test": {1: 2}}, True),
+    "other folders in each class": (
+        {f"{folder}/{i}.png": PICTURE for folder in ("train/cat/a", "train/cat/b", "test/dog/c", "test/dog/d")
+         for i in range(3)}, ["cat", "dog"], {"train": {0: 6}, "test": {1: 6}}, True),
+    "a third split": (two_classes("train/{}", "test/{}") | numbered("dev/cat/", 3), ["cat", "dog"],
+                      {"train": {0: 4, 1: 5}, "test": {0: 5, 1: 1}}, True),
+    "plain splits and other folders": (
+        numbered("train/", 4) | numbered("test/", 3) | numbered("dev/", 2) | numbered("more/", 2), [],
+        {"train": {None: 4}, "test": {None: 3}}, True),
+    # what may be splits is none where it would cost a folder of images
+    "dev, train and prod": (numbered("dev/", 4) | numbered("train/", 4) | numbered("prod/", 4), ["dev", "prod", "train"],
+                            {"all": {0: 4, 1: 4, 2: 4}}, False),
+    "train1, test1 and gan": (numbered("train1/", 4) | numbered("test1/", 3) | numbered("gan/", 6),
+                              ["gan", "test1", "train1"], {"all": {0: 6, 1: 3, 2: 4}}, False),
+    "splits in some classes": (
+        numbered("anna/train/", 4) | numbered("anna/test/", 2) | numbered("bob/train/", 4) | numbered("bob/test/", 2)
+        | numbered("carl/", 5), ["anna", "bob", "carl"], {"all": {0: 6, 1: 6, 2: 5}}, False),
+    "splits and masks in each class": (
+        {f"{kind}/{inside}/{i}.png": PICTURE for kind in ("bottle", "cable")
+         for inside in ("train/good", "test/bad", "ground_truth/bad") for i in range(3)},
+        ["bottle", "cable"], {"all": {0: 9, 1: 9}}, False),
+    "two sizes of each split": (
+        {f"{split}_{side}/{i}.png": PICTURE for split in ("train", "val") for side in (64, 128) for i in range(3)},
+        ["train_128", "train_64", "val_128", "val_64"], {"all": dict.fromkeys(range(4), 3)}, False),
     "dataset.json in each split": (
         {f"{split}/{name}": PICTURE for split in ("train", "test") for name in SHARDS}
         | {f"{split}/dataset.json": json.dumps({"labels": [[f"./{name}", 3 if split == "test" else i % 3]
@@ -139,8 +165,19 @@ def test_layouts_are_read_alike_from_every_container(tmp_path, kind, layout):
      "classes: 2, from dataset.json; dataset.json also labels 1 images that are not here"),
     (numbered("trainA/", 3) | numbered("testA/", 3),
      "splits: none of its own (trainA/ and testA/ are not taken for splits: if they are, call them train/ and test/"),
-    (numbered("a/train/", 3) | numbered("b/test/", 3) | numbered("c/", 13), "(train/ and test/ are not taken"),
+    (numbered("a/train/", 3) | numbered("b/test/", 3) | numbered("c/", 13),
+     "(train/ and test/ are not taken for splits: 13 images lie outside them; if they are, call them train/ and test/, "
+     "at the top)"),
     (numbered("a/train/", 3) | numbered("b/c/test/", 3), "(train/ and test/ are not taken"),
+    (numbered("train/", 3) | numbered("dev/", 3) | numbered("prod/", 4),
+     "(train/ and dev/ are not taken for splits: 4 images lie outside them; if"),
+    (numbered("train_64/", 3) | numbered("train_128/", 3) | numbered("test/", 4),
+     "(train_128/ and test/ are not taken for splits: train_128/ and train_64/ would be one; if"),
+    (numbered("test_tube/", 3) | numbered("train_station/", 3) | numbered("dog/", 3), "splits: none of its own; all"),
+    (numbered("train/real/a/", 3) | numbered("train/real/b/", 3) | numbered("test/fake/a/", 3),
+     "no classes, each holds all images of a split: test/fake/, train/real/; classes: 2"),
+    (numbered("train/images/", 3) | numbered("test/images/", 2),
+     "no classes, each holds all images of a split: test/images/, train/images/; classes: none"),
     (numbered("bullet_train/", 3) | numbered("car/", 3), "splits: none of its own; all images"),
     (numbered("cat/train/", 3) | numbered("cat/val/", 2), "splits: train 3 (train/), test 2 (val/)"),
     (numbered("cat/train/", 3) | numbered("dog/val/", 2), "splits: train 3 (*/train/), test 2 (*/val/)"),

@@ -288,3 +288,24 @@ def test_a_zip_with_a_name_that_climbs_is_refused_by_eval_too(tmp_path):
         archive.writestr("../a.png", picture_bytes(pixels(1)))
     with pytest.raises(UserError, match="climbs out"):
         open_images(str(tmp_path / "a.zip"))
+
+
+@pytest.mark.parametrize("folders, reals, fakes", [
+    ({"train1": 2, "test1": 2, "gan": 3}, 7, 7), ({"cat/train": 4, "cat/test": 2, "dog": 3}, 9, 9),
+    ({"train": 4, "test": 2, "more": 3}, 4, 9), ({"train": 4, "test": 2}, 4, 6), ({"train/cat": 4, "dev/cat": 2}, 4, 6)])
+def test_generated_images_are_all_taken_whatever_their_folders_are_called(tmp_path, folders, reals, fakes):
+    count = 0
+    for folder, n in folders.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(n):
+            (tmp_path / folder / f"{i}.png").write_bytes(picture_bytes(pixels(count)))
+            count += 1
+    generated, real = open_images(tmp_path, whole=True), open_images(tmp_path)
+    assert (generated.n, real.n) == (fakes, reals)
+    # what is left out is a warning, too, also of what was prepared from it
+    prepared = open_images(str(open_dataset(str(tmp_path)).path))
+    lost = "left out: 3 images that lie in neither split, the first is more/0.png"
+    for images in (real, prepared):
+        assert [line for line in images.warnings if "left out" in line] == (
+            [f"{images.description}: {lost}"] if "more" in folders else [])
+    assert not [line for line in generated.warnings if "left out" in line]

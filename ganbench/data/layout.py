@@ -1,9 +1,10 @@
 """What the names of pictures tell: splits and classes. The same for folders, zips and tars.
 
     cat/1.png dog/2.png                 classes
-    train/1.png test/2.png              splits; `val`, `eval` and `dev` count as test; also training_set/, val2017/ ...
+    train/1.png test/2.png              splits; `val` counts as test; also training_set/ and test_images/ ...
     train/cat/1.png test/cat/2.png      splits with classes
-    cat/train/1.png cat/test/2.png      the same
+    cat/train/1.png cat/test/2.png      the same, and train2017/ and val2017/, `eval` and `dev`: these only where no
+                                        other folder of images would be left out
     anything/...all of the above        one folder that holds everything else is looked through
     train/anything/... test/anything/...    also inside each split
     00000/img00000000.png + dataset.json    StyleGAN2-ADA's: the folders are shards, the labels are in dataset.json;
@@ -15,7 +16,7 @@ What was decided is reported, a line each; so is why there are no classes.
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -31,8 +32,11 @@ SPLITS = {"train": ("train", "training"),
           "test": ("test", "testing", "val", "valid", "validation", "eval", "evaluation", "dev")}
 _WORD = "|".join(f"(?P<{part}>{'|'.join(words)})" for part, words in SPLITS.items())
 # a split's folder: the word, with no more around it than says that there are images in it, and a year or a number
-_FOLDER = re.compile(rf"(?:(?:seg|data|images?|imgs?)[_ -]?)?(?:{_WORD})"
-                     r"(?:[_ -]?(?:sets?|split|data|images?|imgs?))?(?:[_ -]?\d{1,4})?", re.IGNORECASE)
+_FOLDER = re.compile(rf"(?P<name>(?:(?:seg|data|images?|imgs?)[_ -]?)?(?:{_WORD})"
+                     r"(?:[_ -]?(?:sets?|split|data|images?|imgs?))?)(?P<number>[_ -]?\d{1,4})?", re.IGNORECASE)
+OTHER_USE = ("eval", "evaluation", "dev")  # words that are used for other things, too
+# a folder that says only that there are images in it
+_IMAGES = re.compile(r"data|images?|imgs?|pictures?|photos?", re.IGNORECASE)
 # the word in a longer name, as in trainA: perhaps a split, which a person has to say
 _ALIKE = re.compile(rf"(?<![A-Za-z])(?:(?i:{_WORD}))(?![a-z])")
 SHARD = re.compile(r"(\d{5})/(?:img)?(\d+)\.\w+")
@@ -52,11 +56,11 @@ class Layout:
     remarks: list[str] = field(default_factory=list)
 
 
-def read_layout(place: Place, split: str) -> Layout:
+def read_layout(place: Place, split: str, whole: bool = False) -> Layout:
     """Splits and classes of the pictures in a place.
 
     Args:
-        split: "train", "test" or "all".
+        split: "train", "test" or "all". whole: no image may be left out, so there are splits only if all lie in them.
     Raises:
         UserError: a dataset.json that is damaged, or does not cover all images.
     """
@@ -64,7 +68,7 @@ def read_layout(place: Place, split: str) -> Layout:
     top = _common_top(place.names)
     inner = [name[len(top):] for name in place.names]
     found = Layout([])
-    groups = _choose_split(inner, split, found, top)
+    groups = _choose_split(inner, split, found, top, whole)
     # labels in a file go before labels by folder
     decided = _labels_of_files(place, groups, found.remarks)
     labels, found.classes = decided or _labels_of_folders(len(inner), groups, found.remarks)
@@ -88,24 +92,29 @@ def _common_top(names: Sequence[str]) -> str:
 def split_of(folder: str) -> str | None:
     """The split that a folder's name says: "train", "test" or None."""
     match = _FOLDER.fullmatch(folder)
-    return match.lastgroup if match else None
+    return next(part for part in SPLITS if match[part]) if match else None
+
+
+def _plain(folder: str) -> bool:
+    """Whether a split's folder can hardly be anything else: no number, and no word that has other uses."""
+    match = _FOLDER.fullmatch(folder)
+    return match is not None and not match["number"] and (match["test"] or "").lower() not in OTHER_USE
 
 
 def _like_split(folder: str) -> str | None:
-    """The same of a name that only may mean it."""
+    """The same as `split_of` of a name that only may mean it."""
     match = _ALIKE.search(folder)
     return split_of(folder) or (match.lastgroup if match else None)
 
 
-def _choose_split(inner: list[str], split: str, found: Layout, top: str) -> dict[str, dict[int, str]]:
+def _choose_split(inner: list[str], split: str, found: Layout, top: str, whole: bool) -> dict[str, dict[int, str]]:
     """Set which images are taken.
 
     Returns of each folder of a split (one called "" where there are none) its images by number, and what is left of
     their names without that folder. Images in no split are in none of them.
     """
-    folders = Counter(name.rpartition("/")[0] for name in inner)
-    depth, doubt = _depth_of_splits(folders, top)
-    if depth is None:
+    depth, splits, doubt = _find_splits(Counter(name.rpartition("/")[0] for name in inner), top, whole)
+    if not splits:
         found.chosen = by_hash(inner, split)
         found.remarks.append(f"splits: none of its own{doubt}; "
                              + ("all images are taken" if split == "all"
@@ -117,7 +126,7 @@ def _choose_split(inner: list[str], split: str, found: Layout, top: str) -> dict
     outside = []
     for i, name in enumerate(inner):
         *parents, file = name.split("/")
-        if len(parents) > depth and split_of(parents[depth]):
+        if len(parents) > depth and parents[depth] in splits:
             folder = parents.pop(depth).lower()
             groups.setdefault(folder, {})[i] = "/".join([*parents, file])
         else:
@@ -133,49 +142,93 @@ def _choose_split(inner: list[str], split: str, found: Layout, top: str) -> dict
     if outside:
         found.remarks.append(f"left out: {len(outside):,} images that lie in neither split, the first is "
                              f"{shown(outside[0])}")
-    return _without_tops(groups)
+    return _without_tops(groups, found.remarks)
 
 
-def _depth_of_splits(folders: Counter[str], top: str) -> tuple[int | None, str]:
-    """How many folders lie above the splits' own; None where there are none, and then what may be mistaken for them.
+def _find_splits(folders: Counter[str], top: str, whole: bool) -> tuple[int, set[str], str]:
+    """How many folders lie above the splits' own, and what these are called.
+
+    No names where there are no splits, and then also what may be mistaken for them.
 
     Args:
         folders: images by the folder that they lie in.
     """
-    parents = {folder: folder.split("/") for folder in folders}
-    for depth in range(max(map(len, parents.values()), default=0)):
-        inside = {folder: part for folder, path in parents.items()
-                  if len(path) > depth and (part := split_of(path[depth]))}
-        if set(inside.values()) != set(SPLITS):
+    paths = {folder: folder.split("/") for folder in folders}
+    for depth in range(max(map(len, paths.values()), default=0)):
+        inside = {folder: path[depth] for folder, path in paths.items() if len(path) > depth and split_of(path[depth])}
+        called = sorted(set(inside.values()))
+        if not _both(called):
             continue
-        # further down they are the splits of all images only if they hold most of them
-        if depth == 0 or 2 * sum(folders[folder] for folder in inside) >= folders.total():
-            return depth, ""
-        break
+        # any such names, where no other folder is left out by it; images in no folder may be, if they are few
+        outside = {folder: count for folder, count in folders.items() if folder not in inside}
+        twice = _twice(called)
+        few = outside.keys() <= {""} and 2 * outside.get("", 0) <= folders.total()
+        if not twice and (not outside or (few and not whole)):
+            return depth, set(called), ""
+        # the plain ones at the top, whatever lies beside them
+        plain = set(filter(_plain, called))
+        if depth == 0 and not whole and _both(plain):
+            return 0, plain, ""
+        why = (f"{' and '.join(f'{shown(name)}/' for name in twice[:2])} would be one" if twice else
+               f"{sum(outside.values()):,} images lie outside them")
+        return 0, set(), "" if whole else _doubt(called, f"{why}; ")
     # what is called like a split
-    words = sorted({word for path in (*parents.values(), top.split("/")) for word in path})
-    alike = [next((f"{shown(word)}/" for word in words if _like_split(word) == part), "") for part in SPLITS]
-    if all(alike):
-        return None, (f" ({' and '.join(alike)} are not taken for splits: if they are, call them train/ and test/, "
-                      "with nothing beside them)")
-    lone = next((word for word in words if split_of(word)), None)
-    return None, f" ({shown(lone)}/ is there alone)" if lone else ""
+    words = sorted({word for path in (*paths.values(), top.split("/")) for word in path})
+    every = all(any(map(_like_split, path)) for path in paths.values())  # else these are classes, test_tube beside dog
+    lone = next((f" ({shown(word)}/ is there alone)" for word in words if split_of(word)), "")
+    return 0, set(), "" if whole else (_both(words) or every) and _doubt(words, "") or lone
 
 
-def _without_tops(groups: dict[str, dict[int, str]]) -> dict[str, dict[int, str]]:
-    """The names inside the splits, without folders that hold all of them, or all of one split: these are no classes."""
+def _both(folders: Collection[str]) -> bool:
+    """Whether there are folders of both splits."""
+    return set(map(split_of, folders)) >= set(SPLITS)
+
+
+def _twice(folders: Collection[str]) -> list[str]:
+    """Folders that are called alike but for a number, train_64 and train_128: the same images in two forms, perhaps."""
+    kinds: dict[str, dict[str, str]] = {}
+    for folder in folders:
+        match = _FOLDER.fullmatch(folder)
+        kinds.setdefault(match["name"].lower() if match else "", {})[folder.lower()] = folder
+    return next((list(alike.values()) for alike in kinds.values() if len(alike) > 1), [])
+
+
+def _doubt(words: Collection[str], why: str) -> str:
+    """That these names could be splits and are not taken for them; nothing where not both kinds are among them."""
+    alike = [next((f"{shown(word)}/" for word in words if split_of(word) == part), "")
+             or next((f"{shown(word)}/" for word in words if _like_split(word) == part), "") for part in SPLITS]
+    return (f" ({' and '.join(alike)} are not taken for splits: {why}if they are, call them train/ and test/, at the "
+            "top)") if all(alike) else ""
+
+
+def _without_tops(groups: dict[str, dict[int, str]], remarks: list[str]) -> dict[str, dict[int, str]]:
+    """The names inside the splits, without folders that hold all of them, or all of one split and say no class."""
     common = len(_common_top([name for members in groups.values() for name in members.values()]))
+    firsts = {folder: next(iter(members.values())) for folder, members in groups.items()}
     groups = {folder: {i: name[common:] for i, name in members.items()} for folder, members in groups.items()}
-    firsts = {folder: {name.partition("/")[0] for name in members.values()} for folder, members in groups.items()}
-    bare = {}
+    parents = {folder: {parent for name in members.values() for parent in name.split("/")[:-1]}
+               for folder, members in groups.items()}
+    bare, cuts = {}, {}
     for folder, members in groups.items():
-        top = _common_top(list(members.values()))
-        # a folder that another split has too is a class, the only one here
-        others = set().union(*(firsts[other] for other in groups if other != folder))
-        cut = 0 if top.partition("/")[0] in others else len(top)
-        bare[folder] = {i: name[cut:] for i, name in members.items()}
+        others = set().union(*(parents[other] for other in groups if other != folder))
+        cut = 0
+        for parent in _common_top(list(members.values())).split("/")[:-1]:
+            below = {name[cut + len(parent) + 1:] for name in members.values()}
+            # it says nothing, or the other splits do not have it, but the classes in it
+            empty = _IMAGES.fullmatch(parent) or split_of(parent) == split_of(folder)
+            inner = {name.partition("/")[0] for name in below if "/" in name}
+            if not empty and (parent in others or not inner & others):
+                break
+            cut += len(parent) + 1
+        cuts[folder], bare[folder] = cut, {i: name[cut:] for i, name in members.items()}
     # where some would then lie in folders and others in none, it is a class, too
-    return bare if len({"/" in name for members in bare.values() for name in members.values()}) == 1 else groups
+    if len({"/" in name for members in bare.values() for name in members.values()}) > 1:
+        cuts, bare = dict.fromkeys(groups, 0), groups
+    cut_off = [f"{shown(folder)}/{shown(firsts[folder][:common + cuts[folder]])}" for folder in groups
+               if common + cuts[folder]]
+    if cut_off:
+        remarks.append(f"no classes, each holds all images of a split: {', '.join(cut_off)}")
+    return bare
 
 
 def _labels_of_folders(total: int, groups: dict[str, dict[int, str]], remarks: list[str],

@@ -23,7 +23,7 @@ from ganbench.files import atomic_write, cache_dir, lock_file, size_text
 from ganbench.plugins import canonical, load_plugin, names
 from ganbench.sides import parse_side, side_or_none
 
-RULES = 4  # version of the rules that turn files into splits, labels and pixels
+RULES = 5  # version of the rules that turn files into splits, labels and pixels
 MAX_SIDE = 4096
 CHANNELS = range(1, 9)
 LOOKED_AT = 16  # images that tell the side where nobody says it
@@ -44,24 +44,27 @@ def check_spec(spec: str) -> None:
         raise UserError(f"{shown(spec)[:200]} cannot be looked at ({reason}): name another folder or file") from None
 
 
-def find_source(spec: str, *, split: str = "train", root: str | None = None) -> Source:
-    """The source that a data set's name, `name:location` or path means. Raises UserError with what is known."""
+def find_source(spec: str, *, split: str = "train", root: str | None = None, whole: bool = False) -> Source:
+    """The source that a data set's name, `name:location` or path means. Raises UserError with what is known.
+
+    Args: whole: no image is to be left out for lying in no split, as of generated ones.
+    """
     check_spec(spec)
     name, colon, location = spec.partition(":")
     if canonical(name) in names("dataset"):
         if colon and not location:
             raise UserError(f"'{spec}' names no place after the colon: write {name}, or {name}:PATH")
-        return load_plugin("dataset", name, Source)(location or None, split=split, root=root)
+        return load_plugin("dataset", name, Source)(location or None, split=split, root=root, whole=whole)
     if name.endswith(".py"):
-        return load_plugin("dataset", name, Source)(location or None, split=split, root=root)
+        return load_plugin("dataset", name, Source)(location or None, split=split, root=root, whole=whole)
     path = Path(spec).expanduser()
     if path.exists():
         for candidate in names("dataset"):
             source = load_plugin("dataset", candidate, Source)
             if source.claims(path):
-                return source(str(path), split=split, root=root)
+                return source(str(path), split=split, root=root, whole=whole)
         if path.is_dir():
-            return load_plugin("dataset", "folder", Source)(str(path), split=split, root=root)
+            return load_plugin("dataset", "folder", Source)(str(path), split=split, root=root, whole=whole)
         raise UserError(f"{spec}: no data source reads such a file; give a folder of images, a .zip, a .tar or a .npz")
     if "/" in spec or path.suffix:
         raise MissingData(f"no such file or folder: {spec}")

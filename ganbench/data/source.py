@@ -58,6 +58,7 @@ class Source:
         location: what follows the name in `name:location`, or the path itself for sources found by a path's ending.
         split: "train", "test" or "all"; what it means is up to the source, and written in its docstring.
         root: folder to look in first (`--root`).
+        whole: all images are wanted, as of generated ones: none is left out for lying in no split.
     Subclasses find their files in `open` and set `names` (one for each image, for messages and fingerprints). `labels`
     (int64, one for each image), `classes` and `attributes` may wait for `load`, which is called once before anything is
     read, so that opening stays quick. Images are given by `encoded` (a picture file) or by `read` (any other kind).
@@ -87,10 +88,11 @@ class Source:
     pad: int = 0  # pixels of zero added on each side before anything else (28 -> 32)
     smooth: bool = True  # how small images are enlarged: True bicubic, False by whole pixels
 
-    def __init__(self, location: str | None = None, *, split: str = "train", root: str | Path | None = None):
+    def __init__(self, location: str | None = None, *, split: str = "train", root: str | Path | None = None,
+                 whole: bool = False):
         if split not in self.splits:
             raise NoSplit(f"{self.name()} has no split '{split}': choose one of {', '.join(self.splits)}")
-        self.location, self.split = location, split
+        self.location, self.split, self.whole = location, split, whole
         self.root = Path(root).expanduser() if root else None
         self.remarks: list[str] = []  # what was decided and what was left out, a line each
         self._ready = False

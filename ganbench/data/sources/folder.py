@@ -12,9 +12,10 @@ from ganbench.files import is_run_folder
 class Folder(PlaceSource):
     """Any folder of images, or a zip or tar of one. If every image lies in a subfolder, those are the classes.
 
-    Splits: where there are folders `train` and `test` (or `val`, `eval`, `dev`; also `training_set`, `val2017` ..., or
-    such folders in each class), these; else a fixed tenth of the images, chosen by a hash of their names, is the test
-    split and the others are the train split. `--split all` takes all. Labels also from StyleGAN2-ADA's dataset.json.
+    Splits: where there are folders `train` and `test` (or `val`, `training_set` ...), these; also `train2017`, `eval`,
+    `dev`, or such folders in each class, where no other folder would be left out; else a fixed tenth of the images,
+    chosen by a hash of their names, is the test split and the others are the train split. `--split all` takes all of
+    both. Labels also from StyleGAN2-ADA's dataset.json.
     """
 
     title = "any folder, zip or tar of images; subfolders are classes"
@@ -43,7 +44,7 @@ class Folder(PlaceSource):
                 shards = f"; it has .tar files: if they are WebDataset shards, webdataset:{home}"
             raise UserError(f"{home} holds no images (looked for {', '.join(sorted(EXTENSIONS))}, in all subfolders)"
                             f"{''.join(f'; {line}' for line in self.place.remarks())}{shards}")
-        layout = read_layout(self.place, self.split)
+        layout = read_layout(self.place, self.split, self.whole)
         self.names = [found[i] for i in layout.chosen]
         self.labels, self.classes, self.own_splits = layout.labels, layout.classes, layout.own_splits
         self.remarks += layout.remarks + self.place.remarks()

@@ -161,7 +161,7 @@ def _source(spec: str, path: Path, split: str | None, root: str | None, whole: b
     def opened(split: str) -> Source:
         if path.is_file() and path.suffix.lower() in (".safetensors", ".pt", ".pth"):
             return _TensorFile(str(path), split=split, root=root)
-        return find_source(spec, split=split, root=root)
+        return find_source(spec, split=split, root=root, whole=whole and split == "all")
 
     if split is not None:
         return opened(split)

@@ -5,7 +5,7 @@ Everything that metrics see comes through an `ImageSet`, so that each image is d
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -109,6 +109,11 @@ def shuffled(total: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(derived_seed(seed, "evaluation order", total)).permutation(total)
 
 
+def left_out(description: str, remarks: Sequence[str]) -> list[str]:
+    """What the remarks of a source say of images that are not taken, as warnings."""
+    return [f"{description}: {line}" for line in remarks if line.startswith("left out")]
+
+
 class StoreSet(ImageSet):
     """Images of a prepared store (`ganbench.data.Store`), at its full side.
 
@@ -132,6 +137,7 @@ class StoreSet(ImageSet):
                             f"ask for at most {store.n // (part + 1)} with --n")
         self.dataset, self.split, self.crop = store.name, store.split, store.crop or ""
         self.mirror = bool(store.mirror)
+        self.warnings += left_out(self.description, store.remarks)
         # one order for all models; part 1 takes what follows part 0
         chosen = shuffled(store.n, seed)[part * self.n:(part + 1) * self.n]
         self.indices = np.sort(chosen)  # a memory map likes to be read in order

@@ -21,7 +21,7 @@ from ganbench.data.crops import GENERIC
 from ganbench.data.images import Header, Unreadable, file_bytes, header, sized
 from ganbench.data.source import Source, shown
 from ganbench.errors import UserError
-from ganbench.metrics.images.sets import ImageSet, array_digest, digest, note_sample, shuffled
+from ganbench.metrics.images.sets import ImageSet, array_digest, digest, left_out, note_sample, shuffled
 from ganbench.sides import parse_side
 
 
@@ -47,6 +47,7 @@ class SourceSet(ImageSet):
         self.dataset = source.label()
         self.available = len(source)
         self.remarks = list(source.remarks)
+        self.warnings += left_out(description, source.remarks)
         if not len(source):
             raise UserError(f"{description} holds no images in the split '{source.split}'")
         # a sample of fewer is drawn before anything is read
