@@ -26,6 +26,7 @@ from ganbench.files import size_text
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 NOT_OURS = {"__MACOSX", "@eaDir", "lost+found"}  # folders that systems make beside people's files
 BLOCK = 512  # of a tar
+MAX_UNASKED = 4 << 30  # bytes; a packed tar of more must not unpack to a hundred times its size
 # how archives begin: those that are read, and others
 PACKINGS = {b"PK\3\4": ".zip", b"PK\5\6": ".zip", b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\0": ".xz"}
 UNREAD = {b"Rar!": "RAR", b"7z\xbc\xaf\x27\x1c": "7-Zip", b"\x28\xb5\x2f\xfd": "Zstandard"}
@@ -306,7 +307,8 @@ class _Copying:
     def read(self, size: int) -> bytes:
         block: bytes = self._packed.read(size)
         whole = self._copy.tell() + len(block)
-        refuse_bomb(str(self.path), self._size, whole, most=1 << 62)
+        if whole > MAX_UNASKED:
+            refuse_bomb(str(self.path), self._size, whole, most=1 << 62)
         if whole > self._free - (1 << 28):
             raise UserError(f"{self.path} unpacks to more than the {size_text(self._free)} that are free in "
                             f"{tempfile.gettempdir()}: unpack it yourself, or set TMPDIR")
