@@ -1,6 +1,8 @@
 """Arrays in a .npz or .npy file."""
 
 import zipfile
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,12 +10,13 @@ import numpy as np
 
 from ganbench.data.layout import SPLITS
 from ganbench.data.places import refuse_bomb
-from ganbench.data.source import Source, by_hash, class_numbers, shown
+from ganbench.data.source import MAX_CLASSES, Source, by_hash, class_numbers, shown
 from ganbench.errors import UserError
 
 IMAGES = ("images", "samples", "x", "data", "arr_0")
 CHANNELS = range(1, 9)
-LABELS = ("labels", "label", "y", "targets")
+LABELS = ("labels", "y", "targets")
+MAYBE_LABELS = ("label",)  # names that are used for other things, too
 
 
 class Arrays(NamedTuple):
@@ -32,7 +35,7 @@ class Arrays(NamedTuple):
 class Npz(Source):
     """uint8 images in a .npz: an array `images`, `samples`, `x`, `data` or `arr_0`,
     (N,H,W), (N,H,W,C) or (N,C,H,W) with 1 to 8 channels; `labels`, `label`, `y`, `targets` or, beside `arr_0`, `arr_1`
-    if any. Or a .npy of images.
+    if any. Or a .npy of images. `label`, `arr_1` and names in other case count only if they hold what they should.
 
     Splits: where there are arrays x_train and x_test (images_train, val_images, ...; what counts as test is as for
     folders), these; else a fixed tenth of the images is the test split and the others are the train split.
@@ -100,17 +103,17 @@ def read_arrays(path: Path, split: str = "all") -> Arrays:
             return Arrays(as_images(images, str(path)), remarks=("classes: none, a .npy holds images alone",))
         refuse_bombs(path)
         with np.load(path, allow_pickle=False) as arrays:
-            pairs = _pairs(arrays)
+            file = _File(arrays)
+            pairs = {part: [pair for word in words for pair in file.pair(word)] for part, words in SPLITS.items()}
             own = bool(pairs["train"] and pairs["test"])
             if own:
                 chosen = [pair for part in pairs if split in (part, "all") for pair in pairs[part]]
             else:
-                pairs = {"all": _named(arrays, "")}
+                pairs = {"all": file.pair()}
                 chosen = pairs["all"]
             if not chosen:
                 raise UserError(f"{path} has no array 'images' (it has {', '.join(arrays.files) or 'none'})")
-            keys = arrays.files
-            parts = [(arrays[i], arrays[m] if m else None) for i, m in chosen]
+            parts = [(file.get(i), file.get(m) if m else None) for i, m in chosen]
     except UserError:
         raise
     except Exception as error:  # a damaged file makes NumPy and zipfile raise nearly anything
@@ -123,7 +126,7 @@ def read_arrays(path: Path, split: str = "all") -> Arrays:
     labels = [_as_labels(m, len(i), path) for (_, m), i in zip(parts, images)]
     kept = None if any(m is None for m in labels) else np.concatenate([m for m in labels if m is not None])
     return Arrays(np.concatenate(images) if len(images) > 1 else images[0], kept, own,
-                  _remarks(keys, pairs, chosen, kept))
+                  _remarks(file, pairs, chosen, kept))
 
 
 def as_images(images: np.ndarray, where: str) -> np.ndarray:
@@ -155,30 +158,66 @@ def refuse_bombs(path: Path) -> None:
 
 
 Pair = tuple[str, str | None]  # the names of an array of images and of their labels
+USUAL_WORDS = ("", "train", "test")
 
 
-def _pairs(arrays: "np.lib.npyio.NpzFile") -> dict[str, list[Pair]]:
-    """The arrays of each split."""
-    return {part: [pair for word in words for pair in _named(arrays, word)] for part, words in SPLITS.items()}
+class _File:
+    """The arrays of a .npz, each read once.
+
+    unfit: arrays that are called as labels may be and hold none.
+    """
+
+    def __init__(self, arrays: "np.lib.npyio.NpzFile"):
+        self.names: list[str] = arrays.files
+        self.get = lru_cache(maxsize=None)(arrays.__getitem__)
+        self.unfit: set[str] = set()
+
+    def pair(self, word: str = "") -> list[Pair]:
+        """The arrays of images and labels whose names have this word before or behind them, x_train; at most one pair.
+        """
+        images = self._find(word, IMAGES, (), self._fit_images)
+        if images is None:
+            return []
+
+        def fit(key: str) -> bool:
+            fits = self._fit_labels(key, len(self.get(images)))
+            if not fits:
+                self.unfit.add(key)
+            return fits
+
+        # of two arrays without names the second may hold labels
+        maybe = (*MAYBE_LABELS, *(["arr_1"] if images == "arr_0" else []))
+        return [(images, self._find(word, LABELS, maybe, fit))]
+
+    def _find(self, word: str, names: Sequence[str], maybe: Sequence[str], fit: Callable[[str], bool]) -> str | None:
+        """The first array that is called so: as usual, whatever it holds; or in another way, if it fits."""
+        usual, every = (_spelled(some, word) for some in (names, [*names, *maybe]))
+        known = [name for name in usual if name in self.names] if word in USUAL_WORDS else []
+        if known:
+            return known[0]
+        return next((key for name in every for key in self.names if key.lower() == name and fit(key)), None)
+
+    def _fit_images(self, key: str) -> bool:
+        found = self._read(key)
+        return found is not None and found.dtype == np.uint8 and found.ndim in (3, 4)
+
+    def _fit_labels(self, key: str, n: int) -> bool:
+        found = self._read(key)
+        return (found is not None and found.size == n > 0 and found.dtype.kind in "iub" and found.min() >= 0
+                and found.max() < MAX_CLASSES)
+
+    def _read(self, key: str) -> np.ndarray | None:
+        try:
+            return self.get(key)
+        except ValueError:  # it is pickled
+            return None
 
 
-def _named(arrays: "np.lib.npyio.NpzFile", word: str) -> list[Pair]:
-    """The arrays of images and labels whose names have this word before or behind them, x_train; at most one pair."""
-    keys = {key.lower(): key for key in reversed(arrays.files)}
-
-    def find(names: tuple[str, ...]) -> str | None:
-        spelled = [s for name in names for s in ((f"{name}_{word}", f"{word}_{name}") if word else (name,))]
-        return next((keys[s] for s in spelled if s in keys), None)
-
-    images, labels = find(IMAGES), find(LABELS)
-    # two arrays without names: the second holds labels if it looks like them
-    if images == "arr_0" and labels is None and "arr_1" in arrays:
-        second = arrays["arr_1"]
-        labels = "arr_1" if second.ndim == 1 and second.dtype.kind in "iu" else None
-    return [(images, labels)] if images else []
+def _spelled(names: Sequence[str], word: str) -> list[str]:
+    return [s for name in names for s in ((f"{name}_{word}", f"{word}_{name}") if word else (name,))]
 
 
-def _remarks(keys: list[str], pairs: dict[str, list[Pair]], chosen: list[Pair], labels: np.ndarray | None,
+def _remarks(file: _File, pairs: dict[str, list[Pair]], chosen: list[Pair], labels: np.ndarray | None,
              ) -> tuple[str, ...]:
     """Which arrays are whose, where labels are, and which arrays are not used."""
     found = []
@@ -191,7 +230,8 @@ def _remarks(keys: list[str], pairs: dict[str, list[Pair]], chosen: list[Pair], 
     else:
         found.append(f"classes: {int(labels.max()) + 1:,}, from {', '.join(shown(marks) for _, marks in chosen)}")
     used = {name for inside in pairs.values() for pair in inside for name in pair}
-    lost = [shown(key) for key in keys if key not in used]
+    lost = [shown(key) + (" (no class of each image)" if key in file.unfit else "")
+            for key in file.names if key not in used]
     # labels of some of the images alone are not used either
     lost += [shown(marks) for _, marks in chosen if labels is None and marks]
     if lost:
