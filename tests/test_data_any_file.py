@@ -561,12 +561,15 @@ def test_sets_of_files_that_are_not_whole_are_refused(tmp_path, monkeypatch):
     refused(f"celeba-hq:{tmp_path}", r"3 of the 4 files that .* is one of, number 1 is not there: get the others")
     write_tfrecords(tmp_path / "a-train.tfrecord-00001-of-00004", [example({"image": PICTURE})])
     assert len(find_source(f"celeba-hq:{tmp_path}", split="all")) == 4
-    # shards of WebDataset, and Hugging Face's, whose names may also have a hash
+    # shards of WebDataset: a part of them is usual, and said
     for number in (1, 2):
         write_tar(tmp_path / "tars" / f"x-{number}-of-3.tar", {"a.png": PICTURE})
-    refused(f"webdataset:{tmp_path / 'tars'}", "2 of the 3 files that .* number 0 is not there")
+    said = f"{tmp_path / 'tars'} has 2 of the 3 files that x-1-of-3.tar is one of, number 0 is not there"
+    assert said in remarks(f"webdataset:{tmp_path / 'tars'}")
     write_tar(tmp_path / "tars" / "x-3-of-3.tar", {"b.png": PICTURE})  # counted from 1
     assert len(find_source(f"webdataset:{tmp_path / 'tars'}", split="all")) == 3
+    assert "-of-3" not in remarks(f"webdataset:{tmp_path / 'tars'}")
+    # Hugging Face's, whose names may also have a hash
     monkeypatch.setitem(sys.modules, "datasets", types.ModuleType("datasets"))
     for number, mark in ((0, "-8c1a"), (1, "-77fe")):
         (tmp_path / "hub" / "data").mkdir(parents=True, exist_ok=True)
@@ -574,6 +577,22 @@ def test_sets_of_files_that_are_not_whole_are_refused(tmp_path, monkeypatch):
     (tmp_path / "hub" / ".cache").mkdir()
     (tmp_path / "hub" / ".cache" / "x-00001-of-00009.parquet.metadata").touch()
     refused(f"hf:{tmp_path / 'hub'}", "data has 2 of the 3 files that .* number 2 is not there")
+
+
+def test_files_that_only_look_like_a_set_are_none(tmp_path, monkeypatch):
+    """Pictures called so, and one file of an earlier set of three beside the two of a whole one."""
+    datasets = types.ModuleType("datasets")
+    monkeypatch.setitem(sys.modules, "datasets", datasets)
+    monkeypatch.setattr(datasets, "load_dataset", lambda place: 1 / 0, raising=False)  # what comes after the check
+    (tmp_path / "a").mkdir()
+    for name in ("page-2-of-9.png", "notes-1-of-2.txt"):
+        (tmp_path / "a" / name).touch()
+    refused(f"hf:{tmp_path / 'a'}", "cannot be opened .division by zero")
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "train-00001-of-00003"):
+        (tmp_path / "a" / f"{name}.parquet").touch()
+    refused(f"hf:{tmp_path / 'a'}", "cannot be opened .division by zero")
+    (tmp_path / "a" / "test-00001-of-00003.arrow").touch()
+    refused(f"hf:{tmp_path / 'a'}", "1 of the 3 files that test-00001-of-00003.arrow is one of, number 0 is not there")
 
 
 def test_imagenet32_with_batches_missing_is_refused(tmp_path):

@@ -94,8 +94,8 @@ LAYOUTS |= {
         numbered("train/", 4) | numbered("test/", 3) | numbered("dev/", 2) | numbered("more/", 2), [],
         {"train": {None: 4}, "test": {None: 3}}, True),
     # what may be splits is none where it would cost a folder of images
-    "dev, train and prod": (numbered("dev/", 4) | numbered("train/", 4) | numbered("prod/", 4), ["dev", "prod", "train"],
-                            {"all": {0: 4, 1: 4, 2: 4}}, False),
+    "dev, train and prod": (numbered("dev/", 4) | numbered("train/", 4) | numbered("prod/", 4),
+                            ["dev", "prod", "train"], {"all": {0: 4, 1: 4, 2: 4}}, False),
     "train1, test1 and gan": (numbered("train1/", 4) | numbered("test1/", 3) | numbered("gan/", 6),
                               ["gan", "test1", "train1"], {"all": {0: 6, 1: 3, 2: 4}}, False),
     "splits in some classes": (
@@ -300,11 +300,17 @@ def test_every_array_of_a_file_is_used_or_named(tmp_path, arrays, split, images,
      "classes: 2"),
     (numbered("", 6) | {f"{i:02d}.json": b'{"class": "cat"}' for i in range(6)}, None,
      "classes: none, because no example has a .cls file, or a number as label"),
+    *((numbered("", 6) | {f"{i:02d}.json": b'{"class": %s}' % some for i in range(6)}, None,
+       "classes: none, because no example has a .cls file") for some in (b"true", b"-1", b"4000000000", b"1.5")),
+    (numbered("", 6) | {f"{i:02d}.json": b'{"class": %s}' % (b"1" if i else b'"cat"') for i in range(6)}, None,
+     "classes: none, because 1 of 6 examples have no number of a class as class"),
+    (numbered("", 6) | {f"{i:02d}.json": b'{"class": true, "label": %d}' % (i % 2) for i in range(6)},
+     [0, 1, 0, 1, 0, 1], "classes: 2"),
     (numbered("", 6), None, "classes: none, because no example has a .cls file"),
 ])
 def test_what_shards_tell_of_classes_and_splits_is_said(tmp_path, members, labels, said):
     write_tar(tmp_path / "one" / "a.tar", members)
-    for shard in ("train-0.tar", "dev-0.tar", "more-0.tar"):
+    for shard in ("train-0.tar", "dev-0.tar", "more-0.tar", "device-0.tar", "evaluator-0.tar"):
         write_tar(tmp_path / "parts" / shard, members)
     source = find_source(f"webdataset:{tmp_path / 'one'}", split="all")
     source.ready()
@@ -312,4 +318,4 @@ def test_what_shards_tell_of_classes_and_splits_is_said(tmp_path, members, label
     assert said in "; ".join(source.remarks) and "splits: none of its own; all images are taken" in source.remarks
     source = find_source(f"webdataset:{tmp_path / 'parts'}", split="test")
     assert {name.split("/")[0] for name in source.names} == {"dev-0.tar"} and len(source) == 6
-    assert "splits, by the shards' names: train 6, test 6, in neither 6" in source.remarks
+    assert "splits, by the shards' names: train 6, test 6, in neither 18" in source.remarks

@@ -292,7 +292,8 @@ def test_a_zip_with_a_name_that_climbs_is_refused_by_eval_too(tmp_path):
 
 @pytest.mark.parametrize("folders, reals, fakes", [
     ({"train1": 2, "test1": 2, "gan": 3}, 7, 7), ({"cat/train": 4, "cat/test": 2, "dog": 3}, 9, 9),
-    ({"train": 4, "test": 2, "more": 3}, 4, 9), ({"train": 4, "test": 2}, 4, 6), ({"train/cat": 4, "dev/cat": 2}, 4, 6)])
+    ({"train": 4, "test": 2, "more": 3}, 4, 9), ({"train": 4, "test": 2}, 4, 6),
+    ({"train/cat": 4, "dev/cat": 2}, 4, 6)])
 def test_generated_images_are_all_taken_whatever_their_folders_are_called(tmp_path, folders, reals, fakes):
     count = 0
     for folder, n in folders.items():

@@ -39,6 +39,8 @@ OTHER_USE = ("eval", "evaluation", "dev")  # words that are used for other thing
 _IMAGES = re.compile(r"data|images?|imgs?|pictures?|photos?", re.IGNORECASE)
 # the word in a longer name, as in trainA: perhaps a split, which a person has to say
 _ALIKE = re.compile(rf"(?<![A-Za-z])(?:(?i:{_WORD}))(?![a-z])")
+# the word at the beginning of a file's name
+_BEGINS = re.compile(rf"(?:{_WORD})(?:sets?|split|data|images?|imgs?)?(?![a-z])", re.IGNORECASE)
 SHARD = re.compile(r"(\d{5})/(?:img)?(\d+)\.\w+")
 
 
@@ -93,6 +95,12 @@ def split_of(folder: str) -> str | None:
     """The split that a folder's name says: "train", "test" or None."""
     match = _FOLDER.fullmatch(folder)
     return next(part for part in SPLITS if match[part]) if match else None
+
+
+def split_of_file(name: str) -> str | None:
+    """The split that a file's name begins with, train-000000.tar: "train", "test" or None."""
+    match = _BEGINS.match(name)
+    return match.lastgroup if match else None
 
 
 def _plain(folder: str) -> bool:
@@ -176,7 +184,8 @@ def _find_splits(folders: Counter[str], top: str, whole: bool) -> tuple[int, set
     words = sorted({word for path in (*paths.values(), top.split("/")) for word in path})
     every = all(any(map(_like_split, path)) for path in paths.values())  # else these are classes, test_tube beside dog
     lone = next((f" ({shown(word)}/ is there alone)" for word in words if split_of(word)), "")
-    return 0, set(), "" if whole else (_both(words) or every) and _doubt(words, "") or lone
+    doubt = _doubt(words, "") if _both(words) or every else ""
+    return 0, set(), "" if whole else doubt or lone
 
 
 def _both(folders: Collection[str]) -> bool:

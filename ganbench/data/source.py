@@ -76,6 +76,7 @@ class Source:
     default_crops: ClassVar[dict[int, str]] = {}  # crop by side; key 0 for all others
     suffixes: ClassVar[tuple[str, ...]] = ()  # endings of paths that this source reads
     splits: ClassVar[tuple[str, ...]] = ("train", "test", "all")
+    rooted: ClassVar[bool] = True  # `--root` can say where its files are
     unnamed: ClassVar[bool] = False  # the data set has no name of its own: it is called as its file or folder
 
     names: Sequence[str]
@@ -111,10 +112,10 @@ class Source:
 
     @classmethod
     def uses_root(cls, location: str | None) -> bool:
-        """Whether `--root` can say anything beside that location. Default: not beside a file or folder that is there,
-        of a source that is no one data set.
+        """Whether `--root` can say anything beside that location. Default: if the source is `rooted`, but not beside a
+        file or folder that is there, of a source that is no one data set.
         """
-        return not (cls.unnamed and location and Path(location).expanduser().exists())
+        return cls.rooted and not (cls.unnamed and location and Path(location).expanduser().exists())
 
     def open(self) -> None:
         """Find the files and set `names`. Raises UserError that says what is missing and how to get it."""
@@ -275,19 +276,30 @@ def states(files: Iterable[Path]) -> list[list[object]]:
     return [[str(file), state.st_size, state.st_mtime_ns] for file, state in found]
 
 
-def refuse_gaps(files: Iterable[Path]) -> None:
-    """Raise UserError where names such as a-00002-of-00004 tell of files of their set that are not there."""
+def gaps(files: Iterable[Path]) -> dict[str, bool]:
+    """Sets of files that are not whole, as names such as a-00002-of-00004 tell: a line each, and whether another set
+    of that name is whole.
+    """
     sets: dict[tuple[Path, str, int], dict[int, Path]] = {}
     for file in files:
         if match := ONE_OF.search(file.name):
             sets.setdefault((file.parent, file.name[:match.start()], int(match[2])), {})[int(match[1])] = file
-    for (folder, _, total), found in sets.items():
+    whole = {(folder, start) for (folder, start, total), found in sets.items() if len(found) >= total}
+    lines = {}
+    for (folder, start, total), found in sets.items():
         if len(found) < total:
             first = 1 if total in found else 0  # some count from 1
             lost = next(number for number in range(first, total + first) if number not in found)
             known = next(iter(found.values())).name
-            raise UserError(f"{folder} has {len(found):,} of the {total:,} files that {known} is one of, number {lost} "
-                            "is not there: get the others")
+            lines[f"{folder} has {len(found):,} of the {total:,} files that {known} is one of, number {lost} is not "
+                  "there"] = (folder, start) in whole
+    return lines
+
+
+def refuse_gaps(files: Iterable[Path]) -> None:
+    """Raise UserError where files of a set are not there."""
+    for line in gaps(files):
+        raise UserError(f"{line}: get the others")
 
 
 def by_hash(names: Sequence[str], split: str, tenth: int = 0) -> list[int]:

@@ -11,12 +11,8 @@ class Digits(Source):
     title = "handwritten digits of scikit-learn, 1,797 grey 8x8, enlarged"
     default_side = 32
     channels = 1
+    rooted = False
     classes = [str(i) for i in range(10)]
-
-    @classmethod
-    def uses_root(cls, location: str | None) -> bool:
-        """No: they are in the package."""
-        return False
 
     def open(self) -> None:
         """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""

@@ -8,8 +8,10 @@ from PIL import Image
 
 from ganbench.data.images import Unreadable, decode, plain
 from ganbench.data.places import open_place
-from ganbench.data.source import NoSplit, Source, by_hash, refuse_gaps, shown
+from ganbench.data.source import NoSplit, Source, by_hash, gaps, shown
 from ganbench.errors import UserError
+
+SETS = (".parquet", ".arrow")  # files of data sets, told from others by their endings
 
 
 class HuggingFace(Source):
@@ -23,17 +25,13 @@ class HuggingFace(Source):
 
     title = "Hugging Face data sets: hf:NAME or hf:FOLDER (needs the extra hf)"
     unnamed = True
+    rooted = False
     suffixes = (".parquet",)
 
     @classmethod
     def claims(cls, path: Path) -> bool:
         """Whether this source reads what lies at that path."""
         return super().claims(path) if path.is_file() else _saved(path)
-
-    @classmethod
-    def uses_root(cls, location: str | None) -> bool:
-        """No: the location says it all."""
-        return False
 
     def open(self) -> None:
         """Find the files and set what can be known without reading them. Raises MissingData, or UserError."""
@@ -46,7 +44,10 @@ class HuggingFace(Source):
             raise UserError("Hugging Face data sets need the package datasets: pip install 'ganbench[hf]'") from None
         place = Path(self.location).expanduser()
         if place.is_dir() and not _saved(place):  # save_to_disk keeps a list of its files
-            refuse_gaps(place / name for name in open_place(place, ("",)).names)
+            for line, beside_whole in gaps(place / name for name in open_place(place, SETS).names).items():
+                if not beside_whole:
+                    raise UserError(f"{line}: get the others")
+                self.remarks.append(line)
         try:
             found: Any = _opened(datasets, place) if place.exists() else datasets.load_dataset(self.location)
         except Exception as error:  # whatever the library meets: no network, no such name, a damaged file

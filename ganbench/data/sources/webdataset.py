@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from ganbench.data.images import EXTENSIONS, Unreadable
+from ganbench.data.layout import SPLITS, split_of_file
 from ganbench.data.places import Place, Tar, open_place
-from ganbench.data.source import MAX_CLASSES, Source, by_hash, class_numbers, refuse_gaps, shown, states
+from ganbench.data.source import MAX_CLASSES, Source, by_hash, class_numbers, gaps, shown, states
 from ganbench.errors import UserError
 
 MARKS = (".cls", ".json")  # files that may hold an example's class
 SHARDS = (".tar", ".tar.gz", ".tgz")
 NUMBERED = re.compile(r"(.*?)(\d+)\.(?:tar|tgz)", re.IGNORECASE)
-PARTS = {"train": ("train",), "test": ("test", "val", "eval", "dev")}
 
 
 class WebDataset(Source):
@@ -24,10 +24,11 @@ class WebDataset(Source):
 
     An example is the files that have the same name up to its first dot, as the webdataset library has it: `key.jpg` (or
     another picture, but one only: `key.mask.png` beside it is left) is the image, `key.cls` its class as a number, or
-    `key.json` an object with the number as `label`, `cls` or `class`. Shards elsewhere are to be downloaded first.
+    `key.json` an object with the number as `label` or `cls`, or in every example as `class`. Shards elsewhere are to be
+    downloaded first.
 
-    Splits: where some shards' names begin with train and others' with test, val, eval or dev, these; else a fixed tenth
-    of the images, by a hash of their keys, is the test split.
+    Splits: where some shards' names begin with train and others' with test, val, eval or dev, as a word, these; else a
+    fixed tenth of the images, by a hash of their keys, is the test split.
     """
 
     title = "WebDataset shards (tar files of key.jpg and key.cls)"
@@ -72,12 +73,17 @@ class WebDataset(Source):
     def load(self) -> None:
         """Read what is read whole, once, before the first image."""
         # of all, so that splits agree on the classes
-        marks = [self._class_of(number, name) for number, name in self.spots]
+        found = [self._class_of(number, name) for number, name in self.spots]
+        # `class` is used for other things, too: it counts only if all have it, and none has a better one
+        marks = [mark for mark, _ in found]
+        if not any(mark is not None for mark in marks):
+            marks = [mark for _, mark in found]
+            if lost := sum(mark is None for mark in marks):
+                none = "no example has a .cls file, or a number as label, cls or class in its .json"
+                some = f"{lost:,} of {len(marks):,} examples have no number of a class as class in their .json"
+                self.remarks.append(f"classes: none, because {none if lost == len(marks) else some}")
+                return
         bare = [self._shown(i) for i, mark in enumerate(marks) if mark is None]
-        if len(bare) == len(marks):
-            self.remarks.append("classes: none, because no example has a .cls file, or a number as label, cls or class "
-                                "in its .json")
-            return
         if bare:
             raise UserError(f"{len(bare)} of {len(marks)} examples of {self.label()} have no class, e.g. {bare[0]}: "
                             "give every one a .cls file (or a label in its .json), or none")
@@ -99,9 +105,7 @@ class WebDataset(Source):
         if not self.own_splits:
             return "splits: none of its own; " + ("all images are taken" if self.split == "all" else
                                                   "a fixed tenth, by a hash of the names, is test")
-        parts = {part: set(_of_split(self.files, part) or ()) for part in PARTS}
-        counts = Counter(next((part for part in parts if self.files[number] in parts[part]), "in neither")
-                         for number, _ in self.spots)
+        counts = Counter(split_of_file(self.files[number].name) or "in neither" for number, _ in self.spots)
         return "splits, by the shards' names: " + ", ".join(f"{part} {n:,}" for part, n in sorted(counts.items(),
                                                                                               reverse=True))
 
@@ -130,10 +134,10 @@ class WebDataset(Source):
         number, name = self.spots[spot]
         return f"{self.files[number].name}/{name}"
 
-    def _class_of(self, number: int, name: str) -> int | None:
+    def _class_of(self, number: int, name: str) -> tuple[int | None, int | None]:
         tar, mark = self.tars[number], self.marks[number].get(_key(name))
         try:
-            return _number(tar, mark) if mark else None
+            return _numbers(tar, mark) if mark else (None, None)
         except Unreadable as error:
             raise UserError(f"{tar.path}: {mark!r} cannot be read ({error}): get the shard again") from None
 
@@ -177,13 +181,13 @@ def _in_folder(folder: Path, remarks: list[str]) -> list[Path]:
     for start, numbers in sets.items():
         if lost := max(numbers) - min(numbers) + 1 - len(numbers):
             remarks.append(f"{lost:,} numbers between {start}{min(numbers)} and {max(numbers)} have no shard")
-    refuse_gaps(folder / name for name in shards)
+    remarks += gaps(folder / name for name in shards)
     return [folder / name for name in shards]
 
 
 def _of_split(paths: Sequence[Path], split: str) -> Sequence[Path] | None:
     """The shards of a split; None where their names do not keep the splits apart."""
-    parts = {name: [path for path in paths if path.name.lower().startswith(names)] for name, names in PARTS.items()}
+    parts = {part: [path for path in paths if split_of_file(path.name) == part] for part in SPLITS}
     return parts.get(split, paths) if all(parts.values()) else None
 
 
@@ -211,8 +215,8 @@ def _key(name: str) -> str:
     return f"{folder}/{file.split('.')[0]}" if folder else file.split(".")[0]
 
 
-def _number(tar: Tar, name: str) -> int | None:
-    """The class in a .cls or .json file; None where a .json has none."""
+def _numbers(tar: Tar, name: str) -> tuple[int | None, int | None]:
+    """The class in a .cls or .json file, and a .json's number under `class`; None where it has none."""
     text = tar.read(name).strip()
     if name.lower().endswith(".json"):
         try:
@@ -221,11 +225,13 @@ def _number(tar: Tar, name: str) -> int | None:
             raise UserError(f"{tar.path}: {name!r} is not JSON ({' '.join(str(error).split())[:80]})") from None
         fields = document if isinstance(document, dict) else {}
         mark = next((fields[key] for key in ("label", "cls") if key in fields), None)
-        if mark is None and isinstance(fields.get("class"), int):  # it may also be a name, which is no number of ours
-            mark = fields["class"]
-        if mark is None or (isinstance(mark, int) and not isinstance(mark, bool) and 0 <= mark < MAX_CLASSES):
-            return mark
+        if mark is None or _is_class(mark):
+            return mark, fields["class"] if _is_class(fields.get("class")) else None
         raise UserError(f"{tar.path}: {name!r} has the label {str(mark)[:20]!r}, not the number of a class")
     if not text.isdigit() or len(text) > 9:
         raise UserError(f"{tar.path}: {name!r} holds {text[:20]!r}, not the number of a class")
-    return int(text)
+    return int(text), None
+
+
+def _is_class(mark: object) -> bool:
+    return isinstance(mark, int) and not isinstance(mark, bool) and 0 <= mark < MAX_CLASSES
