@@ -408,6 +408,11 @@ def test_labels_that_are_no_classes_are_refused(tmp_path, labels, says):
     assert "a.npz" in refused(tmp_path / "a.npz", says, split="all")
 
 
+def test_images_that_are_one_number_are_refused_as_such(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.array(3), label=[0])
+    refused(tmp_path / "a.npz", r"the images are int64 \(\); they must be uint8", split="all")
+
+
 def test_classes_without_images_are_said(tmp_path):
     np.savez(tmp_path / "a.npz", images=np.zeros((4, 8, 8), np.uint8), labels=[1, 2, 3, 1])
     store = open_dataset(str(tmp_path / "a.npz"), split="all")

@@ -180,7 +180,7 @@ class _File:
             return []
 
         def fit(key: str) -> bool:
-            fits = self._fit_labels(key, len(self.get(images)))
+            fits = self._fit_labels(key, (*self.get(images).shape, 0)[0])
             if not fits:
                 self.unfit.add(key)
             return fits
