@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from ganbench.errors import UserError, nearest, unknown
-from ganbench.metrics.maths.arrays import check_finite, tf32
+from ganbench.metrics.maths.arrays import tf32
 from ganbench.metrics.networks import weight_files as weights
 from ganbench.metrics.networks.compat import TRANSFORMER_RESIZE, Compat, find_compat
 from ganbench.metrics.networks.inception import LAYERS, SIDE, Inception
@@ -75,7 +75,7 @@ class FeatureNetwork:
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """uint8 (B,C,H,W) of any size, C = 3 or 1 (grey is repeated) -> layer -> (B,d) on the network's device.
 
-        Features are float32, or float64 by a network of that precision. Raises UserError where some are not finite.
+        Features are float32, or float64 by a network of that precision.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise UserError(f"feature networks take uint8 images (B,3,H,W) or (B,1,H,W), and got {images.dtype} "
@@ -85,8 +85,6 @@ class FeatureNetwork:
             parts = [self.body(part.to(self.device, non_blocking=True).expand(-1, 3, -1, -1))
                      for part in images.split(CHUNK.get(self.device.type, 64))]
         found = {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
-        for layer, rows in found.items():
-            check_finite(rows, f"features of {self.name}, layer {layer}")
         return {layer: rows.float() if rows.dtype == torch.bfloat16 else rows for layer, rows in found.items()}
 
 
