@@ -169,6 +169,7 @@ class WGANGP(Family):
         super().__init__(config, images)
         c, colours, side = config, images.channels, images.side
         self.needs_labels = c.conditional
+        self.generator_batch = c.generator_batch
         self.divisible_batch = not c.generator_norm  # batch norm; the critic's layer norm is of single images
         classes = images.classes if c.conditional else 0
         # networks of one of the scripts, before the output's squashing
@@ -203,9 +204,6 @@ class WGANGP(Family):
                             "use --set critic_norm=layer or critic_norm=none")
         if images.short_side < 16:
             raise UserError(f"side {images.short_side} is too small for these networks: choose --side 32 or more")
-        if config.generator_batch % config.accumulate:
-            raise UserError(f"generator_batch {config.generator_batch} does not divide into {config.accumulate} equal "
-                            "parts: choose another accumulate or another generator_batch")
         if config.conditional:
             if images.classes < 2:
                 raise UserError("wgan_gp with conditional=true needs labels, and this data has none: use a labelled "

@@ -9,7 +9,7 @@ from ganbench import plugins
 from ganbench.bench.speed import SavedTensors
 from ganbench.errors import UserError
 from ganbench.family import Clock
-from ganbench.training.engine import TrainingEngine
+from ganbench.training.engine import TrainingEngine, check_shares
 
 # Every family that allows it, with settings under which a step draws nothing inside its networks.
 ALLOWED = [("r3gan", "smoke", {}), ("r3gan", "smoke", {"conditional": True, "generator_reals": "fresh"}),
@@ -101,6 +101,34 @@ def test_a_family_takes_its_batch_in_parts_or_says_no(name):
 def test_parts_must_be_equal():
     with pytest.raises(UserError, match="batch 8 at side 16 does not divide into 3 equal parts"):
         engine_of("pixelcnn", "smoke", {"accumulate": 3})
+
+
+@pytest.mark.parametrize(("n", "k"), [(6, 4), (10, 4), (2, 4)])
+def test_an_update_whose_samples_do_not_divide_is_refused(n, k):
+    """Three parts that weigh a quarter each would make three quarters of the gradient, six of them one and a half."""
+    engine = engine_of("r3gan", "smoke", {"batch": 8, "accumulate": k})
+    weight = next(p for p in engine.family.generator.parameters() if p.requires_grad)
+    with pytest.raises(UserError, match=f"^{n} samples of an update of the generator .* into {k} equal parts: "):
+        engine.update_in_parts(lambda part: (weight.sum(), {}), "generator", n)
+    engine.update_in_parts(lambda part: (weight.sum(), {}), "generator", 2 * k)
+    assert float(engine.seen[0][1].max()) == 1.0
+
+
+@pytest.mark.parametrize(("name", "settings", "processes", "refused"), [
+    ("wgan_gp", {"generator_norm": False, "accumulate": 4, "batch": 8, "generator_batch": 12}, 1, ""),
+    ("wgan_gp", {"generator_norm": False, "accumulate": 4, "batch": 8, "generator_batch": 12}, 2, "into 4 equal parts"),
+    ("wgan_gp", {"generator_norm": False, "accumulate": 4, "batch": 8, "generator_batch": 10}, 1, "into 4 equal parts"),
+    ("wgan_gp", {"batch": 6, "generator_batch": 128}, 3, "by 3 processes"),
+    *[(name, {"batch": 6, "generator_batch": size}, 3, "by 3 processes" if size else "")
+      for name in ("sngan", "sagan", "biggan") for size in (0, 2, 128)]])
+def test_the_generators_own_batch_is_shared_evenly_too(name, settings, processes, refused):
+    """128 fakes on 3 processes would silently be 126, 2 on 3 the critic's batch."""
+    family = build(name, "smoke", side=32, **settings)
+    clock = Clock(dataset_size=1000, total_images=1000)
+    if not refused:
+        return check_shares(family, clock, processes)
+    with pytest.raises(UserError, match=f"^generator_batch {settings['generator_batch']} at side 32 .*{refused}"):
+        check_shares(family, clock, processes)
 
 
 def test_only_one_part_is_in_memory_at_once():

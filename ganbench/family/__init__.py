@@ -125,6 +125,8 @@ class Family(nn.Module):
     # its losses are means over samples that do not see each other, and its step takes them by `update_in_parts`, so
     # that `accumulate` may divide a batch; __init__ may set it
     divisible_batch: bool = False
+    # fakes a generator update, over all processes; 0 = as many as the stage's batch; __init__ may set it
+    generator_batch: int = 0
     latent_distribution: Literal["normal", "uniform"] = "normal"  # __init__ may set it
     # the generator maps z to w and draws from w: `to_style`, `from_style`; __init__ may set it
     has_styles: bool = False

@@ -119,7 +119,8 @@ class Engine(Protocol):
                         ) -> dict[str, Tensor]:
         """As `update`, of a loss that is the mean over n samples of this process. `loss(part)` gives it for a slice of
         them, with what is to be logged; it is asked for one part after the other where the setting `accumulate` says
-        so, else once for all. Returns the logged scalars' means over parts."""
+        so, else once for all. Returns the logged scalars' means over parts. Raises UserError where n does not divide
+        into equal parts."""
 
     def rate(self, optimizer: str) -> Tensor | float:
         """The learning rate of an optimizer now, to be logged; on a GPU a scalar there."""

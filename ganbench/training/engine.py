@@ -98,6 +98,9 @@ class TrainingEngine:
             whole, logs = loss(slice(0, n))
             self.update(whole, optimizer, clip_norm)
             return logs
+        if n % k:  # parts of different lengths would each weigh 1/k
+            raise UserError(f"{n} samples of an update of the {optimizer} do not divide into {k} equal parts: "
+                            "choose another accumulate or another batch")
         # each part's graph is gone before the next one's is made; gradients add up
         parameters, whole = self._cleared(optimizer), torch.zeros((), device=self.device)
         sums: dict[str, Tensor] = {}
@@ -167,7 +170,7 @@ class TrainingEngine:
 
     def enter(self, stage: Stage) -> None:
         """Make `stage` hold: learning rates, optimizer resets at a new phase, side and fade in the networks."""
-        check_share(stage, self.world, self.family.config.accumulate)
+        check_share(self.family, stage, self.world)
 
         # a new phase begins without what the optimizers remember of the old one
         if self.phase is not None and stage.phase != self.phase:
@@ -347,23 +350,24 @@ def check_divisible(family: Family) -> None:
                         "accumulate at 1, and take a smaller batch or --precision bf16 where memory is short")
 
 
-def check_share(stage: Stage, processes: int, parts: int = 1) -> None:
-    """Raise UserError where a stage's batch cannot be shared evenly, among processes and into parts."""
-    if stage.batch % processes:
-        raise UserError(f"batch {stage.batch} at side {stage.side} does not divide by {processes} processes: "
-                        "choose another number of processes or another batch")
-    if stage.batch % (processes * parts):
-        shared = f" on {processes} processes" if processes > 1 else ""
-        raise UserError(f"batch {stage.batch} at side {stage.side}{shared} does not divide into {parts} equal parts: "
-                        "choose another accumulate or another batch")
+def check_share(family: Family, stage: Stage, processes: int) -> None:
+    """Raise UserError where a step's minibatches cannot be shared evenly, among processes and into parts."""
+    parts = family.config.accumulate
+    for name, size in (("batch", stage.batch), ("generator_batch", family.generator_batch)):
+        if size % processes:
+            raise UserError(f"{name} {size} at side {stage.side} does not divide by {processes} processes: "
+                            f"choose another number of processes or another {name}")
+        if size % (processes * parts):
+            shared = f" on {processes} processes" if processes > 1 else ""
+            raise UserError(f"{name} {size} at side {stage.side}{shared} does not divide into {parts} equal parts: "
+                            f"choose another accumulate or another {name}")
 
 
 def check_shares(family: Family, clock: Clock, processes: int) -> None:
     """The same for all stages up to the end of training, before it begins: 256 pixels may be days away."""
-    parts = family.config.accumulate
-    for part in range(1001 if processes * parts > 1 else 0):
+    for part in range(1001 if processes * family.config.accumulate > 1 else 0):
         images = round(clock.total_images * part / 1000)
-        check_share(family.stage(replace(clock, images=images)), processes, parts)
+        check_share(family, family.stage(replace(clock, images=images)), processes)
 
 
 @contextmanager

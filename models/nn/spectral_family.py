@@ -52,6 +52,7 @@ class SpectralFamily(Family):
     def __init__(self, config: SpectralConfig, images: ImageSpec):
         super().__init__(config, images)
         self.needs_labels = config.conditional
+        self.generator_batch = config.generator_batch
         self.classes = images.classes if config.conditional else 0
 
     @classmethod
