@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
+from ganbench.models.nn.equalized import widened
 from ganbench.models.nn.equilibrium import Balance, StallRule
 from ganbench.random import Random
 
@@ -277,14 +278,17 @@ class BEGAN(Family):
 
     def loss(self, images: Tensor) -> Tensor:
         """L(v): mean over pixels and batch of |v - D(v)|^eta, with gradient through both v (equation 1)."""
-        error = (images - self.critic(images)).abs()
-        # v is attached on both sides: detaching the target would drop half of the gradient
-        return error.mean() if self.config.eta == 1 else error.square().mean()
+        return self.errors(images).mean()
 
     def energy(self, images: Tensor) -> Tensor:
         """L(v) of each image, (B,)."""
-        error = (images - self.critic(images)).abs()
-        return (error if self.config.eta == 1 else error.square()).flatten(1).mean(1)
+        return self.errors(images).flatten(1).mean(1)
+
+    def errors(self, images: Tensor) -> Tensor:
+        """|v - D(v)|^eta of each pixel, in float32 at least."""
+        # v is attached on both sides: detaching the target would drop half of the gradient
+        error = (widened(images) - widened(self.critic(images))).abs()
+        return error if self.config.eta == 1 else error.square()
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:
         """One step, as `Family.step`: the updates that belong together, and what is logged of them."""
@@ -327,4 +331,4 @@ class BEGAN(Family):
         return {**logs, "m_global": m, "m_window": self.stall.last_mean.clone(), "loss_real": real, "loss_fake": fakes,
                 "balance": self.balance.error(real, fakes), "ratio": fakes / real, "generator_loss": fakes,
                 "critic_loss": of_critic["critic_loss"],
-                "sample_std": engine.whole_batch(fake).std(0, correction=0).mean()}
+                "sample_std": engine.whole_batch(widened(fake)).std(0, correction=0).mean()}

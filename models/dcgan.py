@@ -17,6 +17,7 @@ from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpe
 from ganbench.models.nn import losses
 from ganbench.models.nn.convolution import Conv2d
 from ganbench.models.nn.doubling import base_maps, check_doublings, doublings
+from ganbench.models.nn.equalized import widened
 from ganbench.models.nn.layers import LEAK, normal_weights
 from ganbench.models.nn.watch import CollapseAlarm
 from ganbench.random import Random
@@ -299,7 +300,7 @@ class DCGAN(Family):
         scores = self.critic(fake)
         loss = self.generator_loss(scores)
         engine.update(loss, "generator")
-        return {"generator_loss": loss.detach(), "prob_fake_after": scores.detach().sigmoid().mean()}
+        return {"generator_loss": loss.detach(), "prob_fake_after": widened(scores.detach()).sigmoid().mean()}
 
     def penalty(self, x: Tensor, engine: Engine) -> dict[str, Tensor]:
         """The R1 term if one is set, on the steps at which it is due."""

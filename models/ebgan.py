@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn import losses
+from ganbench.models.nn.equalized import widened
 from ganbench.models.nn.layers import LEAK, batch_statistics, normal_weights
 from ganbench.random import Random
 
@@ -250,7 +251,7 @@ class EBGAN(Family):
     def distance(self, images: Tensor, reconstructions: Tensor) -> Tensor:
         """Energies (B,) of images (B,C,S,S) whose reconstructions are known."""
         # one number an image: the paper's margins go with the norm, not with a mean square
-        error = (reconstructions - images).flatten(1)
+        error = (widened(reconstructions) - widened(images)).flatten(1)
         return torch.linalg.vector_norm(error, dim=1) if self.config.energy == "l2norm" else error.square().mean(1)
 
     def step(self, reals: Iterator[Batch], engine: Engine) -> dict[str, Tensor | float]:

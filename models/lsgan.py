@@ -213,5 +213,5 @@ class LSGAN(Family):
         generator_loss = losses.least_squares_generator(self.critic(fake), c.c)
         engine.update(generator_loss, "generator")
         return {"critic_loss": critic_loss.detach(), "generator_loss": generator_loss.detach(),
-                "score_real": real_scores.detach().mean(), "score_fake": fake_scores.detach().mean(),
+                **losses.mean_scores(real_scores, fake_scores),
                 "chi2_bound": 2 - 8 * critic_loss.detach() / (c.b - c.a) ** 2}

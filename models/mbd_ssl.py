@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, frozen_modes, setting
 from ganbench.models.nn import losses
+from ganbench.models.nn.equalized import widened
 from ganbench.models.nn.layers import LEAK, NormedMinibatchDiscrimination, batch_statistics
 from ganbench.models.nn.weightnorm import initialise_from_data, normed
 from ganbench.random import Random, layer_normal
@@ -89,7 +90,7 @@ class Classifier(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """(B,classes). Closeness sums over the batch, so judge with the training size."""
-        return self.head(self.discrimination(self.features(images).mean((2, 3))))
+        return widened(self.head(self.discrimination(widened(self.features(images)).mean((2, 3)))))
 
 
 def make_generator(config: MBDSSLConfig, images: ImageSpec) -> nn.Sequential:

@@ -21,7 +21,9 @@ from torch.nn.utils import parametrize
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, frozen_modes, setting
 from ganbench.models.nn import logistic_mixture
+from ganbench.models.nn.equalized import widened
 from ganbench.models.nn.shifted import Features, GatedResnet, Shifted, ShiftedStream, Stepwise, Whole
+from ganbench.models.nn.spectral import full_precision
 from ganbench.models.nn.weightnorm import initialise_from_data, normed
 from ganbench.random import Random
 
@@ -66,7 +68,12 @@ class TwoStreams(nn.Module):
         # the down stream, whose features the right stream reads at every block
         self.down(lowered(self.first_down(x)), features, whole)
         right = lowered(self.first_above(x)) + F.pad(self.first_left(x), (1, -1, 0, 0))
-        return self.head(F.elu(self.right(right, features, whole)))
+        return self.mixture(self.right(right, features, whole))
+
+    def mixture(self, features: Tensor) -> Tensor:
+        """Maps -> mixture parameters, in float32 at least: near 1 bfloat16's steps are half a grey level."""
+        with full_precision(features):
+            return self.head(F.elu(widened(features)))
 
     @torch.no_grad()
     def draw(self, noise: Tensor) -> Tensor:
@@ -92,7 +99,7 @@ class TwoStreams(nn.Module):
                     right = above[..., j:j + 1]
                     if j:
                         right = right + steps.at(i, j - 1).conv(self.first_left, images[:, :, i:i + 1, j - 1:j], 0)
-                    params = self.head(F.elu(self.right(right, features, steps.at(i, j))))
+                    params = self.mixture(self.right(right, features, steps.at(i, j)))
                     # the mixture of all colours of this pixel, and a draw from it by its latents
                     images[:, :colours, i, j] = logistic_mixture.draw(params[..., 0, 0], noise[..., i, j])
         return images[:, :colours].contiguous()

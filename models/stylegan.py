@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ganbench.errors import UserError
 from ganbench.family import Batch, Engine, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn.adaptive import Epilogue, StyleMapping, mixed_styles
-from ganbench.models.nn.equalized import SQRT2, EqualizedConv2d, EqualizedLinear, blur, pixel_norm, upsample
+from ganbench.models.nn.equalized import SQRT2, EqualizedConv2d, EqualizedLinear, blur, pixel_norm, upsample, widened
 from ganbench.models.nn.growing import Batches, Growing, Rates, by_side, fade_reals, mix
 from ganbench.models.nn.losses import non_saturating_generator, wasserstein_generator
 from ganbench.models.nn.progressive import ProgressiveConfig, ProgressiveCritic, ProgressiveFamily
@@ -374,7 +374,7 @@ class StyleGAN(ProgressiveFamily):
         z = self.latents(n, engine.random("latents"))
         # the running mean of w takes in every minibatch, before mixing
         w = self.generator.latent_to_w(z, labels)
-        self.generator.w_average.lerp_(engine.mean(w.detach().mean(0)).to(self.generator.w_average),
+        self.generator.w_average.lerp_(engine.mean(widened(w.detach()).mean(0)).to(self.generator.w_average),
                                        1 - self.config.w_decay)
         if not self.config.mixing:
             return self.generator.synthesis(w)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ganbench.errors import UserError
 from ganbench.family import Batch, Clock, Engine, Family, FamilyConfig, ImageSpec, Preset, Stage, setting
 from ganbench.models.nn.doubling import base_maps, check_doublings, doublings
+from ganbench.models.nn.equalized import widened
 from ganbench.models.nn.layers import LEAK, batch_statistics
 from ganbench.random import Random
 
@@ -192,7 +193,8 @@ class VAE(Family):
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance (B,latent) of q(z|x)."""
-        mean, raw = self.encoder(self.pixels(images)).chunk(2, 1)
+        # in float32 at least: of the divergence's exp(v) - 1 - v half precision would leave nothing but rounding
+        mean, raw = widened(self.encoder(self.pixels(images))).chunk(2, 1)
         # Lucic et al. parameterise the deviation by a softplus instead of the logarithm of the variance.
         return mean, 2 * torch.log(F.softplus(raw) + 1e-6) if self.config.net == "infogan" else raw
 
@@ -220,12 +222,12 @@ class VAE(Family):
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
         if self.config.likelihood == "bernoulli":
             # grey values taken as probabilities
-            logits = self.generator[0](z)  # the logits before the sigmoid: stable
+            logits = widened(self.generator[0](z))  # the logits before the sigmoid: stable
             reconstruction = F.binary_cross_entropy_with_logits(logits, self.pixels(images), reduction="none")
         else:
             # grey levels spread over their width: a density needs that to bound a probability
             spread = images + (uniform - 0.5) / 127.5
-            reconstruction = ((spread - self.generator(z)).square() / (2 * (2 * self.log_sigma).exp())
+            reconstruction = ((spread - widened(self.generator(z))).square() / (2 * (2 * self.log_sigma).exp())
                               + self.log_sigma + 0.5 * math.log(2 * math.pi))
         return reconstruction.flatten(1).sum(1), kl, mean
 

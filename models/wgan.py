@@ -215,8 +215,8 @@ class WGAN(Family):
         engine.update(loss, "critic")
         if self.config.clip_when == "after":
             self.clip_weights()
-        return {"critic_loss": loss.detach(), "wasserstein": -loss.detach(), "score_real": real_scores.detach().mean(),
-                "score_fake": fake_scores.detach().mean(), "clipped": self.clipped()}
+        return {"critic_loss": loss.detach(), "wasserstein": -loss.detach(),
+                **losses.mean_scores(real_scores, fake_scores), "clipped": self.clipped()}
 
     @torch.no_grad()
     def clip_weights(self) -> None:

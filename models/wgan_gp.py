@@ -279,10 +279,9 @@ class WGANGP(Family):
             # AC-GAN: its fakes are to be put into their classes as well
             labels = engine.random("labels").integers(n, high=self.images.classes)
             scores, logits = self.judge(self.generator(z, labels))
-            logs["class_fake"] = F.cross_entropy(logits, labels)
-            engine.update(losses.wasserstein_generator(scores) + c.class_generator * logs["class_fake"], "generator")
-            logs["class_fake"] = logs["class_fake"].detach()
-            return {**logs, "generator_loss": -scores.detach().mean()}
+            of_scores, of_classes = losses.wasserstein_generator(scores), F.cross_entropy(logits, labels)
+            engine.update(of_scores + c.class_generator * of_classes, "generator")
+            return {**logs, "class_fake": of_classes.detach(), "generator_loss": of_scores.detach()}
         # plain: raise the critic's score of fakes
         def generator_loss(part: slice) -> tuple[Tensor, dict[str, Tensor]]:
             loss = losses.wasserstein_generator(self.critic(self.generator(z[part])))
@@ -327,8 +326,7 @@ class WGANGP(Family):
             # everything logged is detached, so that no graph outlives the step
             logged = {name: value.detach() for name, value in {
                 **logs, "wasserstein": wasserstein, "critic_loss": loss, "penalty": penalty,
-                "gradient_norm": norms.mean(), "score_real": real_scores.mean(),
-                "score_fake": fake_scores.mean()}.items()}
+                "gradient_norm": norms.mean(), **losses.mean_scores(real_scores, fake_scores)}.items()}
             return loss + c.class_critic * logs["class_real"] if c.conditional else loss, logged
 
         return engine.update_in_parts(critic_loss, "critic", len(x))

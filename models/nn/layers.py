@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.models.nn.equalized import widened
+from ganbench.models.nn.spectral import full_precision
 
 LEAK = 0.2  # slope of the leaky ReLU, in every family here
 
@@ -100,7 +101,8 @@ class MinibatchDiscrimination(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B,inputs) -> (B,inputs+kernels)."""
         # all pairs of the minibatch, by kernel
-        m = (x @ self.T).unflatten(1, (self.kernels, self.dimensions))
+        with full_precision(x):  # exp(-distance) wants more than bfloat16 has
+            m = (widened(x) @ self.T).unflatten(1, (self.kernels, self.dimensions))
         distances = (m[:, None] - m[None]).abs().sum(3)  # (B, B, kernels)
         # Every sample has distance 0 to itself: exp(0) = 1 is what the sum over j != i leaves out.
         return torch.cat([x, torch.exp(-distances).sum(1) - 1], 1)
@@ -129,7 +131,7 @@ class NormedMinibatchDiscrimination(nn.Module):
     def distances(self, x: Tensor) -> Tensor:
         """Between all pairs of samples, by kernel: (B,B,kernels)."""
         # the tensor's scale is learned by kernel and dimension, its direction in theta
-        with torch.autocast(x.device.type, enabled=False):  # exp(-distance) wants more than bfloat16 has
+        with full_precision(x):  # exp(-distance) wants more than bfloat16 has
             m = torch.tensordot(widened(x), self.theta * (self.log_scale.exp() / self.theta.norm(dim=0)), 1)
         return (m[:, None] - m[None]).abs().sum(3)
 

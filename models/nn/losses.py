@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganbench.models.nn.equalized import widened
+from ganbench.models.nn.spectral import full_precision
 
 LN2 = math.log(2)
 
@@ -68,7 +69,7 @@ def gradient_norms(critic: Scores, real: Tensor, fake: Tensor, eps: Tensor) -> T
     """
     eps = eps.view(-1, *[1] * (real.ndim - 1))
     between = (eps * real.detach() + (1 - eps) * fake.detach()).requires_grad_()
-    gradient, = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    gradient, = torch.autograd.grad(widened(critic(between)).sum(), between, create_graph=True)
     # The square root has no derivative at 0; 1e-12 moves a norm near the target 1 by 5e-13.
     return (widened(gradient).flatten(1).square().sum(1) + 1e-12).sqrt()
 
@@ -111,7 +112,7 @@ def r1_penalty(critic: Scores, real: Tensor, gamma: float = 10.0) -> Tensor:
     Applied every k-th step only, multiply by k. The critic must have no batch norm.
     """
     real = real.detach().requires_grad_()
-    gradient, = torch.autograd.grad(critic(real).sum(), real, create_graph=True)
+    gradient, = torch.autograd.grad(widened(critic(real)).sum(), real, create_graph=True)
     return 0.5 * gamma * widened(gradient).flatten(1).square().sum(1).mean()
 
 
@@ -161,12 +162,19 @@ def pulling_away(code: Tensor) -> Tensor:
     n = len(code)
     if n < 2:
         return code.sum() * 0
-    unit = F.normalize(code.flatten(1), eps=1e-12)
-    squared = (unit @ unit.T).square()
+    with full_precision(code):
+        unit = F.normalize(widened(code).flatten(1), eps=1e-12)
+        squared = (unit @ unit.T).square()
     return (squared.sum() - squared.diagonal().sum()) / (n * (n - 1))
 
 
-# --- what is logged about a critic that gives probabilities ---------------------------------------------------------
+# --- what is logged about a critic ----------------------------------------------------------------------------------
+
+@torch.no_grad()
+def mean_scores(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """Mean scores of reals and fakes."""
+    return {"score_real": widened(real).mean(), "score_fake": widened(fake).mean()}
+
 
 @torch.no_grad()
 def probabilities(real: Tensor, fake: Tensor) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganbench.models.nn.convolution import Conv2d
-from ganbench.models.nn.equalized import downsample, upsample
+from ganbench.models.nn.equalized import downsample, upsample, widened
 from ganbench.models.nn.layers import ConditionalBatchNorm2d, LayerNorm, uniform_weights
 
 
@@ -113,7 +113,7 @@ class ResNet32Critic(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """(B,dim): the last maps behind a ReLU, averaged over places."""
-        return F.relu(self.blocks(images)).mean((2, 3))
+        return F.relu(widened(self.blocks(images))).mean((2, 3))
 
     def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B,) and the classes' logits (B,classes)."""
