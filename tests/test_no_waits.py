@@ -12,7 +12,7 @@ from model_support import Reals, build
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ganbench import plugins
+from ganbench import distributed, plugins
 from ganbench.family import Clock, find_family
 from ganbench.training import engine as engine_module
 from ganbench.training.augment import take_step
@@ -112,6 +112,17 @@ def test_no_step_reads_from_the_device(name, preset, settings, unwatched_optimiz
             powers.update(engine.clock.images, engine.stage.batch)
         engine.clock.steps += 1
     assert all(torch.isfinite(torch.as_tensor(value)) or key in ("m_window",) for key, value in scalars.items())
+
+
+def test_several_processes_average_what_is_logged_without_waiting(monkeypatch):
+    """Of this process and one whose scalars are 3, 4 and 5."""
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    others = torch.tensor([3.0, 4.0, 5.0], dtype=torch.float64)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda ours: ours.add_(others))
+    scalars = {"loss": torch.tensor(1.0, requires_grad=True), "rate": 0.5, "count": torch.tensor(2)}
+    with no_waits():
+        means = distributed.mean_of_scalars(scalars)
+    assert {name: float(value) for name, value in means.items()} == {"loss": 2.0, "rate": 2.25, "count": 3.5}
 
 
 X, CHOSEN = torch.arange(4.0), torch.tensor([False, True, True, False])

@@ -134,10 +134,14 @@ def highest(*numbers: int) -> list[int]:
 
 
 def mean_of_scalars(scalars: Mapping[str, Tensor | float]) -> dict[str, Tensor | float]:
-    """Logged scalars, averaged over processes."""
+    """Logged scalars, averaged over processes on the device where they are: the host does not wait for it."""
     if world() == 1 or not scalars:
         return dict(scalars)
-    stacked = torch.stack([torch.as_tensor(value, dtype=torch.float64).detach().cpu() for value in scalars.values()])
+    device = next((v.device for v in scalars.values() if isinstance(v, Tensor)), torch.device("cpu"))
+    # Python's numbers are written there by the device itself
+    stacked = torch.stack([value.detach().to(device, torch.float64) if isinstance(value, Tensor)
+                           else torch.full((), value, dtype=torch.float64, device=device)
+                           for value in scalars.values()])
     dist.all_reduce(stacked)
     return dict(zip(scalars, (stacked / world()).unbind()))
 
