@@ -30,6 +30,7 @@ from torch.overrides import TorchFunctionMode
 
 from ganbench import environment, plugins
 from ganbench.bench.speed import Bench
+from ganbench.errors import UserError
 from ganbench.family import Clock, Family, ImageSpec, configure, find_family
 from ganbench.metrics.functional import (
     frechet_distance,
@@ -59,9 +60,11 @@ def main() -> None:
                         help="a checkout to be timed beside; repeatable")
     parser.add_argument("--check", action="store_true", help="compare with the CPU instead of timing")
     parser.add_argument("--tiny", action="store_true", help="small presets and counts: a rehearsal")
-    parser.add_argument("--minutes", type=float, default=5.5, help="nothing is begun after that; what is left is named")
+    parser.add_argument("--minutes", type=float, default=5.5,
+                        help="nothing is begun after that, and `run` is ended; what is left is named")
     parser.add_argument("--csv", type=Path, help="append rows here as well")
     options = parser.parse_args()
+    check_names(parser, options)
     options.until = time.monotonic() + 60 * options.minutes
     options.device = torch.device(options.device)
     rows = checks(options) if options.check else timings(options)
@@ -72,6 +75,17 @@ def main() -> None:
         print("  ".join(f"{row[name]!s:>12}" for name in COLUMNS[:8]) + f"  {row['note']}", flush=True)
         if options.csv:
             add(options.csv, row)
+
+
+def check_names(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with one line where `--only` names what cannot be measured: before the first minute is spent."""
+    if "peer" in (options.only or []) and not options.peer:
+        parser.error("--only peer: name a checkout to be timed with --peer PATH")
+    for name in set(options.only or []) - {"metrics", "peer", "run"}:
+        try:
+            find_family(name)
+        except UserError as error:
+            parser.error(f"--only {name}: {error}")
 
 
 def add(path: Path, row: Row) -> None:
@@ -201,7 +215,11 @@ def run_row(options: argparse.Namespace) -> Row:
         command = [sys.executable, "-m", "ganbench", "run", "dcgan", "--preset", "laptop", "--dataset", "digits",
                    "--side", "32", "--kimg", str(kimg), "--metric", "", "--results", "", "--out", f"{folder}/run",
                    "--device", str(options.device)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        left = max(1.0, options.until - time.monotonic())
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=left)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"ended: {options.minutes:g} minutes were over") from None
         if done.returncode:
             raise RuntimeError(done.stderr[-150:])
         lines = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
