@@ -61,6 +61,15 @@ def test_training_is_deterministic_and_leaves_torchs_stream_alone():
     assert all(torch.equal(a, b) for a, b in zip(runs[0][0].parameters(), runs[1][0].parameters(), strict=True))
 
 
+def test_training_uses_cudnn(monkeypatch):
+    """Its `flags()` switches it off where it is not told otherwise."""
+    enabled, loss = [], classifier._loss
+    monkeypatch.setattr(classifier, "_loss", lambda *a: enabled.append(torch.backends.cudnn.enabled) or loss(*a))
+    store, recipe = quadrants(100), ClassifierRecipe(images=64, batch=64)
+    classifier.train_classifier(store, store.labels, 4, True, 8, torch.device("cpu"), recipe)
+    assert enabled == [True]
+
+
 def test_attributes_are_independent_answers():
     rng = np.random.default_rng(0)
     attributes = rng.integers(2, size=(300, 2)).astype(np.uint8)

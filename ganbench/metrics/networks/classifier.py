@@ -187,7 +187,9 @@ def train_classifier(store: Any, targets: np.ndarray, outputs: int, exclusive: b
     test, rest = order[:held_back], order[held_back:]
     images, answers = store.level(side), torch.from_numpy(targets)
     # seeded and deterministic, and the caller's CPU stream of random numbers does not move
-    with torch.random.fork_rng([]), torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
+    # (enabled is named, for flags() switches cuDNN off where it is not)
+    with torch.random.fork_rng([]), torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False,
+                                                               allow_tf32=False):
         torch.manual_seed(derived_seed(recipe.seed, "classifier/weights"))
         network = Network(store.channels, side, outputs, recipe.width).to(device)
         optimizer = torch.optim.Adam(network.parameters(), recipe.rate)
