@@ -15,7 +15,8 @@ demo: .venv/ready
 test: .venv/ready
 	.venv/bin/python -m pytest -n auto
 
-# on a machine with a GPU: what only a card can show, then everything else
+# on a machine with a GPU: what only a card can show, then everything else. With an environment at hand and no package index,
+# `python -m pytest -n 0 tests/gpu` is the first half
 test-gpu: .venv/ready
 	.venv/bin/python -m pytest -n 0 tests/gpu
 	.venv/bin/python -m pytest -n 4 --ignore tests/gpu
