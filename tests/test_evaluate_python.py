@@ -162,6 +162,8 @@ def test_a_run_is_scored_and_shown(tmp_path, monkeypatch):
     loaded = ganbench.load_run(path)
     by_path = ganbench.evaluate(path, metrics=["swd"], floor=False, device="cpu")
     assert ganbench.evaluate(loaded, metrics="swd", floor=False).values == by_path.values
+    usual = {"which": "last", "ema": None, "n": 128.0, "strict": 1}  # the defaults, said
+    assert ganbench.evaluate(loaded, None, ["swd"], floor=0, **usual).values == by_path.values
     assert by_path.rows[0]["family"] == "dcgan"
     for call, says in ((lambda: loaded.sample(0), "n = 0 is refused: give 1 or more"),
                        (lambda: loaded.sample(1.5), "n = 1.5 is refused"),

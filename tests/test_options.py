@@ -132,3 +132,10 @@ def test_numbers_of_numpy_and_paths_are_taken_as_plain_ones():
     check_options(options)
     assert options == RunOptions("mine.py", seed=-2**63, kimg=0.5, steps=3, out="a/b")
     assert type(options.seed) is int and type(options.out) is str
+
+
+def test_the_same_value_of_another_type_is_taken():
+    options = RunOptions("mine.py", metrics=("swd",), steps=5.0, mirror=1, skip_bad=0)
+    check_options(options)
+    assert options == RunOptions("mine.py", metrics=["swd"], steps=5, mirror=True, skip_bad=False)
+    assert [type(value) for value in (options.steps, options.mirror, options.skip_bad)] == [int, bool, bool]

@@ -144,8 +144,8 @@ def evaluate(fake: Images | Run, real: Images | None = None, metrics: str | Sequ
         run = fake
         # it is scored where it was loaded to, and as it was loaded
         asked.setdefault("device", str(fake.device))
-        for key in ("which", "ema"):
-            if key in asked:
+        for key, usual in (("which", "last"), ("ema", None)):
+            if asked.get(key, usual) != usual:
                 raise UserError(f"{key} = {asked[key]!r} is refused: this run is loaded already; give {key} to "
                                 "ganbench.load_run, or the run's folder here")
     # a metric that cannot be had is an error here, not a line in the report

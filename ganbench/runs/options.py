@@ -141,26 +141,43 @@ def checked_value(name: str, value: Any, kind: Any, minimum: float | None = None
         64
     """
     from numpy import generic
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     if isinstance(value, Path):
         value = str(value)
     elif isinstance(value, generic):
         value = value.item()
-    reason = ""
-    try:
-        TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-    else:
-        if minimum is not None and value is not None and value < minimum:
-            reason = f"Give {minimum:g} or more"
-        elif isinstance(value, int) and not -2**63 <= value < 2**63:
-            reason = "Give a number of at most 64 bits"
+    reason = _reason_against(value, kind, minimum)
+    # the same value as another of Python's types: 5.0 for 5, 1 for True, a tuple for a list
+    for alike in _alike(value) if reason else ():
+        if not _reason_against(alike, kind, minimum):
+            return alike
     if reason:
         shown = " ".join(repr(value).split())
         raise UserError(f"{name} = {shown[:60]} is refused: {reason[0].lower()}{reason[1:]}")
     return value
+
+
+def _alike(value: Any) -> list[Any]:
+    if isinstance(value, tuple):
+        return [list(value)]
+    if isinstance(value, float) and value.is_integer():
+        return [int(value)]
+    return [bool(value)] if isinstance(value, int) and value in (0, 1) else []
+
+
+def _reason_against(value: Any, kind: Any, minimum: float | None) -> str:
+    """Why a value cannot be that of an option of this type; "" where it can."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    try:
+        TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
+    except ValidationError as error:
+        return error.errors()[0]["msg"]
+    if minimum is not None and value is not None and value < minimum:
+        return f"Give {minimum:g} or more"
+    if isinstance(value, int) and not -2**63 <= value < 2**63:
+        return "Give a number of at most 64 bits"
+    return ""
 
 
 def split_names(text: str) -> list[str]:
