@@ -280,8 +280,9 @@ def test_a_prepared_store_serves_when_the_files_are_gone(tmp_path):
 def test_a_store_s_own_folder_is_a_data_set(tmp_path):
     store = open_dataset(str(write_images(tmp_path / "pics")), split="all", side=16)
     assert open_dataset(str(store.path)).content_hash == store.content_hash
-    with pytest.raises(UserError, match="was prepared as 3x16x16"):
-        open_dataset(str(store.path), side=32)
+    for asked, says in (({"side": 32}, "side 32: give --side 16"), ({"channels": 1}, "channels 1: give --channels 3")):
+        with pytest.raises(UserError, match=f"was prepared as 3x16x16, not with {says}, or name its data set"):
+            open_dataset(str(store.path), **asked)
 
 
 def test_the_held_out_tenth_is_fixed_and_apart():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from data_support import picture_bytes, write_mnist, write_tar, write_zip
+from PIL import Image
 
 from ganbench.data import open_dataset
 from ganbench.data.source import by_hash
@@ -159,16 +160,35 @@ def test_every_option_for_a_store(place):
 def test_a_store_of_another_shape_is_refused_with_what_to_do(place, tmp_path):
     grey = str(open_dataset(str(place / "good" / "folder"), split="all", side=8).path)
     np.savez(tmp_path / "large.npz", images=np.full((9, 16, 16, 3), 5, np.uint8))
-    with pytest.raises(UserError, match=r"was prepared as 1x8x8, and the other images are 3x16x16: --side 8 brings"):
+    with pytest.raises(UserError, match="was prepared as 1x8x8, not with side 16: give --side 8, or name its data"):
         evaluated(place, fake=str(tmp_path / "large.npz"), real=grey)
     # as it says; and grey counts as three equal channels, as in pictures
     found = [evaluated(place, fake=str(tmp_path / "large.npz"), real=real, side=8)[0]
              for real in (grey, str(place / "good" / "folder"))]
     assert found[0]["value"] == found[1]["value"] == pytest.approx(brightness(range(N), "centre") - 5)
     assert found[0]["channels"] == found[1]["channels"] == 3
-    colour = str(open_dataset(str(place / "good" / "folder"), split="all", side=8, channels=3).path)
-    with pytest.raises(UserError, match=r"was prepared as 3x8x8, and the other images are 1x8x8: .* name its data set"):
-        evaluated(place, fake=str(place / "fakes.npz"), real=colour)
+
+
+@pytest.mark.parametrize("side", [None, 8])
+def test_grey_images_are_compared_with_a_colour_store_as_with_its_pictures(place, tmp_path, side):
+    colours = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    for i, image in enumerate(colours):
+        (tmp_path / "colour").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "colour" / f"{i:02d}.png")
+    store = open_dataset(str(tmp_path / "colour"), split="all", side=8)
+    grey = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in colours])
+    for real in (str(store.path), str(tmp_path / "colour")):
+        row, _ = evaluated(place, fake=str(place / "fakes.npz"), real=real, side=side)
+        assert row["value"] == pytest.approx(grey.mean() - 5, abs=1e-9) and row["channels"] == 1
+    batch, = open_images(str(store.path), channels=1).batches(64)
+    np.testing.assert_array_equal(batch[:, 0], grey)
+
+
+def test_a_store_of_other_channels_says_so(place, tmp_path):
+    np.savez(tmp_path / "four.npz", images=np.zeros((9, 8, 8, 4), np.uint8))
+    four = str(open_dataset(str(tmp_path / "four.npz"), split="all", side=8).path)
+    with pytest.raises(UserError, match=r"holds images of 4 channel\(s\), and the others have 1: they cannot be"):
+        evaluated(place, fake=str(place / "fakes.npz"), real=four)
 
 
 def test_every_kind_of_generated_images(place, tmp_path):

@@ -326,9 +326,10 @@ def _checked(store: Store, side: int | str | None, channels: int | None, split: 
     if split == "test" != store.split:
         raise NoSplit(f"{store.path} holds the split '{store.split}' alone: name its data set instead, to have the "
                       "test split")
-    if side not in (None, store.written_side) or channels not in (None, store.channels):
-        raise UserError(f"{store.path} was prepared as {store.spoken_shape}: "
-                        f"leave out --side and --channels, or name its data set instead")
+    for option, asked, has in (("side", side, store.written_side), ("channels", channels, store.channels)):
+        if asked not in (None, has):
+            raise UserError(f"{store.path} was prepared as {store.spoken_shape}, not with {option} {asked}: give "
+                            f"--{option} {has}, or name its data set instead")
     if crop not in (None, "default", store.crop, {"center": "centre"}.get(crop or "")):
         raise UserError(f"{store.path} was prepared with the crop {store.crop}: leave out --crop, or name its data set "
                         "instead")

@@ -19,7 +19,7 @@ from ganbench.metrics.images.source_set import SourceSet
 from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.metrics.networks.weight_files import is_torchscript
 from ganbench.plugins import canonical, load_plugin, names
-from ganbench.sides import parse_side, side_or_none
+from ganbench.sides import side_or_none
 
 ARRAYS = (".npz", ".npy", ".safetensors", ".pt", ".pth")
 
@@ -140,18 +140,15 @@ def _open(spec: str, n: int | None, side: int | str | None, channels: int | None
 
 def _prepared(spec: str, n: int | None, side: int | str | None, channels: int | None, split: str | None,
               crop: str | None) -> StoreSet:
-    """A store that was named by its folder, if it is as the other images are. Its grey counts as three equal channels.
-    """
-    store = open_dataset(spec, split=split or "train", crop=crop)
+    """A store that was named by its folder, with the channels of the other images: grey counts as three equal ones."""
+    store = open_dataset(spec, side=side, split=split or "train", crop=crop)
     if split not in (None, store.split):
         raise UserError(f"--split {split} cannot be used for {spec}, which holds the split '{store.split}': "
                         "name its data set instead")
     wanted = channels or store.channels
-    if side not in (None, store.written_side) or (wanted != store.channels and (store.channels, wanted) != (1, 3)):
-        height, width = parse_side(side or store.written_side)
-        raise UserError(f"{spec} was prepared as {store.spoken_shape}, and the other images are "
-                        f"{wanted}x{height}x{width}: --side {store.written_side} brings pictures to its side; or name "
-                        "its data set instead")
+    if wanted != store.channels and {wanted, store.channels} != {1, 3}:
+        raise UserError(f"{spec} holds images of {store.channels} channel(s), and the others have {wanted}: they "
+                        "cannot be compared")
     return StoreSet(store, min(n, store.n) if n else None, channels=wanted)
 
 

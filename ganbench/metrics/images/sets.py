@@ -119,7 +119,8 @@ class StoreSet(ImageSet):
 
     Args:
         n: how many; default all. Fewer than there are: a sample drawn with `seed`, the same for every model.
-        part: 1 takes n other images than part 0 does (for noise floors). channels: 3 hands grey out three times.
+        part: 1 takes n other images than part 0 does (for noise floors). channels: 3 hands grey out three times, and 1
+            makes colour grey, as Pillow does.
     """
 
     at_hand = True
@@ -165,7 +166,15 @@ class StoreSet(ImageSet):
         pixels = self.store.level(self.side)
         for start in range(0, self.n, size):
             batch = torch.from_numpy(np.ascontiguousarray(pixels[self.indices[start:start + size]]))
+            if self.channels == 1 < batch.shape[1]:
+                batch = _grey(batch)
             yield batch if batch.shape[1] == self.channels else batch.expand(-1, self.channels, -1, -1).contiguous()
+
+
+def _grey(colour: Tensor) -> Tensor:
+    """uint8 (B,3,H,W) as (B,1,H,W), by the formula of Pillow's convert("L")."""
+    red, green, blue = colour.int().split(1, dim=1)
+    return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).to(torch.uint8)
 
 
 class GeneratedSet(ImageSet):
