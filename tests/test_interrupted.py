@@ -223,6 +223,42 @@ def test_code_that_has_changed_is_not_gone_on_with_unsaid(family):
         ganbench.load_run("run")
 
 
+def test_a_run_of_before_the_code_was_in_the_hash_is_resumed_as_one_run(family):
+    config = json.loads(Path("run/config.json").read_text())
+    settings = {key: config["config"][key] for key in ("rate", "batch", "decay", "fail_at", "phase_every")}
+    decided = {"family": "mine", "config": settings, "data": config["dataset"]["content_hash"],
+               "side": 32, "mirror": False, "precision": "fp32"}
+    former = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
+    assert former != config["config_hash"]
+    text = json.dumps(config | {"config_hash": former})
+    for go_on in (lambda: resume("run", steps=6),
+                  lambda: run(options(str(family), steps=6, metrics=[], preset=None, resume=True))):
+        Path("run/config.json").write_text(text)
+        assert go_on().status == "ok"
+        assert json.loads(Path("run/config.json").read_text())["config_hash"] == former
+    with pytest.raises(UserError, match="other settings"):
+        run(options(str(family), steps=7, metrics=[], preset=None, resume=True, overrides={"rate": 0.01}))
+    family.write_text(family.read_text() + "\nCHANGED = True\n")
+    with pytest.raises(UserError, match="code of mine has changed.*--force"):
+        run(options(str(family), steps=7, metrics=[], preset=None, resume=True))
+
+
+def test_a_run_keeps_split_and_mirror_when_its_preset_says_otherwise(family):
+    """A later version of a family's file, whose preset names a split and mirrors."""
+    former = json.loads(Path("run/config.json").read_text())
+    assert (former["dataset"]["split"], former["dataset"]["mirror"]) == ("train", False)
+    family.write_text(family.read_text().replace("kimg=0.4", 'kimg=0.4, split="all", mirror=True'))
+    assert run(options(str(family), steps=6, metrics=[], preset=None, resume=True, force=True)).status == "ok"
+    now = json.loads(Path("run/config.json").read_text())["dataset"]
+    assert now == former["dataset"] | {"classes": now["classes"]}
+    for other in ({"mirror": True}, {"split": "all"}):
+        with pytest.raises(UserError, match="other settings or images"):
+            run(options(str(family), steps=7, metrics=[], preset=None, resume=True, force=True, **other))
+    fresh = run(options(str(family), steps=1, metrics=[], preset=None, out="fresh")).path  # one that is begun
+    fresh_data = json.loads((fresh / "config.json").read_text())["dataset"]
+    assert (fresh_data["split"], fresh_data["mirror"]) == ("all", True)
+
+
 def test_comments_and_docstrings_are_not_code(family):
     """Nor are blank lines; a # in a string is. A hash of the whole text, as earlier versions wrote it, is still read.
     """

@@ -80,8 +80,12 @@ def resolve(options: RunOptions) -> Resolved:
     # the images, and whether preset, family and metrics can work with them
     if not options.resume:
         refuse_unused(options.dataset, root=options.root, skip_bad=options.skip_bad)
+    # a run that goes on keeps what its preset says otherwise by now
+    kept = _former(options).get("dataset")
+    kept = kept if isinstance(kept, dict) else {}
     with distributed.rank_zero_first():
-        store = open_dataset(options.dataset, side=options.side or preset.side, split=options.split or preset.split,
+        store = open_dataset(options.dataset, side=options.side or preset.side,
+                             split=options.split or kept.get("split") or preset.split,
                              crop=options.crop, channels=options.channels, root=options.root, skip_bad=options.skip_bad)
     images = ImageSpec.of(store.written_side, store.channels, len(store.classes))
     # a preset made for one side does not fit another
@@ -101,7 +105,8 @@ def resolve(options: RunOptions) -> Resolved:
     plan = _plan(options, cls, preset, scored=max((min(count, store.n) for count, _ in groups), default=0))
     if options.results and distributed.rank() == 0:
         records.append(options.results, [])  # a table that cannot take rows is better known now than at the end
-    mirror = next(asked for asked in (options.mirror, preset.mirror, store.mirror) if asked is not None)
+    mirror = next(asked for asked in (options.mirror, kept.get("mirror"), preset.mirror, store.mirror)
+                  if asked is not None)
     document, decided = _document(options, cls, config, origin, store, plan, device, mirror)
     return Resolved(options, cls, config, options.preset or cls.default_preset, store, images, plan, device, document,
                     decided)
@@ -260,11 +265,16 @@ def _start(options: RunOptions) -> dict[str, Any] | None:
     """The checkpoint that a run begins with, if any. A run that goes on keeps its own: the other may be gone."""
     if not options.init_from:
         return None
-    if options.resume and options.out and (Path(options.out) / "config.json").exists():
-        former = read_config(Path(options.out)).get("init_from")
-        if isinstance(former, dict) and isinstance(former.get("sha256"), str):
-            return former
+    former = _former(options).get("init_from")
+    if isinstance(former, dict) and isinstance(former.get("sha256"), str):
+        return former
     return find_start(options.init_from)
+
+
+def _former(options: RunOptions) -> dict[str, Any]:
+    """config.json of a run that goes on, or nothing where one is begun."""
+    there = options.resume and options.out and (Path(options.out) / "config.json").exists()
+    return read_config(Path(str(options.out))) if there else {}
 
 
 def _with_absolute_paths(options: RunOptions) -> dict[str, Any]:
@@ -319,13 +329,20 @@ def _folder(resolved: Resolved) -> Path:
         # changed code has a refusal of its own below, which --force lifts
         of_its_code = {"source": former.get("source_hash")} if "source" in decided else {}
         asked = {"config_hash": configuration_hash(decided | of_its_code), "seed": document["seed"]}
+        # earlier versions left the code out of the hash
+        without_code = configuration_hash({key: value for key, value in decided.items() if key != "source"})
+        if former["config_hash"] == without_code:
+            asked["config_hash"] = without_code
         for key, name in (("config_hash", "settings or images"), ("seed", "a seed")):
             if former[key] != asked[key]:
                 raise UserError(f"{folder} was begun with other {name} than asked for now ({key} {former[key]}, now "
                                 f"{asked[key]}): leave out what you changed, or choose another folder")
-        if not options.force and (changed := changed_code(former, find_family(document["family_source"]).__module__)):
+        changed = changed_code(former, find_family(document["family_source"]).__module__)
+        if changed and not options.force:
             raise UserError(f"{folder}: {changed}: add --force to go on with the code as it is now, "
                             "or choose another folder")
+        if not changed:
+            document["config_hash"] = former["config_hash"]  # its rows stay those of one run
     elif folder.exists() and not options.resume and (
             not folder.is_dir() or any(entry.name != ".lock" for entry in folder.iterdir())):
         raise UserError(f"{folder} is not empty: choose another --out")
