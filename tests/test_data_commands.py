@@ -65,7 +65,7 @@ def test_options_that_a_data_set_cannot_use_are_refused_by_name(run, tmp_path):
             assert str(got.exception) == f"--root /nowhere cannot be used for {spec}: leave it out"
         got = run(command, store, "--skip-bad")
         assert str(got.exception) == f"--skip-bad cannot be used for {store}: leave it out"
-        assert "leave out --side" in str(run(command, store, "--side", "8").exception)
+        assert "give --side 16, or" in str(run(command, store, "--side", "8").exception)
     # a folder found below the root, and one that is named by it
     for spec, root in (("folder:plain", tmp_path), ("folder", tmp_path / "plain")):
         (tmp_path / "elsewhere").mkdir(exist_ok=True)
