@@ -251,6 +251,32 @@ def test_images_of_one_name_are_told_apart_by_place_or_content(tmp_path: Path) -
     assert any("exp1/fakes: fid was 5 and is 4 by a newer row" in note for note in block.notes)
 
 
+def _scored(metric: str, value: float, source: str | None, content: str, day: int = 1, **more: object) -> dict:
+    """A row of a folder called "fakes"."""
+    return _row("", None, value, metric=metric, origin="external", preset="", config_hash="", kimg=None, run="fakes",
+                source=source, fake_hash=content, date=f"2026-01-0{day}T00:00:00+00:00", **more)
+
+
+@pytest.mark.parametrize(("rows", "entries"), [
+    # fid is of before rows had a source
+    ([_scored("fid", 5.0, None, "f1"), _scored("kid", 0.1, "/a/fakes", "f1", 2)], {"fakes": {"fid": 5.0, "kid": 0.1}}),
+    ([_scored("fid", 5.0, None, "f1"), _scored("kid", 0.1, "/a/fakes", "f2", 2)],
+     {"fakes#f1": {"fid": 5.0}, "fakes": {"kid": 0.1}}),
+    # one folder on two machines, scored whole there and in part here
+    ([_scored("fid", 5.0, "/m1/fakes", "f1"), _scored("kid", 0.1, "/m2/fakes", "f1", 2),
+      _scored("swd", 7.0, "/m2/fakes", "f2", 3, n_fake=9)], {"fakes": {"fid": 5.0, "kid": 0.1, "swd": 7.0}}),
+    # moved to old/, and others made in its place
+    ([_scored("fid", 5.0, "/out/fakes", "f1"), _scored("fid", 5.0, "/old/fakes", "f1", 2),
+      _scored("fid", 6.0, "/out/fakes", "f2", 3)], {"out/fakes": {"fid": 6.0}, "old/fakes": {"fid": 5.0}})])
+def test_the_same_images_are_one_entry_wherever_they_lie(tmp_path: Path, rows: list, entries: dict) -> None:
+    found: dict[str, dict[str, float]] = {}
+    for block in _blocks(tmp_path, rows):
+        for entry in block.entries:
+            for column, cell in entry.cells.items():
+                found.setdefault(entry.label, {}).update({column.metric: value for value in cell.last.values()})
+    assert found == entries
+
+
 def test_published_rows_never_enter_a_comparison(tmp_path: Path) -> None:
     frame = _frame(tmp_path, [_row("a", 0, 5.0), _row("a", 9, 0.01, origin="published", run="paper", source="A 2017",
                                                       note="as recalled")])

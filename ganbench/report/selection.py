@@ -11,6 +11,7 @@ import pandas as pd
 from ganbench.records import EMA_OPTION, ema_hash
 
 IDENTITY = ("config_hash", "seed", "source", "fake_hash")  # what tells runs of one name apart
+TAKEN = ["n_fake", "side", "width", "channels", "eval_seed"]  # which of the images at one place a `fake_hash` is of
 # What one measurement is of: rows that agree in all of it are the same number, measured again.
 MEASUREMENT = ["run", "origin", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "side", "width",
                "channels", "crop", "split", "data_hash", "n_real", "n_fake"]
@@ -37,10 +38,12 @@ def distinct_runs(frame: pd.DataFrame) -> pd.DataFrame:
 
     A run's name is a counter in one folder: "0001-dcgan-digits-s0" comes again from another machine, or once the folder
     was removed. Runs of one name that differ in configuration or seed become "0001-dcgan-digits-s0#c1ab23" and so on.
-    Images from elsewhere are told apart by where they lie, "exp1/fakes" and "exp2/fakes", or, where that is nowhere
-    (arrays), by their content. A name that is one run's alone stays, and so do those of references and the literature.
+    Images from elsewhere are told apart by where they lie, "exp1/fakes" and "exp2/fakes", unless they are the same
+    ones, or, where that is nowhere (arrays), by their content. A name that is one run's alone stays, and so do those of
+    references and the literature.
     """
-    mine = frame.loc[~frame["origin"].isin(["reference", "published"]), ["run", "origin", *IDENTITY, "settings"]]
+    mine = frame.loc[~frame["origin"].isin(["reference", "published"]),
+                     ["run", "origin", *IDENTITY, "settings", "date", *TAKEN]]
     texts = mine.astype("object").where(mine.notna(), "").astype(str)
     names = frame["run"].astype("object").copy()
     for run, rows in texts.groupby("run"):
@@ -59,10 +62,12 @@ def _identities(rows: list[dict[Any, str]]) -> list[tuple[str, ...]]:
     """
     known = sorted({(r["config_hash"], r["seed"]) for r in rows
                     if r["config_hash"] and r["seed"] and EMA_OPTION not in r["settings"]})
+    place, seen = _places(rows)
     found: list[tuple[str, ...]] = []
     for row in rows:
         config, seed, source, content = (row[column] for column in IDENTITY)
         if row["origin"] == "external":
+            source = place.get(source or seen.get(content, ""), source)
             found.append(("", "", source, "" if source else content))
             continue
         ema = next((pair.partition("=")[2] for pair in row["settings"].split() if pair.startswith(EMA_OPTION)), "")
@@ -70,6 +75,33 @@ def _identities(rows: list[dict[Any, str]]) -> list[tuple[str, ...]]:
                    if seed in ("", s) and config in ("", c, *([ema_hash(c, ema)] if ema else []))]
         found.append((*(fitting[0] if len(fitting) == 1 else (config, seed)), "", ""))
     return found
+
+
+def _places(rows: list[dict[Any, str]]) -> tuple[dict[str, str], dict[str, str]]:
+    """Of images from elsewhere: for each place the one it goes by, and for each content the place it was seen at last.
+
+    Two places are one where their newest rows say that the same images lie there: a folder that was moved, or scored on
+    two machines.
+    """
+    newest: dict[str, dict[tuple[str, ...], str]] = {}
+    seen: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: row["date"]):
+        if row["origin"] == "external" and row["source"]:
+            newest.setdefault(row["source"], {})
+            if row["fake_hash"]:
+                newest[row["source"]][tuple(row[column] for column in TAKEN)] = row["fake_hash"]
+                seen[row["fake_hash"]] = row["source"]
+    place: dict[str, str] = {}
+    for source, contents in newest.items():
+        alike = (other for other in place.values() if _agree(contents, newest[other]))
+        place[source] = next(alike, source)
+    return place, seen
+
+
+def _agree(one: dict[tuple[str, ...], str], other: dict[tuple[str, ...], str]) -> bool:
+    """Whether two dictionaries have keys in common, with the same values."""
+    common = one.keys() & other.keys()
+    return bool(common) and all(one[key] == other[key] for key in common)
 
 
 def _called(run: str, identities: set[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
