@@ -15,6 +15,7 @@ from typing import IO, Any
 from ganbench.errors import UserError
 
 SCRATCH = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")  # what a half-written file or folder is called
+RUN_FILES = ("config.json", "metrics.jsonl", "results.csv", "growth.png", "grids", "checkpoints", "tensorboard")
 Kinds = type | tuple[type, ...]
 
 
@@ -71,12 +72,19 @@ def atomic_write(path: Path, content: str | bytes, *, remedy: str = "", sync: bo
         scratch.write_bytes(data)
 
 
-def check_ending(flag: str, path: str | Path | None, ending: str) -> None:
-    """Raise UserError if a file that is to be written as `ending` is called otherwise. A device or a pipe may be."""
-    if path is None or (Path(path).exists() and not Path(path).is_file()):
+def check_output(flag: str, path: str | Path | None, ending: str = "") -> None:
+    """Raise UserError for a file to be written that has another ending, or is one that a training has written.
+
+    Of a link, the file behind it counts. A device or a pipe is written to, not replaced.
+    """
+    if path is None or (Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir())):
         return
-    if Path(path).suffix.lower() != ending:
+    place = Path(os.path.realpath(path))
+    if ending and place.suffix.lower() != ending:
         raise UserError(f"{flag} {path}: what is written is {ending}: give the file that ending")
+    for folder in place.parents:
+        if place.relative_to(folder).parts[0] in RUN_FILES and is_run_folder(folder):
+            raise UserError(f"{flag} {path} belongs to the training in {folder}: choose another place")
 
 
 @contextmanager

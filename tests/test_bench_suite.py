@@ -436,12 +436,14 @@ def test_every_metric_is_in_a_suite_or_it_is_written_why_not():
     assert not missing and used <= set(names("metric"))
 
 
-@pytest.mark.parametrize("arguments", [["--html", "suite.toml"], ["--results", "t.csv", "--html", "./t.csv"]])
-def test_the_page_of_a_suite_replaces_neither_suite_nor_table(write, tmp_path, monkeypatch, arguments):
+@pytest.mark.parametrize("arguments, says", [
+    (["--html", "suite.toml"], "what is written is .html"), (["--results", "t.csv", "--html", "./t.csv"], "is .html"),
+    (["--results", "t.html"], "t.html is read, and would be replaced")])
+def test_the_page_of_a_suite_replaces_neither_suite_nor_table(write, tmp_path, monkeypatch, arguments, says):
     monkeypatch.chdir(tmp_path)
     before = write().read_bytes()
     app = typer.Typer()
     bench.register(app)
     result = CliRunner().invoke(app, ["suite.toml", *arguments])
-    assert isinstance(result.exception, UserError) and "is read, and would be replaced" in str(result.exception)
+    assert isinstance(result.exception, UserError) and says in str(result.exception)
     assert Path("suite.toml").read_bytes() == before and not Path("runs").exists()

@@ -2,14 +2,18 @@
 """
 
 import math
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
+from ganbench.commands.sample import register
 from ganbench.data import open_dataset
 from ganbench.errors import UserError
 from ganbench.metrics.evaluate import Report, evaluate
@@ -23,6 +27,8 @@ from ganbench.records import append, read
 from ganbench.runs.eval_request import EvalRequest
 from ganbench.runs.nearest import nearest, nearest_sheet
 from ganbench.runs.scoring import run_request
+from ganbench.training import session
+from ganbench.training.run_options import RunOptions
 
 
 def sets(copied=60):
@@ -273,6 +279,34 @@ def test_the_picture_is_written_beside_the_numbers(tmp_path):
     assert (tmp_path / "config.json").read_text() == "{}"
     with pytest.raises(UserError, match="--nearest needs images of one size"):
         nearest_sheet(ArraySet(reals, "a"), ArraySet(reals[..., :8, :8], "b"))
+
+
+def test_no_real_picture_is_replaced_however_its_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("fakes", "base/reals"):
+        Path(name).mkdir(parents=True)
+        for i, image in enumerate(pictures(4, len(name))):
+            Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(f"{name}/{i}.png")
+    trained = session.run(RunOptions("dcgan", dataset="folder:base/reals", side=16, preset="smoke", steps=1, metrics=[],
+                                     results=None, device="cpu", quiet=True, out="run", split="all")).path
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    picture, outside = "base/reals/0.png", {"fake": "fakes"}
+    for where, asked in ((picture, outside | {"real": "folder:base/reals"}), (picture, outside | {"real": "base"}),
+                         (picture, outside | {"real": "folder:reals", "root": "base"}),
+                         (picture, outside | {"real": "digits", "held_out": "folder:base/reals"}),
+                         ("fakes/0.png", {"fake": "folder:fakes", "real": "digits"}),
+                         (picture, {"run": str(trained)}), ("run/grids/x.png", {"run": str(trained)}),
+                         ("run/growth.png", outside | {"real": "digits"})):
+        with pytest.raises(UserError, match=r"--nearest .* (would lie among the images|belongs to the training)"):
+            run_request(EvalRequest(names=["swd"], device="cpu", nearest=where, **asked))
+    app = typer.Typer()
+    register(app)
+    for arguments in (["--out", picture], ["--folder", "base/reals"], ["--out", "run/grids/x.png"],
+                      ["--folder", "run/grids"]):
+        result = CliRunner().invoke(app, ["run", "--n", "4", *arguments])
+        assert isinstance(result.exception, UserError), result.output
+        assert re.search("would lie among the images|belongs to the training", str(result.exception))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == before
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def test_what_is_missing_and_what_is_wrong_is_an_error_of_the_user(run, tmp_path
     for arguments, says in ((("prepare", "celeba"), "img_align_celeba.zip"), (("prepare", "nope"), "unknown data set"),
                             (("verify", str(tmp_path)), "holds no images"), (("prepare", "digits", "--side", "2"),
                                                                              "from 4 to 4096"),
-                            (("info", "pics.npz", "--html", "pics.npz"), "--html pics.npz is read"),
+                            (("info", "pics.npz", "--html", "pics.npz"), "--html pics.npz: what is written is .html"),
                             (("info", "digits", "--html", str(tmp_path / "no" / "page.html")), "cannot write")):
         got = run(*arguments)
         assert isinstance(got.exception, UserError) and says in str(got.exception), got.output

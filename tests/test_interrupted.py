@@ -239,7 +239,7 @@ def test_a_run_of_before_the_code_was_in_the_hash_is_resumed_as_one_run(family):
     with pytest.raises(UserError, match="other settings"):
         run(options(str(family), steps=7, metrics=[], preset=None, resume=True, overrides={"rate": 0.01}))
     family.write_text(family.read_text() + "\nCHANGED = True\n")
-    with pytest.raises(UserError, match="code of mine has changed.*--force"):
+    with pytest.raises(UserError, match=r"code of mine has changed.*--force"):
         run(options(str(family), steps=7, metrics=[], preset=None, resume=True))
 
 

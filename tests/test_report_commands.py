@@ -260,17 +260,24 @@ def test_only_some_metrics(app: typer.Typer, folder: Path) -> None:
 
 @pytest.mark.parametrize("arguments, says", [
     (("results/results.csv", "--csv", "results/results.csv"), "--csv results/results.csv is read"),
-    (("--html", "results/results.csv"), "--html results/results.csv is a table of results"),
-    (("--latex", "results/../results/published.csv"), "is a table of results"),
-    (("--csv", "same.txt", "--markdown", "same.txt"), "--csv and --markdown both name same.txt"),
-    (("--html", "x/../same.txt", "--latex", "same.txt"), "--html and --latex both name same.txt"),
-    (("mine.toml", "--markdown", "mine.toml"), "--markdown mine.toml is read"),
+    (("--html", "results/results.csv"), "--html results/results.csv: what is written is .html: give the file that"),
+    (("--csv", "results/../results/published.csv"), "is a table of results"),
+    (("mine.toml", "--markdown", "mine.toml"), "--markdown mine.toml: what is written is .md"),
+    (("--markdown", "run/config.json"), "--markdown run/config.json: what is written is .md"),
+    (("--csv", "run/metrics.jsonl"), "--csv run/metrics.jsonl: what is written is .csv"),
+    (("--latex", "run/checkpoints/best.json"), "--latex run/checkpoints/best.json: what is written is .tex"),
+    (("--html", "link.html"), "--html link.html: what is written is .html"),  # it leads to config.json
+    (("--csv", "run/results.csv"), "--csv run/results.csv belongs to the training in"),
+    (("--picture", "run/grids/new.svg"), "--picture run/grids/new.svg belongs to the training in"),
     (("--picture", "config.json"), "--picture config.json: what is written is .svg"),
 ])
 def test_no_output_replaces_what_is_read_or_another_one(app: typer.Typer, folder: Path, arguments: tuple[str, ...],
                                                         says: str) -> None:
-    for name in ("config.json", "mine.toml"):
-        Path(name).write_text("mine")
+    for name in ("config.json", "mine.toml", "run/config.json", "run/metrics.jsonl", "run/checkpoints/best.json",
+                 "run/results.csv"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text('{"run": "run", "family": "dcgan"}')
+    Path("link.html").symlink_to("config.json")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=re.escape(says)):
         _run(app, "report", *arguments)
@@ -278,6 +285,7 @@ def test_no_output_replaces_what_is_read_or_another_one(app: typer.Typer, folder
 
 
 def test_an_earlier_report_is_replaced(app: typer.Typer, folder: Path) -> None:
+    Path("config.json").write_text('{"run": "run", "family": "dcgan"}')  # also in a run's own folder
     for _ in range(2):
         output = _run(app, "report", "--csv", "t.csv", "--html", "t.html", "--picture", "t.svg").output
         assert all(f"wrote t.{kind}" in output for kind in ("csv", "html", "svg"))

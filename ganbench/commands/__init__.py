@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ganbench.errors import UserError
+from ganbench.files import check_output
 
 
 def note(text: str) -> None:
@@ -13,23 +14,22 @@ def note(text: str) -> None:
     print(f"ganbench: {text}", file=sys.stderr)
 
 
+ENDINGS = {"--html": ".html", "--csv": ".csv", "--markdown": ".md", "--latex": ".tex", "--picture": ".svg"}
+
+
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path] = ()) -> None:
-    """Raise UserError for a file to be written that would replace an input, a table of results, or another output.
+    """Raise UserError for a file to be written that would replace one of another kind, an input or a table of results.
 
     Args:
         outputs: the files, by their flags. inputs: files that are read.
     """
     from ganbench.records import is_results
-    read, written = {path.resolve() for path in inputs}, dict[Path, str]()
+    read = {path.resolve() for path in inputs}
     for flag, path in outputs.items():
-        if path is None or (path.exists() and not path.is_file()):  # a device or a pipe is written to, not replaced
-            continue
-        if path.resolve() in read or (path.is_file() and is_results(path)):
+        check_output(flag, path, ENDINGS[flag])
+        if path is not None and (path.resolve() in read or (path.is_file() and is_results(path))):
             kind = "is read" if path.resolve() in read else "is a table of results"
             raise UserError(f"{flag} {path} {kind}, and would be replaced: choose another place")
-        if other := written.get(path.resolve()):
-            raise UserError(f"{other} and {flag} both name {path}: give each a file of its own")
-        written[path.resolve()] = flag
 
 
 def show_progress(what: str, done: int, total: int) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from ganbench.commands import check_outputs
 from ganbench.errors import UserError, nearest
-from ganbench.files import atomic_write, check_ending
+from ganbench.files import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,6 @@ def report(
         raise UserError(f"--published {published}: choose one of {', '.join(PUBLISHED)}."
                         f"{nearest(published, PUBLISHED)}")
     check_roots(runs or ())
-    check_ending("--picture", picture, ".svg")
     check_outputs({"--html": html, "--csv": csv, "--markdown": markdown, "--latex": latex, "--picture": picture},
                   inputs=results or ())
     console = Console()

@@ -52,13 +52,18 @@ def sample(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
 ) -> None:
     """Draw images from a run: a grid, single files, or a picture that shows how its latent space is made."""
+    from ganbench.data.prepare import refuse_among_images
     from ganbench.environment import choose_device
-    from ganbench.files import check_ending
+    from ganbench.files import check_output
     from ganbench.runs.run_folder import load_run, newest_run
 
-    check_ending("--out", out, ".mp4" if video else ".png")
+    check_output("--out", out, ".mp4" if video else ".png")
+    check_output("--folder", folder)
     run = load_run(path or newest_run(), device=choose_device(device), which=which, strict=strict, trust=trust,
                    ema=ema)
+    trained = run.config["dataset"]
+    for flag, place in (("--out", out), ("--folder", folder)):
+        refuse_among_images(flag, place, [trained["spec"]], trained.get("root"))
     wanted = {"walk": walk, f"interpolate-{interpolate}": interpolate is not None, "embed": embed, "classes": classes,
               "truncation-sweep": truncation_sweep, "mixing-sheet": mixing_sheet, "noise-variation": noise_variation,
               "arithmetic": arithmetic is not None, "filters": filters, "guided": guided, "growth": growth}

@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,22 @@ def absolute_spec(spec: str) -> str:
     if not colon:
         return str(path.absolute()) if here else spec
     return f"{name}:{path.absolute() if here else location}"
+
+
+def refuse_among_images(flag: str, place: str | Path | None, specs: Iterable[Any], root: str | None = None) -> None:
+    """Raise UserError for a file or folder to be written that would lie in a folder of images, or be one.
+
+    Args:
+        specs: data sets, by their names; other objects are passed over. root: where their files may lie.
+    """
+    for spec in specs if place is not None else ():
+        if not isinstance(spec, str | Path):
+            continue
+        _, colon, location = absolute_spec(str(spec)).partition(":")
+        folder = Path(root or "").expanduser() / (location if colon else absolute_spec(str(spec)))
+        is_path = folder.is_absolute() or root is not None  # else it is a name
+        if is_path and folder.is_dir() and Path(str(place)).resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{flag} {place} would lie among the images of {spec}: choose another place")
 
 
 def open_dataset(spec: str, *, side: int | str | None = None, split: str = "train", crop: str | None = None,

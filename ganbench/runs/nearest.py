@@ -1,16 +1,16 @@
 """A picture of generated images beside the real ones that lie nearest to them: is anything copied?"""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ganbench import distributed
+from ganbench.data.prepare import refuse_among_images
 from ganbench.errors import UserError
 from ganbench.family import sampling_batch
-from ganbench.files import check_ending
+from ganbench.files import check_output
 from ganbench.metrics.evaluate import Report
 from ganbench.metrics.images.sets import ImageSet
 from ganbench.metrics.networks.features import FeatureNetwork, open_network
@@ -58,12 +58,9 @@ def nearest_sheet(fakes: ImageSet, reals: ImageSet, network: FeatureNetwork | No
 
 
 def check_place(asked: EvalRequest) -> None:
-    """Raise UserError if the picture has not the ending of one, or would lie among the images that are scored."""
-    check_ending("--nearest", asked.nearest, ".png")
-    for images in (asked.fake, asked.real, asked.held_out):
-        if asked.nearest and isinstance(images, str) and Path(images).is_dir() \
-                and Path(asked.nearest).resolve().is_relative_to(Path(images).resolve()):
-            raise UserError(f"--nearest {asked.nearest} would lie among the images of {images}: choose another place")
+    """Raise UserError if the picture has not the ending of one, or would replace or lie among images that are there."""
+    check_output("--nearest", asked.nearest, ".png")
+    refuse_among_images("--nearest", asked.nearest, (asked.fake, asked.real, asked.held_out), asked.root)
 
 
 def write_nearest(asked: EvalRequest, fakes: ImageSet, reals: ImageSet, report: Report, device: torch.device) -> str:

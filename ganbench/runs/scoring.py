@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ganbench import distributed, records
 from ganbench.data import Store, absolute_spec, open_dataset
-from ganbench.data.prepare import unused_options
+from ganbench.data.prepare import refuse_among_images, unused_options
 from ganbench.data.source import NoSplit
 from ganbench.environment import choose_device, provenance
 from ganbench.errors import UserError
@@ -288,6 +288,7 @@ def _of_run(asked: EvalRequest, device: torch.device, say: Callable[[str], None]
 
     # its own data, or the reals that were named
     data, trained = run.config["dataset"], run.config.get("options", {})
+    refuse_among_images("--nearest", asked.nearest, [data["spec"]], data.get("root"))
     with distributed.rank_zero_first():
         own = run.store()
     store = own if asked.split in (None, data["split"]) else run.store(asked.split)
