@@ -62,8 +62,8 @@ def sample(
     run = load_run(path or newest_run(), device=choose_device(device), which=which, strict=strict, trust=trust,
                    ema=ema)
     trained = run.config["dataset"]
-    for flag, place in (("--out", out), ("--folder", folder)):
-        refuse_among_images(flag, place, [trained["spec"]], trained.get("root"))
+    for flag, written in (("--out", out), ("--folder", folder)):
+        refuse_among_images(flag, written, [trained["spec"]], trained.get("root"))
     wanted = {"walk": walk, f"interpolate-{interpolate}": interpolate is not None, "embed": embed, "classes": classes,
               "truncation-sweep": truncation_sweep, "mixing-sheet": mixing_sheet, "noise-variation": noise_variation,
               "arithmetic": arithmetic is not None, "filters": filters, "guided": guided, "growth": growth}
