@@ -236,6 +236,26 @@ def test_rows_that_do_not_state_their_configuration_go_with_the_run_of_their_nam
     assert found["a (paper)"] == ({"killed": 1}, {}) and found["a (paper) @30 kimg"] == ({}, {1: 5.0})
 
 
+def test_a_run_and_averages_made_of_it_afterwards_are_entries_of_their_own(tmp_path: Path) -> None:
+    averages = {"0.06": 7.0, "0.2": 2.0}
+    rows = _curve("a", 0, [9, 8, 5]) + [
+        _row("a", 0, value, kimg=30.0, settings=f"--ema={width}", config_hash=records.ema_hash("c1", width),
+             date=f"2026-01-0{day}T00:00:00+00:00")
+        for day, (width, value) in enumerate(averages.items(), start=2)]
+    frame = _frame(tmp_path, rows)
+    block, = comparison.build_table(frame)
+    found = {e.label: e.cells[block.columns[0]].last for e in block.entries}
+    assert found == {"a (paper)": {0: 5.0}, "a (paper) --ema=0.06": {0: 7.0}, "a (paper) --ema=0.2": {0: 2.0}}
+    assert not any("newer row" in note for note in block.notes)
+    # nor is the run's curve a mean of them: a screen reader is told where each line ends
+    assert "a (paper) 5 at 30;" in render(frame)
+    # measured again, the newest counts, and the note says of which average
+    again = [rows[-1] | {"value": 3.0, "date": "2026-01-09T00:00:00+00:00"}]
+    block, = _blocks(tmp_path, again)
+    assert _entry(block, "a (paper) --ema=0.2").cells[block.columns[0]].last == {0: 3.0}
+    assert any(note.startswith("a-paper-s0 --ema=0.2: fid was 2 and is 3 by") for note in block.notes)
+
+
 def test_images_of_one_name_are_told_apart_by_place_or_content(tmp_path: Path) -> None:
     other = {"origin": "external", "preset": "", "config_hash": "", "kimg": None, "run": "fakes"}
     rows = [_row("", None, value, **other, source=f"/me/{place}/fakes", fake_hash=f"f{value}")

@@ -34,7 +34,7 @@ def metric_charts(block: TableBlock, column: Column, numbers: dict[str, int],
     trained = [e for e in block.entries if not e.reference]
     floors = [(e.label, s.mean) for e in block.entries if e.reference and (s := e.cells[column].last_summary)]
     mine = block.rows[(block.rows["column"] == block.columns.index(column)) & block.rows["kimg"].notna()]
-    rows: list[Any] = list(mine[["run", "kimg", "seconds", "value", "seed_key", "outcome"]].itertuples())
+    rows: list[Any] = list(mine[["run", "config_hash", "kimg", "seconds", "value", "seed_key", "outcome"]].itertuples())
     timed = [row for row in rows if pd.notna(row.seconds)]
     y_label = f"{column.title} {column.arrow}".strip()
     charts = [
@@ -66,12 +66,17 @@ def _intervals(trained: list[TableEntry], column: Column, floors: list[tuple[str
                                 log_beyond=_log_beyond(column)) if rows else ""
 
 
+def _of(entry: TableEntry, rows: list[Any]) -> list[Any]:
+    """An entry's rows: a run and averages made of it afterwards have one name, and configurations of their own."""
+    return [row for row in rows if row.run in entry.runs and row.config_hash == entry.config_hash]
+
+
 def _curves(trained: list[TableEntry], rows: list[Any], axis: str, x_label: str, column: Column,
             floors: list[tuple[str, float]], numbers: dict[str, int]) -> str:
     y_label = f"{column.title} {column.arrow}".strip()
     series = []
     for entry in trained:
-        whole = [r for r in rows if r.run in entry.runs and r.outcome == "ok"]
+        whole = [r for r in _of(entry, rows) if r.outcome == "ok"]
         seeds = {r.seed_key for r in whole}
         stations: dict[float, dict[int, list[float]]] = {}
         for row in whole:
@@ -84,8 +89,9 @@ def _curves(trained: list[TableEntry], rows: list[Any], axis: str, x_label: str,
                                                         for kimg in full]
             series.append(Series(entry.label, numbers[entry.label], places, [plots.mean(v) for v in full.values()],
                                  [min(v) for v in full.values()], [max(v) for v in full.values()]))
-        for run in sorted({r.run for r in rows if r.run in entry.runs and r.outcome != "ok"}):
-            points = sorted((getattr(r, axis), r.value) for r in rows if r.run == run)  # axis: kimg or seconds
+        for run in sorted({r.run for r in _of(entry, rows) if r.outcome != "ok"}):
+            # axis: kimg or seconds
+            points = sorted((getattr(r, axis), r.value) for r in _of(entry, rows) if r.run == run)
             series.append(Series(f"{entry.label}, {run}", numbers[entry.label], [x for x, _ in points],
                                  [y for _, y in points], faint=True, ends_badly=True))
     if not any(len(s.x) > 1 for s in series):
@@ -173,8 +179,8 @@ def _reach(block: TableBlock, rows: list[Any], column: Column, targets: Mapping[
     lines: list[dict[str, Any]] = []
     for entry in placed:
         curves: dict[str, list[Any]] = {run: [] for run in entry.runs}  # a run that was never measured never reached it
-        for row in rows:
-            if row.run in curves and row.outcome == "ok":  # nor one that failed, wherever it was on its way
+        for row in _of(entry, rows):
+            if row.outcome == "ok":  # nor one that failed, wherever it was on its way
                 curves[row.run].append(row)
         images = [reached([(r.kimg, r.value) for r in curve], target, column.higher_is_better)
                   for curve in curves.values()]

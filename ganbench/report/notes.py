@@ -157,6 +157,10 @@ def _few(values: list[str], most: int = 4) -> str:
 
 
 def _replaced(rows: pd.DataFrame) -> list[str]:
-    notes = [f"{r['run']}: {' '.join(t for t in (r['metric'], r['level']) if t)} was {r['value']:.6g} and is "
+    notes = [f"{_words(r, 'run', 'average')}: {_words(r, 'metric', 'level')} was {r['value']:.6g} and is "
              f"{r['newest']:.6g} by a newer row, which counts" for r in rows.to_dict("records")]
     return notes[:3] + [f"{len(notes) - 3} more values were replaced by newer rows"] * (len(notes) > 3)
+
+
+def _words(row: Mapping[Any, Any], *names: str) -> str:
+    return " ".join(row[name] for name in names if row[name])

@@ -13,8 +13,9 @@ from ganbench.records import EMA_OPTION, ema_hash
 IDENTITY = ("config_hash", "seed", "source", "fake_hash")  # what tells runs of one name apart
 TAKEN = ["n_fake", "side", "width", "channels", "eval_seed"]  # which of the images at one place a `fake_hash` is of
 # What one measurement is of: rows that agree in all of it are the same number, measured again.
-MEASUREMENT = ["run", "origin", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "side", "width",
-               "channels", "crop", "split", "data_hash", "n_real", "n_fake"]
+MEASUREMENT = ["run", "average", "origin", "kimg", "metric", "level", "protocol", "eval_seed", "dataset", "side",
+               "width", "channels", "crop", "split", "data_hash", "n_real", "n_fake"]
+AVERAGE_MADE = rf"({EMA_OPTION}=\S+)"  # in the settings of an average made after the training, which has its run's name
 
 
 def published(frame: pd.DataFrame, *, everything: bool = False) -> list[dict[str, Any]]:
@@ -140,9 +141,12 @@ def newest(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     One run scored in two places may be in two files, or have been scored again after something was put right: its
     values are not averaged. Of two with one date the later in the files counts.
     Returns:
-        The rows that count, in their order, and the replaced ones with the value that counts as `newest`. Rows that
-        agree in the value as well are one, without a word.
+        The rows that count, in their order, and the replaced ones with the value that counts as `newest` and, where
+        they are of an average made after the training, `average`. Rows that agree in the value as well are one,
+        without a word.
     """
+    average = rows["settings"].astype("object").fillna("").astype(str).str.extract(AVERAGE_MADE, expand=False)
+    rows = rows.assign(average=average.fillna(""))
     scored = rows[(rows["metric"].fillna("") != "") & (rows["status"] == "ok")]
     in_time = scored.sort_values("date", kind="stable", na_position="first")
     again = in_time.duplicated(MEASUREMENT, keep="last")
