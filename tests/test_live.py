@@ -19,7 +19,8 @@ from ganbench.report.live import AT_WORK, LivePage, snapshot
 
 def write_run(place, *, kimg=2.0, of=8.0, status="ok", seconds=10.0):
     (place / "grids").mkdir(parents=True, exist_ok=True)
-    config = {"family": "dcgan", "preset": "laptop", "seed": 0, "dataset": {"name": "digits", "side": 32},
+    (place / "checkpoints" / "images-000000002000").mkdir(parents=True, exist_ok=True)
+    config = {"run": place.name, "family": "dcgan", "preset": "laptop", "seed": 0, "dataset": {"name": "digits", "side": 32},
               "training": {"kimg": of, "steps": None, "seconds": None}}
     (place / "config.json").write_text(json.dumps(config))
     lines = [{"step": i, "images": 500 * i, "kimg": i / 2, "seconds": seconds * i / (2 * kimg), "loss": 3.0 / i}
@@ -53,8 +54,18 @@ def test_states_and_order(tmp_path):
     assert runs[-1]["name"] == "old" and "damaged" in next(r for r in runs if r["name"] == "hurt")["problem"]
 
 
+def test_a_config_of_something_else_is_no_run(tmp_path):
+    write_run(tmp_path / "a")
+    others = ('{"name": "vite"}', "[1, 2]", "plain text", '"deep"', "")
+    for index, text in enumerate(others):
+        for place in (tmp_path / f"notes{index}", tmp_path / "deep" / str(index)):
+            place.mkdir(parents=True)
+            (place / "config.json").write_text(text)
+    assert [run["name"] for run in snapshot([tmp_path])] == ["a"]
+
+
 @pytest.mark.parametrize("file, change", [
-    ("config.json", ('{"family"', '["family"')), ("config.json", ('"steps": null', '"steps": []')),
+    ("config.json", ('{"run"', '["run"')), ("config.json", ('"steps": null', '"steps": []')),
     ("config.json", ('"training": {', '"training": null, "x": {')), ("config.json", ("dcgan", "\udcff")),
     ("metrics.jsonl", ('"seconds": 2.5', '"seconds": NaN')), ("metrics.jsonl", ('"loss": 0.75', '"loss": NaN')),
     ("metrics.jsonl", ('{"step": 4', '[{"step": 4')), ("metrics.jsonl", ('"kimg": 2.0', '"kimg": 1' + "0" * 400)),

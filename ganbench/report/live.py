@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ganbench.errors import UserError
-from ganbench.files import read_json
+from ganbench.files import is_run_folder, read_json
 from ganbench.records import load_results, read
 from ganbench.report.folders import OWN, RunFolder, is_finite
 from ganbench.sides import side_of
@@ -27,7 +27,8 @@ CONFIG = {"family": str, "preset": str, "dataset.name": str, "dataset.side": int
 
 
 def snapshot(roots: Sequence[Path]) -> list[dict[str, Any]]:
-    """Every run in the folders (directly, or in a suite's folder there), the one last written to first.
+    """Every run in the folders (directly, or in a suite's folder there), the one last written to first. A config.json of
+    something else makes no run.
 
     Returns:
         For each: name, family, preset, dataset, seed, state ("training", "done", "stopped", "diverged" or "damaged"),
@@ -35,7 +36,7 @@ def snapshot(roots: Sequence[Path]) -> list[dict[str, Any]]:
         value], ...]), grid (when the newest was drawn, or None), problem (why a run cannot be read, or "").
     """
     places = {path.parent for root in roots for path in (*root.glob("*/config.json"), *root.glob("*/*/config.json"))}
-    return [_run(place) for place in sorted(places, key=_touched, reverse=True)]
+    return [_run(place) for place in sorted(filter(is_run_folder, places), key=_touched, reverse=True)]
 
 
 def _touched(place: Path) -> float:
