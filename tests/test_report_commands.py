@@ -81,6 +81,17 @@ def test_report_writes_every_format(app: typer.Typer, folder: Path) -> None:
     assert "<h1>My title</h1>" in Path("out/t.html").read_text()
 
 
+def test_a_text_that_cannot_be_made_leaves_no_other_file_behind(app: typer.Typer, folder: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> str:
+        raise UserError("no such table")
+
+    monkeypatch.setattr("ganbench.report.latex.to_latex", refuse)
+    with pytest.raises(UserError, match="no such table"):
+        _run(app, "report", "--csv", "t.csv", "--latex", "t.tex", "--html", "t.html")
+    assert not list(folder.glob("t.*"))
+
+
 def test_a_suite_stands_for_its_table(app: typer.Typer, folder: Path) -> None:
     Path("results/results.csv").rename("results/mine.csv")
     assert "dcgan (small)" in _run(app, "report", "suites/mine.toml").output

@@ -20,7 +20,7 @@ from ganbench.report.html import render
 from ganbench.report.latex import to_latex
 from ganbench.report.parts import TableBlock, TableEntry
 from ganbench.report.reproduce import rows_of
-from ganbench.report.text import number
+from ganbench.report.text import cell_texts, number
 
 PDFLATEX = shutil.which("pdflatex")
 BASE = {"origin": "ganbench", "preset": "paper", "config_hash": "c1", "dataset": "digits", "split": "train",
@@ -80,6 +80,29 @@ def test_a_number_measured_before_the_end_is_no_last_value(tmp_path: Path) -> No
     kid = next(c for c in block.columns if c.metric == "kid")
     cell = _entry(block, "a (paper)").cells[kid]
     assert cell.last == {} and cell.best == {0: 7.0}
+
+
+def test_what_was_measured_before_the_end_alone_is_shown_as_that_in_every_format(tmp_path: Path) -> None:
+    rows = _curve("a", 0, [5, 4, 3]) + [_row("a", 0, 257.125, metric="kid", kimg=20.0, split="test"),
+                                        _row("a", 0, 0.25, metric="ms_ssim", kimg=10.0, higher_is_better=None)]
+    frame = _frame(tmp_path, rows)
+    blocks = comparison.build_table(frame)
+    text, markdown, latex, page = _text(frame), export.to_markdown(blocks), to_latex(blocks), render(frame)
+    for early in ("257.1 at 20 kimg; training ended at 30", "0.25 at 10 kimg; training ended at 30"):
+        assert text.count(f"– ({early})") == 1
+        assert f"| – ({early}) |" in markdown and f"({early})" in latex and f">– ({early})<" in page
+        assert early in export.to_csv(blocks)
+    assert "of 0" not in text + markdown + page
+    # a line of best values is there where there are some
+    lines = [line.split() for line in text.splitlines()]
+    assert [line[1:] for line in lines if line[:1] == ["best"]] == [["257.1"], ["3.000", "–"]]
+    # what was measured at the end of one of two trainings says nothing of an earlier value of the other
+    (tmp_path / "x").mkdir()
+    block, = _blocks(tmp_path / "x", _curve("a", 0, [5, 4]) + _curve("a", 1, [5, 4]) + [
+        _row("a", 0, 7.0, metric="kid", kimg=20.0), _row("a", 1, 8.0, metric="kid", kimg=10.0)])
+    kid = next(c for c in block.columns if c.metric == "kid")
+    assert block.entries[0].cells[kid].shortfall == "1 of 2 seeds"
+    assert cell_texts(block.entries[0], kid)[1] == "7.5 (2 seeds)"
 
 
 def test_levels_of_the_best_belong_to_one_checkpoint_the_one_with_the_best_average(tmp_path: Path) -> None:

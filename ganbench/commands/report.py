@@ -81,10 +81,11 @@ def report(
 
     wanted = {picture: drawing, csv: lambda: to_csv(blocks), latex: lambda: to_latex(blocks), html: page,
               markdown: lambda: to_markdown(blocks, literature, failed)}
-    for path, text in wanted.items():
-        if path is not None:
-            atomic_write(path, text(), remedy="choose another place")
-            console.print(f"wrote {path}", soft_wrap=True)
+    # every text is made before the first file is written: one that cannot be made leaves no half of a report
+    made = {path: text() for path, text in wanted.items() if path is not None}
+    for path, content in made.items():
+        atomic_write(path, content, remedy="choose another place")
+        console.print(f"wrote {path}", soft_wrap=True)
 
 
 def _only(frame: "pd.DataFrame", metrics: list[str]) -> "pd.DataFrame":

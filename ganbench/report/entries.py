@@ -124,6 +124,8 @@ def _cell(rows: list[Any], deciding: list[Any], column: Column, failed: int) -> 
                      borrowed=next((r.borrowed for r in rows if r.borrowed), ""))
     cell.not_a_number = len({r.run for r in ended} - {r.run for r in at_end})
     cell.failed = cell.not_a_number + (failed if rows else 0)
+    if not ended:
+        cell.early = _early([r for r in rows if r.outcome == "ok" and math.isfinite(r.value)])
 
     # the best checkpoint of each seed, by the value that decides
     if column.higher_is_better is not None:
@@ -149,6 +151,23 @@ def _cell(rows: list[Any], deciding: list[Any], column: Column, failed: int) -> 
         methods = sorted({r.ci_method for r in at_end} - {""})
         cell.noise_method = "repeated evaluations" if again else ", ".join(methods) or "as the metric states it"
     return cell
+
+
+def _early(rows: list[Any]) -> str:
+    """What was measured before trainings ended, of each the latest value: "257.1 at 20 kimg; training ended at 30"."""
+    if not rows:
+        return ""
+    # a later value of a training replaces an earlier one
+    latest = {seed: (value, kimg) for (seed, _, kimg), value in
+              sorted(_means(rows, _checkpoint).items(), key=lambda pair: pair[0][2] or 0.0)}
+    value = sum(value for value, _ in latest.values()) / len(latest)
+    return (f"{value:.4g} at {_span([kimg or 0.0 for _, kimg in latest.values()])} kimg; training ended at "
+            f"{_span([r.final_kimg for r in rows])}")
+
+
+def _span(values: list[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
 def _checkpoint(row: Any) -> tuple[int, str, float | None]:

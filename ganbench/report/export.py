@@ -114,7 +114,7 @@ def _long_lines(block: TableBlock) -> Iterator[dict[str, Any]]:
                 "budget": entry.budget, "last_median": median,
                 "seeds": last.n if last else 0, "last_mean": last and last.mean, "last_sd": last and last.sd,
                 "last_low": last and last.low, "last_high": last and last.high, "evaluation_noise": cell.noise,
-                "measured_on": cell.borrowed,
+                "measured_on": cell.borrowed, "shortfall": cell.shortfall,
                 "best_seeds": best.n if best else 0, "best_mean": best and best.mean, "best_sd": best and best.sd,
                 "best_kimg": sum(kimg) / len(kimg) if kimg else None, "mark": mark_of(entry, column),
                 "rank_low": standing and standing.rank_low, "rank_high": standing and standing.rank_high,

@@ -59,6 +59,7 @@ class TableCell:
     failed: int = 0  # runs that have no value here because they failed, or because it is not a number
     not_a_number: int = 0  # those of `failed` that ended well and were measured, with a value that is not finite
     unmeasured: int = 0  # seeds of the entry that ended well and were not measured in this column
+    early: str = ""  # where nothing was measured at the end: what was before, "257.1 at 20 kimg; training ended at 30"
     noise: float | None = None  # half the 95% interval of one evaluation, over evaluation noise
     noise_method: str = ""
     noise_sd: float | None = None  # the same as a standard deviation
@@ -77,10 +78,10 @@ class TableCell:
 
     @property
     def shortfall(self) -> str:
-        """ "8 of 10 failed", "1 of 3 seeds" where the others were not measured; or nothing."""
+        """ "8 of 10 failed", "1 of 3 seeds" where the others were not measured, `early`; or nothing."""
         measured = len(self.last)
         parts = [f"{self.failed} of {self.failed + measured} failed" if self.failed else "",
-                 f"{measured} of {measured + self.unmeasured} seeds" if self.unmeasured else ""]
+                 f"{measured} of {measured + self.unmeasured} seeds" if self.unmeasured else "", self.early]
         return ", ".join(filter(None, parts))
 
     def median(self, higher_is_better: bool) -> float | None:
@@ -152,19 +153,20 @@ class TableBlock:
         """The columns that most entries have (at least half as many as have the commonest), with every entry; then
         those that fewer have, each kind with the entries that have it, so that no table is mostly dashes."""
         trained = self.trained
-        owners = {column: tuple(i for i, e in enumerate(trained) if e.cells[column].last or e.cells[column].best)
-                  for column in self.columns}
+        owners = {column: tuple(i for i, e in enumerate(trained) if e.cells[column].last or e.cells[column].best
+                                or e.cells[column].early) for column in self.columns}
         most = max((len(members) for members in owners.values()), default=0)  # where nearly all failed, few are many
         main = [column for column in self.columns if 2 * len(owners[column]) >= most]
         kinds: dict[tuple[int, ...], list[Column]] = {}
         for column in self.columns:
             if column not in main:
-                kinds.setdefault(owners[column], []).append(column)
+                failed = tuple(i for i, e in enumerate(trained) if e.cells[column].failed)
+                kinds.setdefault(owners[column] or failed, []).append(column)
         found = [(main, self.entries)] if main else []
         for members, columns in kinds.items():
             floors = [e for e in self.entries if e.reference and any(e.cells[c].last for c in columns)]
             found.append((columns, [*floors, *(trained[i] for i in members)]))
-        return found
+        return [(columns, entries) for columns, entries in found if entries]
 
     def headlines(self) -> list[Column]:
         """One column for each group: the average where there is one, else the only or the first level."""

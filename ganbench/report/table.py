@@ -116,7 +116,7 @@ def _rich_table(columns: list[Column], entries: list[TableEntry]) -> Any:
                       *(Text(last if mark or last.endswith("†") else f"{last} ", style="bold" if mark == "best" else "")
                         for (last, _), mark in zip(cells, marks)),
                       style=style, end_section=ends)
-        if not entry.reference:
+        if any(best.strip("–") for _, best in cells):
             table.add_row("", "", "", "best", *(Text(f"{best} ") for _, best in cells), style="dim")
     return table
 

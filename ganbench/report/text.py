@@ -90,8 +90,8 @@ def cell_texts(entry: TableEntry, column: Column) -> tuple[str, str]:
     if entry.reference or best is None:
         return last, "" if entry.reference else "–"
     # A run that failed late still had a best checkpoint, so the two means may be over different seeds.
-    fewer = f" ({best.n} of {len(cell.last)} seeds)" if best.n != len(cell.last) else ""
-    return last, number(best.mean, best.half) + fewer
+    others = best.n != len(cell.last) and not cell.early
+    return last, number(best.mean, best.half) + (f" ({best.n} {'seed' if best.n == 1 else 'seeds'})" if others else "")
 
 
 def mark_of(entry: TableEntry, column: Column) -> str:
