@@ -20,8 +20,8 @@ from ganbench.report.live import AT_WORK, LivePage, snapshot
 def write_run(place, *, kimg=2.0, of=8.0, status="ok", seconds=10.0):
     (place / "grids").mkdir(parents=True, exist_ok=True)
     (place / "checkpoints" / "images-000000002000").mkdir(parents=True, exist_ok=True)
-    config = {"run": place.name, "family": "dcgan", "preset": "laptop", "seed": 0, "dataset": {"name": "digits", "side": 32},
-              "training": {"kimg": of, "steps": None, "seconds": None}}
+    config = {"run": place.name, "family": "dcgan", "preset": "laptop", "seed": 0,
+              "dataset": {"name": "digits", "side": 32}, "training": {"kimg": of, "steps": None, "seconds": None}}
     (place / "config.json").write_text(json.dumps(config))
     lines = [{"step": i, "images": 500 * i, "kimg": i / 2, "seconds": seconds * i / (2 * kimg), "loss": 3.0 / i}
              for i in range(1, int(2 * kimg) + 1)]

@@ -259,6 +259,39 @@ def test_rows_that_do_not_state_their_configuration_go_with_the_run_of_their_nam
     assert found["a (paper)"] == ({"killed": 1}, {}) and found["a (paper) @30 kimg"] == ({}, {1: 5.0})
 
 
+def test_folders_of_images_are_shown_with_the_interval_of_their_evaluation(tmp_path: Path) -> None:
+    other = {"origin": "external", "preset": "", "config_hash": "", "kimg": None, "metric": "swd"}
+    rows = [_row("", None, value, **other, run=name, source=f"/x/{name}", ci_low=value - half, ci_high=value + half,
+                 ci_method="bootstrap") for name, value, half in (("A", 72.8, 6.0), ("B", 122.6, 7.5))]
+    rows += [_row("", None, 0.25 + i / 8, **other | {"metric": "ms_ssim", "higher_is_better": None}, run=name,
+                  source=f"/x/{name}") for i, name in enumerate("AB")]
+    rows += [_row(records.FLOOR, None, 40.0, **other | {"origin": "reference"}, run="r")]
+    frame = _frame(tmp_path, rows)
+    blocks = comparison.build_table(frame)
+    text, markdown, page = _text(frame), export.to_markdown(blocks), render(frame)
+    latex = to_latex(blocks).replace(r"$\pm$", "±")
+    for one in (text, markdown, latex, page):
+        assert "72.8 ± 6.0" in one and "122.6 ± 7.5" in one
+    # nothing of a training is said, neither of its length nor of its best checkpoint
+    heads = [line.split() for line in text.splitlines() if "swd ↓" in line]
+    assert heads == [["ms_ssim", "swd", "↓"]] and not re.search(r"^ *best\b", text, re.MULTILINE)
+    assert re.search(r"\|  \| ms\\?_ssim \| swd ↓ \|", markdown) and " & ms\\_ssim & swd $\\downarrow$ \\\\" in latex
+    table = page[page.index("<table"):page.index("</table>")]
+    assert not re.search(r"\b(kimg|time|params|best|seeds|training)\b", table.split("</caption>")[1])
+    for one in (text, markdown, latex, page):
+        assert "where training ended" not in one and "of the same generator" in " ".join(one.split())
+    # the chart has the bars that its caption speaks of
+    assert len(re.findall(r'class="bar c\d"', page)) == 2
+    assert "Bar: 95% interval of one evaluation" in page and "Small dots: seeds" not in page
+    assert "swd: A has the lowest value, 72.8 ± 6.0; next is B with 122.6 ± 7.5. The intervals do not overlap" in page
+    # beside a training the intervals are those over seeds
+    mixed = [_row("a", seed, 5.0 + seed, metric="swd") for seed in range(2)]
+    block, = _blocks(tmp_path, mixed)
+    assert cell_texts(_entry(block, "A"), block.columns[0])[0].startswith("72.80")
+    assert "where training ended" in export.to_markdown([block])
+    assert "± 7.5? |" in export.to_markdown(blocks)  # nothing is said to be better
+
+
 def test_a_run_and_averages_made_of_it_afterwards_are_entries_of_their_own(tmp_path: Path) -> None:
     averages = {"0.06": 7.0, "0.2": 2.0}
     rows = _curve("a", 0, [9, 8, 5]) + [

@@ -37,14 +37,17 @@ def metric_charts(block: TableBlock, column: Column, numbers: dict[str, int],
     rows: list[Any] = list(mine[["run", "config_hash", "kimg", "seconds", "value", "seed_key", "outcome"]].itertuples())
     timed = [row for row in rows if pd.notna(row.seconds)]
     y_label = f"{column.title} {column.arrow}".strip()
+    values, seeds, dots = "Last values", ", mean over seeds", "Small dots: seeds. Bar: 95% interval."
+    if block.images_only:
+        values, seeds, dots = "Values", "", "Bar: 95% interval of one evaluation."
     charts = [
-        ("Last values", "Small dots: seeds. Bar: 95% interval. Dashed: references.",
+        (values, f"{dots} Dashed: references.",
          _intervals(trained, column, floors, y_label, numbers)),
         ("Against images", "Mean over seeds; band: lowest to highest seed. A cross ends a failed run.",
          _curves(trained, rows, "kimg", "thousands of real images", column, floors, numbers)),
         ("Against time", "As before, against training seconds on the hardware named below.",
          _curves(trained, timed, "seconds", "seconds", column, floors, numbers)),
-        ("By level", "Last values, mean over seeds, from the finest level to the coarsest and their average.",
+        ("By level", f"{values}{seeds}, from the finest level to the coarsest and their average.",
          _by_level(block, column, numbers)),
     ]
     costs = [{"key": key, "name": name, "caption": f"Last value and its 95% interval against {against}.", "svg": svg}
@@ -60,8 +63,11 @@ def _intervals(trained: list[TableEntry], column: Column, floors: list[tuple[str
     for entry in trained:
         summary = entry.cells[column].last_summary
         if summary:
-            values = list(entry.cells[column].last.values())
-            rows.append((Series(entry.label, numbers[entry.label], values, values), summary.low, summary.high))
+            values, noise = list(entry.cells[column].last.values()), entry.cells[column].noise
+            low, high = summary.low, summary.high
+            if entry.images_only and noise is not None:
+                low, high = summary.mean - noise, summary.mean + noise
+            rows.append((Series(entry.label, numbers[entry.label], values, values), low, high))
     return plots.interval_chart(rows, title=f"{column.title}: last values", x_label=label, levels=floors,
                                 log_beyond=_log_beyond(column)) if rows else ""
 

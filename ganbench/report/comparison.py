@@ -119,10 +119,13 @@ def _block(where: dict[str, Any], part: pd.DataFrame, lost: pd.DataFrame, replac
                 entry.cells[column].standing = standing
     _order(references, columns)
     _order(entries, columns)
-    return TableBlock(dataset=where["dataset"], side=optional(where["side"]), width=optional(where["width"]),
+    block = TableBlock(dataset=where["dataset"], side=optional(where["side"]), width=optional(where["width"]),
                       channels=optional(where["channels"]), split=where["split"], crop=where["crop"],
                       data_hash=where["data_hash"], columns=columns, entries=references + entries,
                       notes=notes_of(columns, references, entries, replaced), rows=finite(part))
+    for entry in block.entries:
+        entry.images_only = block.images_only
+    return block
 
 
 def _adopted(failed: Mapping[Any, Any], trained: pd.DataFrame, column: str) -> str:

@@ -12,10 +12,10 @@ from ganbench.report.escape import csv_cell, markdown_text
 from ganbench.report.parts import Column, TableBlock, TableEntry
 from ganbench.report.text import (
     FAILED_TITLE,
-    LEGEND,
     PUBLISHED_TITLE,
     cell_texts,
     failure_line,
+    legend_of,
     mark_of,
     number_or_blank,
     published_label,
@@ -56,7 +56,7 @@ def to_markdown(blocks: list[TableBlock], literature: list[dict[str, Any]] | Non
         lines = [f"### {markdown_text(block.title)}", ""]
         for columns, entries in block.sections():
             lines += [*table_markdown(columns, entries), ""]
-        lines += [f"- {markdown_text(note)}" for note in [*block.notes, LEGEND]]
+        lines += [f"- {markdown_text(note)}" for note in [*block.notes, legend_of(block)]]
         parts.append("\n".join([*lines, ""]))
     if failed:
         parts.append("\n".join([f"### {FAILED_TITLE}", "", *(f"- {markdown_text(failure_line(row))}" for row in failed),
@@ -67,7 +67,11 @@ def to_markdown(blocks: list[TableBlock], literature: list[dict[str, Any]] | Non
 
 
 def table_markdown(columns: list[Column], entries: list[TableEntry]) -> list[str]:
-    """One table (a section of a block) as lines of Markdown: last and best values of each column."""
+    """One table (a section of a block) as lines of Markdown: last and best values of each column; of images from
+    elsewhere alone, their values."""
+    if entries[0].images_only:
+        return _pipe_table(["", *(f"{markdown_text(c.title)} {c.arrow}".strip() for c in columns)],
+                           [[markdown_text(e.label), *(_markdown_cell(e, c)[0] for c in columns)] for e in entries])
     head = ["", "seeds", "kimg"] + [h for c in columns for h in (f"{markdown_text(c.title)} {c.arrow}".strip(), "best")]
     lines = [[markdown_text(e.label), runs_of(e), number_or_blank(e.kimg),
               *(text for c in columns for text in _markdown_cell(e, c))] for e in entries]

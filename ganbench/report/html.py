@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ganbench.errors import UserError
@@ -19,10 +20,10 @@ from ganbench.report.reproduce import recipe
 from ganbench.report.statistics import Standing
 from ganbench.report.text import (
     FAILED_TITLE,
-    LEGEND,
     PUBLISHED_TITLE,
     duration,
     failure_line,
+    legend_of,
     mark_of,
     number,
     number_or_blank,
@@ -30,6 +31,7 @@ from ganbench.report.text import (
     runs_of,
     spread,
     times,
+    value_text,
 )
 
 VERDICTS = {"best": "better than every other entry", "tied": "not distinguishable from the leading entry",
@@ -62,7 +64,7 @@ def render(frame: pd.DataFrame, *, title: str = "Comparison of GANs", roots: Seq
     template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
     summaries = [{"sentence": s.sentence, "head": s.head, "lines": s.lines} for s in overall(blocks)]
     return template.render(
-        title=title, summaries=summaries, command=command, legend=LEGEND, published_title=PUBLISHED_TITLE,
+        title=title, summaries=summaries, command=command, published_title=PUBLISHED_TITLE,
         style=(assets / "page.css").read_text(encoding="utf-8"),
         script=(assets / "page.js").read_text(encoding="utf-8"),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), runs=measured["run"].nunique(), folders=len(folders),
@@ -106,7 +108,8 @@ def _block(name: str, block: TableBlock, frame: pd.DataFrame, folders: dict[str,
 
     samples = samples_of(trained, folders)
     return {
-        "id": name, "title": block.title, "notes": block.notes,
+        "id": name, "title": block.title, "notes": block.notes, "images_only": block.images_only,
+        "how_to_read": legend_of(block),
         "summary": [_verdict(block, column) for column in heads if column.higher_is_better is not None
                     and column in compared],
         "legend": [{"label": e.label, "number": numbers[e.label], "swatch": plots.swatch(numbers[e.label])}
@@ -141,14 +144,15 @@ def _cell(entry: TableEntry, column: Column) -> dict[str, Any]:
     last, best, standing, mark = cell.last_summary, cell.best_summary, cell.standing, mark_of(entry, column)
     shortfall = "" if entry.reference else cell.shortfall
     borrowed = f"measured on {cell.borrowed} images" if cell.borrowed else ""
-    interval = "one seed: no interval" if last and not entry.reference else ""
+    interval = "one seed: no interval" if last and not entry.reference and not entry.images_only else ""
     if last and last.low is not None:
         interval = f"95% interval {number(last.low, last.half)} to {number(last.high, last.half)} over {last.n} seeds"
+    verdict = "not tested" if mark and entry.images_only else VERDICTS[mark]
     shown = number(best.mean, best.half) if best else "–"
     return {
-        "last": spread(last) + ("†" if cell.borrowed else "") + (f" ({shortfall})" if shortfall else ""),
+        "last": value_text(entry, column) + ("†" if cell.borrowed else "") + (f" ({shortfall})" if shortfall else ""),
         "last_value": last.mean if last else None, "mark": mark,
-        "description": "; ".join(t for t in (borrowed, interval, shortfall, VERDICTS[mark]) if t),
+        "description": "; ".join(t for t in (borrowed, interval, shortfall, verdict) if t),
         "best": "" if entry.reference else shown,
         "best_value": best.mean if best and not entry.reference else None, "best_description": _best_description(cell),
         "noise": "" if cell.noise is None else f"± {number(cell.noise, cell.noise)}", "noise_value": cell.noise,
@@ -171,6 +175,8 @@ def _verdict(block: TableBlock, column: Column) -> str:
     placed = [(e, c, c.standing) for e in block.entries if (c := e.cells[column]).standing]
     if not placed:
         return f"{column.title}: nothing measured at the end of a training."
+    if block.images_only:
+        return _verdict_on_images(column, [(e, c) for e, c, _ in placed])
     first = next(((e, c, s) for e, c, s in placed if s and s.leads), None)
     if first is None:
         return f"{column.title}: every entry has runs that failed, so none leads."
@@ -190,6 +196,24 @@ def _verdict(block: TableBlock, column: Column) -> str:
     sentence = f"{column.title}: {leader.label} leads with {value}, but is not distinguishable from {_list(rivals)}"
     verb = "is" if len(worse) == 1 else "are"
     return f"{sentence}; {_list(worse)} {verb} worse{_by_how_much(cell, placed)}." if worse else f"{sentence}."
+
+
+def _verdict_on_images(column: Column, placed: list[tuple[TableEntry, TableCell]]) -> str:
+    """Of images from elsewhere: whose value is the best, and whether the next one's interval lies apart."""
+    def mean(pair: tuple[TableEntry, TableCell]) -> float:
+        return float(np.mean(list(pair[1].last.values())))
+
+    order = sorted(placed, key=mean, reverse=bool(column.higher_is_better))
+    first = f"{column.title}: {order[0][0].label} has"
+    if len(order) == 1:
+        return f"{first} {value_text(order[0][0], column)}; there is nothing to compare it with."
+    text = (f"{first} the {'highest' if column.higher_is_better else 'lowest'} value, "
+            f"{value_text(order[0][0], column)}; next is {order[1][0].label} with {value_text(order[1][0], column)}.")
+    noises = [cell.noise for _, cell in order[:2] if cell.noise is not None]
+    if len(noises) == 2:
+        apart = abs(mean(order[0]) - mean(order[1])) > sum(noises)
+        text += f" The intervals {'do not overlap' if apart else 'overlap'}; they are of the images alone."
+    return f"{text} Another training of the same methods may give another order."
 
 
 def _by_how_much(leader: TableCell, placed: Sequence[tuple[TableEntry, TableCell, Standing | None]]) -> str:

@@ -8,7 +8,7 @@ r"""Comparison tables in LaTeX: booktabs, as wide as a page, names of any script
 from dataclasses import replace
 
 from ganbench.report.parts import AVERAGE, Column, TableBlock, TableEntry
-from ganbench.report.text import LEGEND, cell_texts, mark_of, number_or_blank, runs_of, spread
+from ganbench.report.text import cell_texts, legend_of, mark_of, number_or_blank, runs_of, value_text
 from ganbench.tex import needed_by, tex
 
 WIDEST = 92  # characters of a row at \footnotesize on a page of the article class
@@ -35,6 +35,7 @@ def to_latex(blocks: list[TableBlock]) -> str:
 def _table(block: TableBlock, columns: list[Column], entries: list[TableEntry]) -> list[str]:
     longest = max(len(e.label) for e in entries)
     first = "l" if longest <= LONGEST else rf"p{{{LONGEST / 2 * 0.28:.1f}cm}}"
+    trained = not block.images_only
     body: list[str] = []
     ruled = False
     for entry in entries:
@@ -42,17 +43,18 @@ def _table(block: TableBlock, columns: list[Column], entries: list[TableEntry]) 
             body.append(r"\midrule")
         ruled = ruled or not entry.reference
         cells = [_cell(entry, column) for column in columns]
-        body.append(" & ".join([tex(entry.label), tex(runs_of(entry)), number_or_blank(entry.kimg), *cells]) + r" \\")
+        made = [tex(runs_of(entry)), number_or_blank(entry.kimg)] if trained else []
+        body.append(" & ".join([tex(entry.label), *made, *cells]) + r" \\")
     # notes on columns of another table are there: they begin with the column's title
     elsewhere = _titles(block.columns) - _titles(columns)
     notes = [note for note in block.notes if not note.startswith(tuple(f"{title}:" for title in elsewhere))]
     heads = [f"{tex(_head(c))} {tex(c.arrow)}".strip() for c in columns]
     return [
         r"\begin{table}[htbp]", r"\centering\footnotesize", rf"\caption{{{tex(block.title)}}}",
-        rf"\begin{{tabular}}{{@{{}}{first}rr{'r' * len(columns)}@{{}}}}", r"\toprule",
-        " & ".join(["", "seeds", "kimg", *heads]) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}", "",
-        r"\smallskip", r"\parbox{\linewidth}{\scriptsize\raggedright " + " ".join(
-            f"{tex(note)}." for note in [*notes, LEGEND.rstrip(".")]) + "}", r"\end{table}", ""]
+        rf"\begin{{tabular}}{{@{{}}{first}{'rr' * trained}{'r' * len(columns)}@{{}}}}", r"\toprule",
+        " & ".join(["", *["seeds", "kimg"] * trained, *heads]) + r" \\", r"\midrule", *body, r"\bottomrule",
+        r"\end{tabular}", "", r"\smallskip", r"\parbox{\linewidth}{\scriptsize\raggedright " + " ".join(
+            f"{tex(note)}." for note in [*notes, legend_of(block).rstrip(".")]) + "}", r"\end{table}", ""]
 
 
 def _titles(columns: list[Column]) -> set[str]:
@@ -81,7 +83,7 @@ def _head(column: Column) -> str:
 
 def _cell(entry: TableEntry, column: Column) -> str:
     cell, mark = entry.cells[column], mark_of(entry, column)
-    text = tex(spread(cell.last_summary))
+    text = tex(value_text(entry, column))
     if mark == "best":
         text = rf"\textbf{{{text}}}"
     text += {"tied": r"$^{\approx}$", "worse": r"$^{-}$", "untested": "$^{?}$"}.get(mark, "")

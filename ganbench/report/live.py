@@ -27,8 +27,8 @@ CONFIG = {"family": str, "preset": str, "dataset.name": str, "dataset.side": int
 
 
 def snapshot(roots: Sequence[Path]) -> list[dict[str, Any]]:
-    """Every run in the folders (directly, or in a suite's folder there), the one last written to first. A config.json of
-    something else makes no run.
+    """Every run in the folders (directly, or in a suite's folder there), the one last written to first. A config.json
+    of something else makes no run.
 
     Returns:
         For each: name, family, preset, dataset, seed, state ("training", "done", "stopped", "diverged" or "damaged"),

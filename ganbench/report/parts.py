@@ -113,6 +113,8 @@ class TableEntry:
     devices: list[str]  # kinds of hardware: "CPU", or a GPU's name
     commits: list[str]  # of the code, "+" behind those with changes that were not committed
     cells: dict[Column, TableCell]
+    # in a table of nothing but images from elsewhere: no seeds, so intervals of evaluations
+    images_only: bool = field(init=False, default=False)
 
     @property
     def reference(self) -> bool:
@@ -148,6 +150,11 @@ class TableBlock:
     def trained(self) -> list[TableEntry]:
         """The entries that compete."""
         return [entry for entry in self.entries if not entry.reference]
+
+    @property
+    def images_only(self) -> bool:
+        """Whether nothing here was trained, and all entries are images from elsewhere."""
+        return bool(self.trained) and all(entry.origin == "external" for entry in self.trained)
 
     def sections(self) -> list[tuple[list[Column], list[TableEntry]]]:
         """The columns that most entries have (at least half as many as have the commonest), with every entry; then

@@ -17,10 +17,10 @@ from ganbench.report.parts import Column, TableBlock, TableEntry
 from ganbench.report.selection import failures, level_order, published
 from ganbench.report.text import (
     FAILED_TITLE,
-    LEGEND,
     PUBLISHED_TITLE,
     cell_texts,
     failure_line,
+    legend_of,
     mark_of,
     number,
     number_or_blank,
@@ -50,7 +50,7 @@ def print_blocks(blocks: list[TableBlock], literature: list[dict[str, Any]], con
                 console.print(_rich_table(columns, entries))
         for note in block.notes:
             console.print(Text(f"  {shown(note)}", style="dim"))
-        console.print(Text(f"  {LEGEND}", style="dim"))
+        console.print(Text(f"  {legend_of(block)}", style="dim"))
     for summary in overall(blocks):
         console.print()
         console.print(_plain_table("Over all data sets", summary.head, summary.lines))
@@ -101,9 +101,11 @@ def _fitting(columns: list[Column], entries: list[TableEntry], width: int) -> It
 def _rich_table(columns: list[Column], entries: list[TableEntry]) -> Any:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("")
-    table.add_column("seeds", justify="right")
-    table.add_column("kimg", justify="right")
-    table.add_column("")
+    trained = not entries[0].images_only
+    if trained:
+        table.add_column("seeds", justify="right")
+        table.add_column("kimg", justify="right")
+        table.add_column("")
     for column in columns:
         table.add_column(Text(f"{shown(column.title)} {column.arrow} "), justify="right")
     for index, entry in enumerate(entries):
@@ -111,8 +113,8 @@ def _rich_table(columns: list[Column], entries: list[TableEntry]) -> Any:
         marks = [mark_of(entry, column) for column in columns]
         ends = entry.reference and index + 1 < len(entries) and not entries[index + 1].reference
         style = "cyan" if entry.reference else ""
-        table.add_row(Text(shown(entry.label)), runs_of(entry), number_or_blank(entry.kimg), "" if entry.reference
-                      else "last",
+        made = [runs_of(entry), number_or_blank(entry.kimg), "" if entry.reference else "last"] if trained else []
+        table.add_row(Text(shown(entry.label)), *made,
                       *(Text(last if mark or last.endswith("†") else f"{last} ", style="bold" if mark == "best" else "")
                         for (last, _), mark in zip(cells, marks)),
                       style=style, end_section=ends)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ganbench.report.parts import Column, TableEntry
+from ganbench.report.parts import Column, TableBlock, TableEntry
 from ganbench.report.statistics import RULE, Summary
 
 MARKS = {"best": "*", "tied": "≈", "worse": "▾", "untested": "?", "": ""}
@@ -15,6 +15,15 @@ LEGEND = ("last = where training ended, best = the best checkpoint on the way (c
           "≈ leads, or not distinguishable from the leading entry; ▾ worse than the leading entry; ? not testable: "
           f"no entry has two seeds. How it is tested: {RULE}. Failed runs count as worst, and no "
           "entry with failures leads.")
+
+IMAGES_LEGEND = ("± half of the 95% interval of one evaluation: how far the value may lie from that of other images of "
+                 "the same generator. ? not tested: how far another training of the same method would move it is not "
+                 "known.")
+
+
+def legend_of(block: TableBlock) -> str:
+    """What the numbers and marks of a table mean."""
+    return IMAGES_LEGEND if block.images_only else LEGEND
 
 
 def failure_line(failure: Mapping[str, Any]) -> str:
@@ -81,14 +90,22 @@ def published_label(row: Mapping[str, Any]) -> str:
     return f"{row['family']} ({row['preset']})" if row["preset"] else row["family"]
 
 
+def value_text(entry: TableEntry, column: Column) -> str:
+    """The last value, ± over seeds; where there are images alone, ± over evaluations."""
+    cell = entry.cells[column]
+    if entry.images_only and cell.last_summary and cell.noise is not None:
+        return f"{number(cell.last_summary.mean, cell.noise)} ± {number(cell.noise, cell.noise)}"
+    return spread(cell.last_summary)
+
+
 def cell_texts(entry: TableEntry, column: Column) -> tuple[str, str]:
     """The last value with its mark and what it falls short of its runs by, and the best one."""
     cell = entry.cells[column]
-    last = spread(cell.last_summary) + MARKS[mark_of(entry, column)] + ("†" if cell.borrowed else "")
+    last = value_text(entry, column) + MARKS[mark_of(entry, column)] + ("†" if cell.borrowed else "")
     last += f" ({cell.shortfall})" if cell.shortfall and not entry.reference else ""
     best = cell.best_summary
-    if entry.reference or best is None:
-        return last, "" if entry.reference else "–"
+    if entry.reference or entry.images_only or best is None:
+        return last, "" if entry.reference or entry.images_only else "–"
     # A run that failed late still had a best checkpoint, so the two means may be over different seeds.
     others = best.n != len(cell.last) and not cell.early
     return last, number(best.mean, best.half) + (f" ({best.n} {'seed' if best.n == 1 else 'seeds'})" if others else "")
