@@ -169,26 +169,67 @@ def test_a_store_of_another_shape_is_refused_with_what_to_do(place, tmp_path):
     assert found[0]["channels"] == found[1]["channels"] == 3
 
 
-@pytest.mark.parametrize("side", [None, 8])
-def test_grey_images_are_compared_with_a_colour_store_as_with_its_pictures(place, tmp_path, side):
+def test_a_colour_store_asked_for_in_grey_is_made_so_as_pictures_are(tmp_path):
     colours = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
-    for i, image in enumerate(colours):
-        (tmp_path / "colour").mkdir(exist_ok=True)
-        Image.fromarray(image).save(tmp_path / "colour" / f"{i:02d}.png")
-    store = open_dataset(str(tmp_path / "colour"), split="all", side=8)
-    grey = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in colours])
-    for real in (str(store.path), str(tmp_path / "colour")):
-        row, _ = evaluated(place, fake=str(place / "fakes.npz"), real=real, side=side)
-        assert row["value"] == pytest.approx(grey.mean() - 5, abs=1e-9) and row["channels"] == 1
+    np.savez(tmp_path / "colour.npz", images=colours)
+    store = open_dataset(str(tmp_path / "colour.npz"), split="all", side=8)
     batch, = open_images(str(store.path), channels=1).batches(64)
-    np.testing.assert_array_equal(batch[:, 0], grey)
+    np.testing.assert_array_equal(batch[:, 0], [np.asarray(Image.fromarray(image).convert("L")) for image in colours])
 
 
-def test_a_store_of_other_channels_says_so(place, tmp_path):
-    np.savez(tmp_path / "four.npz", images=np.zeros((9, 8, 8, 4), np.uint8))
-    four = str(open_dataset(str(tmp_path / "four.npz"), split="all", side=8).path)
-    with pytest.raises(UserError, match=r"holds images of 4 channel\(s\), and the others have 1: they cannot be"):
-        evaluated(place, fake=str(place / "fakes.npz"), real=four)
+def test_grey_images_cost_the_others_no_colour_however_these_are_handed_over(place, tmp_path):
+    """Pictures of a folder lost their colour without a word, and arrays did not."""
+    colours, greys = (np.random.default_rng(seed).integers(0, 256, (30, 8, 8, c), dtype=np.uint8)
+                      for seed, c in ((0, 3), (1, 1)))
+    for name, images in (("colour", colours), ("grey", greys[..., 0])):
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / f"{i:02d}.png")
+        np.savez(tmp_path / f"{name}.npz", images=images)
+    store = str(open_dataset(str(tmp_path / "colour"), split="all", side=8).path)
+    ways = {"colour": [str(tmp_path / "colour"), str(tmp_path / "colour.npz"), store, colours],
+            "grey": [str(tmp_path / "grey"), str(tmp_path / "grey.npz"), greys]}
+    for fake, real, expected in (("grey", "colour", colours.mean() - greys.mean()),
+                                 ("colour", "grey", greys.mean() - colours.mean())):
+        for given in itertools.product(ways[fake], ways[real]):
+            row, found = evaluated(place, fake=given[0], real=given[1])
+            assert row["value"] == pytest.approx(expected) and row["channels"] == 3
+            said = any("grey counts as three equal channels" in line for line in found.warnings)
+            assert said or fake == "colour"  # grey reals lose nothing
+
+
+def test_every_metric_sees_grey_as_three_equal_channels(place, monkeypatch):
+    """It was said, and the wavelets then refused 4 numbers against 12."""
+    monkeypatch.undo()
+    colours, greys = (np.random.default_rng(seed).integers(0, 256, (30, c, 16, 16), dtype=np.uint8)
+                      for seed, c in ((0, 3), (1, 1)))
+    by_hand = greys.repeat(3, axis=1)
+    for asked, written_out in (((greys, colours), (by_hand, colours)), ((colours, greys), (colours, by_hand))):
+        values = [run_request(EvalRequest(names=["wavelet_frechet"], device="cpu", floor=False, use_cache=False,
+                                          strict=True, fake=fake, real=real)).rows[0]["value"]
+                  for fake, real in (asked, written_out)]
+        assert values[0] == pytest.approx(values[1], rel=1e-9)
+
+
+def test_so_do_a_run_s_grey_images(place, tmp_path):
+    run = str(shutil.copytree(GOLDEN / "run", tmp_path / "run"))
+    side = load_run(run).family.images.side
+    colours = np.random.default_rng(0).integers(0, 256, (30, side, side, 3), dtype=np.uint8)
+    np.savez(tmp_path / "colour.npz", images=colours)
+    row, found = evaluated(place, run=run, real=str(tmp_path / "colour.npz"), n=30)
+    made = load_run(run).sample(30, 0).numpy()
+    assert row["value"] == pytest.approx(colours.mean() - made.mean()) and row["channels"] == 3
+    assert any("grey counts as three equal channels" in line for line in found.warnings)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_other_numbers_of_channels_cannot_be_compared(place, tmp_path, channels):
+    np.savez(tmp_path / "fakes.npz", images=np.zeros((9, 8, 8, channels), np.uint8))
+    four = np.zeros((9, 4, 8, 8), np.uint8)
+    np.savez(tmp_path / "four.npz", images=four.transpose(0, 2, 3, 1))
+    for real in (four, str(open_dataset(str(tmp_path / "four.npz"), split="all", side=8).path)):
+        with pytest.raises(UserError, match=rf"4 channel\(s\), and the (generated ones|others) have {channels}: .*cannot"):
+            evaluated(place, fake=str(tmp_path / "fakes.npz"), real=real)
 
 
 def test_every_kind_of_generated_images(place, tmp_path):

@@ -18,7 +18,7 @@ from ganbench.errors import UserError
 from ganbench.family import Family, ImageSpec, count_parameters
 from ganbench.metrics.evaluate import Progress, Report, Result, evaluate, noise_floor, obstacles
 from ganbench.metrics.images.opening import open_images
-from ganbench.metrics.images.sets import GeneratedSet, ImageSet, StoreSet
+from ganbench.metrics.images.sets import GeneratedSet, ImageSet, StoreSet, share_channels
 from ganbench.metrics.metric import ImageMetric, Subject, find_metric
 from ganbench.metrics.networks.compat import Compat, find_compat
 from ganbench.plugins import canonical, plugin_label
@@ -81,11 +81,12 @@ def score_model(names: list[str], model: Model, reals: ImageSet, *, n: int, seed
         return None
     fakes = GeneratedSet(distributed.generate_on_all(make, n, shape), n=n, side=images.side, channels=images.channels,
                          description=model.description, rounding=compat.rounding, width=images.width)
+    share_channels(fakes, reals)
     # for metrics that measure the model itself rather than its images
     subject = Subject(family=model.family, generator=model.generator, reals=model.store, held_out=model.held_out,
                       seed=seed, n=n, device=model.device)
     try:
-        results = evaluate(names, fakes=fakes, reals=reals, side=images.side, channels=images.channels,
+        results = evaluate(names, fakes=fakes, reals=reals, side=images.side, channels=fakes.channels,
                            held_out=held_out or (lambda: StoreSet(model.held_out) if model.held_out else None),
                            device=model.device, seed=seed, subject=subject, **options)
     finally:
@@ -345,21 +346,21 @@ def _outside(asked: EvalRequest, device: torch.device) -> tuple[ImageSet, ImageS
                         skip_bad=asked.skip_bad, whole=True, value_range=asked.value_range, compat=compat)
     reals = _named(asked, asked.real, fakes, n=asked.n, split=asked.split)
     refuse_skip_bad(asked, fakes, reals)
+    share_channels(fakes, reals)
     # as many images of one shape may be the same ones
     if (fakes.n, fakes.channels, fakes.written_side) == (reals.n, reals.channels, reals.written_side):
         fakes.summed = reals.summed = True
-    if reals.channels and fakes.channels != reals.channels:
-        fakes.warnings.append(f"the generated images have {fakes.channels} channel(s), the real ones {reals.channels}: "
-                              "grey counts as three equal channels")
     return fakes, reals
 
 
 def _named(asked: EvalRequest, spec: Any, like: ImageSpec | ImageSet, **more: Any) -> ImageSet:
-    """Real images that were named, brought to the side of the generated ones."""
+    """Real images that were named, brought to the side of the generated ones, and to their colour: grey ones cost them
+    none of their own."""
     compat = find_compat(asked.compat or "ganbench")
     # a library that resizes each picture by itself is given each as it is; a run's side is not asked for
     native = compat.native and (asked.side is None or asked.fake is None)
-    return open_images(spec, side=None if native else like.written_side, channels=None if native else like.channels,
+    channels = None if native or like.channels == 1 else like.channels
+    return open_images(spec, side=None if native else like.written_side, channels=channels,
                        skip_bad=asked.skip_bad, crop=asked.crop, compat=compat, **{"root": asked.root, **more})
 
 

@@ -89,10 +89,13 @@ class ImageSet:
 
     def batches(self, size: int = BATCH) -> Iterator[Tensor]:
         """All images in order, uint8 (B,C,S,S) on the CPU; B = size but for the last. Of a `native` set (B,3,H,W),
-        where images of one size follow each other, at most `size`."""
+        where images of one size follow each other, at most `size`. Grey ones of a set of three channels are repeated.
+        """
         total = 0
         for batch in self._batches(size):
             self.decoded += len(batch)
+            if batch.shape[1] == 1 < self.channels:
+                batch = batch.expand(-1, self.channels, -1, -1).contiguous()
             if self.summed:
                 total += sum(map(zlib.crc32, batch.contiguous().numpy()))
             yield batch
@@ -166,9 +169,7 @@ class StoreSet(ImageSet):
         pixels = self.store.level(self.side)
         for start in range(0, self.n, size):
             batch = torch.from_numpy(np.ascontiguousarray(pixels[self.indices[start:start + size]]))
-            if self.channels == 1 < batch.shape[1]:
-                batch = _grey(batch)
-            yield batch if batch.shape[1] == self.channels else batch.expand(-1, self.channels, -1, -1).contiguous()
+            yield _grey(batch) if self.channels == 1 < batch.shape[1] else batch
 
 
 def _grey(colour: Tensor) -> Tensor:
@@ -291,6 +292,22 @@ class Statistics(ImageSet):
             if key in wanted and key in known and wanted[key] != known[key]:
                 raise UserError(f"{name}: {self.description} is of {key}={known[key]}, and this metric looks at "
                                 f"{key}={wanted[key]}: bring them together ({option}), or take other statistics")
+
+
+def share_channels(fakes: ImageSet, reals: ImageSet) -> None:
+    """Let grey images count as three equal channels where the others have colour, and note that with the fakes.
+
+    Raises UserError for other numbers of channels that differ. Statistics have none.
+    """
+    numbers = {fakes.channels, reals.channels}
+    if not reals.channels or len(numbers) == 1:
+        return
+    if numbers != {1, 3}:
+        raise UserError(f"{reals.description} holds images of {reals.channels} channel(s), and the generated ones have "
+                        f"{fakes.channels}: these cannot be compared, name others with --real")
+    fakes.warnings.append(f"the generated images have {fakes.channels} channel(s), the real ones {reals.channels}: "
+                          "grey counts as three equal channels")
+    fakes.channels = reals.channels = 3
 
 
 def array_digest(image: np.ndarray) -> str:
