@@ -26,7 +26,7 @@ def sample(
     n: Annotated[int, typer.Option("--n", help="How many images, rows or stops", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Seed of latents, labels and noise")] = 0,
     out: Annotated[str | None, typer.Option(help="The picture; default: RUN/samples/KIND-seedS.png")] = None,
-    folder: Annotated[str | None, typer.Option(help="Write single images here instead of a grid")] = None,
+    folder: Annotated[str | None, typer.Option(help="Write single images into this new folder, no grid")] = None,
     as_: Annotated[str, typer.Option("--as", help="With --folder: png, or npz for one file of arrays")] = "png",
     label: Annotated[int | None, typer.Option(help="Conditional families: this class only")] = None,
     walk: Annotated[bool, typer.Option("--walk", help="From latent to latent to latent, a leg a row")] = False,
@@ -225,7 +225,10 @@ def parse_arithmetic(text: str, n: int) -> tuple[list[int], list[int], list[int]
 
 
 def write_folder(run: "Run", folder: str, n: int, seed: int, kind: str, label: int | None) -> str:
-    """n single images as files 000000.png ..., or as one samples.npz (images (n,S,S,C) uint8). Says what it wrote."""
+    """n single images as files 000000.png ..., or as one samples.npz (images (n,S,S,C) uint8). Says what it wrote.
+
+    Raises UserError for a folder that is not empty.
+    """
     from pathlib import Path
 
     import numpy as np
@@ -235,6 +238,9 @@ def write_folder(run: "Run", folder: str, n: int, seed: int, kind: str, label: i
 
     if kind not in ("png", "npz"):
         raise UserError(f"--as {kind}: choose png or npz")
+    if Path(folder).is_dir() and (held := len(list(Path(folder).iterdir()))):
+        raise UserError(f"--folder {folder} holds {held:,} file{'s' if held > 1 else ''} already, which these images "
+                        "would be mixed with: choose another folder")
     images = run.sample(n, seed, labels=_labels(run, n, label)).permute(0, 2, 3, 1).numpy()
     place = Path(folder)
     if kind == "npz":
