@@ -14,14 +14,15 @@ import pkgutil
 import sys
 import tokenize
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from ganbench.errors import UserError, nearest
+from ganbench.errors import Diverged, Stopped, UserError, is_out_of_memory, nearest
 
 T = TypeVar("T")
 GROUPS = {"family": "ganbench.families", "metric": "ganbench.metrics", "dataset": "ganbench.datasets"}
@@ -75,12 +76,17 @@ def load_plugin(kind: str, name: str, base: type[T]) -> type[T]:
     `name` may also be the path of a single Python file. Raises UserError for an unknown name, with the nearest one.
     """
     if name.endswith(".py"):
-        return _only_subclass(_module_from_file(Path(name)), base)
+        return load_file(name, base)
     known = names(kind)
     if canonical(name) not in known:
         raise UserError(f"unknown {kind} '{name}'.{nearest(canonical(name), known)} "
                         f"Known: {', '.join(known)} (see `ganbench list`)")
     return _only_subclass(importlib.import_module(known[canonical(name)]), base)
+
+
+def load_file(path: str, *bases: type[T]) -> type[T]:
+    """The one class in a Python file that is of one of these kinds. Raises UserError where there is not just one."""
+    return _only_subclass(_module_from_file(Path(path)), *bases)
 
 
 def _module_from_file(path: Path) -> ModuleType:
@@ -103,21 +109,45 @@ def _module_from_file(path: Path) -> ModuleType:
     return module
 
 
+@contextmanager
+def plugin_faults(find: Callable[[], type]) -> Iterator[None]:
+    """Inside, what a plugin from outside ganbench does wrong becomes a UserError that tells its author where.
+
+    find: gives the plugin's class, asked for only after an error. Those that memory ran out stay as they are.
+    """
+    try:
+        yield
+    except (UserError, Diverged, Stopped):
+        raise
+    except Exception as error:
+        plugin = find()
+        if plugin.__module__.startswith("ganbench.") or is_out_of_memory(error):
+            raise
+        where = _where(error, Path(inspect.getfile(plugin)))
+        if isinstance(error, NotImplementedError) and not str(error):
+            missing = traceback.extract_tb(error.__traceback__)[-1].name
+            raise UserError(f"{where}: {plugin.__name__} has no {missing}(): write it (CONTRIBUTING.md has an "
+                            "example)") from error
+        raise UserError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}: correct it") from error
+
+
 def _where(error: Exception, path: Path) -> str:
-    """file:line of what went wrong in importing a file: where the syntax breaks, else the file's own deepest line."""
+    """file:line of what went wrong in a file: where the syntax breaks, else the file's own deepest line."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+             if Path(frame.filename).resolve() == path.resolve()]
     return f"{path}:{lines[-1]}" if lines else str(path)
 
 
-def _only_subclass(module: ModuleType, base: type[T]) -> type[T]:
-    own = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, base)
+def _only_subclass(module: ModuleType, *bases: type[T]) -> type[T]:
+    own = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, bases)
            and c.__module__ == module.__name__ and not c.__name__.startswith("_")]
     # A module may hold a helper class that its main class extends; what nobody extends is the plugin.
     leaves = [c for c in own if not any(c is not d and issubclass(d, c) for d in own)]
     if len(leaves) != 1:
-        raise UserError(f"{module.__file__}: expected one public subclass of {base.__name__}, found {len(leaves)}")
+        kinds = " or ".join(base.__name__.removesuffix("Base") for base in bases)
+        raise UserError(f"{module.__file__}: expected one public subclass of {kinds}, found {len(leaves)}")
     return leaves[0]
 
 

@@ -103,7 +103,7 @@ def test_two_folders_become_a_latex_row_in_one_command_and_in_three_lines(site, 
 @pytest.mark.timeout(3000)  # fourteen processes, one after another: twelve trainings, what reals score, the table
 def test_a_family_of_ones_own_against_three_others_over_three_seeds(site, elsewhere):
     import re
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),
+    code, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),
                          flags=re.DOTALL)
     Path("mygan.py").write_text(code, encoding="utf-8")
     guide = (ROOT / "docs" / "guides" / "own-family.md").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,35 @@ def test_an_outside_package(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = (tmp_path / "results" / "results.csv").read_text()
     assert "brightness" in rows and "tinygan" in rows and "stripes" in rows
+
+
+@pytest.mark.parametrize(("written", "instead", "says"), [
+    ("return self.sums[0]", "return 1 / 0 + self.sums[0]",
+     r"own.py:14: ZeroDivisionError: division by zero: correct it"),
+    ("self.sums[real] +=", "self.summs[real] +=", r"own.py:12: AttributeError: .*'summs'.*: correct it"),
+    ("super().__init__()", "super().__init__(); {}['a']", r"own.py:9: KeyError: 'a': correct it"),
+    ("[Score(self.compute(), higher_is_better=None)]", "None", r"own.py: TypeError: .*: correct it"),
+    ("def scores", "def score", r"own.py: Brightness has no scores\(\): write it"),
+    ("def protocol", "def protocols", r"own.py: Brightness has no protocol\(\): write it"),
+    ("def update", "def add", r"own.py: Brightness has no update\(\): write it")])
+def test_errors_in_a_metric_of_ones_own_are_its_authors_to_correct(tmp_path, monkeypatch, written, instead, says):
+    """They were called a defect of ganbench."""
+    import numpy as np
+
+    import ganbench
+    assert written in METRIC
+    (tmp_path / "own.py").write_text(METRIC.replace(written, instead))
+    images = np.zeros((4, 8, 8), np.uint8)
+    monkeypatch.chdir(tmp_path)  # a path as it is typed
+    for path in ("own.py", str(tmp_path / "own.py")):
+        with pytest.raises(UserError, match=says) as caught:
+            ganbench.evaluate(images, images, [path], floor=False, device="cpu")
+        assert "\n" not in str(caught.value)
+    # others are measured nevertheless, where its constructor works
+    if "__init__" not in written:
+        found = ganbench.evaluate(np.zeros((4, 16, 16), np.uint8), np.zeros((4, 16, 16), np.uint8),
+                                  ["own.py", "power_spectrum"], floor=False, device="cpu", strict=False)
+        assert found.values and any(re.search(says, line) for line in found.warnings)
 
 
 def test_a_metric_in_a_file_of_ones_own_is_measured_set_and_recorded_by_the_files_name(tmp_path):

@@ -58,6 +58,22 @@ def test_a_page_says_everything_the_class_says(mine):
         assert text in page
 
 
+def test_a_file_is_run_by_its_path(tmp_path):
+    """`ganbench run mine` was printed, and is no family."""
+    path = tmp_path / "my files" / "mine.py"
+    path.parent.mkdir()
+    path.write_text(FAMILY)
+    assert f"`ganbench run '{path}'`" in show_commands.page(str(path))
+    assert "`ganbench run wgan-gp`" in show_commands.page("wgan_gp")
+    # a metric's file has the page of a metric, also as a file
+    path.write_text("from ganbench.metrics.measures.ms_ssim import MSSSIM\n\nclass Own(MSSSIM):\n    title = 'Own'\n")
+    assert f"# Own\n\n`ganbench eval --metric '{path}'`" in show_commands.page(str(path))
+    assert [file.read_text()[:5] for file in show_commands.write_pages(str(tmp_path / "pages"), str(path))] == ["# Own"]
+    path.write_text("x = 1\n")
+    with pytest.raises(UserError, match="expected one public subclass of Family or Metric, found 0"):
+        show_commands.page(str(path))
+
+
 @pytest.mark.parametrize("name", sorted(names("family")))
 def test_every_family_has_a_full_page(name):
     page, family = show_commands.page(name), families.find_family(name)
@@ -145,6 +161,19 @@ def test_single_images_as_files(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         write_folder(run, str(tmp_path / "file"), 3, 0, "png", None)
+
+
+@pytest.mark.parametrize("kind", ["png", "npz"])
+def test_single_images_are_not_mixed_with_what_is_there(tmp_path, kind):
+    """A second run's images went beside the first's, and one folder was scored as one generator."""
+    run, folder = a_run(tmp_path), tmp_path / "mix"
+    write_folder(run, str(folder), 3, 0, kind, None)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match=rf"--folder {folder} holds {len(before)} files? already.*choose another"):
+        write_folder(run, str(folder), 2, 1, kind, None)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (tmp_path / "empty").mkdir()
+    assert "(2 images)" in write_folder(run, str(tmp_path / "empty"), 2, 1, kind, None)
 
 
 def test_one_class_only(tmp_path):

@@ -4,10 +4,12 @@
 """
 
 import inspect
+import shlex
 
 from ganbench.commands import markdown_table
 from ganbench.errors import UserError
 from ganbench.metrics.metric import ImageMetric, MetricBase, find_metric
+from ganbench.plugins import plugin_faults, plugin_label
 
 BETTER = {True: "Higher is better.", False: "Lower is better.", None: "Neither higher nor lower is better by itself."}
 
@@ -16,14 +18,15 @@ def metric_page(name: str) -> str:
     """Title, source, what it says, definition, settings and protocol of a metric, as Markdown. Raises UserError."""
     metric = find_metric(name)
     about, arguments = _docstring(metric)
-    lines = [f"# {metric.title or name}", "", f"`ganbench eval --metric {name}`", ""]
+    known, typed = plugin_label(name), shlex.quote(name)
+    lines = [f"# {metric.title or known}", "", f"`ganbench eval --metric {typed}`", ""]
     if metric.paper:
         lines += [f"**Source.** {metric.paper}", ""]
     lines += [metric.summary, "", BETTER[metric.higher_is_better] + " " + _inputs(metric), ""]
     lines += ["## Definition", "", about, ""]
     settings = _settings(metric)
     if settings:
-        lines += ["## Settings", "", f"`--set {name}.SETTING=VALUE`, or `{name}={{...}}` in `ganbench.evaluate`. "
+        lines += ["## Settings", "", f"`--set {known}.SETTING=VALUE`, or `{known}={{...}}` in `ganbench.evaluate`. "
                   f"{arguments}".rstrip(), "", *markdown_table(("setting", "default"), settings), ""]
     if protocol := _protocol(metric):
         lines += ["## Protocol", "", "Values may be compared where all of this agrees; it is in every row:", "",
@@ -57,7 +60,8 @@ def _settings(metric: type[MetricBase]) -> list[tuple[str, str]]:
 
 def _protocol(metric: type[MetricBase]) -> str:
     """The protocol with default settings; "" where it can be known only with weights or images at hand."""
-    try:
-        return metric().protocol().replace("reals=0", "reals=N").replace("fakes=0", "fakes=N")
-    except UserError:
-        return ""
+    with plugin_faults(lambda: metric):
+        try:
+            return metric().protocol().replace("reals=0", "reals=N").replace("fakes=0", "fakes=N")
+        except UserError:
+            return ""

@@ -1,5 +1,6 @@
 """`ganbench show FAMILY` and `ganbench presets`: a family's page, made from what its class says of itself."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,15 +37,7 @@ def show(
         return
     if family is None:
         raise UserError("name a family (see `ganbench list`), or a folder for the pages of all with --out")
-    from ganbench.plugins import canonical, names
-    if canonical(family) in names("metric"):
-        from ganbench.commands.metric_page import metric_page
-        text = metric_page(canonical(family))
-    elif not family.endswith(".py") and canonical(family) not in names("family"):
-        raise UserError(f"no family or metric '{family}'."
-                        f"{nearest(canonical(family), [*names('family'), *names('metric')])} See `ganbench list`")
-    else:
-        text = page(family)
+    text = page(family)
     if markdown:
         print(text)
         return
@@ -75,10 +68,10 @@ def list_(family: Annotated[str, typer.Argument(help="A family from `ganbench li
 
 
 def write_pages(folder: str, family: str | None = None) -> list[Path]:
-    """Markdown pages FAMILY.md in a folder, of one family or of all; returns their paths."""
-    from ganbench.plugins import canonical, names
+    """Markdown pages NAME.md in a folder, of one family or metric, or of all families; returns their paths."""
+    from ganbench.plugins import names, plugin_label
 
-    pages = {Path(folder) / f"{canonical(Path(name).stem)}.md": page(name)
+    pages = {Path(folder) / f"{plugin_label(name)}.md": page(name)
              for name in ([family] if family else names("family"))}
     for path, text in pages.items():
         atomic_write(path, text + "\n", remedy="choose another folder with --out")
@@ -86,12 +79,32 @@ def write_pages(folder: str, family: str | None = None) -> list[Path]:
 
 
 def page(name: str) -> str:
-    """A family's page as Markdown."""
+    """The page of a family or a metric, by its name or its file, as Markdown. Raises UserError for an unknown one."""
+    from ganbench.family import Family
+    from ganbench.plugins import canonical, load_file, names
+
+    if name.endswith(".py"):
+        from ganbench.metrics.metric import MetricBase
+        of_metric = not issubclass(load_file(name, Family, MetricBase), Family)  # type: ignore[type-var]
+    else:
+        of_metric = canonical(name) in names("metric")
+        if not of_metric and canonical(name) not in names("family"):
+            raise UserError(f"no family or metric '{name}'."
+                            f"{nearest(canonical(name), [*names('family'), *names('metric')])} See `ganbench list`")
+    if of_metric:
+        from ganbench.commands.metric_page import metric_page
+        return metric_page(canonical(name))
+    return _family_page(name)
+
+
+def _family_page(name: str) -> str:
     from ganbench.family import find_family, short_name
 
     family = find_family(name)
     known = short_name(family)
-    lines = [f"# {family.title or known}", "", f"`ganbench run {known.replace('_', '-')}`", ""]
+    # a file is run by its path
+    typed = shlex.quote(name) if name.endswith(".py") else known.replace("_", "-")
+    lines = [f"# {family.title or known}", "", f"`ganbench run {typed}`", ""]
     if family.paper:
         lines += [f"**Paper.** {family.paper}", ""]
     lines += [family.summarise(), ""]

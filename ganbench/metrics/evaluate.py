@@ -31,7 +31,7 @@ from ganbench.metrics.metric import (
 )
 from ganbench.metrics.networks import weight_files
 from ganbench.metrics.networks.features import FeatureNetwork, open_network
-from ganbench.plugins import canonical
+from ganbench.plugins import canonical, plugin_faults
 from ganbench.random import derived_seed
 
 Progress = Callable[[str, int, int], None]  # what, images done, images in all
@@ -121,11 +121,12 @@ def evaluate(names: Sequence[str], *, fakes: Any, reals: Any, side: int, channel
     # --- what the cache knows of the reals already
     if use_cache:
         for job in jobs:
-            job.key = None if job.cached else _cache_key(job, reals, seed, side, channels)
-            if job.key is not None and (found := cache.load_entry(job.key)) is not None:
-                job.metric.load_real_state(found)
-                job.cached = True
-                report.from_cache.append(job.name)
+            with guard(job.name):
+                job.key = None if job.cached else _cache_key(job, reals, seed, side, channels)
+                if job.key is not None and (found := cache.load_entry(job.key)) is not None:
+                    job.metric.load_real_state(found)
+                    job.cached = True
+                    report.from_cache.append(job.name)
 
     # --- show the images to all metrics, reals first
     wanting = {"real": [job for job in jobs if job.metric.needs_reals and not job.cached],
@@ -173,10 +174,12 @@ def obstacles(names: Sequence[str], options: Mapping[str, Any] | None = None, n:
     """
     options = options or {}
     check_settings(list(names), {key: value for key, value in options.items() if key != "compat"})
-    found: dict[str, str] = {}
+    report = Report()
+    guard, strict = _Guard(report), _Guard(None)
     for name in map(canonical, names):
-        metric = build_metric(find_metric(name), name, options)
-        try:
+        with strict(name):
+            metric = build_metric(find_metric(name), name, options)
+        with guard(name):
             # images that it is not for, too few of them, or weights that are not here
             if shape is not None and (reason := metric.refusal(name, shape)):
                 raise UserError(reason)
@@ -184,13 +187,14 @@ def obstacles(names: Sequence[str], options: Mapping[str, Any] | None = None, n:
                 metric.check_counts(n, n)
             if weights and isinstance(metric, FeatureMetric) and metric.network_name in weight_files.ASSETS:
                 weight_files.require(metric.network_name)
-        except UserError as error:
-            found[name] = str(error)
-    return found
+    return report.failures
 
 
 class _Guard:
-    """`with guard(name):` a UserError inside goes to the report instead of ending everything, if there is a report."""
+    """`with guard(name):` a UserError inside goes to the report instead of ending everything, if there is a report.
+
+    What a metric from outside ganbench does wrong is a UserError too.
+    """
 
     def __init__(self, report: Report | None):
         self.report = report
@@ -198,7 +202,8 @@ class _Guard:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         try:
-            yield
+            with plugin_faults(lambda: find_metric(name)):
+                yield
         except UserError as error:
             if self.report is None:
                 raise
