@@ -120,7 +120,7 @@ def test_a_range_that_is_not_clear_is_refused_or_named(low, high, value_range, o
     def made(n, seed):
         return np.random.default_rng(seed).uniform(low, high, (n, 1, 8, 8)).astype(np.float32)
     if outcome == "refused":
-        with pytest.raises(UserError, match=r"as if black were 0: say with --range 0,1 .* or with --range=-1,1"):
+        with pytest.raises(UserError, match=r"say with --range 0,1 \(in Python value_range=\(0, 1\)\) that it"):
             open_images(made, n=80, value_range=value_range)
         return
     images = open_images(made, n=80, value_range=value_range)

@@ -113,7 +113,7 @@ def test_every_option_for_every_kind_of_real_images(place, kind):
                                n=n,
                                skip_bad=skip)
         name, numbers = taken(kind, split, n)
-        bad = skip and kind != "it.npz" and name != "test" and "left out: unreadable 1" in found.inputs[1]
+        bad = skip and kind != "it.npz" and name != "test" and "left out: 1 unreadable" in found.inputs[1]
         assert (row["split"], row["crop"], row["side"], row["protocol"]) == (name, crop or "centre", side or 8,
                                                                              "brightness")
         assert row["n_fake"] == min(n or 9, 9)
@@ -137,7 +137,7 @@ def test_what_is_left_out_is_named_and_without_the_flag_refused(place):
         with pytest.raises(UserError, match=r"99\.png: not a picture file.*--skip-bad"):
             evaluated(place, **asked)
         _, found = evaluated(place, **asked, skip_bad=True)
-        assert "20 of 21 images" in found.inputs[1] and "left out: unreadable 1" in found.inputs[1]
+        assert "20 of 21 images" in found.inputs[1] and "left out: 1 unreadable" in found.inputs[1]
         assert any("99.png: not a picture file" in line for line in found.warnings)
 
 

@@ -42,6 +42,32 @@ def test_folders_arrays_tensors_and_functions_give_the_same(tmp_path, expected):
         assert found.values == expected.values
 
 
+def test_floats_from_0_to_1_as_the_message_says(expected):
+    """It named an option of the command line, which Python called no setting of SWD."""
+    def made(n, seed):
+        return (FAKE[:n] / 255).transpose(0, 3, 1, 2).astype(np.float32)
+
+    asked = {"metrics": ["swd"], "n": 64, "floor": False, "device": "cpu"}
+    with pytest.raises(UserError, match=r"in Python value_range=\(0, 1\)"):
+        ganbench.evaluate(made, REAL, **asked)
+    with pytest.raises(UserError, match=r"it is value_range=\(BLACK, WHITE\) in Python"):
+        ganbench.evaluate(made, REAL, range="0,1", **asked)
+    assert "value_range" in ganbench.evaluate.__doc__
+    found = ganbench.evaluate(made, REAL, value_range=(0, 1), **asked)
+    assert found.values == ganbench.evaluate(FAKE[:64], REAL, **asked).values
+
+
+@pytest.mark.parametrize(("metric", "n", "says"), [
+    ("swd", 1, "only 1 image on a side: distances"),
+    ("swd", 2, "only 2 images on a side: intervals are wide, and dist"),
+    ("wavelet_frechet", 9, "only 9 images on a side: distances are biased upwards")])
+def test_few_images_are_said_to_make_intervals_wide_where_there_are_some(metric, n, says):
+    found = ganbench.evaluate(FAKE, REAL, [metric], n=n, floor=False, device="cpu")
+    assert any(pair is not None for pair in found.intervals.values()) == ("intervals" in says)
+    assert any(line.startswith(says) for line in found.warnings)
+    assert all(f"left out: {140 - n} not in the sample of --n" in line for line in found.inputs)
+
+
 def test_what_comes_back_can_be_read_by_name_shown_and_kept(tmp_path, expected):
     assert expected["swd avg"] == expected.values["swd avg"] > 0
     with pytest.raises(KeyError, match="swd avg"):

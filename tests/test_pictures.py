@@ -195,11 +195,12 @@ def test_growth_strip_takes_grids_evenly_from_first_to_last(tmp_path):
 
 def test_what_a_family_lacks_is_said_in_one_line(plain):
     z = torch.zeros(2, 1)
-    for make in (lambda: pictures.interpolation(plain, plain.generator, z, z, space="w"),
-                 lambda: pictures.truncation_sweep(plain, plain.generator, z),
-                 lambda: pictures.mixing_sheet(plain, plain.generator, z, z)):
-        with pytest.raises(UserError, match="mapping network"):
+    for make, says in ((lambda: pictures.interpolation(plain, plain.generator, z, z, space="w"), "w .*: choose z"),
+                       (lambda: pictures.truncation_sweep(plain, plain.generator, z), "--truncation-sweep .*: leave"),
+                       (lambda: pictures.mixing_sheet(plain, plain.generator, z, z), "--mixing-sheet .*: leave it")):
+        with pytest.raises(UserError, match=f"^{says}") as caught:
             make()
+        assert "needs a generator with a mapping network" in str(caught.value)
     with pytest.raises(UserError, match="choose z or w"):
         pictures.interpolation(plain, plain.generator, z, z, space="q")
     with pytest.raises(UserError, match="two stops"):

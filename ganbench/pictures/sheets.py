@@ -69,7 +69,7 @@ def interpolation(family: Family, generator: nn.Module, a: Tensor, b: Tensor, la
     t = torch.linspace(0, 1, steps, device=a.device).repeat(len(a))
     first, last = a.repeat_interleave(steps, 0), b.repeat_interleave(steps, 0)
     if space == "w":
-        check_styles(family)
+        check_styles(family, "w", "choose z")
         with torch.no_grad():
             w1, w2 = (family.to_style(z, repeated(labels, steps), generator) for z in (first, last))
             w = lerp(w1, w2, t)
@@ -172,7 +172,7 @@ PSIS = (1, 0.7, 0.5, 0.3, 0, -0.5, -1)
 def truncation_sweep(family: Family, generator: nn.Module, z: Tensor, labels: Tensor | None = None,
                      psis: Sequence[float] = PSIS, *, seed: int = 0) -> np.ndarray:
     """One latent a row, one psi a column: w = average + psi (w - average), in all layers."""
-    check_styles(family)
+    check_styles(family, "--truncation-sweep")
     with torch.no_grad():
         w = family.to_style(z, labels, generator)
         mean = family.average_style(generator).to(w)
@@ -187,7 +187,7 @@ def mixing_sheet(family: Family, generator: nn.Module, rows: Tensor, columns: Te
     The first column and the first row show the sources. `cut` = (first, last) layer, last excluded; None = the coarse
     ones (layers at 4x4 and 8x8, as the top block of the paper's figure 3). One label serves all.
     """
-    check_styles(family)
+    check_styles(family, "--mixing-sheet")
     label = None if labels is None else labels[:1]
     with torch.no_grad():
         a, b = (layered(generator, family.to_style(z, repeated(label, len(z)), generator)) for z in (rows, columns))
@@ -332,7 +332,7 @@ def film(family: Family, generator: nn.Module, stops: Tensor, labels: Tensor | N
     n = stops.shape[1]
     styles = space == "w"
     if styles:
-        check_styles(family)
+        check_styles(family, "w", "choose z")
         with torch.no_grad():
             stops = torch.stack([family.to_style(z, labels, generator) for z in stops])
     for start, end in zip(stops, stops.roll(-1, 0), strict=True):

@@ -44,10 +44,11 @@ def between(a: Tensor, b: Tensor, t: Tensor | float, path: Path) -> Tensor:
     return lerp(a, b, t) if path == "lerp" else slerp(a, b, t)
 
 
-def check_styles(family: Family) -> None:
-    """Raise UserError for a family whose generator has no w."""
+def check_styles(family: Family, asked: str, instead: str = "leave it out") -> None:
+    """Raise UserError for a family whose generator has no w. asked: what needs it; instead: what to do."""
     if not family.has_styles:
-        raise UserError("w needs a generator with a mapping network (as StyleGAN's), and this one has none: choose z")
+        raise UserError(f"{asked} needs a generator with a mapping network (as StyleGAN's), and this one has none: "
+                        f"{instead}")
 
 
 def natural_path(family: Family) -> Path:

@@ -104,14 +104,16 @@ def evaluate(fake: Images | Run, real: Images | None = None, metrics: str | Sequ
     Args:
         fake: what is scored: a folder or .zip of pictures, a file (.npz, .npy, .pt, .safetensors, TorchScript, .onnx),
             an array or tensor, a function (n, seed) -> n images, a run's folder, or a `Run`. Arrays and tensors are
-            uint8 (N,C,S,S) or (N,S,S,C), or (N,S,S) for grey; a function may also give floats in [-1,1].
+            uint8 (N,C,S,S) or (N,S,S,C), or (N,S,S) for grey; a function may also give floats, in [-1,1] or in
+            the `value_range` that is named.
         real: the images to compare with, likewise, or a data set by name; may be left out for a run, which then is
             compared with the data it was trained on.
         metrics: names from `ganbench list`.
         settings: n (images on each side; default all), seed, device (of a `Run`: where it was loaded to), side, split,
             crop, root, which ("last" or "best" checkpoint), floor, skip_bad, use_cache, as `ganbench eval --help`
-            explains them; strict=False, so that a metric that cannot be had is a line of `warnings` and no error; and
-            settings of metrics: network="random-vgg16" for all that take it, kid={"subsets": 50} for one.
+            explains them; value_range=(0, 1), black and white of a generator's floats, which is --range there;
+            strict=False, so that a metric that cannot be had is a line of `warnings` and no error; and settings of
+            metrics: network="random-vgg16" for all that take it, kid={"subsets": 50} for one.
     Raises:
         UserError: whatever the caller can put right: a misspelt metric or setting, images that cannot be scored.
 
@@ -132,6 +134,8 @@ def evaluate(fake: Images | Run, real: Images | None = None, metrics: str | Sequ
         shown = " ".join(repr(metrics).split())
         raise UserError(f"metrics = {shown[:60]} names no metric: write \"swd\" or [\"swd\", \"fid\"], say "
                         "(see `ganbench list`)")
+    if "range" in settings:  # as the command line calls it
+        raise UserError("there is no setting range: it is value_range=(BLACK, WHITE) in Python")
     asked = {key: settings.pop(key) for key in list(settings) if key in SETTINGS}
     for name, images in (("fake", fake), ("real", real)):
         if isinstance(images, str) and not images.strip():  # as a path it would be the current folder

@@ -213,7 +213,7 @@ def run_request(asked: EvalRequest, say: Callable[[str], None] = lambda text: No
               "data_hash": reals.data_hash, "eval_seed": asked.seed, "status": "ok",
               **provenance(device)}
     floors = _floor(asked, results, fakes, reals, device, settings, common, report)
-    warnings = [*fakes.warnings, *reals.warnings, *_doubts(asked, fakes, reals), *report.notes]
+    warnings = [*fakes.warnings, *reals.warnings, *_doubts(asked, fakes, reals, results), *report.notes]
     title = f"{fakes.description} against {reals.description}"
     inputs = [f"generated: {fakes.describe()}", f"real: {reals.describe()}"]
     return EvalResult([{**common, **context, **as_row(r)} for r in results], floors, title, report, warnings, inputs)
@@ -383,15 +383,16 @@ def _held_out(asked: EvalRequest, fakes: ImageSet, reals: ImageSet) -> ImageSet 
         return None
 
 
-def _doubts(asked: EvalRequest, fakes: ImageSet, reals: ImageSet) -> list[str]:
+def _doubts(asked: EvalRequest, fakes: ImageSet, reals: ImageSet, results: list[Result]) -> list[str]:
     """What may mislead about these numbers although nothing is wrong, a line each."""
     found = []
     if asked.fake is not None and reals.split == "train":
         found.append("the reals are the training split, as is usual; a score against them cannot see memorised images "
                      "(--split test can)")
-    if 0 < min(fakes.n, reals.n or fakes.n) < 1000:
-        found.append(f"only {min(fakes.n, reals.n or fakes.n):,} images on a side: intervals are wide, "
-                     "and distances are biased upwards")
+    if 0 < (n := min(fakes.n, reals.n or fakes.n)) < 1000:
+        wide = any(result.score.ci_low is not None for result in results)
+        found.append(f"only {n:,} image{'s' if n > 1 else ''} on a side: {'intervals are wide, and ' if wide else ''}"
+                     "distances are biased upwards")
     if _same_images(fakes, reals):
         found.append("the generated images are the real ones: the same set on both sides")
     return found

@@ -51,7 +51,7 @@ class Output:
         # bytes are taken as they are
         if images.dtype == torch.uint8:
             if self.value_range is not None:
-                raise UserError(f"{description} gives bytes: leave out --range, which is for floats")
+                raise UserError(f"{description} gives bytes: leave out the range, which is for floats")
             return images
         # floats: in the range that was named, or in [-1,1] if nothing speaks against it
         low, high = self.value_range or (-1.0, 1.0)
@@ -59,14 +59,14 @@ class Output:
         seen = f"{description} gives {str(images.dtype).removeprefix('torch.')} numbers in [{least:g}, {most:g}]"
         if not images.is_floating_point() or most > high + slack or least < low - slack:
             raise UserError(f"{seen}: give floats in [{low:g},{high:g}], or uint8, or say with --range BLACK,WHITE "
-                            "what they are")
+                            "(in Python value_range) what they are")
         # images of [-1,1] have some black in 64 of them; those of [0,1] may dip a little below 0
         if warnings is not None and self.value_range is None and (least >= 0 or (least > -0.25 and most > 0.5)):
-            raise UserError(f"{seen}, as if black were 0: say with --range 0,1 that it is, or with --range=-1,1 that "
-                            "it is -1")
+            raise UserError(f"{seen}, as if black were 0: say with --range 0,1 (in Python value_range=(0, 1)) that it "
+                            "is, or with --range=-1,1 that it is -1")
         if warnings is not None and most - least < (high - low) / 2:
             warnings.append(f"{seen}, less than half of [{low:g},{high:g}]: the images are pale, unless --range "
-                            "BLACK,WHITE says otherwise")
+                            "BLACK,WHITE (in Python value_range) says otherwise")
         return self.compat.quantise((images.float() - low) * (2 / (high - low)) - 1 if self.value_range else images)
 
 

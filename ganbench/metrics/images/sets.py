@@ -69,7 +69,7 @@ class ImageSet:
         settings = [size, *(f"{name} {value}" for name, value in
                                                                  (("split", self.split), ("crop", self.crop)) if value)]
         # what is not among them, and why
-        out = [f"left out: {reason} {count:,}" for reason, count in self.left_out.items()]
+        out = [f"left out: {count:,} {reason}" for reason, count in self.left_out.items()]
         return "; ".join([f"{taken} images of {shown(self.description)}, {', '.join(settings)}", *out, *self.remarks])
 
     @property
@@ -151,7 +151,7 @@ class StoreSet(ImageSet):
         """As `ImageSet.describe`, with what was left out when the store was prepared."""
         parts = [super().describe(), *self.store.remarks]
         if self.store.skipped:
-            parts.append(f"left out when it was prepared: unreadable {len(self.store.skipped):,}")
+            parts.append(f"left out when it was prepared: {len(self.store.skipped):,} unreadable")
         return "; ".join(parts)
 
     @property
