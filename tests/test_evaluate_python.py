@@ -59,7 +59,7 @@ def test_floats_from_0_to_1_as_the_message_says(expected):
 
 @pytest.mark.parametrize(("metric", "n", "says"), [
     ("swd", 1, "only 1 image on a side: distances"),
-    ("swd", 2, "only 2 images on a side: intervals are wide, and dist"),
+    ("swd", 64, "only 64 images on a side: intervals are wide, and dist"),
     ("wavelet_frechet", 9, "only 9 images on a side: distances are biased upwards")])
 def test_few_images_are_said_to_make_intervals_wide_where_there_are_some(metric, n, says):
     found = ganbench.evaluate(FAKE, REAL, [metric], n=n, floor=False, device="cpu")
