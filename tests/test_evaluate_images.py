@@ -37,6 +37,7 @@ def write_pngs(folder, pixels=PIXELS):
 class FakeStore:
     name, split, crop, mirror, classes, content_hash = "made", "train", None, True, [], "abc"
     side, width, channels = 16, 16, 3
+    remarks: tuple[str, ...] = ()
 
     def __init__(self, n=10):
         self.n = n

@@ -232,15 +232,15 @@ def test_a_run_of_before_the_code_was_in_the_hash_is_resumed_as_one_run(family):
     assert former != config["config_hash"]
     text = json.dumps(config | {"config_hash": former})
     for go_on in (lambda: resume("run", steps=6),
-                  lambda: run(options(str(family), steps=6, metrics=[], preset=None, resume=True))):
+                  lambda: run(options(str(family), steps=7, metrics=[], preset=None, resume=True))):
         Path("run/config.json").write_text(text)
         assert go_on().status == "ok"
         assert json.loads(Path("run/config.json").read_text())["config_hash"] == former
     with pytest.raises(UserError, match="other settings"):
-        run(options(str(family), steps=7, metrics=[], preset=None, resume=True, overrides={"rate": 0.01}))
+        run(options(str(family), steps=8, metrics=[], preset=None, resume=True, overrides={"rate": 0.01}))
     family.write_text(family.read_text() + "\nCHANGED = True\n")
     with pytest.raises(UserError, match=r"code of mine has changed.*--force"):
-        run(options(str(family), steps=7, metrics=[], preset=None, resume=True))
+        run(options(str(family), steps=8, metrics=[], preset=None, resume=True))
 
 
 def test_a_run_keeps_split_and_mirror_when_its_preset_says_otherwise(family):

@@ -349,7 +349,8 @@ def test_the_same_images_are_one_entry_wherever_they_lie(tmp_path: Path, rows: l
     for block in _blocks(tmp_path, rows):
         for entry in block.entries:
             for column, cell in entry.cells.items():
-                found.setdefault(entry.label, {})[column.metric], = cell.last.values()
+                for value in cell.last.values():
+                    found.setdefault(entry.label, {})[column.metric] = value
     assert found == entries
 
 
