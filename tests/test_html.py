@@ -162,7 +162,8 @@ def test_recipes_use_the_runs_own_options_where_they_are_known(frame: pd.DataFra
     text = render(frame, roots=[runs])
     assert ("ganbench run alpha --dataset digits --preset paper --side 32 --seed 0 --kimg 30 --n-eval 100 --metric swd "
             "--set width=8") in text
-    assert "ganbench run gamma --dataset digits --preset paper --side 32 --channels 1 --split train --seed 2 --kimg 30" in text
+    assert ("ganbench run gamma --dataset digits --preset paper --side 32 --channels 1 --split train --seed 2 --kimg 30"
+            ) in text
     assert "git checkout abc123; the code had uncommitted changes" in text
 
 
