@@ -11,6 +11,7 @@ import itertools
 import os
 import shlex
 import sys
+import sysconfig
 import tempfile
 import traceback
 import warnings
@@ -140,22 +141,41 @@ def _check_none_empty(given: list[str]) -> None:
 
 
 def _defect(error: Exception) -> tuple[int, str]:
-    """What nobody foresaw: another process that has gone, or a defect of ours, whose traceback is kept in a file."""
+    """What nobody foresaw: another process that has gone, a fault of code from elsewhere, or a defect of ours; the
+    traceback is kept in a file.
+    """
     distributed = sys.modules.get("ganbench.distributed")
     if distributed and (gone := distributed.lost_contact(error)):
         return EXIT_DEFECT, gone + _how_to_go_on()
     text = "".join(traceback.format_exception(error))
     summary = f"{type(error).__name__}: {_one_line(error)[:300]}"
+    code, verdict = EXIT_DEFECT, "this is a defect of ganbench; please report it"
+    if place := _outside(error):
+        code, summary, verdict = EXIT_USER_ERROR, f"{place}: {summary}", "correct it; its traceback is"
     run = _current_run()
     for folder in (run, Path(tempfile.gettempdir())):
         if folder is not None and folder.is_dir():
             path = folder / f"traceback-{os.getpid()}.txt"
             try:
                 path.write_text(f"{shlex.join(sys.argv)}\n\n{text}", encoding="utf-8", errors="backslashreplace")
-                return EXIT_DEFECT, f"{summary}: this is a defect of ganbench; please report it with {path}"
+                return code, f"{summary}: {verdict} {'in' if place else 'with'} {path}"
             except OSError:
                 continue
-    return EXIT_DEFECT, f"{text}\n{summary}: this is a defect of ganbench; please report it"
+    return code, f"{text}\n{summary}: {verdict}{' above' if place else ''}"
+
+
+def _outside(error: Exception) -> str:
+    """ "own.py:12" where, of the lines that are no library's, the deepest is in a file that is not ours; else ""."""
+    # models/ of a checkout lies beside ganbench/
+    ours = [Path(__file__).parent, *map(Path, getattr(sys.modules.get("ganbench.models"), "__path__", ()))]
+    libraries = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if any(file.is_relative_to(folder) for folder in ours):
+            return ""
+        if file.is_file() and not any(file.is_relative_to(folder) for folder in libraries):
+            return f"{file}:{frame.lineno}"
+    return ""
 
 
 def _current_run() -> Path | None:

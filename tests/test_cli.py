@@ -149,6 +149,18 @@ def test_ctrl_c_says_how_to_go_on(elsewhere):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_fault_of_ones_own_family_is_told_by_its_line(elsewhere):
+    """Also where it goes through PyTorch; a defect of ours is still one."""
+    own = Path(TOY).read_text()
+    line = 1 + own[:own.index("        real = next(reals).images")].count("\n")
+    Path("own.py").write_text(own.replace("real = next(reals).images", "real = torch.ones(2) @ torch.ones(3)"))
+    done = ganbench("run", "own.py", "--steps", "4", "--metric", "", "--results", "", "--out", "r")
+    assert done.returncode == 2
+    said = re.search(rf"own\.py:{line}: RuntimeError: .*: correct it; its traceback is in (\S+/traceback-\d+\.txt)$",
+                     done.stderr.strip().splitlines()[-1])
+    assert said and "torch.ones(2) @ torch.ones(3)" in Path(said[1]).read_text(), done.stderr
+
+
 def test_divergence_has_its_own_exit_code(elsewhere):
     assert ganbench("run", TOY, "--steps", "40", "--set", "fail_at=2").returncode == 3
 

@@ -57,8 +57,8 @@ def test_what_goes_wrong_is_one_line(monkeypatch, capsys, error, code, says):
 def test_a_defect_is_one_line_that_names_the_file_with_its_traceback(monkeypatch, capsys, tmp_path, error):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
-    def command():
-        raise error
+    def command():  # as if a line of ours had raised it: one of another file would be its author's
+        exec(compile("raise error", cli.__file__, "exec"), {"error": error})
 
     code, said = ended(monkeypatch, capsys, command)
     assert code == 1 and len(said.splitlines()) == 1 and "defect of ganbench" in said
