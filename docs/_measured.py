@@ -24,14 +24,14 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 PAGES = [ROOT / "README.md", ROOT / "docs" / "measured.md", ROOT / "docs" / "gallery.md"]
 PART = re.compile(r"(<!-- from results: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-ZOO, PHOTOGRAPHS = "zoo-fashion-short", "zoo-cifar10-short"
+ZOO, LONG, PHOTOGRAPHS = "zoo-fashion-short", "zoo-fashion", "zoo-cifar10-short"
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
          "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty")
 
 
 def rewritten(page):
     """A page with its measured parts as results/ has them now."""
-    parts = {"zoo": zoo, "zoo-ties": zoo_ties, "zoo-classes": zoo_classes, "zoo-count": zoo_count,
+    parts = {"zoo": zoo, "zoo-ties": zoo_ties, "zoo-classes": zoo_classes, "zoo-count": zoo_count, "zoo-long": zoo_long,
              "cifar": cifar, "every-metric": every_metric, "tries": tries, "pggan": pggan,
              "stylegan": stylegan}
     return PART.sub(lambda m: m[1] + parts[m["name"]]() + "\n" + m[3], page.read_text(encoding="utf-8"))
@@ -178,6 +178,25 @@ def seeds_needed(one, other):
         if stats.nct.sf(stats.t.ppf(0.975, freedom), freedom, shift) >= 0.8:
             return str(count)
     return "1,000 or more"
+
+
+def zoo_long():
+    """The leading entries after more images, and how far FID fell."""
+    block = zoo_block(*dict(COLUMNS), suite=LONG)
+    trained = [entry for entry in block.entries if not entry.reference]
+    about = (f"{word(len(families(block))).capitalize()} of these families with {budget(block)} images, "
+             f"{seeds_of(trained)}, all else as above. Code at commit {commits(trained)}.")
+    fids = [{(e.family, e.preset): list(e.cells[c].last.values()) for e in found.entries for c in found.columns
+             if c.metric == "fid"} for found in (zoo_block("fid"), block)]
+    before, after = ({name: values for name, values in found.items() if name in fids[1] and len(values) > 1}
+                     for found in fids)
+    falls = [f"{name[0]} {np.mean(before[name]):.3g} and {np.mean(values):.3g} "
+             f"(p = {stats.ttest_ind(before[name], values, equal_var=False).pvalue:.2g})"
+             for name, values in after.items()]
+    orders = [sorted(after, key=lambda name, found=found: np.mean(found[name])) for found in (before, after)]
+    fell = (f"Mean FID in the table above and here, of trainings of their own, and p of Welch's t test: "
+            f"{', '.join(falls)}. The order is {'the same' if orders[0] == orders[1] else 'another'}.")
+    return "\n".join([wrapped(about), "", *score_table(block), "", wrapped(fell)])
 
 
 def zoo_classes():
