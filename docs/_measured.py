@@ -195,7 +195,9 @@ def zoo_long():
              for name, values in after.items()]
     orders = [sorted(after, key=lambda name, found=found: np.mean(found[name])) for found in (before, after)]
     fell = (f"Mean FID in the table above and here, of trainings of their own, and p of Welch's t test: "
-            f"{', '.join(falls)}. The order is {'the same' if orders[0] == orders[1] else 'another'}.")
+            f"{', '.join(falls)}. The order is {'the same' if orders[0] == orders[1] else 'another'}. FID extrapolated "
+            f"to infinitely many images, of sngan's first seed alone: {last(LONG, 'sngan', 'fid_infinity', '')}, from "
+            "8,192.")
     return "\n".join([wrapped(about), "", *score_table(block), "", wrapped(fell)])
 
 
