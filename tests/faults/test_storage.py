@@ -98,7 +98,8 @@ def test_a_small_disk():
                                  "--checkpoint-every", "0.008")
             lines = [line for line in said.splitlines() if line.startswith("ganbench: ")]
             filler.unlink(missing_ok=True)  # room again
-            again = call("resume", f"disk/run{n}", "--steps", "10")
+            newest = checkpoint.list_checkpoints(Path(f"disk/run{n}/checkpoints"))[-1].name
+            again = call("resume", f"disk/run{n}", "--kimg", str((int(newest.rpartition("-")[2]) + 80) / 1000))
             fine = code == 2 and len(lines) == 1 and "No space left" in lines[0] and again[0] == 0
             good += fine
             if not fine:
