@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ganbench.records import EMA_OPTION, ema_hash
+from ganbench.report.measurements import ema_in
 
 IDENTITY = ("config_hash", "seed", "source", "fake_hash")  # what tells runs of one name apart
 TAKEN = ["n_fake", "side", "width", "channels", "eval_seed"]  # which of the images at one place a `fake_hash` is of
@@ -71,7 +72,7 @@ def _identities(rows: list[dict[Any, str]]) -> list[tuple[str, ...]]:
             source = place.get(source or seen.get(content, ""), source)
             found.append(("", "", source, "" if source else content))
             continue
-        ema = next((pair.partition("=")[2] for pair in row["settings"].split() if pair.startswith(EMA_OPTION)), "")
+        ema = ema_in(row["settings"])
         fitting = [(c, s) for c, s in known
                    if seed in ("", s) and config in ("", c, *([ema_hash(c, ema)] if ema else []))]
         found.append((*(fitting[0] if len(fitting) == 1 else (config, seed)), "", ""))
